@@ -1,1 +1,24 @@
-//! See ARCHITECTURE.md.
+//! The virtual machine monitor: one [`machine::Machine`] is one VM under KVM.
+//!
+//! The crate knows no host, no cluster and no path. It is handed open descriptors (`/dev/kvm`, the memfd
+//! that is guest RAM, disks, taps), builds a machine round them, runs it, and can take its whole state out
+//! and put it into another machine of the same [`machine::MachineSpec`]. It is the home of `unsafe`; each
+//! block says why it holds.
+//!
+//! ```text
+//!    vCPU thread --- exit ---> bus (PIO, MMIO) ---> legacy/ pci/ virtio/      what the guest sees
+//!         |                                           |        |
+//!      KVM_RUN                                     MsiSink  Doorbells         how it interrupts and is called
+//!         |                                           |        |
+//!    guest RAM (memfd) <--- memory/ ---> dirty bitmap irqchip (irqfd, ioeventfd, GSI routing)
+//! ```
+//!
+//! In reading order: what devices are made of ([`bus`], [`interrupt`], [`device`]), guest RAM and what was
+//! written to it ([`memory`]), and how it all becomes bytes ([`state`]).
+
+pub mod bus;
+pub mod device;
+pub mod interrupt;
+pub mod machine;
+pub mod memory;
+pub mod state;
