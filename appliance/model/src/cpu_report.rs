@@ -1,0 +1,342 @@
+//! What a host's processor can do, and what a baseline keeps of it for a guest.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::diagnosis::Reason;
+use features::{FEATURES, Feature};
+
+mod features;
+
+/// One CPUID leaf (Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CpuidLeaf {
+    /// EAX on entry.
+    pub function: u32,
+    /// ECX on entry, 0 where the leaf has no sub-leaves.
+    pub index: u32,
+    /// EAX on return.
+    pub eax: u32,
+    /// EBX on return.
+    pub ebx: u32,
+    /// ECX on return.
+    pub ecx: u32,
+    /// EDX on return.
+    pub edx: u32,
+}
+
+/// A register that CPUID returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Register {
+    /// EAX.
+    Eax,
+    /// EBX.
+    Ebx,
+    /// ECX.
+    Ecx,
+    /// EDX.
+    Edx,
+}
+
+impl fmt::Display for Register {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Eax => "eax",
+            Self::Ebx => "ebx",
+            Self::Ecx => "ecx",
+            Self::Edx => "edx",
+        })
+    }
+}
+
+impl CpuidLeaf {
+    /// The value of one register.
+    pub fn register(&self, register: Register) -> u32 {
+        match register {
+            Register::Eax => self.eax,
+            Register::Ebx => self.ebx,
+            Register::Ecx => self.ecx,
+            Register::Edx => self.edx,
+        }
+    }
+
+    /// The same, to write.
+    pub fn register_mut(&mut self, register: Register) -> &mut u32 {
+        match register {
+            Register::Eax => &mut self.eax,
+            Register::Ebx => &mut self.ebx,
+            Register::Ecx => &mut self.ecx,
+            Register::Edx => &mut self.edx,
+        }
+    }
+}
+
+/// What KVM on a host can show a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuReport {
+    /// What the processor calls itself, for people.
+    pub brand: String,
+    /// `GenuineIntel`, `AuthenticAMD`, ...
+    pub vendor: String,
+    /// Family, model and stepping as displayed values.
+    pub signature: [u32; 3],
+    /// Rate of the time-stamp counter, kHz.
+    pub tsc_khz: u32,
+    /// KVM_GET_SUPPORTED_CPUID, sorted by function and index.
+    pub leaves: Vec<CpuidLeaf>,
+}
+
+impl CpuReport {
+    /// The leaf, where the report has it.
+    pub fn leaf(&self, function: u32, index: u32) -> Option<&CpuidLeaf> {
+        self.leaves.iter().find(|leaf| leaf.function == function && leaf.index == index)
+    }
+
+    fn has(&self, feature: &Feature) -> bool {
+        let leaf = self.leaf(feature.function, feature.index);
+        leaf.is_some_and(|leaf| leaf.register(feature.register) & (1 << feature.bit) != 0)
+    }
+
+    /// Why a VM with `baseline` that runs on this host cannot go on at `destination`: every feature that it may be
+    /// using and the other lacks, by name and place, and a differing vendor.
+    pub fn blockers(&self, destination: &Self, destination_name: &str, baseline: Baseline) -> Vec<Reason> {
+        let hint = || match self.best_common(destination) {
+            Some(common) => format!(
+                "set cpu_baseline = \"{common}\" in the VM's vm.toml and restart the VM, or choose another host: host list"
+            ),
+            None => "choose another host: host list".to_owned(),
+        };
+        let mut reasons = Vec::new();
+        if self.vendor != destination.vendor {
+            reasons.push(Reason::new(
+                format!(
+                    "the processors are of different makers: {} here, {} on {destination_name}",
+                    self.vendor, destination.vendor
+                ),
+                "choose a host with a processor of the same maker: host list",
+            ));
+        }
+        let missing = FEATURES.iter().filter(|f| baseline.keeps(f) && self.has(f) && !destination.has(f));
+        reasons.extend(
+            missing.map(|feature| Reason::new(format!("{destination_name} lacks the CPU feature {feature}"), hint())),
+        );
+        if baseline == Baseline::Host {
+            reasons.extend(self.unnamed_differences(destination, destination_name, &hint()));
+        }
+        reasons
+    }
+
+    /// Bits of feature leaves that have no name here but differ all the same.
+    fn unnamed_differences(&self, destination: &Self, destination_name: &str, hint: &str) -> Vec<Reason> {
+        const PLACES: [(u32, u32, Register); 9] = [
+            (1, 0, Register::Ecx),
+            (1, 0, Register::Edx),
+            (7, 0, Register::Ebx),
+            (7, 0, Register::Ecx),
+            (7, 0, Register::Edx),
+            (7, 1, Register::Eax),
+            (0xd, 1, Register::Eax),
+            (0x8000_0001, 0, Register::Ecx),
+            (0x8000_0001, 0, Register::Edx),
+        ];
+        let value = |report: &Self, (function, index, register)| {
+            report.leaf(function, index).map_or(0, |leaf| leaf.register(register))
+        };
+        let mut reasons = Vec::new();
+        for place in PLACES {
+            let named = FEATURES.iter().filter(|f| (f.function, f.index, f.register) == place);
+            let named = named.fold(0u32, |mask, f| mask | 1 << f.bit);
+            let missing = value(self, place) & !value(destination, place) & !named;
+            for bit in (0..32).filter(|bit| missing & (1 << bit) != 0) {
+                let (function, index, register) = place;
+                let cause = format!(
+                    "{destination_name} lacks an unnamed CPU feature (CPUID leaf {function:#x} sub-leaf {index}, {register} bit {bit})"
+                );
+                reasons.push(Reason::new(cause, hint));
+            }
+        }
+        reasons
+    }
+
+    /// Whether the host has every feature that the baseline asks for, so that a VM with it can start.
+    pub fn missing_for(&self, baseline: Baseline) -> Vec<Reason> {
+        let wanted =
+            FEATURES.iter().filter(|f| f.level.is_some_and(|level| baseline.level().is_some_and(|l| level <= l)));
+        let missing = wanted.filter(|f| !self.has(f));
+        let hint = "choose a lower cpu_baseline in the VM's vm.toml, or another host: host list";
+        missing
+            .map(|f| Reason::new(format!("this host lacks the CPU feature {f}, which {baseline} asks for"), hint))
+            .collect()
+    }
+
+    /// The highest named baseline that both hosts have in full.
+    pub fn best_common(&self, other: &Self) -> Option<Baseline> {
+        let common =
+            |baseline: &Baseline| self.missing_for(*baseline).is_empty() && other.missing_for(*baseline).is_empty();
+        [Baseline::V4, Baseline::V3, Baseline::V2, Baseline::V1].into_iter().find(common)
+    }
+}
+
+/// What of the host's processor a guest sees: all, or a level of the x86-64 psABI (section 3.1.1) with what every
+/// such guest needs beside it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Baseline {
+    /// Everything that KVM supports here.
+    Host,
+    /// x86-64, the first.
+    V1,
+    /// SSE4.2, POPCNT, CMPXCHG16B.
+    #[default]
+    V2,
+    /// AVX2, BMI, FMA.
+    V3,
+    /// AVX-512 F, BW, CD, DQ, VL.
+    V4,
+}
+
+impl Baseline {
+    fn level(self) -> Option<u8> {
+        match self {
+            Self::Host => None,
+            Self::V1 => Some(1),
+            Self::V2 => Some(2),
+            Self::V3 => Some(3),
+            Self::V4 => Some(4),
+        }
+    }
+
+    /// Whether the guest sees the feature where the host has it.
+    fn keeps(self, feature: &Feature) -> bool {
+        let Some(level) = self.level() else { return true };
+        feature.neutral || feature.level.is_some_and(|needed| needed <= level)
+    }
+
+    /// Clears every feature bit that this baseline hides, in the leaves that hold features. Leaves that only
+    /// describe (topology, caches, addresses) are left to the VMM.
+    pub fn filter(self, leaves: &mut Vec<CpuidLeaf>) {
+        if self == Self::Host {
+            return;
+        }
+        for leaf in leaves.iter_mut() {
+            for register in feature_registers(leaf.function, leaf.index) {
+                let kept = FEATURES
+                    .iter()
+                    .filter(|f| (f.function, f.index, f.register) == (leaf.function, leaf.index, *register));
+                let mask = kept.filter(|f| self.keeps(f)).fold(0u32, |mask, f| mask | 1 << f.bit);
+                *leaf.register_mut(*register) &= mask;
+            }
+        }
+        let xsave = self.level().is_some_and(|level| level >= 3);
+        leaves.retain(|leaf| match (leaf.function, leaf.index) {
+            // Without XSAVE the state components do not exist for the guest; v3 knows x87, SSE and AVX (0 to 2),
+            // v4 the three of AVX-512 (5 to 7) too.
+            (0xd, index) => xsave && (index <= 2 || (self == Self::V4 && (5..=7).contains(&index))),
+            (7, index) => index == 0,
+            (0x10 | 0x12 | 0x14 | 0x17..=0x1e | 0x20..=0x24, _) => false,
+            (0x8000_001b..=0x8000_001c | 0x8000_001f..=0x8000_00ff, _) => false,
+            _ => true,
+        });
+        for leaf in leaves.iter_mut().filter(|leaf| leaf.function == 0xd && leaf.index == 0) {
+            leaf.eax &= if self == Self::V4 { 0xe7 } else { 0x7 };
+            leaf.edx = 0;
+        }
+    }
+}
+
+/// Registers of a leaf that hold nothing but feature bits.
+fn feature_registers(function: u32, index: u32) -> &'static [Register] {
+    use Register::{Eax, Ebx, Ecx, Edx};
+    match (function, index) {
+        (1, _) | (0x8000_0001, _) => &[Ecx, Edx],
+        (7, 0) => &[Ebx, Ecx, Edx],
+        (0xd, 1) => &[Eax],
+        (6, _) => &[Eax, Ebx, Ecx, Edx],
+        (0x8000_0007, _) => &[Ebx, Edx],
+        (0x8000_0008, _) => &[Ebx],
+        (0x8000_000a, _) => &[Edx],
+        (0x8000_0021, _) => &[Eax],
+        _ => &[],
+    }
+}
+
+impl FromStr for Baseline {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "host" => Ok(Self::Host),
+            "x86-64-v1" => Ok(Self::V1),
+            "x86-64-v2" => Ok(Self::V2),
+            "x86-64-v3" => Ok(Self::V3),
+            "x86-64-v4" => Ok(Self::V4),
+            _ => Err("write \"host\" or \"x86-64-v1\" to \"x86-64-v4\""),
+        }
+    }
+}
+
+impl fmt::Display for Baseline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Host => "host",
+            Self::V1 => "x86-64-v1",
+            Self::V2 => "x86-64-v2",
+            Self::V3 => "x86-64-v3",
+            Self::V4 => "x86-64-v4",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A host that has every named feature up to a level of the psABI.
+    fn host(level: u8) -> CpuReport {
+        let mut leaves: Vec<CpuidLeaf> = Vec::new();
+        for feature in FEATURES.iter().filter(|f| f.neutral || f.level.is_some_and(|l| l <= level)) {
+            let known = leaves.iter().position(|l| l.function == feature.function && l.index == feature.index);
+            let at = known.unwrap_or_else(|| {
+                leaves.push(CpuidLeaf { function: feature.function, index: feature.index, ..CpuidLeaf::default() });
+                leaves.len() - 1
+            });
+            *leaves[at].register_mut(feature.register) |= 1 << feature.bit;
+        }
+        let vendor = "AuthenticAMD".to_owned();
+        CpuReport { brand: String::new(), vendor, signature: [0; 3], tsc_khz: 2_000_000, leaves }
+    }
+
+    #[test]
+    fn each_missing_feature_is_named_with_its_place() {
+        let reasons = host(4).blockers(&host(2), "host-b", Baseline::V3);
+        let avx2 = reasons.iter().find(|reason| reason.cause.contains("avx2 ")).expect("avx2 is named");
+        assert_eq!(avx2.cause, "host-b lacks the CPU feature avx2 (CPUID leaf 0x7, ebx bit 5)");
+        assert!(avx2.hint.contains("x86-64-v2"), "{}", avx2.hint);
+        assert!(!reasons.iter().any(|reason| reason.cause.contains("avx512f")), "the baseline hides it");
+    }
+
+    #[test]
+    fn a_vm_with_a_baseline_that_both_hosts_have_may_go() {
+        assert_eq!(host(4).blockers(&host(3), "host-b", Baseline::V3), []);
+        assert_eq!(host(4).blockers(&host(2), "host-b", Baseline::V2), []);
+        assert_ne!(host(4).blockers(&host(3), "host-b", Baseline::Host), []);
+    }
+
+    #[test]
+    fn a_guest_sees_no_feature_above_its_baseline() {
+        let mut leaves = host(4).leaves;
+        leaves.push(CpuidLeaf { function: 1, ecx: u32::MAX, edx: u32::MAX, ..CpuidLeaf::default() });
+        Baseline::V2.filter(&mut leaves);
+        let guest = CpuReport { leaves, ..host(1) };
+        for feature in FEATURES.iter().filter(|f| !f.neutral) {
+            assert_eq!(guest.has(feature), feature.level.is_some_and(|level| level <= 2), "{feature}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_lacks_a_feature_of_the_baseline_cannot_start_the_vm() {
+        assert!(host(2).missing_for(Baseline::V2).is_empty());
+        assert!(!host(2).missing_for(Baseline::V3).is_empty());
+    }
+}

@@ -1,0 +1,120 @@
+//! The record that a migration leaves on the datastore: `vms/<name>/receipts/<id>.toml`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::names::{HostName, VmName};
+
+/// What happened in one migration, as both its hosts know it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// Identity of the migration: 16 hex digits.
+    pub id: String,
+    /// The VM.
+    pub vm: VmName,
+    /// Where it ran before.
+    pub source: HostName,
+    /// Where it was to run.
+    pub destination: HostName,
+    /// What came of it.
+    pub verdict: Verdict,
+    /// Why, where it failed; empty where it did not.
+    pub reason: String,
+    /// The epoch of the lease under which the VM runs after the migration.
+    pub epoch: u64,
+    /// The source's wall clock at the start, seconds since 1970-01-01 UTC.
+    pub started_unix_s: u64,
+    /// From the typed command to the release of the source, microseconds.
+    pub total_us: u64,
+    /// The guest's memory, bytes.
+    pub memory_bytes: u64,
+    /// Bytes of records sent, headers included.
+    pub sent_bytes: u64,
+    /// Pages that were zero and cost no content.
+    pub zero_pages: u64,
+    /// Bytes that compression saved.
+    pub compression_saved_bytes: u64,
+    /// Sent bytes over the time of the pre-copy rounds, bytes a second.
+    pub throughput_bytes_per_s: u64,
+    /// Dirty rate that the last round saw, pages a second.
+    pub dirty_pages_per_s: u64,
+    /// How far the guest's clock stepped at the switchover, microseconds; forward is positive.
+    pub clock_step_us: i64,
+    /// What was predicted before the stun.
+    pub predicted_stun_us: u64,
+    /// The stun, piece by piece.
+    pub stun: Stun,
+    /// What the audit found.
+    pub audit: Audit,
+    /// The phases in their order.
+    pub phases: Vec<Phase>,
+    /// The pre-copy rounds in their order.
+    pub rounds: Vec<Round>,
+}
+
+/// What came of a migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// The VM runs on the destination.
+    Moved,
+    /// The VM runs on the source.
+    Failed,
+    /// The VM runs on the source because a person wanted it so.
+    Cancelled,
+}
+
+/// The stun, piece by piece, microseconds. The pieces follow each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stun {
+    /// From the first vCPU's signal to the last vCPU's stop and drained I/O.
+    pub stop_us: u64,
+    /// The last pages.
+    pub last_pages_us: u64,
+    /// Device and vCPU state, saved, sent and restored.
+    pub state_us: u64,
+    /// The comparison of digests.
+    pub verify_us: u64,
+    /// The commit: phase 2 of the lease's next epoch.
+    pub lease_us: u64,
+    /// Disks opened, vCPUs started.
+    pub resume_us: u64,
+    /// The first announcement on the network, which the guest does not wait for.
+    pub announce_us: u64,
+    /// All of it as the source measured: from the first signal to word from the destination that the VM runs.
+    pub total_us: u64,
+}
+
+/// What the comparison of all memory after the resume found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audit {
+    /// It was made to its end.
+    pub done: bool,
+    /// Pages that were compared.
+    pub compared_pages: u64,
+    /// Pages that the guest had written since, which cannot be compared.
+    pub rewritten_pages: u64,
+    /// Pages that differ: each one is an alarm.
+    pub different_pages: u64,
+}
+
+/// One phase and how long it took.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Phase {
+    /// Its name, as in DESIGN.md, section 9.
+    pub name: String,
+    /// Microseconds.
+    pub us: u64,
+}
+
+/// One pre-copy round.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Round {
+    /// Pages that were to be sent.
+    pub pages: u64,
+    /// Those of them that were zero.
+    pub zero_pages: u64,
+    /// Bytes sent.
+    pub bytes: u64,
+    /// Microseconds.
+    pub us: u64,
+}

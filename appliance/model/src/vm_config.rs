@@ -1,0 +1,342 @@
+//! What a `vm.toml` says (DESIGN.md, section 6).
+
+use std::cell::RefCell;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config_tree::{ConfigError, Section, Tree};
+use crate::cpu_report::Baseline;
+use crate::limits;
+use crate::names::{MacAddress, PortGroupName, VmName};
+use crate::units::Bytes;
+
+/// The configuration of one VM, valid as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmConfig {
+    /// Its name, the same as its folder's.
+    pub name: VmName,
+    /// vCPUs, 1 to [`limits::VM_CPUS_MAX`].
+    pub cpus: u8,
+    /// Memory, whole MiB.
+    pub memory: Bytes,
+    /// What of the host's processor the guest sees.
+    pub cpu_baseline: Baseline,
+    /// Host CPUs that the vCPUs are pinned to; such a VM cannot be migrated.
+    pub cpu_affinity: Option<Vec<u32>>,
+    /// Started by itself when its host comes up.
+    pub autostart: bool,
+    /// What it boots.
+    pub boot: Boot,
+    /// Its disks, in the order of their slots.
+    pub disks: Vec<Disk>,
+    /// Its NICs, in the order of their slots.
+    pub nics: Vec<Nic>,
+    /// How it migrates.
+    pub migration: Migration,
+}
+
+/// A kernel that the VMM loads itself. Files are relative to the VM's folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// A Linux bzImage or an ELF with a PVH entry.
+    pub kernel: FilePath,
+    /// The initial RAM disk, where there is one.
+    pub initrd: Option<FilePath>,
+    /// The kernel's command line.
+    pub cmdline: String,
+}
+
+/// One disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// A raw image in the VM's folder.
+    pub file: FilePath,
+    /// The guest may only read it.
+    pub read_only: bool,
+}
+
+/// One NIC.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nic {
+    /// The label of the port group that it is plugged into.
+    pub port_group: PortGroupName,
+    /// Its address; absent until one is made and written back.
+    pub mac: Option<MacAddress>,
+}
+
+/// How a VM migrates.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Migration {
+    /// The longest acceptable stun in milliseconds.
+    pub stun_ms_max: u32,
+    /// How deeply a move is verified.
+    pub verify: Verify,
+}
+
+/// How deeply a move is verified (DESIGN.md, section 9).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verify {
+    /// What was sent is compared with what arrived before the commit.
+    Transfer,
+    /// Besides, all memory is compared after the resume.
+    #[default]
+    Audit,
+    /// All memory is compared inside the stun.
+    Full,
+}
+
+impl FromStr for Verify {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "transfer" => Ok(Self::Transfer),
+            "audit" => Ok(Self::Audit),
+            "full" => Ok(Self::Full),
+            _ => Err("write \"transfer\", \"audit\" or \"full\""),
+        }
+    }
+}
+
+impl fmt::Display for Verify {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Transfer => "transfer",
+            Self::Audit => "audit",
+            Self::Full => "full",
+        })
+    }
+}
+
+/// A path of a file below the VM's folder: relative, without `.` and `..`, at most 255 bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct FilePath(String);
+
+impl FilePath {
+    /// The path as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for FilePath {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let part = |part: &str| !part.is_empty() && part != "." && part != "..";
+        if text.len() > 255 || text.chars().any(char::is_control) || !text.split('/').all(part) {
+            return Err("write the path of a file below the VM's folder, without \".\" and \"..\"");
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for FilePath {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<FilePath> for String {
+    fn from(path: FilePath) -> Self {
+        path.0
+    }
+}
+
+impl fmt::Display for FilePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl VmConfig {
+    /// Reads a `vm.toml`; `file` is how errors name it.
+    ///
+    /// # Errors
+    /// Every error of the text at once.
+    pub fn parse(file: &str, text: &str) -> Result<Self, Vec<ConfigError>> {
+        let tree = Tree::parse(file, text).map_err(|error| vec![error])?;
+        let errors = RefCell::default();
+        let config = read(Section::root(&tree, &errors));
+        match (config, errors.into_inner()) {
+            (Some(config), errors) if errors.is_empty() => Ok(config),
+            (_, errors) => Err(errors),
+        }
+    }
+}
+
+/// `None` only where an error was recorded.
+fn read(mut root: Section<'_>) -> Option<VmConfig> {
+    let vm = root.section("vm").map(read_vm);
+    let boot = root.section("boot").map(read_boot);
+    for (section, present) in [("vm", vm.is_some()), ("boot", boot.is_some())] {
+        if !present {
+            root.error("", format!("the section [{section}] is missing"));
+        }
+    }
+    let disks: Vec<_> = root.sections("disk", limits::VM_DISKS_MAX).into_iter().map(read_disk).collect();
+    let nics: Vec<_> = root.sections("nic", limits::VM_NICS_MAX).into_iter().map(read_nic).collect();
+    let migration = root.section("migration").map(read_migration);
+    root.finish();
+    let vm = vm??;
+    Some(VmConfig {
+        name: vm.name,
+        cpus: vm.cpus,
+        memory: vm.memory,
+        cpu_baseline: vm.cpu_baseline,
+        cpu_affinity: vm.cpu_affinity,
+        autostart: vm.autostart,
+        boot: boot??,
+        disks: disks.into_iter().collect::<Option<_>>()?,
+        nics: nics.into_iter().collect::<Option<_>>()?,
+        migration: migration.unwrap_or_default(),
+    })
+}
+
+struct VmSection {
+    name: VmName,
+    cpus: u8,
+    memory: Bytes,
+    cpu_baseline: Baseline,
+    cpu_affinity: Option<Vec<u32>>,
+    autostart: bool,
+}
+
+fn read_vm(mut section: Section<'_>) -> Option<VmSection> {
+    let name = section.required("name", "web");
+    let cpus = section.integer("cpus", 1..=limits::VM_CPUS_MAX);
+    let range = Bytes(limits::VM_MEMORY_BYTES_MIN)..=Bytes(limits::VM_MEMORY_BYTES_MAX);
+    let memory = section.size("memory", range);
+    for (key, example) in [("cpus", "2"), ("memory", "\"1 GiB\"")] {
+        if !section.has(key) {
+            section.error(key, format!("is missing; write for example {key} = {example}"));
+        }
+    }
+    if memory.is_some_and(|memory| memory.0 % (1 << 20) != 0) {
+        section.error("memory", "must be whole MiB");
+    }
+    let cpu_baseline = section.parsed("cpu_baseline").unwrap_or_default();
+    let cpu_affinity = section.integers("cpu_affinity", 0..=4095);
+    let autostart = section.boolean("autostart").unwrap_or(false);
+    section.finish();
+    Some(VmSection {
+        name: name?,
+        cpus: u8::try_from(cpus?).ok()?,
+        memory: memory?,
+        cpu_baseline,
+        cpu_affinity: cpu_affinity.map(|cpus| cpus.into_iter().filter_map(|cpu| u32::try_from(cpu).ok()).collect()),
+        autostart,
+    })
+}
+
+fn read_boot(mut section: Section<'_>) -> Option<Boot> {
+    let kernel = section.required("kernel", "vmlinuz");
+    let initrd = section.parsed("initrd");
+    let cmdline = section.text("cmdline").unwrap_or_default();
+    if cmdline.len() as u64 > limits::VM_CMDLINE_BYTES_MAX || cmdline.bytes().any(|b| b == 0) {
+        section.error("cmdline", format!("must be at most {} bytes without zero bytes", limits::VM_CMDLINE_BYTES_MAX));
+    }
+    section.finish();
+    Some(Boot { kernel: kernel?, initrd, cmdline })
+}
+
+fn read_disk(mut section: Section<'_>) -> Option<Disk> {
+    let file: Option<FilePath> = section.required("file", "root.img");
+    if file.as_ref().is_some_and(|file| file.as_str().ends_with(".qcow2")) {
+        section.error("file", "qcow2 disks are not supported yet: convert it with qemu-img convert -O raw");
+    }
+    let read_only = section.boolean("read_only").unwrap_or(false);
+    section.finish();
+    Some(Disk { file: file?, read_only })
+}
+
+fn read_nic(mut section: Section<'_>) -> Option<Nic> {
+    let port_group = section.required("port_group", "lab");
+    let mac = section.parsed("mac");
+    section.finish();
+    Some(Nic { port_group: port_group?, mac })
+}
+
+impl Default for Migration {
+    fn default() -> Self {
+        let stun_ms_max = u32::try_from(limits::MIGRATION_STUN_MS_DEFAULT).unwrap_or(u32::MAX);
+        Self { stun_ms_max, verify: Verify::default() }
+    }
+}
+
+fn read_migration(mut section: Section<'_>) -> Migration {
+    let default = Migration::default();
+    let stun = section.integer("stun_ms_max", limits::MIGRATION_STUN_MS_MIN..=limits::MIGRATION_STUN_MS_MAX);
+    let verify = section.parsed("verify").unwrap_or_default();
+    section.finish();
+    let stun_ms_max = stun.and_then(|ms| u32::try_from(ms).ok()).unwrap_or(default.stun_ms_max);
+    Migration { stun_ms_max, verify }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const WEB: &str = r#"
+[vm]
+name = "web"
+cpus = 2
+memory = "1 GiB"
+cpu_baseline = "x86-64-v2"
+
+[boot]
+kernel = "vmlinuz"
+initrd = "initrd.img"
+cmdline = "console=ttyS0 root=/dev/vda1"
+
+[[disk]]
+file = "root.img"
+
+[[nic]]
+port_group = "lab"
+mac = "52:54:00:12:34:56"
+
+[migration]
+stun_ms_max = 200
+verify = "full"
+"#;
+
+    #[test]
+    fn the_documented_example_is_read() {
+        let config = VmConfig::parse("vm.toml", WEB).expect("valid");
+        assert_eq!((config.name.as_str(), config.cpus, config.memory), ("web", 2, Bytes::mib(1024)));
+        assert_eq!(config.nics[0].mac, Some("52:54:00:12:34:56".parse().expect("valid")));
+        assert_eq!((config.migration.stun_ms_max, config.migration.verify), (200, Verify::Full));
+    }
+
+    #[test]
+    fn every_error_of_a_bad_vm_toml_is_told_at_once() {
+        let text = "[vm]\nname = \"../x\"\ncpus = 0\nmemory = \"1 GB\"\n[boot]\nkernle = \"a\"\n[[disk]]\nfile = \"/etc/passwd\"\n";
+        let errors = VmConfig::parse("vms/x/vm.toml", text).expect_err("invalid");
+        let texts: Vec<String> = errors.iter().map(|error| format!("{}: {}", error.line, error.key)).collect();
+        assert_eq!(
+            texts,
+            ["2: vm.name", "3: vm.cpus", "4: vm.memory", "5: boot.kernel", "6: boot.kernle", "8: disk[1].file"]
+        );
+    }
+
+    #[test]
+    fn a_missing_section_is_told() {
+        let errors = VmConfig::parse("vm.toml", "").expect_err("invalid");
+        assert_eq!(errors.len(), 2);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_reading_panic(text in "(\\PC|\n){0,200}") {
+            let _ = VmConfig::parse("vm.toml", &text);
+        }
+    }
+}
