@@ -18,6 +18,7 @@
 
 pub mod bus;
 pub mod device;
+pub mod disk;
 pub mod interrupt;
 pub mod machine;
 pub mod memory;
