@@ -1,1 +1,9 @@
-//! See ARCHITECTURE.md.
+//! Migration and lease as state machines that do no I/O.
+//!
+//! Each machine takes inputs (`handle_input(now, ..)`, `handle_timeout(now)`) and answers with effects, which are
+//! data that somebody else carries out (`poll_effect()`), and with the moment at which it wants to be woken
+//! (`poll_timeout()`). It has no clock, no thread, no socket and no randomness: [`time`] and random values come in
+//! as arguments, so a simulation can drive the very same code.
+#![forbid(unsafe_code)]
+
+pub mod time;
