@@ -1,1 +1,16 @@
-fn main() {}
+//! `cargo lab VERB`.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use lab::verbs::CommandLine;
+
+fn main() -> ExitCode {
+    match CommandLine::parse().run() {
+        Ok(status) => status,
+        Err(error) => {
+            error.print();
+            ExitCode::FAILURE
+        }
+    }
+}

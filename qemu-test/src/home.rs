@@ -1,0 +1,56 @@
+//! Where the lab keeps its things: everything lies in `target/lab/`, nothing elsewhere.
+
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Doing, Result};
+
+/// The lab's folders.
+#[derive(Debug, Clone)]
+pub struct Home {
+    /// The root of the source tree.
+    pub source: PathBuf,
+    /// Cargo's target folder.
+    pub target: PathBuf,
+    /// `target/lab`.
+    pub root: PathBuf,
+}
+
+impl Home {
+    /// Finds the source tree that this program was built from and makes the folders.
+    pub fn open() -> Result<Self> {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/")).to_owned();
+        let target = match std::env::var_os("CARGO_TARGET_DIR") {
+            Some(folder) => std::path::absolute(&folder).at("resolving", Path::new(&folder))?,
+            None => source.join("target"),
+        };
+        let home = Self { root: target.join("lab"), source, target };
+        for folder in [home.cache(), home.image(), home.run()] {
+            fs::create_dir_all(&folder).at("creating", &folder)?;
+        }
+        Ok(home)
+    }
+
+    /// What was downloaded or takes long to make, and does not depend on this tree's code.
+    pub fn cache(&self) -> PathBuf {
+        self.root.join("cache")
+    }
+
+    /// The appliance's image and its parts.
+    pub fn image(&self) -> PathBuf {
+        self.root.join("image")
+    }
+
+    /// The state of the fleet that is up: sockets, logs, the state file, the datastore.
+    pub fn run(&self) -> PathBuf {
+        self.root.join("run")
+    }
+
+    /// Eight hexadecimal digits that tell this tree's fleet from that of another tree on the same machine.
+    pub fn tag(&self) -> String {
+        let mut hasher = DefaultHasher::new();
+        self.root.hash(&mut hasher);
+        format!("{:08x}", hasher.finish() as u32)
+    }
+}

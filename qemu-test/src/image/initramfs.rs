@@ -1,0 +1,107 @@
+//! The initramfs: two compressed archives one after the other, so that a new binary does not pack the modules again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::child::Child;
+use crate::error::{Doing, Result};
+use crate::home::Home;
+use crate::image::KernelPackage;
+use crate::image::cpio::Archive;
+use crate::image::modules::{ModuleTree, is_wanted_index};
+use crate::image::recipe::Recipe;
+use crate::stamp::Inputs;
+
+/// Folders that the kernel and init mount things on.
+const MOUNT_POINTS: &[&str] = &["dev", "proc", "sys", "run", "tmp", "etc", "etc/godwit", "vm", "datastore"];
+/// Files of `config/` that hosts read as their defaults.
+const DEFAULTS: &[&str] = &["host.toml", "limits.toml", "roles.toml", "image.toml"];
+
+/// Packs the modules that the recipe names; gives the compressed archive.
+pub(super) fn pack_modules(home: &Home, recipe: &Recipe, package: &KernelPackage) -> Result<PathBuf> {
+    let result = home.image().join("modules.cpio.zst");
+    let inputs = Inputs::of("modules", 2).content(&Recipe::file(&home.source))?.large_file(&package.vmlinuz)?;
+    inputs.make(&result, || {
+        let tree = ModuleTree::open(package)?;
+        let files = tree.closure(recipe.module_names())?;
+        println!("image: packing {} kernel modules", files.len());
+        let staging = home.image().join("modules");
+        let _ = fs::remove_dir_all(&staging);
+        tree.copy(&files, &staging, &package.release)?;
+        let mut archive = Archive::default();
+        add_folder(&mut archive, &staging, Path::new("lib"))?;
+        fs::remove_dir_all(&staging).at("removing", &staging)?;
+        compress(&archive.finish(), &result)
+    })?;
+    Ok(result)
+}
+
+/// Packs the binary as `/init` and the defaults; gives the compressed archive.
+pub(super) fn pack_appliance(home: &Home, binary: &Path) -> Result<PathBuf> {
+    let result = home.image().join("godwit.cpio.zst");
+    let defaults: Vec<(&str, PathBuf)> = DEFAULTS
+        .iter()
+        .map(|name| (*name, home.source.join("config").join(name)))
+        .filter(|(_, path)| path.exists())
+        .collect();
+    let mut inputs = Inputs::of("appliance", 3).content(binary)?;
+    for (_, path) in &defaults {
+        inputs = inputs.content(path)?;
+    }
+    inputs.make(&result, || {
+        let mut archive = Archive::default();
+        for folder in MOUNT_POINTS {
+            archive.folder(folder);
+        }
+        // The kernel opens it as init's standard input and output before anything is mounted.
+        archive.character_device("dev/console", 0o600, 5, 1);
+        archive.file("init", 0o755, &fs::read(binary).at("reading", binary)?);
+        for (name, path) in &defaults {
+            archive.file(&format!("etc/godwit/{name}"), 0o644, &fs::read(path).at("reading", path)?);
+        }
+        compress(&archive.finish(), &result)
+    })?;
+    Ok(result)
+}
+
+/// Puts the archives one after the other.
+pub(super) fn join(parts: &[&Path], result: &Path) -> Result<()> {
+    let mut inputs = Inputs::of("initramfs", 1);
+    for part in parts {
+        inputs = inputs.large_file(part)?;
+    }
+    inputs.make(result, || {
+        let mut whole = Vec::new();
+        for part in parts {
+            whole.extend(fs::read(part).at("reading", part)?);
+            // The kernel looks for the next archive at a multiple of four bytes.
+            whole.resize(whole.len().next_multiple_of(4), 0);
+        }
+        fs::write(result, whole).at("writing", result)
+    })?;
+    Ok(())
+}
+
+fn add_folder(archive: &mut Archive, root: &Path, relative: &Path) -> Result<()> {
+    archive.folder(&relative.to_string_lossy());
+    let folder = root.join(relative);
+    let mut entries: Vec<_> = fs::read_dir(&folder).at("reading", &folder)?.flatten().collect();
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let path = relative.join(entry.file_name());
+        if entry.path().is_dir() {
+            add_folder(archive, root, &path)?;
+        } else if path.extension().is_some_and(|kind| kind == "ko")
+            || is_wanted_index(&entry.file_name().to_string_lossy())
+        {
+            archive.file(&path.to_string_lossy(), 0o644, &fs::read(entry.path()).at("reading", &entry.path())?);
+        }
+    }
+    Ok(())
+}
+
+fn compress(archive: &[u8], result: &Path) -> Result<()> {
+    let plain = result.with_extension("");
+    fs::write(&plain, archive).at("writing", &plain)?;
+    Child::new("zstd", ["-19", "-T0", "-q", "-f", "--rm", "-o"]).arg(result).arg(&plain).run()
+}
