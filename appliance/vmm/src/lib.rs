@@ -22,4 +22,5 @@ pub mod disk;
 pub mod interrupt;
 pub mod machine;
 pub mod memory;
+pub mod pci;
 pub mod state;
