@@ -1,0 +1,409 @@
+//! What the console asks the control plane, and what it answers.
+
+use std::net::IpAddr;
+
+use model::config_tree::ConfigError;
+use model::diagnosis::{Diagnosis, Reason};
+use model::names::{DatastoreName, HostName, MacAddress, PortGroupName, VmName, VswitchName};
+use model::receipt::Receipt;
+use model::units::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// One request. The answer is one [`HostAnswer`], with `Progress` before it where the request takes long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HostRequest {
+    /// `host show`
+    HostShow,
+    /// `host list`
+    HostList,
+    /// `host check`
+    HostCheck,
+    /// `host cpu`
+    HostCpu,
+    /// `host reboot`
+    HostReboot,
+    /// `host shutdown`
+    HostShutdown,
+    /// `vm list`
+    VmList,
+    /// `vm show VM`
+    VmShow(VmName),
+    /// `vm check VM`
+    VmCheck(VmName),
+    /// `vm start VM`
+    VmStart(VmName),
+    /// `vm stop VM`
+    VmStop(VmName),
+    /// `vm kill VM`
+    VmKill(VmName),
+    /// `vm pause VM`
+    VmPause(VmName),
+    /// `vm resume VM`
+    VmResume(VmName),
+    /// `vm console VM`; beside the answer: a connection to the VM's monitor (`api::vmm`).
+    VmConsole(VmName),
+    /// `vm migrate VM HOST [--check]`
+    VmMigrate {
+        /// The VM.
+        vm: VmName,
+        /// Where to.
+        destination: HostName,
+        /// Only the checks.
+        check_only: bool,
+    },
+    /// `migration list`
+    MigrationList,
+    /// `migration show ID`
+    MigrationShow(String),
+    /// `migration cancel ID`
+    MigrationCancel(String),
+    /// `datastore list`
+    DatastoreList,
+    /// `datastore show DATASTORE`
+    DatastoreShow(DatastoreName),
+    /// `network nics`
+    NetworkNics,
+    /// `network port-group list`
+    PortGroupList,
+    /// `network migration-nic`
+    MigrationNic,
+    /// `log show [ROLE]`
+    LogShow {
+        /// All roles if absent.
+        role: Option<String>,
+        /// The last so many lines.
+        lines: u32,
+    },
+    /// `config show`
+    ConfigShow,
+    /// The live names that completion offers.
+    Names,
+    /// What the command that waits on this connection waits for is to be given up (Ctrl-C).
+    Cancel,
+}
+
+/// What the control plane answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostAnswer {
+    /// More is to come: what it is at, and how far, 0 to 1000.
+    Progress {
+        /// What it is doing.
+        doing: String,
+        /// Thousandths done, where that is known.
+        thousandths: Option<u16>,
+    },
+    /// Done, with a line for a person.
+    Done(String),
+    /// Not done, and why.
+    Refused(Diagnosis),
+    /// To `HostShow`.
+    Host(Box<HostDetail>),
+    /// To `HostList`.
+    Hosts(Vec<HostRow>),
+    /// To `HostCheck` and `VmCheck`: what was looked at, and what is wrong with it.
+    Checks(Vec<Check>),
+    /// To `HostCpu`.
+    Cpu(Box<model::cpu_report::CpuReport>),
+    /// To `VmList`.
+    Vms(Vec<VmRow>),
+    /// To `VmShow`.
+    Vm(Box<VmDetail>),
+    /// To `VmConsole`.
+    Console,
+    /// To `VmMigrate`, when it ended.
+    Migrated(Box<Receipt>),
+    /// To `MigrationList`.
+    Migrations(Vec<MigrationRow>),
+    /// To `MigrationShow`.
+    Migration(Box<Receipt>),
+    /// To `DatastoreList`.
+    Datastores(Vec<DatastoreRow>),
+    /// To `DatastoreShow`.
+    Datastore(Box<DatastoreDetail>),
+    /// To `NetworkNics`.
+    Nics(Vec<NicRow>),
+    /// To `PortGroupList`.
+    PortGroups(Vec<PortGroupRow>),
+    /// To `MigrationNic`.
+    MigrationNic(Box<MigrationNicDetail>),
+    /// To `LogShow`.
+    Log(Vec<String>),
+    /// To `ConfigShow`.
+    Config(Box<ConfigDetail>),
+    /// To `Names`.
+    Names(Names),
+}
+
+/// One check and what it found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// What was looked at: `KVM`, `datastore lab`.
+    pub subject: String,
+    /// What it found in a word or two where it is well.
+    pub found: String,
+    /// What is wrong; empty where it is well.
+    pub problems: Vec<Reason>,
+}
+
+/// This host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostDetail {
+    /// Its name.
+    pub name: HostName,
+    /// Its random identity, 32 hex digits.
+    pub identity: String,
+    /// Godwit's version.
+    pub version: String,
+    /// The kernel's version.
+    pub kernel: String,
+    /// Seconds since it booted.
+    pub uptime_s: u64,
+    /// The processor.
+    pub cpu: String,
+    /// Logical processors.
+    pub cpus: u32,
+    /// All memory.
+    pub memory: Bytes,
+    /// Memory that is free for VMs.
+    pub memory_free: Bytes,
+    /// VMs that run here.
+    pub vms: u32,
+    /// Addresses of the management network.
+    pub addresses: Vec<String>,
+    /// Whether KVM can be used.
+    pub kvm: bool,
+    /// Errors in the configuration that it came up with.
+    pub config_errors: Vec<ConfigError>,
+}
+
+/// A host that shares a datastore with this one, or this one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostRow {
+    /// Its name.
+    pub name: HostName,
+    /// `this host`, `alive` or `silent`.
+    pub state: HostState,
+    /// Seconds since its last sign of life, as this host's clock saw it.
+    pub seen_s: u64,
+    /// VMs that run there.
+    pub vms: u32,
+    /// All its memory.
+    pub memory: Bytes,
+    /// Memory that is free there.
+    pub memory_free: Bytes,
+    /// Its migration address, where it has one.
+    pub migration_address: Option<IpAddr>,
+    /// Godwit's version there.
+    pub version: String,
+}
+
+/// Whether a host shows signs of life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostState {
+    /// The host that answers.
+    ThisHost,
+    /// It renews its lease.
+    Alive,
+    /// It does not.
+    Silent,
+}
+
+/// Where a VM is in its life, as this host knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VmState {
+    /// It runs nowhere.
+    Stopped,
+    /// It is being started here.
+    Starting,
+    /// It runs here.
+    Running,
+    /// It is paused here.
+    Paused,
+    /// It is being moved from here.
+    MovingOut,
+    /// It is being moved to here.
+    MovingIn,
+    /// Another host holds its lease.
+    Elsewhere(HostName),
+    /// A host holds its lease whose own lease has expired.
+    Orphaned(HostName),
+    /// Its vm.toml has errors.
+    Broken,
+    /// The datastore does not tell.
+    Unknown,
+}
+
+/// A VM in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmRow {
+    /// Its name.
+    pub name: VmName,
+    /// Its datastore.
+    pub datastore: DatastoreName,
+    /// Where it is in its life.
+    pub state: VmState,
+    /// vCPUs.
+    pub cpus: u8,
+    /// Memory.
+    pub memory: Bytes,
+}
+
+/// A VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmDetail {
+    /// As in a list.
+    pub row: VmRow,
+    /// Its vm.toml.
+    pub config: Option<model::vm_config::VmConfig>,
+    /// Errors of its vm.toml.
+    pub config_errors: Vec<ConfigError>,
+    /// Who holds its lease.
+    pub holder: Option<HostName>,
+    /// Holders that its lease has had.
+    pub epoch: u64,
+    /// CPU time of its vCPUs here, microseconds.
+    pub cpu_us: u64,
+    /// How it ended the last time here.
+    pub last_end: Option<String>,
+    /// Process of its monitor here.
+    pub pid: Option<u32>,
+}
+
+/// A migration, under way or ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MigrationRow {
+    /// Its identity.
+    pub id: String,
+    /// The VM.
+    pub vm: VmName,
+    /// From where.
+    pub source: HostName,
+    /// To where.
+    pub destination: HostName,
+    /// The phase, or the verdict.
+    pub state: String,
+    /// Thousandths of memory sent, while it is under way.
+    pub thousandths: Option<u16>,
+}
+
+/// A datastore in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatastoreRow {
+    /// Its name.
+    pub name: DatastoreName,
+    /// `nfs 4.1`, `directory`.
+    pub kind: String,
+    /// `available`, `mounting`, `lost since 12 s`.
+    pub state: String,
+    /// All its room.
+    pub size: Bytes,
+    /// What is free of it.
+    pub free: Bytes,
+    /// Where it lies: `192.168.0.2:/lab`.
+    pub place: String,
+}
+
+/// A datastore.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatastoreDetail {
+    /// As in a list.
+    pub row: DatastoreRow,
+    /// What is wrong with it.
+    pub problems: Vec<Reason>,
+    /// VMs on it.
+    pub vms: Vec<VmName>,
+    /// State of this host's lease on it.
+    pub lease: String,
+}
+
+/// A physical NIC.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NicRow {
+    /// The kernel's name.
+    pub name: String,
+    /// Its MAC address, as the hardware has it.
+    pub mac: Option<MacAddress>,
+    /// Its PCI address.
+    pub pci: Option<String>,
+    /// Its driver.
+    pub driver: Option<String>,
+    /// Whether it has a link.
+    pub link: bool,
+    /// Mbit/s, where the driver tells.
+    pub speed_mbits: Option<u32>,
+    /// Bytes of payload in a frame.
+    pub mtu: u32,
+    /// What uses it: `management`, `migration`, `vswitch vs0`.
+    pub used_by: Option<String>,
+}
+
+/// A port group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortGroupRow {
+    /// Its label.
+    pub name: PortGroupName,
+    /// Its vswitch.
+    pub vswitch: VswitchName,
+    /// Its VLAN.
+    pub vlan: Option<u16>,
+    /// The vswitch's uplink, where it has one.
+    pub uplink: Option<String>,
+    /// VMs plugged in here.
+    pub vms: Vec<VmName>,
+}
+
+/// The migration NIC.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MigrationNicDetail {
+    /// The kernel's name; empty where none is configured.
+    pub nic: String,
+    /// Its MAC address.
+    pub mac: Option<MacAddress>,
+    /// Its address in the migration stack.
+    pub address: String,
+    /// UDP port.
+    pub port: u16,
+    /// Whether it has a link.
+    pub link: bool,
+    /// Mbit/s, where the driver tells.
+    pub speed_mbits: Option<u32>,
+    /// Bytes of IP packet in a frame.
+    pub mtu: u32,
+    /// The public key by which other hosts know this one, hex.
+    pub public_key: String,
+    /// Frames sent.
+    pub frames_out: u64,
+    /// Frames received.
+    pub frames_in: u64,
+    /// Frames that were dropped.
+    pub drops: u64,
+    /// What is wrong with it.
+    pub problems: Vec<Reason>,
+}
+
+/// The configuration that is in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigDetail {
+    /// The layers that were read, the lowest first.
+    pub layers: Vec<String>,
+    /// Errors in them.
+    pub errors: Vec<ConfigError>,
+    /// The configuration in force.
+    pub config: Option<model::host_config::HostConfig>,
+}
+
+/// Live names for completion.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Names {
+    /// VMs.
+    pub vms: Vec<VmName>,
+    /// Hosts.
+    pub hosts: Vec<HostName>,
+    /// Datastores.
+    pub datastores: Vec<DatastoreName>,
+    /// Migrations under way or ended.
+    pub migrations: Vec<String>,
+}

@@ -1,0 +1,9 @@
+//! What roles say to each other: typed messages on unix sockets, and nothing else that they know of one another.
+//!
+//! [`channel`] carries messages and descriptors; [`paths`] says where each role listens; [`vmm`] is how a VM's
+//! monitor is driven; [`host`] is what the console asks the control plane.
+
+pub mod channel;
+pub mod host;
+pub mod paths;
+pub mod vmm;

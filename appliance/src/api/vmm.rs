@@ -1,0 +1,131 @@
+//! How the monitor of one VM is driven. It gets open descriptors, never paths. A connection carries one request at a
+//! time; several connections may be open (the control plane's, and during a move the migration engine's).
+
+use model::cpu_report::Baseline;
+use serde::{Deserialize, Serialize};
+use vmm::machine::spec::MachineSpec;
+
+/// What a monitor is asked. Descriptors beside a request stand in the order that it names.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum VmmRequest {
+    /// Builds the machine. Beside it: `/dev/kvm`, the memfd of its memory, a tap for each NIC.
+    Build {
+        /// Its shape.
+        spec: MachineSpec,
+        /// What the guest sees of the processor.
+        baseline: Baseline,
+    },
+    /// Puts a file behind a disk. Beside it: the file, opened O_DIRECT.
+    AttachDisk {
+        /// The disk's place in the specification.
+        index: u8,
+    },
+    /// Loads a kernel. Beside it: the kernel and, if `initrd`, the initial RAM disk.
+    Load {
+        /// The kernel's command line.
+        cmdline: String,
+        /// Whether an initial RAM disk follows the kernel.
+        initrd: bool,
+    },
+    /// Lets the vCPUs run, for the first time or after a pause or a stun.
+    Resume,
+    /// Stops the vCPUs.
+    Pause,
+    /// Presses the power button.
+    PowerButton,
+    /// Asks how it is.
+    Status,
+    /// From now on output of the guest's serial port is sent on this connection as `VmmAnswer::Serial`, beginning
+    /// with what is kept of it; further requests on it are `Serial`.
+    SerialAttach,
+    /// Bytes typed on the guest's serial port, at most 4,096; not answered.
+    Serial(Vec<u8>),
+    /// From now on events are sent on this connection; an event that happened before is sent again.
+    Watch,
+    /// Starts the dirty log. Beside it: a memfd that holds a bit for each page, least significant first.
+    DirtyLogStart,
+    /// Adds what was written since the last harvest to the bitmap in that memfd.
+    DirtyLogHarvest,
+    /// Ends the dirty log.
+    DirtyLogStop,
+    /// Slows every vCPU that dirties to `100 - percent` % of its speed; 0 lets them run freely.
+    Throttle {
+        /// 0 to 99.
+        percent: u8,
+    },
+    /// Stops the vCPUs, drains the devices and saves their state. Answered with the state in a memfd.
+    Save,
+    /// Restores the state of a machine of the same specification. Beside it: a memfd that holds it.
+    Restore {
+        /// Bytes of state in the memfd.
+        length: u64,
+    },
+    /// Ends the process; the guest is gone.
+    Quit,
+}
+
+/// What a monitor answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum VmmAnswer {
+    /// Done.
+    Done,
+    /// Not done, and why, the chain of causes in one line.
+    Failed(String),
+    /// To `Status`.
+    Status(VmmStatus),
+    /// Output of the guest's serial port, oldest first.
+    Serial(Vec<u8>),
+    /// To `DirtyLogHarvest`.
+    Harvested {
+        /// Pages that this harvest found dirty.
+        pages: u64,
+    },
+    /// To `Save`. Beside it: a memfd with the state.
+    Saved {
+        /// Bytes of state.
+        length: u64,
+        /// From the first vCPU's signal until the last stood still and the devices were drained, microseconds.
+        stop_us: u64,
+        /// Saving, microseconds.
+        save_us: u64,
+    },
+    /// On a connection that watches.
+    Event(VmmEvent),
+}
+
+/// How a VM is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmmStatus {
+    /// Where it is in its life.
+    pub life: VmmLife,
+    /// CPU time that the vCPUs used, microseconds.
+    pub cpu_us: u64,
+}
+
+/// Where a VM is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VmmLife {
+    /// No machine was built.
+    Empty,
+    /// Built, not started.
+    Built,
+    /// Its vCPUs run.
+    Running,
+    /// Its vCPUs are stopped.
+    Paused,
+    /// The guest ended.
+    Ended,
+}
+
+/// What happened to a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VmmEvent {
+    /// It shut itself down.
+    Shutdown,
+    /// It asked for a reset.
+    Reset,
+    /// A fault while handling a double fault: the guest's kernel is broken.
+    TripleFault,
+    /// The machine cannot go on, and why.
+    Failed(String),
+}
