@@ -1,0 +1,222 @@
+//! Serves the serial line between two steps of work: takes commands, gives records.
+
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
+
+use heapless::String;
+
+use crate::boot::power::Power;
+use crate::report::command::{COMMAND_MAX, Command};
+use crate::report::record::{Record, line};
+use crate::report::serial::Serial;
+use crate::report::settings::{Settings, pages};
+use crate::ring0::gate;
+use crate::ring0::stubs::{TICK_GAP, TICKS};
+use crate::witness::clock::Ratchet;
+use crate::witness::memory::Memory;
+use crate::witness::worker::{Common, Tally};
+
+/// What the desk knows of the machine.
+pub struct Machine<'a> {
+    /// The pages.
+    pub memory: &'a Memory,
+    /// Orders and findings.
+    pub common: &'a Common,
+    /// One for each CPU at work.
+    pub tallies: &'a [Tally],
+    /// Kvmclock, if the hypervisor has one.
+    pub clock: Option<&'a Ratchet>,
+    /// How to power off and reset.
+    pub power: Power,
+    /// Frequency of the TSC.
+    pub tsc_hz: u64,
+    /// TSC at the first instruction.
+    pub first_tsc: u64,
+}
+
+/// The desk.
+pub struct Desk<'a> {
+    machine: Machine<'a>,
+    serial: &'a mut Serial,
+    settings: Settings,
+    input: String<COMMAND_MAX>,
+    overlong: bool,
+    listened: u64,
+    reported: u64,
+    before: Record,
+    ready: bool,
+    audit: Option<u64>,
+    /// Kvmclock at the latest look, in nanoseconds.
+    clock_now: u64,
+}
+
+impl<'a> Desk<'a> {
+    /// A desk for `machine`, whose first record is due a period after `now`.
+    pub fn new(machine: Machine<'a>, serial: &'a mut Serial, settings: Settings, now: u64) -> Self {
+        Self {
+            machine,
+            serial,
+            settings,
+            input: String::new(),
+            overlong: false,
+            listened: now,
+            reported: now,
+            before: Record::default(),
+            ready: false,
+            audit: None,
+            clock_now: 0,
+        }
+    }
+
+    /// Whether to halt when nothing is due.
+    pub fn nap(&self) -> bool {
+        self.settings.nap && self.serial.is_empty()
+    }
+
+    /// Serves the line at TSC `now`, when kvmclock said `clock_now` nanoseconds.
+    pub fn serve(&mut self, now: u64, clock_now: u64) {
+        self.clock_now = clock_now;
+        self.serial.send();
+        // Listening costs an exit: 200 times a second is enough for a person and for a test.
+        if now.wrapping_sub(self.listened) > self.machine.tsc_hz / 200 {
+            self.listened = now;
+            while let Some(byte) = self.serial.receive() {
+                self.hear(byte, now);
+            }
+        }
+        if let Some(damage) = self.machine.common.damages.take() {
+            self.serial.put(&line(format_args!("{damage}")));
+        }
+        self.announce(now);
+        let period = self.settings.report_ms.saturating_mul(self.machine.tsc_hz / 1000);
+        if period > 0 && now.saturating_sub(self.reported) >= period {
+            self.report("", now);
+        }
+    }
+
+    fn hear(&mut self, byte: u8, now: u64) {
+        match byte {
+            b'\r' | b'\n' => {
+                let text = core::mem::take(&mut self.input);
+                let overlong = core::mem::take(&mut self.overlong);
+                if overlong {
+                    self.serial.put(&line(format_args!("error command longer than {COMMAND_MAX} bytes")));
+                } else if let Some(command) = Command::parse(&text) {
+                    self.obey(command, &text, now);
+                } else if !text.trim().is_empty() {
+                    self.serial.put(&line(format_args!("error unknown command {text}")));
+                }
+            }
+            b' '..=b'~' => self.overlong |= self.input.push(char::from(byte)).is_err(),
+            _ => {}
+        }
+    }
+
+    fn obey(&mut self, command: Command, text: &str, now: u64) {
+        let orders = &self.machine.common.orders;
+        match command {
+            Command::Report => return self.report("", now),
+            Command::ResetGap => {
+                self.machine.tallies.iter().for_each(|tally| tally.gap.reset());
+                TICK_GAP.store(0, Relaxed);
+            }
+            Command::Dirty => orders.set_rate(self.settings.rate),
+            Command::Idle => orders.set_rate(0),
+            Command::VerifyAll => self.audit = Some(orders.start_audit()),
+            Command::Verify(verify) => orders.set_verify(verify),
+            Command::Rate(rate) => {
+                self.settings.rate = rate;
+                orders.set_rate(rate);
+            }
+            Command::Scan(rate) => orders.set_scan(rate),
+            Command::Set(bytes) => orders.set_set(pages(bytes)),
+            Command::Pattern(pattern) => orders.set_pattern(pattern),
+            Command::ReportEvery(milliseconds) => {
+                self.settings.report_ms = milliseconds;
+                self.reported = now;
+            }
+            Command::Nap(nap) => self.settings.nap = nap,
+            Command::Poke { page, .. } if page >= self.machine.memory.pages() => {
+                self.serial.put(&line(format_args!("error no page {page} of {}", self.machine.memory.pages())));
+                return;
+            }
+            Command::Poke { page, bit } => self.machine.memory.poke(page, bit),
+            Command::PowerOff | Command::Reboot | Command::TripleFault | Command::Hang => self.end(command, text, now),
+        }
+        self.serial.put(&line(format_args!("ok {}", text.trim())));
+    }
+
+    fn end(&mut self, command: Command, text: &str, now: u64) -> ! {
+        self.report("", now);
+        self.serial.put(&line(format_args!("ok {}", text.trim())));
+        self.serial.flush();
+        match command {
+            Command::PowerOff => self.machine.power.off(),
+            Command::Reboot => self.machine.power.reset(),
+            Command::TripleFault => gate::triple_fault(),
+            _ => gate::hang(),
+        }
+        self.serial.put(&line(format_args!("error {} had no effect", text.trim())));
+        self.serial.flush();
+        gate::hang()
+    }
+
+    /// Says once that all pages are filled, and what an audit found.
+    fn announce(&mut self, now: u64) {
+        let tallies = self.machine.tallies;
+        let sum = |of: fn(&Tally) -> u64| tallies.iter().map(of).sum::<u64>();
+        if !self.ready && sum(|tally| tally.filled.load(Relaxed)) == self.machine.memory.pages() {
+            self.ready = true;
+            self.report("ready ", now);
+        }
+        if let Some(number) = self.audit
+            && tallies.iter().all(|tally| tally.audited.load(Acquire) == number)
+        {
+            self.audit = None;
+            self.serial.put(&line(format_args!(
+                "audit pages={} bad={} versions={} versions_due={}",
+                self.machine.memory.pages(),
+                sum(|tally| tally.bad.load(Relaxed)),
+                sum(|tally| tally.versions.load(Relaxed)),
+                sum(|tally| tally.versions_due.load(Relaxed)),
+            )));
+        }
+    }
+
+    fn report(&mut self, kind: &str, now: u64) {
+        let record = self.record(now);
+        self.serial.put(&line(format_args!("{kind}{record}")));
+        self.before = record;
+        self.reported = now;
+    }
+
+    fn record(&self, now: u64) -> Record {
+        let machine = &self.machine;
+        let microseconds = |cycles: u64| (u128::from(cycles) * 1_000_000 / u128::from(machine.tsc_hz)) as u64;
+        let sum = |of: fn(&Tally) -> u64| machine.tallies.iter().map(of).sum::<u64>();
+        let (dirtied, verified) = (sum(|tally| tally.dirtied.load(Relaxed)), sum(|tally| tally.verified.load(Relaxed)));
+        let gaps = machine.tallies.iter().map(|tally| tally.gap.take());
+        let (gap, gap_max) = gaps.fold((0, 0), |longest, gap| (gap.0.max(longest.0), gap.1.max(longest.1)));
+        let passed_us = microseconds(now.saturating_sub(self.reported)).max(1);
+        Record {
+            t_ms: microseconds(now.saturating_sub(machine.first_tsc)) / 1000,
+            cpus: machine.tallies.len() as u64,
+            pages: machine.memory.pages(),
+            filled: sum(|tally| tally.filled.load(Relaxed)),
+            verified,
+            passes: machine.tallies.iter().map(|tally| tally.passes.load(Relaxed)).min().unwrap_or(0),
+            dirtied,
+            dirty_rate: (dirtied - self.before.dirtied) * 1_000_000 / passed_us,
+            verify_mbs: (verified - self.before.verified) * 4096 / passed_us,
+            bad: sum(|tally| tally.bad.load(Relaxed)),
+            gap_us: microseconds(gap),
+            gap_max_us: microseconds(gap_max),
+            tsc_back: machine.common.tsc.backs(),
+            clock_back: machine.clock.map_or(0, Ratchet::backs),
+            clock_ms: self.clock_now / 1_000_000,
+            ticks: TICKS.load(Relaxed),
+            tick_gap_us: microseconds(TICK_GAP.swap(0, Relaxed)),
+            registers_bad: crate::witness::cpu::registers_bad(),
+            lost_lines: self.serial.lost_lines(),
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! The work of the witness.
+//!
+//! ```text
+//!            orders (rate, set, pattern)
+//!                   |
+//!   +---------------v------------------------- worker, one per CPU -----+
+//!   |  fill its share  ->  dirty at the pace  ->  verify what is left   | --> tally --> report
+//!   |        every few pages: look at the TSC                           |
+//!   +--------------------------------------------------------------------+
+//! ```
+//!
+//! - [`content`]: what stands in a page.
+//! - [`memory`]: which pages there are, their versions, writing and checking one.
+//! - [`share`]: which CPU has which pages.
+//! - [`pace`]: how many pages are due.
+//! - [`worker`]: the order of work of one CPU.
+//! - [`clock`]: TSC and kvmclock, and what goes back or stands still.
+//! - [`frequency`]: how fast the TSC counts.
+//! - [`timer`]: the LAPIC's timer.
+//! - [`cpu`]: the registers of one processor.
+
+pub mod clock;
+pub mod content;
+#[cfg(target_os = "none")]
+pub mod cpu;
+#[cfg(target_os = "none")]
+pub mod frequency;
+pub mod memory;
+pub mod pace;
+pub mod share;
+#[cfg(target_os = "none")]
+pub mod timer;
+pub mod worker;

@@ -1,0 +1,65 @@
+//! The LAPIC's timer. Source: Intel SDM, volume 3, sections 12.4 (local APIC) and 12.5.4 (timer).
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use crate::ring0::descriptors::{SPURIOUS_VECTOR, TICK_VECTOR};
+use crate::ring0::stubs::TICK_TSC;
+use crate::witness::clock::{Counter, Tsc};
+
+const BASE: u64 = 0xfee0_0000;
+const ID: u64 = 0x20;
+const SPURIOUS: u64 = 0xf0;
+const COMMAND_LOW: u64 = 0x300;
+const COMMAND_HIGH: u64 = 0x310;
+const TIMER: u64 = 0x320;
+const INITIAL_COUNT: u64 = 0x380;
+const CURRENT_COUNT: u64 = 0x390;
+const DIVIDE: u64 = 0x3e0;
+
+const PERIODIC: u32 = 1 << 17;
+const MASKED: u32 = 1 << 16;
+const DIVIDE_BY_16: u32 = 3;
+
+fn read(register: u64) -> u32 {
+    // SAFETY: a register of this CPU's LAPIC, which lies in the identity map and in no memory of ours.
+    unsafe { ((BASE + register) as *const u32).read_volatile() }
+}
+
+fn write(register: u64, value: u32) {
+    // SAFETY: as above; the effects that the callers below ask for are interrupts.
+    unsafe { ((BASE + register) as *mut u32).write_volatile(value) };
+}
+
+/// This CPU's APIC identifier.
+pub fn id() -> u8 {
+    (read(ID) >> 24) as u8
+}
+
+/// Turns the LAPIC on.
+pub fn enable() {
+    write(SPURIOUS, 0x100 | u32::from(SPURIOUS_VECTOR));
+}
+
+/// Starts a tick of `hz` on this CPU, its length measured by a TSC of `tsc_hz`.
+pub fn start(hz: u64, tsc_hz: u64) {
+    write(DIVIDE, DIVIDE_BY_16);
+    write(TIMER, MASKED | u32::from(TICK_VECTOR));
+    write(INITIAL_COUNT, u32::MAX);
+    let begin = Tsc.read();
+    let (passed, cycles) = loop {
+        let cycles = Tsc.read() - begin;
+        if cycles > tsc_hz / 200 {
+            break (u32::MAX - read(CURRENT_COUNT), cycles);
+        }
+    };
+    let count = u128::from(passed) * u128::from(tsc_hz) / u128::from(cycles.max(1)) / u128::from(hz.max(1));
+    TICK_TSC.store(Tsc.read(), Relaxed);
+    write(TIMER, PERIODIC | u32::from(TICK_VECTOR));
+    write(INITIAL_COUNT, (count as u32).max(1));
+}
+
+/// Sends an interrupt command to the CPU with the identifier `target`.
+pub fn send(target: u8, command: u32) {
+    write(COMMAND_HIGH, u32::from(target) << 24);
+    write(COMMAND_LOW, command);
+}

@@ -1,0 +1,557 @@
+//! The order of work of one CPU: fill its share, then dirty what is due and verify with the time that is left.
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use crate::witness::clock::{Counter, Gap, Ratchet};
+use crate::witness::memory::{Damage, Memory};
+use crate::witness::pace::Pace;
+use crate::witness::share::Share;
+
+/// Pages between two looks at the TSC: a few microseconds.
+const BATCH: u64 = 8;
+/// Pages a step dirties and verifies at most, so that the serial line is served in between.
+const STEP: u64 = 64;
+/// Damages that are described; more are only counted.
+pub const DAMAGES_DESCRIBED: usize = 16;
+
+/// Which page of the working set is dirtied next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Pattern {
+    /// Any, evenly.
+    Random,
+    /// One after the other, round and round.
+    Sequential,
+    /// Nine of ten in the first sixteenth of the set.
+    Hot,
+}
+
+impl Pattern {
+    fn from_order(value: u64) -> Self {
+        [Self::Random, Self::Sequential, Self::Hot][(value as usize).min(2)]
+    }
+}
+
+/// What pages are compared with their versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Verify {
+    /// None.
+    Off,
+    /// All, round and round.
+    Scan,
+    /// All, round and round, and each before it is overwritten, so that no damage is covered up.
+    On,
+}
+
+impl Verify {
+    fn from_order(value: u64) -> Self {
+        [Self::Off, Self::Scan, Self::On][(value as usize).min(2)]
+    }
+}
+
+/// What all CPUs are to do: written by the first, read by all.
+#[derive(Debug)]
+pub struct Orders {
+    rate: AtomicU64,
+    scan: AtomicU64,
+    set_pages: AtomicU64,
+    pattern: AtomicU64,
+    verify: AtomicU64,
+    /// Counts changes of the rates, which the paces must take over.
+    edition: AtomicU64,
+    /// Counts audits asked for.
+    audit: AtomicU64,
+}
+
+impl Orders {
+    /// Nothing to do.
+    pub const fn new() -> Self {
+        Self {
+            rate: AtomicU64::new(0),
+            scan: AtomicU64::new(0),
+            set_pages: AtomicU64::new(0),
+            pattern: AtomicU64::new(0),
+            verify: AtomicU64::new(Verify::Off as u64),
+            edition: AtomicU64::new(1),
+            audit: AtomicU64::new(0),
+        }
+    }
+
+    /// Pages dirtied a second, by all CPUs together.
+    pub fn rate(&self) -> u64 {
+        self.rate.load(Relaxed)
+    }
+
+    /// Orders pages dirtied a second.
+    pub fn set_rate(&self, rate: u64) {
+        self.rate.store(rate, Relaxed);
+        self.edition.fetch_add(1, Relaxed);
+    }
+
+    /// Orders pages verified a second, by all CPUs together.
+    pub fn set_scan(&self, rate: u64) {
+        self.scan.store(rate, Relaxed);
+        self.edition.fetch_add(1, Relaxed);
+    }
+
+    /// Orders the size of the working set in pages.
+    pub fn set_set(&self, pages: u64) {
+        self.set_pages.store(pages, Relaxed);
+    }
+
+    /// Orders which page comes next.
+    pub fn set_pattern(&self, pattern: Pattern) {
+        self.pattern.store(pattern as u64, Relaxed);
+    }
+
+    /// Asks for an audit: everything is verified once from the first page on, at full speed, whatever else is ordered.
+    /// The result is its number, which [`Tally::audited`] shows when a CPU is through.
+    pub fn start_audit(&self) -> u64 {
+        self.audit.fetch_add(1, Relaxed) + 1
+    }
+
+    /// Orders what is verified.
+    pub fn set_verify(&self, verify: Verify) {
+        self.verify.store(verify as u64, Relaxed);
+    }
+}
+
+impl Default for Orders {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What one CPU has done: written by it, read by the first.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Tally {
+    /// Pages that have their first content.
+    pub filled: AtomicU64,
+    /// New versions written.
+    pub dirtied: AtomicU64,
+    /// Pages compared.
+    pub verified: AtomicU64,
+    /// Times that the whole share was compared.
+    pub passes: AtomicU64,
+    /// Pages that were not as they should be.
+    pub bad: AtomicU64,
+    /// Number of the latest audit that is complete.
+    pub audited: AtomicU64,
+    /// Sum of all versions when that audit was complete. It is `versions_due` unless a part of the version table was lost.
+    pub versions: AtomicU64,
+    /// New versions written when that audit was complete.
+    pub versions_due: AtomicU64,
+    /// Longest time between two looks at the TSC.
+    pub gap: Gap,
+}
+
+impl Tally {
+    /// Nothing done.
+    pub const fn new() -> Self {
+        Self {
+            filled: AtomicU64::new(0),
+            dirtied: AtomicU64::new(0),
+            verified: AtomicU64::new(0),
+            passes: AtomicU64::new(0),
+            bad: AtomicU64::new(0),
+            audited: AtomicU64::new(0),
+            versions: AtomicU64::new(0),
+            versions_due: AtomicU64::new(0),
+            gap: Gap::new(),
+        }
+    }
+}
+
+fn add(counter: &AtomicU64, count: u64) {
+    // Only its own CPU writes a tally: no locked operation is needed.
+    counter.store(counter.load(Relaxed) + count, Relaxed);
+}
+
+/// The first damages, in the order in which they were found.
+#[derive(Debug)]
+pub struct Damages {
+    busy: AtomicBool,
+    found: core::cell::UnsafeCell<heapless::Deque<Damage, DAMAGES_DESCRIBED>>,
+    noted: AtomicU64,
+}
+
+// SAFETY: `busy` lets one CPU at a time at the queue.
+unsafe impl Sync for Damages {}
+
+impl Damages {
+    /// None.
+    pub const fn new() -> Self {
+        Self {
+            busy: AtomicBool::new(false),
+            found: core::cell::UnsafeCell::new(heapless::Deque::new()),
+            noted: AtomicU64::new(0),
+        }
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut heapless::Deque<Damage, DAMAGES_DESCRIBED>) -> T) -> T {
+        use core::sync::atomic::Ordering::{Acquire, Release};
+        while self.busy.compare_exchange_weak(false, true, Acquire, Relaxed).is_err() {
+            core::hint::spin_loop();
+        }
+        // SAFETY: `busy` is ours.
+        let result = work(unsafe { &mut *self.found.get() });
+        self.busy.store(false, Release);
+        result
+    }
+
+    fn note(&self, damage: Damage) {
+        if self.noted.fetch_add(1, Relaxed) < DAMAGES_DESCRIBED as u64 {
+            // Full only if nobody takes them; they are counted all the same.
+            let _ = self.with(|found| found.push_back(damage));
+        }
+    }
+
+    /// The next that was not described yet.
+    pub fn take(&self) -> Option<Damage> {
+        if self.noted.load(Relaxed) == 0 { None } else { self.with(|found| found.pop_front()) }
+    }
+}
+
+impl Default for Damages {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What the CPUs share.
+#[derive(Debug)]
+pub struct Common {
+    /// What is to be done.
+    pub orders: Orders,
+    /// The TSC of all CPUs.
+    pub tsc: Ratchet,
+    /// What was found.
+    pub damages: Damages,
+}
+
+impl Common {
+    /// Nothing to do, nothing found.
+    pub const fn new() -> Self {
+        Self { orders: Orders::new(), tsc: Ratchet::new(), damages: Damages::new() }
+    }
+}
+
+impl Default for Common {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Whether a step found anything to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// There is more.
+    Busy,
+    /// Nothing is due.
+    Idle,
+}
+
+/// One CPU at work.
+pub struct Worker<'a, C> {
+    memory: &'a Memory,
+    share: Share,
+    common: &'a Common,
+    tally: &'a Tally,
+    counter: C,
+    last: u64,
+    /// Pages of the share.
+    count: u64,
+    filled: u64,
+    scanned: u64,
+    cursor: u64,
+    random: u64,
+    dirtying: Pace,
+    scanning: Pace,
+    edition: u64,
+    audit: u64,
+    auditing: bool,
+}
+
+impl<'a, C: Counter> Worker<'a, C> {
+    /// A worker that begins with filling its share; `hz` is the frequency of `counter`.
+    pub fn new(memory: &'a Memory, share: Share, common: &'a Common, tally: &'a Tally, counter: C, hz: u64) -> Self {
+        let now = counter.read();
+        Self {
+            memory,
+            share,
+            common,
+            tally,
+            last: now,
+            counter,
+            count: share.count(memory.pages()),
+            filled: 0,
+            scanned: 0,
+            cursor: 0,
+            random: memory.recipe().seed ^ (share.cpu + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            dirtying: Pace::new(0, hz, now),
+            scanning: Pace::new(0, hz, now),
+            edition: 0,
+            audit: 0,
+            auditing: false,
+        }
+    }
+
+    /// Does a little of what is due.
+    pub fn step(&mut self) -> Step {
+        let now = self.common.tsc.look(|| self.counter.read());
+        self.note(now);
+        self.follow_orders(now);
+        if self.filled < self.count {
+            self.fill();
+            return Step::Busy;
+        }
+        let verify = Verify::from_order(self.common.orders.verify.load(Relaxed));
+        let dirtied = self.dirtying.take(now, STEP);
+        self.dirty(dirtied, verify == Verify::On);
+        let scanned = match verify {
+            _ if self.auditing => STEP,
+            Verify::Off => 0,
+            _ => self.scanning.take(now, STEP),
+        };
+        self.scan(scanned);
+        if dirtied + scanned > 0 { Step::Busy } else { Step::Idle }
+    }
+
+    /// The sum of the versions of all pages of the share.
+    fn versions(&self) -> u64 {
+        (0..self.filled).map(|index| u64::from(self.memory.version(self.share.page(index)))).sum()
+    }
+
+    fn follow_orders(&mut self, now: u64) {
+        let edition = self.common.orders.edition.load(Relaxed);
+        if edition != self.edition {
+            self.edition = edition;
+            let part = |rate| if rate == crate::witness::pace::FLAT_OUT { rate } else { self.share.part(rate) };
+            let (rate, scan) =
+                (part(self.common.orders.rate.load(Relaxed)), part(self.common.orders.scan.load(Relaxed)));
+            if rate != self.dirtying.rate() {
+                self.dirtying.set_rate(rate, now);
+            }
+            if scan != self.scanning.rate() {
+                self.scanning.set_rate(scan, now);
+            }
+        }
+        let audit = self.common.orders.audit.load(Relaxed);
+        if audit != self.audit {
+            (self.audit, self.auditing, self.scanned) = (audit, true, 0);
+        }
+    }
+
+    /// Looks at the TSC between two batches of pages.
+    #[inline]
+    fn look(&mut self) {
+        let now = self.counter.read();
+        self.note(now);
+    }
+
+    #[inline]
+    fn note(&mut self, now: u64) {
+        self.tally.gap.note(now.saturating_sub(self.last));
+        self.last = now;
+    }
+
+    fn fill(&mut self) {
+        let end = (self.filled + STEP).min(self.count);
+        while self.filled < end {
+            self.memory.fill(self.share.page(self.filled));
+            self.filled += 1;
+            if self.filled.is_multiple_of(BATCH) {
+                self.look();
+            }
+        }
+        self.tally.filled.store(self.filled, Relaxed);
+    }
+
+    fn dirty(&mut self, count: u64, check: bool) {
+        let set = self.share.count(self.common.orders.set_pages.load(Relaxed).min(self.memory.pages()));
+        if set == 0 {
+            return;
+        }
+        let pattern = Pattern::from_order(self.common.orders.pattern.load(Relaxed));
+        for done in 1..=count {
+            let index = self.next(pattern, set);
+            let page = self.share.page(index);
+            if check {
+                self.check(page);
+            }
+            self.memory.dirty(page);
+            if done.is_multiple_of(BATCH) {
+                self.look();
+            }
+        }
+        add(&self.tally.dirtied, count);
+    }
+
+    #[inline]
+    fn next(&mut self, pattern: Pattern, set: u64) -> u64 {
+        // xorshift64*, and the upper half scaled to the set.
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        let random = self.random.wrapping_mul(0x2545_f491_4f6c_dd1d);
+        let below = |bound: u64| ((u128::from(random) * u128::from(bound)) >> 64) as u64;
+        match pattern {
+            Pattern::Random => below(set),
+            Pattern::Hot if random & 0xffff < 0xe666 => below((set / 16).max(1)),
+            Pattern::Hot => below(set),
+            Pattern::Sequential => {
+                self.cursor = if self.cursor + 1 < set { self.cursor + 1 } else { 0 };
+                self.cursor
+            }
+        }
+    }
+
+    fn scan(&mut self, count: u64) {
+        for done in 1..=count {
+            if self.scanned < self.count {
+                self.check(self.share.page(self.scanned));
+                self.scanned += 1;
+                add(&self.tally.verified, 1);
+            }
+            if self.scanned == self.count {
+                self.end_round();
+            }
+            if done.is_multiple_of(BATCH) {
+                self.look();
+            }
+        }
+    }
+
+    fn end_round(&mut self) {
+        self.scanned = 0;
+        add(&self.tally.passes, 1);
+        if self.auditing {
+            self.auditing = false;
+            self.tally.versions.store(self.versions(), Relaxed);
+            self.tally.versions_due.store(self.tally.dirtied.load(Relaxed), Relaxed);
+            self.tally.audited.store(self.audit, core::sync::atomic::Ordering::Release);
+            self.look();
+        }
+    }
+
+    #[inline]
+    fn check(&mut self, page: u64) {
+        if let Err(damage) = self.memory.check(page) {
+            add(&self.tally.bad, 1);
+            self.common.damages.note(damage);
+            self.memory.mend(page);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::witness::content::{Content, PAGE_WORDS, Recipe, Write};
+    use crate::witness::memory::Region;
+    use crate::witness::pace::FLAT_OUT;
+    use std::cell::Cell;
+
+    /// 1 GHz; each look takes a microsecond.
+    struct Steady(Cell<u64>);
+    impl Counter for &Steady {
+        fn read(&self) -> u64 {
+            self.0.set(self.0.get() + 1000);
+            self.0.get()
+        }
+    }
+
+    fn with_worker(pages: u64, check: impl FnOnce(&mut Worker<&Steady>, &Memory, &Common, &Tally, &Steady)) {
+        let mut storage = std::vec![[0u64; PAGE_WORDS]; pages as usize];
+        let mut versions = std::vec![0u32; pages as usize];
+        let region = Region { base: storage.as_mut_ptr() as u64, pages };
+        let recipe = Recipe { seed: 1, content: Content::Random, write: Write::Page };
+        // SAFETY: both vectors outlive the memory.
+        let memory = unsafe { Memory::new(&[region], versions.as_mut_ptr(), recipe) };
+        let (common, tally, steady) = (Common::new(), Tally::new(), Steady(Cell::new(0)));
+        let mut worker = Worker::new(&memory, Share { cpu: 0, cpus: 1 }, &common, &tally, &steady, 1_000_000_000);
+        common.orders.set_verify(Verify::On);
+        common.orders.set_scan(FLAT_OUT);
+        common.orders.set_set(pages);
+        check(&mut worker, &memory, &common, &tally, &steady);
+    }
+
+    #[test]
+    fn everything_is_filled_then_verified_round_and_round() {
+        with_worker(100, |worker, _, _, tally, _| {
+            (0..2 + 4).for_each(|_| assert_eq!(worker.step(), Step::Busy));
+            assert_eq!((tally.filled.load(Relaxed), tally.verified.load(Relaxed)), (100, 256));
+            assert_eq!((tally.passes.load(Relaxed), tally.bad.load(Relaxed)), (2, 0));
+        });
+    }
+
+    #[test]
+    fn a_page_damaged_outside_the_working_set_is_found_once() {
+        with_worker(100, |worker, memory, common, tally, _| {
+            common.orders.set_set(10);
+            common.orders.set_rate(FLAT_OUT);
+            (0..2).for_each(|_| _ = worker.step());
+            memory.poke(77, 5);
+            (0..20).for_each(|_| _ = worker.step());
+            assert_eq!(tally.bad.load(Relaxed), 1);
+            assert_eq!(common.damages.take().map(|damage| damage.page), Some(77));
+            assert_eq!(common.damages.take(), None);
+        });
+    }
+
+    #[test]
+    fn a_damage_is_found_even_if_the_page_is_overwritten_before_the_round_comes_to_it() {
+        with_worker(64, |worker, memory, common, tally, _| {
+            common.orders.set_scan(0);
+            worker.step();
+            memory.poke(33, 5);
+            common.orders.set_pattern(Pattern::Sequential);
+            common.orders.set_rate(FLAT_OUT);
+            worker.step();
+            assert_eq!(tally.bad.load(Relaxed), 1);
+        });
+    }
+
+    #[test]
+    fn an_audit_verifies_everything_once_even_with_verification_off() {
+        with_worker(100, |worker, memory, common, tally, _| {
+            common.orders.set_verify(Verify::Off);
+            (0..5).for_each(|_| _ = worker.step());
+            assert_eq!(tally.verified.load(Relaxed), 0);
+            memory.poke(99, 1);
+            let number = common.orders.start_audit();
+            while tally.audited.load(Relaxed) != number {
+                assert_eq!(worker.step(), Step::Busy);
+            }
+            assert_eq!((tally.bad.load(Relaxed), tally.passes.load(Relaxed)), (1, 1));
+        });
+    }
+
+    #[test]
+    fn versions_add_up_to_what_was_dirtied_in_every_pattern() {
+        for pattern in [Pattern::Random, Pattern::Sequential, Pattern::Hot] {
+            with_worker(1000, |worker, _, common, tally, _| {
+                common.orders.set_pattern(pattern);
+                common.orders.set_rate(FLAT_OUT);
+                (0..200).for_each(|_| _ = worker.step());
+                assert!(tally.dirtied.load(Relaxed) > 10_000);
+                assert_eq!(worker.versions(), tally.dirtied.load(Relaxed));
+                assert_eq!(tally.bad.load(Relaxed), 0);
+            });
+        }
+    }
+
+    #[test]
+    fn a_stun_stands_in_the_gap() {
+        with_worker(64, |worker, _, common, tally, steady| {
+            common.orders.set_scan(0);
+            (0..5).for_each(|_| _ = worker.step());
+            assert_eq!(tally.gap.take().0, 1000);
+            steady.0.set(steady.0.get() + 70_000_000);
+            assert_eq!(worker.step(), Step::Idle);
+            assert_eq!(tally.gap.take(), (70_001_000, 70_001_000));
+        });
+    }
+}
