@@ -3,3 +3,4 @@
 //! In reading order: [`api`] is what roles say to each other.
 
 pub mod api;
+pub mod console;

@@ -1,0 +1,100 @@
+//! Carries one request to the control plane, shows its progress and hears Ctrl-C meanwhile.
+
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use model::diagnosis::Diagnosis;
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::api::channel::{Channel, ChannelError};
+use crate::api::host::{HostAnswer, HostRequest};
+use crate::console::terminal::RawInput;
+
+const CTRL_C: u8 = 3;
+
+/// Whether progress is shown: not to a program that reads the console.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// As a bar that is drawn over itself.
+    Shown,
+    /// Not at all.
+    Hidden,
+}
+
+/// Asks and waits for the answer; Ctrl-C asks the control plane to give up, which then answers how that went.
+///
+/// # Errors
+/// The control plane is not there or went away.
+pub fn ask(socket: &Path, request: &HostRequest, progress: Progress) -> Result<(HostAnswer, Vec<OwnedFd>), Diagnosis> {
+    let away = |error: &dyn std::error::Error| {
+        Diagnosis::new(
+            "the command was not done",
+            format!("the control plane of this host does not answer: {error}"),
+            "init restarts it within seconds; try again, then: log show host",
+        )
+    };
+    let channel = Channel::<HostRequest, HostAnswer>::connect(socket).map_err(|error| away(&error))?;
+    channel.send(request, &[]).map_err(|error| away(&error))?;
+    let _raw = RawInput::begin().map_err(|error| away(&error))?;
+    let mut drawn = false;
+    let answer = loop {
+        if !wait(&channel).map_err(|error| away(&error))? {
+            continue;
+        }
+        match channel.receive().map_err(|error| away(&error)) {
+            Ok((HostAnswer::Progress { doing, thousandths }, _)) => {
+                if progress == Progress::Shown {
+                    drawn = true;
+                    draw(&doing, thousandths);
+                }
+            }
+            other => break other,
+        }
+    };
+    if drawn {
+        print!("\r\x1b[K");
+        flush();
+    }
+    answer
+}
+
+/// Waits until the control plane said something (true) or a key was pressed (false).
+fn wait(channel: &Channel<HostRequest, HostAnswer>) -> Result<bool, ChannelError> {
+    let stdin = io::stdin();
+    let mut ready = [PollFd::new(channel, PollFlags::IN), PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN)];
+    match poll(&mut ready, None) {
+        Err(rustix::io::Errno::INTR) => return Ok(false),
+        other => other?,
+    };
+    if !ready[0].revents().is_empty() {
+        return Ok(true);
+    }
+    let mut keys = [0; 64];
+    let count = rustix::io::read(stdin.as_fd(), &mut keys)?;
+    if count == 0 {
+        // The terminal is gone; the answer is still awaited, so that the command ends as it would have.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    if keys[..count].contains(&CTRL_C) {
+        channel.send(&HostRequest::Cancel, &[])?;
+    }
+    Ok(false)
+}
+
+fn draw(doing: &str, thousandths: Option<u16>) {
+    const WIDTH: usize = 24;
+    match thousandths {
+        Some(done) => {
+            let filled = usize::from(done.min(1000)) * WIDTH / 1000;
+            print!("\r\x1b[K[{}{}] {:3} %  {doing}", "#".repeat(filled), ".".repeat(WIDTH - filled), done / 10);
+        }
+        None => print!("\r\x1b[K{doing} ..."),
+    }
+    flush();
+}
+
+fn flush() {
+    // A terminal that cannot be written to has nobody to tell.
+    let _ = io::stdout().flush();
+}

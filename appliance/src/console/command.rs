@@ -1,0 +1,282 @@
+//! What can be typed: one line for each command, from which parsing, help and completion all follow.
+
+use model::config_tree::nearest;
+use model::diagnosis::Diagnosis;
+
+use crate::api::host::HostRequest;
+
+/// What an argument names; completion offers the live names of that kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Argument {
+    /// A VM.
+    Vm,
+    /// A host.
+    Host,
+    /// A datastore.
+    Datastore,
+    /// A migration.
+    Migration,
+    /// A role; it may be left out.
+    OptionalRole,
+}
+
+impl Argument {
+    fn usage(self) -> &'static str {
+        match self {
+            Self::Vm => "VM",
+            Self::Host => "HOST",
+            Self::Datastore => "DATASTORE",
+            Self::Migration => "ID",
+            Self::OptionalRole => "[ROLE]",
+        }
+    }
+}
+
+/// One command.
+pub struct Command {
+    /// Noun and verb.
+    pub words: &'static [&'static str],
+    /// What follows them.
+    pub arguments: &'static [Argument],
+    /// Flags beside `--json`.
+    pub flags: &'static [&'static str],
+    /// One line of help.
+    pub about: &'static str,
+    /// Another product's name for it.
+    pub alias: &'static str,
+    build: fn(&Words<'_>) -> Result<HostRequest, String>,
+}
+
+/// Arguments and flags of one typed command.
+struct Words<'a> {
+    arguments: &'a [&'a str],
+    flags: &'a [&'a str],
+}
+
+impl Words<'_> {
+    /// The argument at `at` as `T`; the count was checked before.
+    fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(&self, at: usize) -> Result<T, String> {
+        let text = self.arguments[at];
+        text.parse().map_err(|error| format!("\"{text}\" is not valid: {error}"))
+    }
+}
+
+const fn plain(
+    words: &'static [&'static str],
+    arguments: &'static [Argument],
+    about: &'static str,
+    build: fn(&Words<'_>) -> Result<HostRequest, String>,
+) -> Command {
+    Command { words, arguments, flags: &[], about, alias: "", build }
+}
+
+const fn aliased(alias: &'static str, command: Command) -> Command {
+    Command { alias, ..command }
+}
+
+use Argument::{Datastore, Host, Migration, OptionalRole, Vm};
+
+/// Every command, in the order of the help.
+pub const COMMANDS: &[Command] = &[
+    aliased("esxcli system version get", plain(&["host", "show"], &[], "this host", |_| Ok(HostRequest::HostShow))),
+    plain(&["host", "list"], &[], "hosts that share a datastore with this one", |_| Ok(HostRequest::HostList)),
+    plain(&["host", "check"], &[], "look for what is wrong with this host", |_| Ok(HostRequest::HostCheck)),
+    plain(&["host", "cpu"], &[], "what the processor can show a VM", |_| Ok(HostRequest::HostCpu)),
+    aliased(
+        "esxcli system shutdown reboot",
+        plain(&["host", "reboot"], &[], "shut the VMs down and restart", |_| Ok(HostRequest::HostReboot)),
+    ),
+    aliased(
+        "esxcli system shutdown poweroff",
+        plain(&["host", "shutdown"], &[], "shut the VMs down and power off", |_| Ok(HostRequest::HostShutdown)),
+    ),
+    aliased(
+        "esxcli vm process list",
+        plain(&["vm", "list"], &[], "VMs of all datastores", |_| Ok(HostRequest::VmList)),
+    ),
+    plain(&["vm", "show"], &[Vm], "a VM, where it runs and who holds it", |w| Ok(HostRequest::VmShow(w.parsed(0)?))),
+    plain(&["vm", "check"], &[Vm], "whether it could start here", |w| Ok(HostRequest::VmCheck(w.parsed(0)?))),
+    plain(&["vm", "start"], &[Vm], "start it on this host", |w| Ok(HostRequest::VmStart(w.parsed(0)?))),
+    plain(&["vm", "stop"], &[Vm], "press its power button", |w| Ok(HostRequest::VmStop(w.parsed(0)?))),
+    aliased(
+        "esxcli vm process kill",
+        plain(&["vm", "kill"], &[Vm], "end it at once, as if the power failed", |w| {
+            Ok(HostRequest::VmKill(w.parsed(0)?))
+        }),
+    ),
+    plain(&["vm", "pause"], &[Vm], "stop its vCPUs", |w| Ok(HostRequest::VmPause(w.parsed(0)?))),
+    plain(&["vm", "resume"], &[Vm], "let its vCPUs run again", |w| Ok(HostRequest::VmResume(w.parsed(0)?))),
+    plain(&["vm", "console"], &[Vm], "its serial port; Ctrl-] leaves", |w| Ok(HostRequest::VmConsole(w.parsed(0)?))),
+    Command {
+        words: &["vm", "migrate"],
+        arguments: &[Vm, Host],
+        flags: &["--check"],
+        about: "move it while it runs (--check: only look)",
+        alias: "",
+        build: |w| {
+            let check_only = w.flags.contains(&"--check");
+            Ok(HostRequest::VmMigrate { vm: w.parsed(0)?, destination: w.parsed(1)?, check_only })
+        },
+    },
+    plain(&["migration", "list"], &[], "moves under way and ended", |_| Ok(HostRequest::MigrationList)),
+    plain(&["migration", "show"], &[Migration], "the receipt of a move", |w| {
+        Ok(HostRequest::MigrationShow(w.arguments[0].to_owned()))
+    }),
+    plain(&["migration", "cancel"], &[Migration], "give a move up", |w| {
+        Ok(HostRequest::MigrationCancel(w.arguments[0].to_owned()))
+    }),
+    aliased(
+        "esxcli storage filesystem list",
+        plain(&["datastore", "list"], &[], "datastores of this host", |_| Ok(HostRequest::DatastoreList)),
+    ),
+    plain(&["datastore", "show"], &[Datastore], "a datastore", |w| Ok(HostRequest::DatastoreShow(w.parsed(0)?))),
+    aliased(
+        "esxcli network nic list",
+        plain(&["network", "nics"], &[], "physical NICs", |_| Ok(HostRequest::NetworkNics)),
+    ),
+    aliased(
+        "esxcli network vswitch standard portgroup list",
+        plain(&["network", "port-group", "list"], &[], "port groups", |_| Ok(HostRequest::PortGroupList)),
+    ),
+    plain(&["network", "migration-nic"], &[], "the NIC of the migration stack", |_| Ok(HostRequest::MigrationNic)),
+    plain(&["log", "show"], &[OptionalRole], "the last lines of the logs", |w| {
+        Ok(HostRequest::LogShow { role: w.arguments.first().map(|role| (*role).to_owned()), lines: 100 })
+    }),
+    plain(&["config", "show"], &[], "the configuration in force and its layers", |_| Ok(HostRequest::ConfigShow)),
+];
+
+impl Command {
+    /// How it is typed: `vm migrate VM HOST [--check]`.
+    pub fn usage(&self) -> String {
+        let mut usage = self.words.join(" ");
+        for argument in self.arguments {
+            usage.push(' ');
+            usage.push_str(argument.usage());
+        }
+        for flag in self.flags {
+            usage.push_str(&format!(" [{flag}]"));
+        }
+        usage
+    }
+
+    fn least_arguments(&self) -> usize {
+        self.arguments.iter().filter(|argument| **argument != OptionalRole).count()
+    }
+}
+
+/// A typed line, understood.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Line {
+    /// Nothing was typed.
+    Empty,
+    /// Help, on what the words begin with.
+    Help(Vec<String>),
+    /// A request, and whether its answer is wanted as JSON.
+    Ask(HostRequest, bool),
+}
+
+/// Understands a typed line.
+///
+/// # Errors
+/// What is wrong with it and what would be right.
+pub fn parse(line: &str) -> Result<Line, Diagnosis> {
+    let typed: Vec<&str> = line.split_whitespace().collect();
+    let (flags, words): (Vec<&str>, Vec<&str>) = typed.iter().partition(|word| word.starts_with("--"));
+    if let Some(at) = words.iter().position(|word| matches!(*word, "help" | "?")) {
+        let topic = words.iter().enumerate().filter(|(n, _)| *n != at).map(|(_, word)| (*word).to_owned());
+        return Ok(Line::Help(topic.collect()));
+    }
+    if words.is_empty() {
+        return Ok(Line::Empty);
+    }
+    let refused =
+        |cause: String, hint: String| Diagnosis::new(format!("\"{}\" was not done", line.trim()), cause, hint);
+    let Some((command, length)) = find(&words) else {
+        return Err(refused("there is no such command".to_owned(), hint_for(&words)));
+    };
+    let arguments = &words[length..];
+    if arguments.len() < command.least_arguments() || arguments.len() > command.arguments.len() {
+        let wanted = command.arguments.len();
+        return Err(refused(format!("{} arguments were given, {wanted} are wanted", arguments.len()), command.usage()));
+    }
+    if let Some(flag) = flags.iter().find(|flag| **flag != "--json" && !command.flags.contains(flag)) {
+        return Err(refused(format!("{flag} means nothing here"), format!("{} [--json]", command.usage())));
+    }
+    let request =
+        (command.build)(&Words { arguments, flags: &flags }).map_err(|cause| refused(cause, command.usage()))?;
+    Ok(Line::Ask(request, flags.contains(&"--json")))
+}
+
+/// The command that the words begin with, by its own name or its alias, and how many words that name has.
+fn find(words: &[&str]) -> Option<(&'static Command, usize)> {
+    let own = COMMANDS.iter().filter(|command| words.starts_with(command.words)).map(|c| (c, c.words.len()));
+    let alias = COMMANDS.iter().filter(|command| !command.alias.is_empty()).filter_map(|command| {
+        let alias: Vec<&str> = command.alias.split(' ').collect();
+        words.starts_with(&alias).then_some((command, alias.len()))
+    });
+    own.chain(alias).max_by_key(|(_, length)| *length)
+}
+
+fn hint_for(words: &[&str]) -> String {
+    let nouns: Vec<&str> = COMMANDS.iter().map(|command| command.words[0]).collect();
+    if !nouns.contains(&words[0]) {
+        return nearest(words[0], &nouns).map_or_else(|| "help".to_owned(), |near| format!("help {near}"));
+    }
+    let verbs: Vec<&str> = COMMANDS.iter().filter(|c| c.words[0] == words[0]).map(|c| c.words[1]).collect();
+    match words.get(1).and_then(|verb| nearest(verb, &verbs)) {
+        Some(near) => format!("{} {near}", words[0]),
+        None => format!("help {}", words[0]),
+    }
+}
+
+/// The help on what `topic` begins with; on everything if it is empty.
+pub fn help(topic: &[String]) -> String {
+    let concerns = |command: &&Command| topic.iter().zip(command.words).all(|(typed, word)| typed == word);
+    let commands: Vec<&Command> = COMMANDS.iter().filter(concerns).collect();
+    if commands.is_empty() {
+        return format!("there is no command that begins with \"{}\"; type help for all", topic.join(" "));
+    }
+    let width = commands.iter().map(|command| command.usage().len()).max().unwrap_or(0).min(36);
+    let mut text = String::new();
+    for command in &commands {
+        text.push_str(&format!("{:width$}  {}\n", command.usage(), command.about));
+    }
+    text.push_str("\nEvery command takes --json. Tab completes, Ctrl-C gives up what a command waits for.");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_typed_command_becomes_its_request() {
+        let migrate = parse("vm migrate web host-b --check --json").expect("understood");
+        let request = HostRequest::VmMigrate {
+            vm: "web".parse().expect("valid"),
+            destination: "host-b".parse().expect("valid"),
+            check_only: true,
+        };
+        assert_eq!(migrate, Line::Ask(request, true));
+        assert_eq!(parse("esxcli vm process list").expect("understood"), Line::Ask(HostRequest::VmList, false));
+        assert_eq!(parse("  ").expect("understood"), Line::Empty);
+        assert_eq!(parse("vm ?").expect("understood"), Line::Help(vec!["vm".to_owned()]));
+    }
+
+    #[test]
+    fn what_is_mistyped_is_answered_with_what_would_be_right() {
+        let hint = |line: &str| parse(line).expect_err("refused").reasons[0].hint.clone();
+        assert_eq!(hint("vm strat web"), "vm start");
+        assert_eq!(hint("hots list"), "help host");
+        assert_eq!(hint("vm start"), "vm start VM");
+        assert_eq!(hint("vm start web --force"), "vm start VM [--json]");
+        assert_eq!(hint("vm start ../x"), "vm start VM");
+    }
+
+    #[test]
+    fn every_line_of_help_fits_the_terminal() {
+        for line in help(&[]).lines() {
+            assert!(line.len() <= 80, "{line}");
+        }
+    }
+}

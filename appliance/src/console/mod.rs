@@ -1,0 +1,14 @@
+//! The console: one process on each terminal. It knows what can be asked ([`command`]), how answers look
+//! ([`render`]), and nothing of how anything is done.
+//!
+//! [`session`] reads lines and runs them, [`complete`] offers what may come next, [`ask`] carries a request to the
+//! control plane and shows its progress, [`attach`] joins the terminal to a guest's serial port, and [`terminal`]
+//! switches the terminal's modes.
+
+pub mod ask;
+pub mod attach;
+pub mod command;
+pub mod complete;
+pub mod render;
+pub mod session;
+pub mod terminal;

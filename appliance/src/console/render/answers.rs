@@ -1,0 +1,327 @@
+//! Which answer is shown in which shape.
+
+use model::cpu_report::CpuReport;
+use model::diagnosis::Reason;
+use model::receipt::{Receipt, Verdict};
+use model::units::Bytes;
+
+use super::record::Record;
+use super::table::Table;
+use crate::api::host::{
+    Check, ConfigDetail, DatastoreDetail, DatastoreRow, HostAnswer, HostDetail, HostRow, HostState, MigrationNicDetail,
+    MigrationRow, NicRow, PortGroupRow, VmDetail, VmRow, VmState,
+};
+
+/// The answer as one JSON value.
+pub fn json(answer: &HostAnswer) -> String {
+    // Every answer is a variant with one field; a program wants the field.
+    let value = serde_json::to_value(answer).unwrap_or_else(|error| serde_json::Value::String(error.to_string()));
+    let inner = match value {
+        serde_json::Value::Object(map) if map.len() == 1 => {
+            let (variant, inner) = map.into_iter().next().unwrap_or_default();
+            if matches!(variant.as_str(), "done" | "refused") { serde_json::json!({ variant: inner }) } else { inner }
+        }
+        other => other,
+    };
+    serde_json::to_string_pretty(&inner).unwrap_or_else(|error| error.to_string())
+}
+
+/// The answer for a person.
+pub fn text(answer: &HostAnswer) -> String {
+    match answer {
+        HostAnswer::Progress { doing, .. } => doing.clone(),
+        HostAnswer::Done(line) => line.clone(),
+        HostAnswer::Refused(refusal) => refusal.to_string(),
+        HostAnswer::Host(host) => host_text(host),
+        HostAnswer::Hosts(hosts) => hosts_text(hosts),
+        HostAnswer::Checks(checks) => checks_text(checks),
+        HostAnswer::Cpu(report) => cpu_text(report),
+        HostAnswer::Vms(vms) => vms_text(vms),
+        HostAnswer::Vm(vm) => vm_text(vm),
+        HostAnswer::Console => "attached".to_owned(),
+        HostAnswer::Migrated(receipt) | HostAnswer::Migration(receipt) => receipt_text(receipt),
+        HostAnswer::Migrations(migrations) => migrations_text(migrations),
+        HostAnswer::Datastores(datastores) => datastores_text(datastores),
+        HostAnswer::Datastore(datastore) => datastore_text(datastore),
+        HostAnswer::Nics(nics) => nics_text(nics),
+        HostAnswer::PortGroups(port_groups) => port_groups_text(port_groups),
+        HostAnswer::MigrationNic(nic) => migration_nic_text(nic),
+        HostAnswer::Log(lines) => lines.join("\n"),
+        HostAnswer::Config(config) => config_text(config),
+        HostAnswer::Names(names) => format!("{names:?}"),
+    }
+}
+
+fn or_dash<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+fn problems(reasons: &[Reason]) -> String {
+    let lines = reasons.iter().map(|Reason { cause, hint }| {
+        if hint.is_empty() { format!("\ncause: {cause}") } else { format!("\ncause: {cause}\nhint:  {hint}") }
+    });
+    lines.collect()
+}
+
+fn host_text(host: &HostDetail) -> String {
+    let memory = format!("{} of {} free for VMs", host.memory_free, host.memory);
+    Record::default()
+        .line("name", &host.name)
+        .line("identity", &host.identity)
+        .line("version", format!("Godwit {}, Linux {}", host.version, host.kernel))
+        .line("up since", format!("{} s", host.uptime_s))
+        .line("processor", format!("{} x {}", host.cpus, host.cpu))
+        .line("KVM", if host.kvm { "usable" } else { "not usable: host check tells why" })
+        .line("memory", memory)
+        .line("VMs", host.vms)
+        .each("address", &host.addresses)
+        .each("configuration error", &host.config_errors)
+        .to_string()
+}
+
+fn hosts_text(hosts: &[HostRow]) -> String {
+    let mut table =
+        Table::new(["NAME", "STATE", "SEEN", "VMS", "MEMORY", "FREE", "MIGRATION ADDRESS", "VERSION"], "no hosts");
+    for host in hosts {
+        let state = match host.state {
+            HostState::ThisHost => "this host",
+            HostState::Alive => "alive",
+            HostState::Silent => "silent",
+        };
+        table.row([
+            host.name.to_string(),
+            state.to_owned(),
+            format!("{} s", host.seen_s),
+            host.vms.to_string(),
+            host.memory.to_string(),
+            host.memory_free.to_string(),
+            or_dash(host.migration_address),
+            host.version.clone(),
+        ]);
+    }
+    table.to_string()
+}
+
+fn checks_text(checks: &[Check]) -> String {
+    let mut lines = Vec::new();
+    for check in checks {
+        let mark = if check.problems.is_empty() { "ok  " } else { "FAIL" };
+        lines.push(format!("{mark}  {}: {}{}", check.subject, check.found, problems(&check.problems)));
+    }
+    lines.join("\n")
+}
+
+fn cpu_text(report: &CpuReport) -> String {
+    let mut table = Table::new(["LEAF", "SUB", "EAX", "EBX", "ECX", "EDX"], "KVM tells nothing");
+    for leaf in &report.leaves {
+        let registers = [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx].map(|value| format!("{value:08x}"));
+        let [eax, ebx, ecx, edx] = registers;
+        table.row([format!("{:#x}", leaf.function), leaf.index.to_string(), eax, ebx, ecx, edx]);
+    }
+    let [family, model, stepping] = report.signature;
+    format!(
+        "{}\n{}, family {family}, model {model}, stepping {stepping}; TSC {} kHz\n\n{table}",
+        report.brand, report.vendor, report.tsc_khz
+    )
+}
+
+fn state_text(state: &VmState) -> String {
+    match state {
+        VmState::Stopped => "stopped".to_owned(),
+        VmState::Starting => "starting".to_owned(),
+        VmState::Running => "running here".to_owned(),
+        VmState::Paused => "paused here".to_owned(),
+        VmState::MovingOut => "moving out".to_owned(),
+        VmState::MovingIn => "moving in".to_owned(),
+        VmState::Elsewhere(host) => format!("on {host}"),
+        VmState::Orphaned(host) => format!("lost with {host}"),
+        VmState::Broken => "broken vm.toml".to_owned(),
+        VmState::Unknown => "unknown".to_owned(),
+    }
+}
+
+fn vms_text(vms: &[VmRow]) -> String {
+    let mut table =
+        Table::new(["NAME", "STATE", "CPUS", "MEMORY", "DATASTORE"], "no VMs on the datastores of this host");
+    for vm in vms {
+        let VmRow { name, datastore, state, cpus, memory } = vm;
+        table.row([name.to_string(), state_text(state), cpus.to_string(), memory.to_string(), datastore.to_string()]);
+    }
+    table.to_string()
+}
+
+fn vm_text(vm: &VmDetail) -> String {
+    let mut record = Record::default()
+        .line("name", &vm.row.name)
+        .line("state", state_text(&vm.row.state))
+        .line("datastore", &vm.row.datastore)
+        .line("lease", format!("epoch {}, held by {}", vm.epoch, vm.holder.as_ref().map_or("nobody", |h| h.as_str())))
+        .some("monitor", vm.pid.map(|pid| format!("process {pid}, {} ms of vCPU time", vm.cpu_us / 1000)))
+        .some("last end here", vm.last_end.as_ref())
+        .each("configuration error", &vm.config_errors);
+    if let Some(config) = &vm.config {
+        let nics = config.nics.iter().map(|nic| format!("{} on port group {}", or_dash(nic.mac), nic.port_group));
+        record = record
+            .line("vCPUs", format!("{}, {}", config.cpus, config.cpu_baseline))
+            .line("memory", config.memory)
+            .line("kernel", &config.boot.kernel)
+            .some("initrd", config.boot.initrd.as_ref())
+            .line("command line", &config.boot.cmdline)
+            .each("disk", config.disks.iter().map(|disk| &disk.file))
+            .each("NIC", nics)
+            .line(
+                "migration",
+                format!("stun at most {} ms, verify {}", config.migration.stun_ms_max, config.migration.verify),
+            );
+    }
+    record.to_string()
+}
+
+fn ms(us: u64) -> String {
+    format!("{}.{:03} ms", us / 1000, us % 1000)
+}
+
+fn receipt_text(receipt: &Receipt) -> String {
+    let Receipt { vm, source, destination, .. } = receipt;
+    let outcome = match receipt.verdict {
+        Verdict::Moved => format!("{vm} moved from {source} to {destination}, where it runs now"),
+        Verdict::Failed => format!("{vm} was not moved: {}", receipt.reason),
+        Verdict::Cancelled => format!("the move of {vm} was given up: {}", receipt.reason),
+    };
+    let stun = &receipt.stun;
+    let pieces = [
+        ("stop", stun.stop_us),
+        ("last pages", stun.last_pages_us),
+        ("state", stun.state_us),
+        ("verify", stun.verify_us),
+        ("lease", stun.lease_us),
+        ("resume", stun.resume_us),
+        ("announce", stun.announce_us),
+    ];
+    let audit = &receipt.audit;
+    let audit = if audit.done {
+        let verdict = if audit.different_pages == 0 { "all alike" } else { "ALARM: the memory differs" };
+        let (compared, different) = (audit.compared_pages, audit.different_pages);
+        format!("{verdict}; {compared} pages compared, {different} differ, {} rewritten since", audit.rewritten_pages)
+    } else {
+        "not made".to_owned()
+    };
+    let rounds = receipt.rounds.iter().enumerate().map(|(n, round)| {
+        format!(
+            "{}: {} pages ({} zero), {} in {}",
+            n + 1,
+            round.pages,
+            round.zero_pages,
+            Bytes(round.bytes),
+            ms(round.us)
+        )
+    });
+    Record::default()
+        .line("migration", &receipt.id)
+        .line("outcome", outcome)
+        .line("epoch", receipt.epoch)
+        .line("total", ms(receipt.total_us))
+        .line("memory", Bytes(receipt.memory_bytes))
+        .line("sent", format!("{}, {} zero pages", Bytes(receipt.sent_bytes), receipt.zero_pages))
+        .line("throughput", format!("{}/s", Bytes(receipt.throughput_bytes_per_s)))
+        .line("dirty rate", format!("{} pages/s", receipt.dirty_pages_per_s))
+        .line("stun", format!("{} (predicted {})", ms(stun.total_us), ms(receipt.predicted_stun_us)))
+        .each("  of it", pieces.map(|(name, us)| format!("{name:10}  {}", ms(us))))
+        .line("clock step", format!("{} us", receipt.clock_step_us))
+        .line("audit", audit)
+        .each("round", rounds)
+        .each("phase", receipt.phases.iter().map(|phase| format!("{:12}  {}", phase.name, ms(phase.us))))
+        .to_string()
+}
+
+fn migrations_text(migrations: &[MigrationRow]) -> String {
+    let mut table = Table::new(["ID", "VM", "FROM", "TO", "STATE", "DONE"], "no migrations");
+    for row in migrations {
+        table.row([
+            row.id.clone(),
+            row.vm.to_string(),
+            row.source.to_string(),
+            row.destination.to_string(),
+            row.state.clone(),
+            row.thousandths.map_or_else(|| "-".to_owned(), |done| format!("{} %", done / 10)),
+        ]);
+    }
+    table.to_string()
+}
+
+fn datastores_text(datastores: &[DatastoreRow]) -> String {
+    let mut table = Table::new(["NAME", "KIND", "STATE", "SIZE", "FREE", "PLACE"], "no datastores are configured");
+    for row in datastores {
+        let (size, free) = (row.size.to_string(), row.free.to_string());
+        table.row([row.name.to_string(), row.kind.clone(), row.state.clone(), size, free, row.place.clone()]);
+    }
+    table.to_string()
+}
+
+fn datastore_text(datastore: &DatastoreDetail) -> String {
+    let row = &datastore.row;
+    let record = Record::default()
+        .line("name", &row.name)
+        .line("kind", &row.kind)
+        .line("place", &row.place)
+        .line("state", &row.state)
+        .line("room", format!("{} of {} free", row.free, row.size))
+        .line("host lease", &datastore.lease)
+        .each("VM", &datastore.vms);
+    format!("{record}{}", problems(&datastore.problems))
+}
+
+fn nics_text(nics: &[NicRow]) -> String {
+    let mut table = Table::new(["NAME", "MAC", "PCI", "DRIVER", "LINK", "MBIT/S", "MTU", "USED BY"], "no NICs");
+    for nic in nics {
+        table.row([
+            nic.name.clone(),
+            or_dash(nic.mac),
+            or_dash(nic.pci.as_ref()),
+            or_dash(nic.driver.as_ref()),
+            if nic.link { "up" } else { "down" }.to_owned(),
+            or_dash(nic.speed_mbits),
+            nic.mtu.to_string(),
+            or_dash(nic.used_by.as_ref()),
+        ]);
+    }
+    table.to_string()
+}
+
+fn port_groups_text(port_groups: &[PortGroupRow]) -> String {
+    let mut table = Table::new(["LABEL", "VSWITCH", "VLAN", "UPLINK", "VMS"], "no port groups are configured");
+    for row in port_groups {
+        let vms: Vec<&str> = row.vms.iter().map(|vm| vm.as_str()).collect();
+        let (vlan, uplink) = (or_dash(row.vlan), or_dash(row.uplink.as_ref()));
+        table.row([row.name.to_string(), row.vswitch.to_string(), vlan, uplink, vms.join(" ")]);
+    }
+    table.to_string()
+}
+
+fn migration_nic_text(nic: &MigrationNicDetail) -> String {
+    if nic.nic.is_empty() {
+        return format!("no migration NIC is in use{}", problems(&nic.problems));
+    }
+    let record = Record::default()
+        .line("NIC", &nic.nic)
+        .some("MAC", nic.mac)
+        .line("address", &nic.address)
+        .line("UDP port", nic.port)
+        .line("link", if nic.link { "up" } else { "down" })
+        .some("speed", nic.speed_mbits.map(|speed| format!("{speed} Mbit/s")))
+        .line("MTU", nic.mtu)
+        .line("public key", &nic.public_key)
+        .line("frames", format!("{} out, {} in, {} dropped", nic.frames_out, nic.frames_in, nic.drops));
+    format!("{record}{}", problems(&nic.problems))
+}
+
+fn config_text(config: &ConfigDetail) -> String {
+    let mut text = Record::default().each("layer", &config.layers).each("error", &config.errors).to_string();
+    if let Some(config) = &config.config {
+        match toml::to_string(config) {
+            Ok(toml) => text.push_str(&format!("\n\n{}", toml.trim_end())),
+            Err(error) => text.push_str(&format!("\n\nthe configuration cannot be shown: {error}")),
+        }
+    }
+    text
+}

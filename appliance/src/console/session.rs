@@ -1,0 +1,107 @@
+//! Reads lines from the terminal and runs them, for ever.
+
+use std::path::PathBuf;
+
+use rustyline::error::ReadlineError;
+use rustyline::history::MemHistory;
+use rustyline::{CompletionType, Config, Editor};
+
+use crate::api::host::{HostAnswer, HostRequest};
+use crate::api::paths::RunDir;
+use crate::console::ask::{Progress, ask};
+use crate::console::attach::{Left, attach};
+use crate::console::command::{Line, help, parse};
+use crate::console::complete::Completion;
+use crate::console::render;
+
+/// How a command ended, as `cargo lab exec` and scripts see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Status {
+    Done = 0,
+    Refused = 1,
+    NotUnderstood = 2,
+}
+
+/// Runs the console on standard input and output until the terminal ends.
+///
+/// # Errors
+/// The terminal cannot be used.
+pub fn run(run_dir: &RunDir) -> rustyline::Result<()> {
+    let socket = run_dir.socket("host");
+    let config = Config::builder().completion_type(CompletionType::List).bracketed_paste(false).build();
+    let history = MemHistory::with_config(&config);
+    let mut editor = Editor::<Completion, MemHistory>::with_history(config, history)?;
+    editor.set_helper(Some(Completion::new(socket.clone())));
+    let session = Session { socket };
+    println!("Godwit {}. Type help for the commands.", env!("CARGO_PKG_VERSION"));
+    loop {
+        match editor.readline(&session.prompt()) {
+            Ok(line) => match line.strip_prefix("@exec ").and_then(|rest| rest.split_once(' ')) {
+                Some((token, command)) => session.run_for_program(token, command),
+                None => {
+                    editor.add_history_entry(&line)?;
+                    session.run_line(&line, Progress::Shown);
+                }
+            },
+            Err(ReadlineError::Interrupted) => {}
+            Err(ReadlineError::Eof) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+struct Session {
+    socket: PathBuf,
+}
+
+impl Session {
+    fn prompt(&self) -> String {
+        format!("{}> ", rustix::system::uname().nodename().to_string_lossy())
+    }
+
+    /// Runs a command between two marks that a program at the other end of the line can tell from everything else.
+    fn run_for_program(&self, token: &str, command: &str) {
+        println!("@begin {token}");
+        let status = self.run_line(command, Progress::Hidden);
+        println!("@end {token} {}", status as u8);
+    }
+
+    fn run_line(&self, line: &str, progress: Progress) -> Status {
+        match parse(line) {
+            Ok(Line::Empty) => Status::Done,
+            Ok(Line::Help(topic)) => {
+                println!("{}", help(&topic));
+                Status::Done
+            }
+            Ok(Line::Ask(request, json)) => self.run_request(&request, json, progress),
+            Err(refusal) => {
+                println!("{refusal}");
+                Status::NotUnderstood
+            }
+        }
+    }
+
+    fn run_request(&self, request: &HostRequest, json: bool, progress: Progress) -> Status {
+        let (answer, descriptors) = match ask(&self.socket, request, progress) {
+            Ok(answered) => answered,
+            Err(refusal) => (HostAnswer::Refused(refusal), Vec::new()),
+        };
+        let status = match &answer {
+            HostAnswer::Refused(_) => Status::Refused,
+            HostAnswer::Checks(checks) if checks.iter().any(|check| !check.problems.is_empty()) => Status::Refused,
+            _ => Status::Done,
+        };
+        if let (HostAnswer::Console, Some(monitor)) = (&answer, descriptors.into_iter().next()) {
+            println!("Attached. Ctrl-] leaves.");
+            match attach(monitor) {
+                Ok(Left::ByKey) => println!("\nDetached."),
+                Ok(Left::GuestEnded) => println!("\nThe VM ended here, or moved: vm list tells where it is."),
+                Err(error) => println!("\nerror: the VM's console failed: {error}"),
+            }
+            return status;
+        }
+        println!("{}", if json { render::json(&answer) } else { render::text(&answer) });
+        status
+    }
+}
