@@ -1,9 +1,12 @@
 //! What roles say to each other: typed messages on unix sockets, and nothing else that they know of one another.
 //!
 //! [`channel`] carries messages and descriptors; [`paths`] says where each role listens; [`vmm`] is how a VM's
-//! monitor is driven; [`host`] is what the console asks the control plane.
+//! monitor is driven; [`lease`] is the right to run a VM; [`migrate`] is how VMs are moved; [`host`] is what the
+//! console asks the control plane.
 
 pub mod channel;
 pub mod host;
+pub mod lease;
+pub mod migrate;
 pub mod paths;
 pub mod vmm;

@@ -241,7 +241,7 @@ pub fn help(topic: &[String]) -> String {
     for command in &commands {
         text.push_str(&format!("{:width$}  {}\n", command.usage(), command.about));
     }
-    text.push_str("\nEvery command takes --json. Tab completes, Ctrl-C gives up what a command waits for.");
+    text.push_str("\nEvery command takes --json. Tab completes; Ctrl-C gives up what is waited for.");
     text
 }
 

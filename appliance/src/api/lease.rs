@@ -1,0 +1,159 @@
+//! What is asked of the lease role: the right to run VMs, on each datastore. A connection carries one request at a
+//! time; one that watches carries events only. DESIGN.md, section 7.
+
+use model::names::{DatastoreName, HostName, VmName};
+use serde::{Deserialize, Serialize};
+
+/// A VM on a datastore.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct VmOnDatastore {
+    /// The datastore.
+    pub datastore: DatastoreName,
+    /// The VM.
+    pub vm: VmName,
+}
+
+/// One request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LeaseRequest {
+    /// Begins to renew this host's lease on a datastore, in a new or the existing area. Answered when the first
+    /// renewal is durable. Asked again with the same values it answers at once.
+    Open {
+        /// The datastore.
+        datastore: DatastoreName,
+        /// The file or block device of its lease area.
+        area: String,
+        /// This host's random identity.
+        host: [u8; 16],
+        /// This host's name, which others show.
+        name: HostName,
+    },
+    /// Gives the host lease on a datastore up; refused while VMs are held there.
+    Close(DatastoreName),
+    /// Takes the lease of a VM that nobody holds, or whose holder's host lease has expired.
+    Acquire(VmOnDatastore),
+    /// Registers the VM's monitor, which is killed when the host lease is lost. Must come before the VM runs.
+    /// Beside it: a pidfd.
+    Guard(VmOnDatastore),
+    /// Gives the lease of a VM that does not run any more up.
+    GiveUp(VmOnDatastore),
+    /// Who holds a VM.
+    Query(VmOnDatastore),
+    /// Who holds each VM of a datastore.
+    List(DatastoreName),
+    /// The hosts of a datastore and whether they live.
+    Hosts(DatastoreName),
+    /// How this host's own leases are.
+    Status,
+    /// The destination of a move, in pre-copy: phase 1 of the next epoch.
+    Prepare {
+        /// The VM.
+        vm: VmOnDatastore,
+        /// The source's identity, which must hold it now.
+        source: [u8; 16],
+    },
+    /// The destination, in the stun: phase 2 of the epoch that was prepared. The commit.
+    Commit(VmOnDatastore),
+    /// Source or destination, when the outcome of the commit is unknown: learns the decision of the epoch after
+    /// `epoch`, or wins it for this host at a higher ballot.
+    Resolve {
+        /// The VM.
+        vm: VmOnDatastore,
+        /// The epoch that the source held.
+        epoch: u64,
+    },
+    /// From now on events are sent on this connection.
+    Watch,
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LeaseAnswer {
+    /// Done.
+    Done,
+    /// This host holds the VM.
+    Held {
+        /// In this epoch.
+        epoch: u64,
+    },
+    /// Another host holds the VM, or won the epoch.
+    HeldBy(Holder),
+    /// To `Prepare`.
+    Prepared {
+        /// The epoch that `Commit` will try to win.
+        epoch: u64,
+    },
+    /// To `Query`: `None` if nobody holds it.
+    Holder(Option<Holder>),
+    /// To `List`.
+    Holders(Vec<(VmName, Holder)>),
+    /// To `Hosts`.
+    Hosts(Vec<HostLease>),
+    /// To `Status`.
+    Status(Vec<DatastoreLease>),
+    /// Not done, nothing is known to have changed, and why.
+    Failed(String),
+    /// The datastore did not answer in time: what was asked may or may not have happened.
+    Unknown(String),
+    /// On a connection that watches.
+    Event(LeaseEvent),
+}
+
+/// Who holds a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The host's identity.
+    pub host: [u8; 16],
+    /// Its name.
+    pub name: HostName,
+    /// Boot of that host under which it was taken.
+    pub generation: u64,
+    /// The epoch.
+    pub epoch: u64,
+    /// Whether that host, in that generation, renews its lease.
+    pub alive: bool,
+    /// It is this host, in this generation.
+    pub own: bool,
+}
+
+/// A host's lease as this host sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostLease {
+    /// Its identity.
+    pub host: [u8; 16],
+    /// Its name.
+    pub name: HostName,
+    /// Its boot.
+    pub generation: u64,
+    /// Whether it renews its lease.
+    pub alive: bool,
+    /// Milliseconds since its lease was last seen to change.
+    pub silent_ms: u64,
+}
+
+/// This host's own lease on a datastore.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatastoreLease {
+    /// The datastore.
+    pub datastore: DatastoreName,
+    /// Whether it is held.
+    pub held: bool,
+    /// Milliseconds since the start of its last renewal.
+    pub renewed_ms: u64,
+    /// What hinders it, empty where nothing does.
+    pub trouble: String,
+}
+
+/// What happened to leases.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LeaseEvent {
+    /// The host lease on a datastore was lost; the monitors of these VMs were killed.
+    Fenced {
+        /// The datastore.
+        datastore: DatastoreName,
+        /// The VMs.
+        vms: Vec<VmName>,
+    },
+    /// The host lease on a datastore is held (again).
+    Held(DatastoreName),
+}

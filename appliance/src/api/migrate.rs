@@ -1,0 +1,161 @@
+//! What the control plane and the migration engine say to each other. One connection, messages both ways.
+
+use std::net::IpAddr;
+
+use model::cpu_report::CpuReport;
+use model::diagnosis::{Diagnosis, Reason};
+use model::host_config::MigrationNic;
+use model::names::{DatastoreName, HostName, PortGroupName, VmName};
+use model::receipt::Receipt;
+use serde::{Deserialize, Serialize};
+use vmm::machine::spec::MachineSpec;
+
+use crate::api::host::MigrationNicDetail;
+
+/// Identity of a migration, shown as 16 hex digits.
+pub type MigrationId = u64;
+
+/// What the control plane says to the migration engine.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum ToMigrate {
+    /// Brings the migration stack up, or changes what it knows of its own host. Comes first.
+    Configure(Box<Own>),
+    /// The hosts that may connect, all of them; what is not in this list is refused.
+    Peers(Vec<Peer>),
+    /// Moves a VM away. Beside it: a connection to its monitor (`api::vmm`) and the memfd of its memory.
+    Start(Box<Outgoing>),
+    /// Gives a migration up.
+    Cancel(MigrationId),
+    /// To `Incoming`: the VM is built and waits. Beside it: a connection to its monitor, which was sent `Build`, and
+    /// the memfd of its memory.
+    Accept(MigrationId),
+    /// To `Incoming`: it cannot come here, every reason.
+    Refuse(MigrationId, Vec<Reason>),
+    /// To `OpenDisks`.
+    DisksOpen(MigrationId, Result<(), String>),
+    /// Asks for `Nic`.
+    Nic,
+}
+
+/// What the migration engine says to the control plane.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum FromMigrate {
+    /// The stack is up, or why not.
+    Configured(Result<(), String>),
+    /// The state of the migration NIC.
+    Nic(Box<MigrationNicDetail>),
+    /// A peer wants to move a VM to here.
+    Incoming(Box<Incoming>),
+    /// How far a migration is.
+    Progress(MigrationProgress),
+    /// At the destination, after the commit: this host runs the VM now. Its disks are to be opened for writing and
+    /// attached, its taps plugged in; then `DisksOpen`.
+    OpenDisks(MigrationId),
+    /// At the destination: the VM runs; its port groups are to be told (RARP).
+    Resumed(MigrationId),
+    /// At the source: the VM runs elsewhere; its monitor here may end.
+    Release(MigrationId),
+    /// A migration ended, on either host.
+    Ended(Box<Ended>),
+}
+
+/// What the migration engine has to know of its own host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Own {
+    /// The host's name.
+    pub name: HostName,
+    /// Its identity.
+    pub identity: [u8; 16],
+    /// The migration NIC.
+    pub nic: MigrationNic,
+    /// What its processor can show.
+    pub cpu: CpuReport,
+}
+
+/// A host that may connect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its name.
+    pub name: HostName,
+    /// Its identity.
+    pub identity: [u8; 16],
+    /// Its address in the migration network.
+    pub address: IpAddr,
+    /// Its UDP port.
+    pub port: u16,
+    /// Its public key (Ed25519, RFC 8410 SubjectPublicKeyInfo or the raw 32 bytes: see `netstack`).
+    pub public_key: Vec<u8>,
+}
+
+/// A VM that is to be moved away.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Outgoing {
+    /// Identity of the migration, random.
+    pub id: MigrationId,
+    /// The VM, as the destination has to know it.
+    pub vm: VmToMove,
+    /// Where to.
+    pub destination: HostName,
+    /// Only the checks.
+    pub check_only: bool,
+}
+
+/// A VM as both hosts of a migration have to know it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VmToMove {
+    /// Its name.
+    pub name: VmName,
+    /// Its datastore.
+    pub datastore: DatastoreName,
+    /// Its vm.toml.
+    pub config: String,
+    /// Its machine.
+    pub spec: MachineSpec,
+    /// Labels and VLANs of the port groups of its NICs.
+    pub port_groups: Vec<(PortGroupName, Option<u16>)>,
+    /// The epoch in which the source holds it.
+    pub epoch: u64,
+    /// The vCPUs do not run: it arrives paused.
+    pub paused: bool,
+}
+
+/// A VM that a peer wants to move to here. The control plane looks whether it can come, builds it and accepts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Incoming {
+    /// Identity of the migration.
+    pub id: MigrationId,
+    /// The VM.
+    pub vm: VmToMove,
+    /// Where it runs.
+    pub source: HostName,
+    /// Only the checks: nothing is to be built; `Accept` comes without descriptors.
+    pub check_only: bool,
+}
+
+/// How far a migration is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MigrationProgress {
+    /// Identity of the migration.
+    pub id: MigrationId,
+    /// The phase (DESIGN.md, section 9), with what a person wants to know of it: `pre-copy round 2`.
+    pub phase: String,
+    /// Thousandths of the memory that are there.
+    pub thousandths: Option<u16>,
+    /// Predicted stun, microseconds.
+    pub predicted_stun_us: Option<u64>,
+}
+
+/// How a migration ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ended {
+    /// Identity of the migration.
+    pub id: MigrationId,
+    /// This host runs the VM now.
+    pub runs_here: bool,
+    /// The epoch in which this host holds it, if it runs here.
+    pub epoch: u64,
+    /// The receipt; at the source only, and not of a check.
+    pub receipt: Option<Receipt>,
+    /// Why it was not moved.
+    pub failure: Option<Diagnosis>,
+}
