@@ -1,7 +1,7 @@
 //! The steps of a build, in order.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::child::Child;
 use crate::error::{Doing, LabError, Result};
@@ -15,8 +15,6 @@ const TARGET: &str = "x86_64-unknown-linux-musl";
 /// The files of a built image.
 #[derive(Debug, Clone)]
 pub struct Image {
-    /// The kernel's release.
-    pub release: String,
     /// The kernel, to boot a host without a boot loader.
     pub kernel: PathBuf,
     /// Its initramfs.
@@ -25,17 +23,20 @@ pub struct Image {
     pub iso: PathBuf,
 }
 
+impl Image {
+    /// The files of this tree's image, built or not.
+    pub fn of(home: &Home) -> Self {
+        let folder = home.image();
+        Self { kernel: folder.join("vmlinuz"), initramfs: folder.join("initramfs"), iso: folder.join("godwit.iso") }
+    }
+}
+
 /// Builds what is not up to date, prints the sizes and checks them.
 pub fn build(home: &Home) -> Result<Image> {
     let recipe = Recipe::read(&home.source)?;
     let binary = build_binary(home)?;
     let package = kernel::fetch(home, Flavour::Generic)?;
-    let image = Image {
-        release: package.release.clone(),
-        kernel: home.image().join("vmlinuz"),
-        initramfs: home.image().join("initramfs"),
-        iso: home.image().join("godwit.iso"),
-    };
+    let image = Image::of(home);
     if !image.kernel.exists() || size_differs(&package.vmlinuz, &image.kernel) {
         fs::copy(&package.vmlinuz, &image.kernel).at("copying", &package.vmlinuz)?;
     }
@@ -43,7 +44,7 @@ pub fn build(home: &Home) -> Result<Image> {
     let appliance = initramfs::pack_appliance(home, &binary)?;
     initramfs::join(&[&modules, &appliance], &image.initramfs)?;
     iso::make(home, &image.kernel, &image.initramfs, &image.iso)?;
-    println!("image: Linux {}", image.release);
+    println!("image: Linux {}", package.release);
     budget::check("binary", &binary, recipe.budget.binary)?;
     budget::show("kernel", &image.kernel)?;
     budget::show("initramfs", &image.initramfs)?;
@@ -63,7 +64,7 @@ fn build_binary(home: &Home) -> Result<PathBuf> {
     Ok(home.target.join(TARGET).join("release/godwit"))
 }
 
-fn size_differs(left: &std::path::Path, right: &std::path::Path) -> bool {
+fn size_differs(left: &Path, right: &Path) -> bool {
     let size = |path| fs::metadata(path).map(|about| about.len()).ok();
     size(left) != size(right)
 }

@@ -1,6 +1,7 @@
 //! Installs what is missing on Debian 12 or 13.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
@@ -10,6 +11,8 @@ use crate::child::Child;
 use crate::error::{Doing, LabError, Result};
 
 const SOURCES: &str = "/etc/apt/sources.list.d";
+/// What Debian's packages ask before they start a service (Debian policy, invoke-rc.d).
+const SERVICE_POLICY: &str = "/usr/sbin/policy-rc.d";
 const BACKPORTS_FILE: &str = "/etc/apt/sources.list.d/godwit-backports.sources";
 
 /// Makes sure that everything for these purposes is there: installs what is missing and says what, or says why it cannot
@@ -63,6 +66,7 @@ fn install(missing: &[&Need]) -> Result<()> {
     println!("setup: installing {}", names.join(", "));
     ensure_backports()?;
     apt(&["update"]).run()?;
+    let _quiet = NoServices::while_installing()?;
     let backports = backports_suite();
     let (newer, plain): (Vec<&Need>, Vec<&Need>) =
         missing.iter().copied().partition(|need| need.from_backports && backports.is_some());
@@ -77,6 +81,32 @@ fn install(missing: &[&Need]) -> Result<()> {
         needs.iter().fold(install, |install, need| install.arg(need.package)).run()?;
     }
     Ok(())
+}
+
+/// Debian starts a service when its package is installed (an NFS server on the machine's own port, here); while this lives
+/// it does not: the policy file that Debian's packages ask says no.
+struct NoServices {
+    written: bool,
+}
+
+impl NoServices {
+    fn while_installing() -> Result<Self> {
+        let path = Path::new(SERVICE_POLICY);
+        if path.exists() {
+            return Ok(Self { written: false });
+        }
+        fs::write(path, "#!/bin/sh\nexit 101\n").at("writing", path)?;
+        fs::set_permissions(path, Permissions::from_mode(0o755)).at("writing", path)?;
+        Ok(Self { written: true })
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.written {
+            let _ = fs::remove_file(SERVICE_POLICY);
+        }
+    }
 }
 
 /// An apt-get that waits for another one and asks nothing.

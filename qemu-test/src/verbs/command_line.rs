@@ -1,12 +1,14 @@
 //! The verbs and their words.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
 use crate::error::Result;
 use crate::home::Home;
-use crate::verbs::image;
+use crate::verbs::fault::Fault;
+use crate::verbs::{console, down, exec, fault, image, status, up};
 
 /// Boots real Godwit images in QEMU, drives their consoles and injects faults.
 #[derive(Debug, Parser)]
@@ -20,6 +22,45 @@ pub struct CommandLine {
 enum Verb {
     /// Make the bootable image (target/lab/image/godwit.iso) and check its sizes
     Image,
+    /// Boot hosts with a shared NFS datastore that holds the example VMs, and leave them running
+    Up {
+        /// How many: host-a, host-b, ...
+        #[arg(long, default_value_t = 2)]
+        hosts: u8,
+        /// Memory of each host in MiB
+        #[arg(long, default_value_t = 1536)]
+        memory_mib: u32,
+        /// A further word for the kernel's command line of each host, as godwit.log_level=debug
+        #[arg(long = "word")]
+        words: Vec<String>,
+    },
+    /// Say what is up
+    Status,
+    /// End everything that `up` started
+    Down,
+    /// Type one command on a host's console, print what it prints, end with its status
+    Exec {
+        /// Which host
+        host: String,
+        /// The longest that the command may take, in seconds
+        #[arg(long, default_value_t = 600)]
+        within: u64,
+        /// The command, after --
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Sit down at a host's serial line (Ctrl-] leaves)
+    Console {
+        /// Which host
+        host: String,
+    },
+    /// Break something
+    Fault {
+        /// Which host
+        host: String,
+        #[command(subcommand)]
+        fault: Fault,
+    },
 }
 
 impl CommandLine {
@@ -28,6 +69,12 @@ impl CommandLine {
         let home = Home::open()?;
         match self.verb {
             Verb::Image => image::run(&home),
+            Verb::Up { hosts, memory_mib, words } => up::run(&home, hosts, memory_mib, &words),
+            Verb::Status => status::run(&home),
+            Verb::Down => down::run(&home),
+            Verb::Exec { host, within, command } => exec::run(&home, &host, &command, Duration::from_secs(within)),
+            Verb::Console { host } => console::run(&home, &host),
+            Verb::Fault { host, fault } => fault::run(&home, &host, &fault),
         }
     }
 }

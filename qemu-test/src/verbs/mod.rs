@@ -1,6 +1,12 @@
 //! What a person can ask of the lab: one file a verb, one line each in `command_line`.
 
 mod command_line;
+mod console;
+mod down;
+mod exec;
+mod fault;
 mod image;
+mod status;
+mod up;
 
 pub use command_line::CommandLine;

@@ -1,0 +1,165 @@
+//! Hosts, wires and servers that are up together and stay up between commands. No daemon keeps them: the state file says
+//! what was started, the processes are found by their pid files.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::console::{Answer, SerialLine};
+use crate::error::{Doing, LabError, Result};
+use crate::home::Home;
+use crate::image::Image;
+use crate::machine::{Accelerator, BootOutcome, HostSpec, Machine, start_hosts};
+use crate::servers::Ganesha;
+use crate::wire::Wires;
+
+/// The most hosts of a fleet: names are single letters, and each takes 1.5 GiB.
+pub const HOSTS_MAX: u8 = 16;
+/// From init's first line to a console that answers.
+const CONSOLE_BOUND: Duration = Duration::from_secs(120);
+
+/// What the state file remembers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct State {
+    accelerator: Accelerator,
+    hosts: Vec<HostSpec>,
+    /// Restarts of hung boots since the fleet came up.
+    restarts: u32,
+}
+
+/// The fleet of this tree.
+pub struct Fleet {
+    run: PathBuf,
+    image: Image,
+    wires: Wires,
+    state: State,
+}
+
+/// A fleet that is up, or how to get one.
+pub fn running(home: &Home) -> Result<Fleet> {
+    Fleet::open(home)?.ok_or_else(|| LabError::Missing { what: "no hosts are up".into(), hint: "cargo lab up".into() })
+}
+
+impl Fleet {
+    /// The fleet that is up, if one is.
+    pub fn open(home: &Home) -> Result<Option<Self>> {
+        let path = home.run().join("fleet.json");
+        let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
+        let state =
+            serde_json::from_str(&text).map_err(|error| LabError::Input(format!("{}: {error}", path.display())))?;
+        Ok(Some(Self { run: home.run(), image: Image::of(home), wires: Wires::of(&home.tag()), state }))
+    }
+
+    /// Lays the wires, starts the servers and boots these hosts. `prepare` puts things on the datastore first.
+    pub fn up(home: &Home, hosts: Vec<HostSpec>, prepare: impl FnOnce(&std::path::Path) -> Result<()>) -> Result<Self> {
+        let (accelerator, why) = Accelerator::choose();
+        println!("lab: {why}");
+        let wires = Wires::of(&home.tag());
+        let state = State { accelerator, hosts, restarts: 0 };
+        let mut fleet = Self { run: home.run(), image: Image::of(home), wires, state };
+        fleet.save()?;
+        let datastore = fleet.datastore();
+        fs::create_dir_all(&datastore).at("creating", &datastore)?;
+        prepare(&datastore)?;
+        fleet.wires.lay()?;
+        fleet.server().start(&fleet.wires, &datastore)?;
+        for host in &fleet.state.hosts {
+            fleet.wires.plug(&host.name)?;
+        }
+        let machines = fleet.machines();
+        fleet.boot(&machines)?;
+        Ok(fleet)
+    }
+
+    /// Ends everything and removes the namespace. Logs and the datastore stay until the next `up`.
+    pub fn down(home: &Home) -> Result<bool> {
+        let Some(fleet) = Self::open(home)? else { return Ok(false) };
+        for machine in fleet.machines() {
+            machine.process().kill()?;
+        }
+        fleet.server().kill()?;
+        fleet.wires.remove()?;
+        let path = fleet.state_file();
+        fs::remove_file(&path).at("removing", &path)?;
+        Ok(true)
+    }
+
+    /// The hosts' machines.
+    pub fn machines(&self) -> Vec<Machine> {
+        self.state.hosts.iter().map(|spec| Machine::of(spec.clone(), &self.run)).collect()
+    }
+
+    /// One host's machine.
+    pub fn machine(&self, name: &str) -> Result<Machine> {
+        let spec = self.state.hosts.iter().find(|spec| spec.name == name).ok_or_else(|| {
+            let names: Vec<&str> = self.state.hosts.iter().map(|spec| spec.name.as_str()).collect();
+            LabError::Input(format!("there is no host {name}; there are {}", names.join(", ")))
+        })?;
+        Ok(Machine::of(spec.clone(), &self.run))
+    }
+
+    /// Boots machines that do not run, and waits for their consoles.
+    pub fn boot(&mut self, machines: &[Machine]) -> Result<()> {
+        let start = Instant::now();
+        let outcomes = start_hosts(machines, &self.wires, self.state.accelerator, &self.image)?;
+        self.state.restarts += outcomes.iter().filter(|outcome| **outcome == BootOutcome::Restarted).count() as u32;
+        self.save()?;
+        for machine in machines {
+            SerialLine::open(machine)?.wait_until_ready(CONSOLE_BOUND)?;
+        }
+        println!(
+            "lab: {} host(s) at their consoles after {:.1} s; boots of this fleet that hung in the emulator and were \
+             started once more: {}",
+            machines.len(),
+            start.elapsed().as_secs_f64(),
+            self.state.restarts
+        );
+        Ok(())
+    }
+
+    /// Types one command on a host's console.
+    pub fn exec(&self, host: &str, command: &str, bound: Duration) -> Result<Answer> {
+        SerialLine::open(&self.machine(host)?)?.exec_within(command, bound)
+    }
+
+    /// The wires.
+    pub fn wires(&self) -> &Wires {
+        &self.wires
+    }
+
+    /// The NFS server.
+    pub fn server(&self) -> Ganesha {
+        Ganesha::of(self.run.join("ganesha"))
+    }
+
+    /// The datastore's folder on this machine.
+    pub fn datastore(&self) -> PathBuf {
+        self.run.join("datastore")
+    }
+
+    /// What the hosts run on.
+    pub fn accelerator(&self) -> Accelerator {
+        self.state.accelerator
+    }
+
+    fn state_file(&self) -> PathBuf {
+        self.run.join("fleet.json")
+    }
+
+    fn save(&self) -> Result<()> {
+        let path = self.state_file();
+        let text = serde_json::to_string_pretty(&self.state).map_err(|error| LabError::Input(error.to_string()))?;
+        fs::write(&path, text).at("writing", &path)
+    }
+}
+
+/// Takes the fleet for a change (up, down, boot): a second command waits until the first is done.
+pub fn hold(home: &Home) -> Result<File> {
+    let path = home.root.join("fleet.lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path).at("opening", &path)?;
+    flock(&file, FlockOperation::LockExclusive).at("locking", &path)?;
+    Ok(file)
+}

@@ -1,0 +1,15 @@
+//! A host: one QEMU that boots the image.
+//!
+//! `choice` finds out what the hosts can run on, `spec` says what a host is, `command` makes QEMU's command line of it,
+//! `boot` starts it and tells a boot that hung in the emulator from one that the product failed, `qmp` is QEMU's control
+//! socket.
+
+mod boot;
+mod choice;
+mod command;
+mod qmp;
+mod spec;
+
+pub use boot::{BootOutcome, start_hosts};
+pub use choice::Accelerator;
+pub use spec::{Firmware, HostSpec, Machine, Medium, StartFrom};

@@ -1,0 +1,154 @@
+//! What a host is, and where its files lie.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::process::Background;
+use crate::servers::Ganesha;
+use crate::wire::Wire;
+
+/// A host's machine and what it boots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostSpec {
+    /// `host-a`, `host-b`, ...
+    pub name: String,
+    /// From 1; its addresses follow from it.
+    pub number: u8,
+    /// CPUs.
+    pub cpus: u8,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// What it boots.
+    pub start_from: StartFrom,
+    /// Further words for the kernel's command line (only when it starts from the kernel directly).
+    pub words: Vec<String>,
+    /// A disk image with a configuration on it (label GODWIT).
+    pub config_drive: Option<PathBuf>,
+}
+
+/// What a host boots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StartFrom {
+    /// Kernel and initramfs, handed over by QEMU: seconds faster, and the configuration goes on the command line.
+    Kernel,
+    /// The ISO, by firmware.
+    Iso(Firmware, Medium),
+}
+
+/// Which firmware.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Firmware {
+    /// SeaBIOS.
+    Bios,
+    /// OVMF.
+    Uefi,
+}
+
+/// As what the ISO is plugged in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Medium {
+    /// A CD on AHCI.
+    Cd,
+    /// A USB stick on xHCI.
+    Usb,
+}
+
+impl HostSpec {
+    /// Host number `number` (1 is `host-a`) with the lab's usual machine: 2 CPUs, 1.5 GiB.
+    pub fn usual(number: u8) -> Self {
+        let letter = char::from(b'a' + number - 1);
+        Self {
+            name: format!("host-{letter}"),
+            number,
+            cpus: 2,
+            memory_mib: 1536,
+            start_from: StartFrom::Kernel,
+            words: Vec::new(),
+            config_drive: None,
+        }
+    }
+
+    /// The host's configuration as words of the kernel command line.
+    pub fn configuration_words(&self) -> Vec<String> {
+        let nic = |wire: Wire| wire.host_mac(self.number);
+        let address = |wire: Wire| format!("{}/24", wire.host_address(self.number));
+        let server = Wire::Datastore.outer_address().unwrap_or([0, 0, 0, 0].into());
+        vec![
+            format!("godwit.hostname={}", self.name),
+            format!("godwit.management.nic={}", nic(Wire::Management)),
+            format!("godwit.management.address={}", address(Wire::Management)),
+            format!("godwit.storage_nic.nfs.nic={}", nic(Wire::Datastore)),
+            format!("godwit.storage_nic.nfs.address={}", address(Wire::Datastore)),
+            format!("godwit.migration_nic.nic={}", nic(Wire::Migration)),
+            format!("godwit.migration_nic.address={}", address(Wire::Migration)),
+            format!("godwit.vswitch.vs0.uplink={}", nic(Wire::Guests)),
+            "godwit.port_group.lab.vswitch=vs0".into(),
+            format!("godwit.datastore.lab.server={server}"),
+            format!("godwit.datastore.lab.export={}", Ganesha::export()),
+        ]
+    }
+
+    /// The same configuration as a `host.toml`.
+    pub fn configuration_file(&self) -> String {
+        let words = self.configuration_words();
+        let pairs = words.iter().filter_map(|word| word.trim_start_matches("godwit.").split_once('='));
+        pairs.map(|(key, value)| format!("{key} = \"{value}\"\n")).collect()
+    }
+}
+
+/// A host's files in the fleet's folder.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// What it is.
+    pub spec: HostSpec,
+    /// Its folder.
+    pub folder: PathBuf,
+}
+
+impl Machine {
+    /// The machine of a host of the fleet in `run`.
+    pub fn of(spec: HostSpec, run: &Path) -> Self {
+        let folder = run.join(&spec.name);
+        Self { spec, folder }
+    }
+
+    /// The socket of its first serial port.
+    pub fn serial_socket(&self) -> PathBuf {
+        self.folder.join("serial.sock")
+    }
+
+    /// All that it ever wrote to its serial port in this boot.
+    pub fn serial_log(&self) -> PathBuf {
+        self.folder.join("serial.log")
+    }
+
+    /// The socket of QEMU's control protocol.
+    pub fn qmp_socket(&self) -> PathBuf {
+        self.folder.join("qmp.sock")
+    }
+
+    /// The QEMU process.
+    pub fn process(&self) -> Background {
+        Background { pid_file: self.folder.join("qemu.pid"), mark: self.folder.display().to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::host_config::Layers;
+
+    #[test]
+    fn the_product_accepts_the_configuration_of_the_labs_hosts_in_both_forms() {
+        let spec = HostSpec::usual(2);
+        let mut by_words = Layers::new("defaults", "").unwrap();
+        by_words.kernel_words(&spec.configuration_words().join(" ")).unwrap();
+        let mut by_file = Layers::new("defaults", "").unwrap();
+        by_file.file("host.toml", &spec.configuration_file()).unwrap();
+        let config = by_words.read().unwrap();
+        assert_eq!(config, by_file.read().unwrap());
+        assert_eq!(config.hostname.as_str(), "host-b");
+        assert_eq!(config.datastores.len(), 1);
+    }
+}

@@ -1,0 +1,53 @@
+//! Programs that outlive the command that started them: found again by their pid file, ended by their own pid only.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::error::{Doing, Result};
+use crate::wait;
+
+/// A program that wrote `pid_file`, recognised by a word of its command line that only it has.
+#[derive(Debug, Clone)]
+pub struct Background {
+    /// Where it wrote its process id.
+    pub pid_file: PathBuf,
+    /// A word (a path of this fleet) that its command line holds.
+    pub mark: String,
+}
+
+impl Background {
+    /// Its process id while it runs: a pid that was given to another program since does not count.
+    pub fn pid(&self) -> Option<Pid> {
+        let text = fs::read_to_string(&self.pid_file).ok()?;
+        let number: i32 = text.trim().parse().ok()?;
+        let command = fs::read(Path::new("/proc").join(number.to_string()).join("cmdline")).ok()?;
+        String::from_utf8_lossy(&command).contains(&self.mark).then(|| Pid::from_raw(number))?
+    }
+
+    /// Whether it runs.
+    pub fn runs(&self) -> bool {
+        self.pid().is_some()
+    }
+
+    /// Sends it a signal, if it runs.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        match self.pid() {
+            Some(pid) => {
+                kill_process(pid, signal).doing(format!("sending a signal to process {}", pid.as_raw_nonzero()))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Ends it at once, as a power cut would, and waits until it is gone.
+    pub fn kill(&self) -> Result<()> {
+        self.signal(Signal::KILL)?;
+        let gone = || Ok((!self.runs()).then_some(()));
+        wait::until("the end of a killed program", Duration::from_secs(20), gone, || self.mark.clone())?;
+        let _ = fs::remove_file(&self.pid_file);
+        Ok(())
+    }
+}
