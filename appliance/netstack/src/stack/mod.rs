@@ -1,0 +1,21 @@
+//! The stack that a caller drives: `wait`, `poll`, take events, repeat.
+//!
+//! ```text
+//!   loop {
+//!       stack.wait(deadline, fds)      sleeps until a frame, a descriptor, a timer or the deadline
+//!       stack.poll(now)                frames in, timers, frames out: bounded work
+//!       while let Some(event) = stack.next_event() { ... recv_control, recv_record, send_control, send_record ... }
+//!   }
+//! ```
+//!
+//! In reading order: [`config`], [`event`], `ip` (smoltcp: addresses, ARP, ND, ICMP, UDP), [`endpoint`] (the
+//! [`Stack`]: QUIC connections over it).
+
+pub mod config;
+pub mod endpoint;
+pub mod event;
+mod ip;
+
+pub use config::{StackConfig, StackError, TransportLimits};
+pub use endpoint::Stack;
+pub use event::{ConnectionId, Event};
