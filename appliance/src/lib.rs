@@ -1,6 +1,11 @@
-//! The one binary of a Godwit host, as a library, so that tests can speak its messages.
+//! The rooms of the one binary. `main.rs` maps a name to a role; everything else is here, so that tests outside can walk in.
 //!
-//! In reading order: [`api`] is what roles say to each other.
+//! In reading order: [`role`] (the manifest), [`init`] (PID 1), [`api`] (what roles say to each other), [`console`] (one
+//! for each terminal), and what roles share: [`journal`], [`network`].
 
 pub mod api;
 pub mod console;
+pub mod init;
+pub mod journal;
+pub mod network;
+pub mod role;

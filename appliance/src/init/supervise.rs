@@ -1,0 +1,302 @@
+//! Supervision of roles: start, notice the end, start again after a growing pause. Never waits for a child.
+//!
+//! ```text
+//!   Waiting(until) --pause over--> Running(pid) --ended--> Waiting(until)      restart = always
+//!                                       \------ended--> Ended                  restart = never, or absent from the build
+//! ```
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process};
+
+use super::gather;
+use super::order::{Order, RoleReport};
+use super::screen::say;
+use super::terminals;
+use crate::role::{self, EXIT_ABSENT, Restart, Role, RoleName, Start};
+
+/// What happens to PID 1.
+pub(super) enum Event {
+    /// A child ended (one of ours, or an orphan that was left to us).
+    Ended(Pid, WaitStatus),
+    /// A role asks for something.
+    Ordered(Order, Sender<Vec<RoleReport>>),
+}
+
+enum State {
+    Running { pid: Pid, since: Instant },
+    Waiting { until: Instant },
+    Ended,
+}
+
+struct Supervised {
+    name: RoleName,
+    terminal: Option<String>,
+    role: &'static Role,
+    state: State,
+    failures: u32,
+    restarts: u32,
+}
+
+impl Supervised {
+    fn title(&self) -> String {
+        self.terminal.as_ref().map_or_else(|| self.name.to_string(), |terminal| format!("{}-{terminal}", self.name))
+    }
+}
+
+/// The roles under supervision and the stream of events.
+pub(super) struct Supervisor {
+    roles: Vec<Supervised>,
+    events: Receiver<Event>,
+    sender: Sender<Event>,
+    logs: PathBuf,
+    // Ends of children that are nobody's yet: a child may end before its spawn call returned.
+    strays: VecDeque<(Pid, WaitStatus)>,
+}
+
+impl Supervisor {
+    /// Starts reaping. From now on no other code of this process may wait for a child.
+    pub(super) fn new(logs: PathBuf) -> std::io::Result<Self> {
+        let (sender, events) = channel();
+        let reaped = sender.clone();
+        std::thread::Builder::new().name("reap".into()).spawn(move || reap(&reaped))?;
+        Ok(Self { roles: Vec::new(), events, sender, logs, strays: VecDeque::new() })
+    }
+
+    /// Where others put events.
+    pub(super) fn sender(&self) -> Sender<Event> {
+        self.sender.clone()
+    }
+
+    /// Takes on every role that starts at boot, and a console for each terminal; the last to stop is the first to start.
+    pub(super) fn take_on_manifest(&mut self) {
+        let mut names: Vec<_> = role::manifest().iter().collect();
+        names.sort_by_key(|(_, role)| std::cmp::Reverse(role.stop_order));
+        for (name, role) in names {
+            match role.start {
+                Start::Boot => self.take_on(*name, role, None),
+                Start::Terminal => {
+                    for terminal in terminals::present() {
+                        self.take_on(*name, role, Some(terminal));
+                    }
+                }
+                Start::Order => {}
+            }
+        }
+    }
+
+    fn take_on(&mut self, name: RoleName, role: &'static Role, terminal: Option<String>) {
+        let state = State::Waiting { until: Instant::now() };
+        self.roles.push(Supervised { name, terminal, role, state, failures: 0, restarts: 0 });
+        let index = self.roles.len() - 1;
+        self.start(index);
+    }
+
+    /// Handles events until one orders the end of the machine.
+    pub(super) fn run(&mut self) -> Order {
+        loop {
+            self.start_due();
+            match self.events.recv_timeout(self.until_next_start()) {
+                Ok(Event::Ended(pid, status)) => self.ended(pid, status),
+                Ok(Event::Ordered(order, answer)) => {
+                    let _ = answer.send(self.report());
+                    if order != Order::Report {
+                        return order;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            }
+        }
+    }
+
+    /// Stops all roles in the manifest's order: SIGTERM, the time of the manifest, SIGKILL.
+    pub(super) fn stop_all(&mut self) {
+        let mut orders: Vec<u8> = self.roles.iter().map(|one| one.role.stop_order).collect();
+        orders.sort_unstable();
+        orders.dedup();
+        for order in orders {
+            self.stop_group(order);
+        }
+    }
+
+    fn stop_group(&mut self, order: u8) {
+        let deadline = |one: &Supervised| Instant::now() + Duration::from_secs(one.role.stop_s_max);
+        let mut last = Instant::now();
+        for one in self.roles.iter_mut().filter(|one| one.role.stop_order == order) {
+            match one.state {
+                State::Running { pid, .. } => {
+                    say(&format!("stopping {}", one.title()));
+                    let _ = kill_process(pid, Signal::TERM);
+                    last = last.max(deadline(one));
+                }
+                State::Waiting { .. } | State::Ended => one.state = State::Ended,
+            }
+        }
+        while self.running(order) && Instant::now() < last {
+            self.note_ends(last.saturating_duration_since(Instant::now()));
+        }
+        for one in self.roles.iter().filter(|one| one.role.stop_order == order) {
+            if let State::Running { pid, .. } = one.state {
+                say(&format!("warning: {} did not stop within {} s and is killed", one.title(), one.role.stop_s_max));
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+        let killed = Instant::now() + Duration::from_secs(5);
+        while self.running(order) && Instant::now() < killed {
+            self.note_ends(killed.saturating_duration_since(Instant::now()));
+        }
+    }
+
+    fn running(&self, order: u8) -> bool {
+        self.roles.iter().any(|one| one.role.stop_order == order && matches!(one.state, State::Running { .. }))
+    }
+
+    fn note_ends(&mut self, within: Duration) {
+        match self.events.recv_timeout(within) {
+            Ok(Event::Ended(pid, _)) => {
+                let mut ended = self.roles.iter_mut().filter(|one| one.pid() == Some(pid));
+                if let Some(one) = ended.next() {
+                    one.state = State::Ended;
+                }
+            }
+            Ok(Event::Ordered(_, answer)) => drop(answer.send(self.report())),
+            Err(_) => {}
+        }
+    }
+
+    fn start_due(&mut self) {
+        let now = Instant::now();
+        for index in 0..self.roles.len() {
+            if matches!(self.roles[index].state, State::Waiting { until } if until <= now) {
+                self.roles[index].restarts += 1;
+                self.start(index);
+            }
+        }
+    }
+
+    fn until_next_start(&self) -> Duration {
+        let now = Instant::now();
+        let waiting = self.roles.iter().filter_map(|one| match one.state {
+            State::Waiting { until } => Some(until.saturating_duration_since(now)),
+            State::Running { .. } | State::Ended => None,
+        });
+        waiting.min().unwrap_or(Duration::from_secs(3600))
+    }
+
+    fn start(&mut self, index: usize) {
+        let one = &mut self.roles[index];
+        match spawn(one, &self.logs) {
+            Ok(pid) => {
+                one.state = State::Running { pid, since: Instant::now() };
+                if let Some(at) = self.strays.iter().position(|(stray, _)| *stray == pid)
+                    && let Some((pid, status)) = self.strays.remove(at)
+                {
+                    self.ended(pid, status);
+                }
+            }
+            Err(error) => {
+                one.failures += 1;
+                let pause = one.role.backoff(one.failures);
+                one.state = State::Waiting { until: Instant::now() + pause };
+                say(&format!(
+                    "error: role {} could not be started: {error}; the next try is in {pause:?}",
+                    one.title()
+                ));
+            }
+        }
+    }
+
+    fn ended(&mut self, pid: Pid, status: WaitStatus) {
+        let Some(one) = self.roles.iter_mut().find(|one| one.pid() == Some(pid)) else {
+            // An orphan, or a child whose spawn has not returned yet. A few are remembered for the second case.
+            self.strays.push_back((pid, status));
+            if self.strays.len() > 16 {
+                self.strays.pop_front();
+            }
+            return;
+        };
+        let State::Running { since, .. } = one.state else { return };
+        let absent = status.exit_status() == Some(i32::from(EXIT_ABSENT));
+        if absent || one.role.restart == Restart::Never {
+            one.state = State::Ended;
+            if absent {
+                say(&format!("role {} is not in this build", one.title()));
+            }
+            return;
+        }
+        let steady = since.elapsed() >= Duration::from_secs(one.role.steady_s);
+        one.failures = if steady { 1 } else { one.failures + 1 };
+        let pause = one.role.backoff(one.failures);
+        one.state = State::Waiting { until: Instant::now() + pause };
+        // A console ends whenever somebody logs out: that is no news.
+        if status.exit_status() != Some(0) || one.role.start != Start::Terminal {
+            say(&format!("warning: role {} ended ({}); it starts again in {pause:?}", one.title(), describe(status)));
+        }
+    }
+
+    fn report(&self) -> Vec<RoleReport> {
+        self.roles
+            .iter()
+            .map(|one| RoleReport {
+                title: one.title(),
+                pid: one.pid().map(|pid| pid.as_raw_nonzero().get().cast_unsigned()),
+                restarts: one.restarts,
+            })
+            .collect()
+    }
+}
+
+impl Supervised {
+    fn pid(&self) -> Option<Pid> {
+        match self.state {
+            State::Running { pid, .. } => Some(pid),
+            State::Waiting { .. } | State::Ended => None,
+        }
+    }
+}
+
+fn spawn(one: &Supervised, logs: &std::path::Path) -> std::io::Result<Pid> {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg(one.name.to_string()).env_clear().current_dir("/").stderr(gather::into_log(logs, &one.title())?);
+    match &one.terminal {
+        Some(name) => {
+            let terminal: File =
+                terminals::open(name).ok_or_else(|| std::io::Error::other(format!("/dev/{name} is gone")))?;
+            command.arg(name).stdin(terminal.try_clone()?).stdout(terminal);
+        }
+        None => {
+            command.stdin(Stdio::null()).stdout(Stdio::null());
+        }
+    }
+    let child = command.spawn()?;
+    Pid::from_raw(child.id().cast_signed()).ok_or_else(|| std::io::Error::other("a child without a process id"))
+}
+
+/// Waits for children for ever and reports each.
+fn reap(events: &Sender<Event>) {
+    loop {
+        match rustix::process::wait(WaitOptions::empty()) {
+            Ok(Some((pid, status))) => {
+                if events.send(Event::Ended(pid, status)).is_err() {
+                    return;
+                }
+            }
+            // No child at the moment: look again soon.
+            Ok(None) | Err(_) => std::thread::sleep(Duration::from_millis(100)),
+        }
+    }
+}
+
+/// `status 1`, `signal 11`.
+fn describe(status: WaitStatus) -> String {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => format!("status {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "no status".to_owned(),
+    }
+}

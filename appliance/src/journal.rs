@@ -1,0 +1,54 @@
+//! The journal of a role: one line for each record on standard error, which `init` gathers into `/run/godwit/log`.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::sync::OnceLock;
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::role::RoleName;
+
+struct Journal {
+    role: RoleName,
+}
+
+/// Sends this process's log records to standard error. Only the first call counts.
+pub fn install(role: RoleName) {
+    static JOURNAL: OnceLock<Journal> = OnceLock::new();
+    if log::set_logger(JOURNAL.get_or_init(|| Journal { role })).is_ok() {
+        log::set_max_level(LevelFilter::Info);
+    }
+}
+
+/// Seconds and milliseconds since the machine started, as the kernel's own messages have them.
+pub fn uptime() -> String {
+    let now = clock_gettime(ClockId::Boottime);
+    format!("{}.{:03}", now.tv_sec, now.tv_nsec / 1_000_000)
+}
+
+impl Log for Journal {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let level = match record.level() {
+            Level::Error => "error",
+            Level::Warn => "warning",
+            Level::Info => "info",
+            Level::Debug | Level::Trace => "debug",
+        };
+        let mut line = format!("{} {} {level}: ", uptime(), self.role);
+        let _ = write!(line, "{}", record.args());
+        // One record, one line: a control character in a message from outside must not forge a second record.
+        let mut line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        line.push('\n');
+        let _ = std::io::stderr().write_all(line.as_bytes());
+    }
+
+    fn flush(&self) {}
+}
