@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use godwit::init;
+use godwit::api::paths::RunDir;
 use godwit::role::{self, RoleName};
+use godwit::{console, init};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -22,7 +23,14 @@ fn main() -> ExitCode {
     match name {
         RoleName::Init => init::run(),
         RoleName::Configure => init::configure::run(),
-        RoleName::Host | RoleName::Lease | RoleName::Migrate | RoleName::Vmm | RoleName::Console => {
+        RoleName::Console => match console::session::run(&RunDir::from_environment()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("godwit console: {error}");
+                ExitCode::FAILURE
+            }
+        },
+        RoleName::Host | RoleName::Lease | RoleName::Migrate | RoleName::Vmm => {
             eprintln!("godwit {name}: this build does not contain the role");
             ExitCode::from(role::EXIT_ABSENT)
         }

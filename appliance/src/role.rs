@@ -173,12 +173,21 @@ pub fn enter(name: RoleName, arguments: &[String]) -> Result<(), RoleError> {
         let _ = rustix::thread::set_name(&title);
     }
     crate::journal::install(name);
+    if name == RoleName::Console {
+        own_terminal();
+    }
     let Some(role) = manifest().get(&name) else { return Ok(()) };
     if getuid() != Uid::ROOT {
         return Ok(());
     }
     limit(role);
     confine(role)
+}
+
+/// Makes the terminal on standard input this process's own, so that Ctrl-C reaches it. Started from a shell, it has it.
+fn own_terminal() {
+    let _ = rustix::process::setsid();
+    let _ = rustix::process::ioctl_tiocsctty(std::io::stdin());
 }
 
 /// Sets the limits. A limit that the kernel refuses (a container) stays as it was; the role then meets a clear EMFILE.
