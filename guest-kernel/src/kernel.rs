@@ -1,29 +1,46 @@
 //! Puts the parts together, in ring 3.
 
 use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicPtr, Ordering::Acquire, Ordering::Release};
 
 use heapless::{String, Vec};
 
+use witness::boot::acpi::{PROCESSORS_MAX, Platform};
 use witness::boot::power::Power;
-use witness::boot::start_info::{CMDLINE_MAX, Range, StartInfo};
+use witness::boot::processors::{self, Seat};
+use witness::boot::start_info::{CMDLINE_MAX, RANGES_MAX, Range, StartInfo};
 use witness::boot::{entry, paging};
 use witness::report::desk::{Desk, Machine};
 use witness::report::record::line;
 use witness::report::serial::Serial;
 use witness::report::settings::{Settings, pages};
+use witness::ring0::descriptors::CPUS_MAX;
 use witness::ring0::{descriptors, gate};
-use witness::witness::clock::{Counter, KvmClock, Ratchet, Tsc};
+use witness::witness::clock::{Counter, KvmClock, KvmClocks, Tsc};
 use witness::witness::content::{PAGE_BYTES, Recipe};
 use witness::witness::memory::{Memory, REGIONS_MAX, Region, regions};
 use witness::witness::share::Share;
 use witness::witness::worker::{Common, Step, Tally, Worker};
 use witness::witness::{cpu, frequency, timer};
 
+const PAGE: u64 = PAGE_BYTES as u64;
+
 static mut SERIAL: Serial = Serial::new();
 static COMMON: Common = Common::new();
-static TALLIES: [Tally; 1] = [const { Tally::new() }; 1];
-static KVM_CLOCK: Ratchet = Ratchet::new();
-static mut KVM_CLOCK_PAGE: KvmClock = KvmClock::new();
+static TALLIES: [Tally; CPUS_MAX] = [const { Tally::new() }; CPUS_MAX];
+static KVM_CLOCKS: KvmClocks<CPUS_MAX> = KvmClocks::new();
+static mut KVM_CLOCK_PAGES: [KvmClock; CPUS_MAX] = [const { KvmClock::new() }; CPUS_MAX];
+/// What the other CPUs do; null until it is known.
+static JOB: AtomicPtr<Job> = AtomicPtr::new(core::ptr::null_mut());
+
+/// What every CPU needs to know to work.
+struct Job {
+    memory: Memory,
+    cpus: u64,
+    kvmclock: bool,
+    tsc_hz: u64,
+    settings: Settings,
+}
 
 #[panic_handler]
 fn panic(info: &PanicInfo) -> ! {
@@ -62,93 +79,173 @@ extern "C" fn witness_main(start_info: u64, first_tsc: u64) -> ! {
     for word in &complaints {
         serial.put(&line(format_args!("ignored {word}")));
     }
+    let platform = Platform::read(info.rsdp, byte);
 
     timer::enable();
     // SAFETY: the interrupt table is filled.
     unsafe { gate::enable_interrupts() };
-    let clock = frequency::start_kvmclock(&raw const KVM_CLOCK_PAGE);
-    // SAFETY: KVM has filled the page when the register is written.
-    let scale = clock.then(|| unsafe { (&raw const KVM_CLOCK_PAGE).read_volatile() }.tsc_hz()).flatten();
+    let kvmclock = start_kvmclock(0);
+    // SAFETY: KVM has filled the structure when the register is written.
+    let scale = kvmclock.then(|| unsafe { kvmclock_page(0).read_volatile() }.tsc_hz()).flatten();
     let (tsc_hz, source) = frequency::tsc_hz(scale);
-    if settings.tick_hz > 0 {
-        timer::start(settings.tick_hz, tsc_hz);
-    }
-
+    let others = others(&platform, settings.cpus);
+    let estate = Estate::divide(&info.ram, others.len() as u64);
     let recipe = Recipe { seed: settings.seed, content: settings.content, write: settings.write };
-    let memory = own(&info.ram, pages(settings.own), recipe);
+    let memory = estate.memory(pages(settings.own), recipe);
+    let cpus = 1 + wake(&others, &estate, tsc_hz, serial);
     serial.put(&line(format_args!(
-        "start pages={} tsc_hz={tsc_hz} source={source:?} kvmclock={} cmdline={cmdline}",
+        "start pages={} cpus={cpus} tsc_hz={tsc_hz} source={source:?} kvmclock={} cmdline={cmdline}",
         memory.pages(),
-        if clock { "on" } else { "off" },
+        if kvmclock { "on" } else { "off" },
     )));
-    let power = Power { s5: settings.s5 };
-    let machine = Machine {
-        memory: &memory,
-        common: &COMMON,
-        tallies: &TALLIES,
-        clock: clock.then_some(&KVM_CLOCK),
-        power,
-        tsc_hz,
-        first_tsc,
-    };
-    work(machine, serial, settings)
+    let power = Power::new(&platform, settings.s5);
+    serve(Job { memory, cpus, kvmclock, tsc_hz, settings }, power, first_tsc, serial)
 }
 
-/// The loop of the first CPU.
-fn work(machine: Machine, serial: &mut Serial, settings: Settings) -> ! {
+fn kvmclock_page(cpu: usize) -> *const KvmClock {
+    (&raw const KVM_CLOCK_PAGES).cast::<KvmClock>().wrapping_add(cpu)
+}
+
+fn start_kvmclock(cpu: usize) -> bool {
+    frequency::start_kvmclock(kvmclock_page(cpu))
+}
+
+/// LAPIC identifiers of the CPUs besides this one that are to work.
+fn others(platform: &Platform, cpus_max: u64) -> Vec<u8, PROCESSORS_MAX> {
+    let this = timer::id();
+    let most = cpus_max.min(CPUS_MAX as u64) as usize - 1;
+    platform.processors.iter().copied().filter(|id| *id != this).take(most).collect()
+}
+
+/// Wakes CPUs; how many came.
+fn wake(others: &[u8], estate: &Estate, tsc_hz: u64, serial: &mut Serial) -> u64 {
+    if estate.trampoline == 0 && !others.is_empty() {
+        serial.put(&line(format_args!("error no memory below 1 MiB to wake other CPUs with")));
+        return 0;
+    }
+    for (cpu, apic) in (1..).zip(others) {
+        let seat = (estate.seats as *mut Seat).wrapping_add(cpu as usize - 1);
+        // SAFETY: the estate set a page and a seat for each CPU aside.
+        if !unsafe { processors::wake(*apic, cpu, estate.trampoline, seat, tsc_hz) } {
+            serial.put(&line(format_args!("error the CPU with LAPIC identifier {apic} does not wake")));
+            return cpu - 1;
+        }
+    }
+    others.len() as u64
+}
+
+/// The work of the first CPU: its share, and the desk.
+fn serve(mut job: Job, power: Power, first_tsc: u64, serial: &mut Serial) -> ! {
     let orders = &COMMON.orders;
-    orders.set_pattern(settings.pattern);
-    orders.set_verify(settings.verify);
-    orders.set_scan(settings.scan);
-    orders.set_set(pages(settings.set));
-    orders.set_rate(if settings.idle { 0 } else { settings.rate });
-    let seed = settings.seed;
-    let (memory, has_clock) = (machine.memory, machine.clock.is_some());
-    let share = Share { cpu: 0, cpus: TALLIES.len() as u64 };
-    let mut worker = Worker::new(memory, share, &COMMON, &TALLIES[0], Tsc, machine.tsc_hz);
-    let mut desk = Desk::new(machine, serial, settings, Tsc.read());
+    orders.set_pattern(job.settings.pattern);
+    orders.set_verify(job.settings.verify);
+    orders.set_nap(job.settings.nap);
+    orders.set_scan(job.settings.scan);
+    orders.set_set(pages(job.settings.set));
+    orders.set_rate(if job.settings.idle { 0 } else { job.settings.rate });
+    JOB.store(&raw mut job, Release);
+    let job = &job;
+    let machine = Machine {
+        memory: &job.memory,
+        common: &COMMON,
+        tallies: &TALLIES[..job.cpus as usize],
+        clocks: &KVM_CLOCKS,
+        power,
+        tsc_hz: job.tsc_hz,
+        first_tsc,
+    };
+    let mut desk = Desk::new(machine, serial, job.settings.clone(), Tsc.read());
+    work(job, 0, |now, clock| desk.serve(now, clock))
+}
+
+/// The work of another CPU; called by its entry, in ring 3.
+#[unsafe(no_mangle)]
+extern "C" fn witness_processor(cpu: u64) -> ! {
+    processors::awake(cpu);
+    let job = loop {
+        // SAFETY: the first CPU keeps the job on a stack that it never leaves, and changes it no more.
+        if let Some(job) = unsafe { JOB.load(Acquire).as_ref() } {
+            break job;
+        }
+        core::hint::spin_loop();
+    };
+    timer::enable();
+    if job.kvmclock && !start_kvmclock(cpu as usize) {
+        panic!("kvmclock is there for the first CPU and not for CPU {cpu}");
+    }
+    work(job, cpu, |_, _| true)
+}
+
+/// The loop of one CPU; `attend` is called between two steps and says whether it may halt.
+fn work(job: &Job, cpu: u64, mut attend: impl FnMut(u64, u64) -> bool) -> ! {
+    if job.settings.tick_hz > 0 {
+        timer::start(cpu as u8, job.settings.tick_hz, job.tsc_hz);
+    }
+    let seed = job.settings.seed ^ cpu << 32;
     cpu::put_registers(seed);
+    let index = cpu as usize;
+    let share = Share { cpu, cpus: job.cpus };
+    let mut worker = Worker::new(&job.memory, share, &COMMON, &TALLIES[index], Tsc, job.tsc_hz);
     loop {
         let step = worker.step();
         cpu::check_registers(seed);
-        let clock = if has_clock {
-            // SAFETY: this CPU's page, which KVM keeps.
-            KVM_CLOCK.look(|| unsafe { KvmClock::nanoseconds(&raw const KVM_CLOCK_PAGE, &Tsc) })
-        } else {
-            0
-        };
-        desk.serve(Tsc.read(), clock);
-        if step == Step::Idle && desk.nap() {
+        // SAFETY: this CPU's structure, which KVM keeps.
+        let look = || unsafe { KvmClock::now(kvmclock_page(index), &Tsc) };
+        let clock = if job.kvmclock { KVM_CLOCKS.look(index, look) } else { 0 };
+        let may_halt = attend(Tsc.read(), clock);
+        if step == Step::Idle && may_halt && COMMON.orders.nap() {
             gate::halt();
         }
     }
 }
 
-/// Takes all memory that is left over: maps it, puts the version table into it.
-fn own(ram: &[Range], pages_max: u64, recipe: Recipe) -> Memory {
-    let ram: Vec<Range, 64> = ram.iter().map(|r| Range { start: r.start, end: r.end.min(paging::HIGHEST) }).collect();
-    let end = ram.iter().map(|range| range.end).max().unwrap_or(0);
-    let total: u64 = ram.iter().map(|range| range.end.saturating_sub(range.start) / PAGE_BYTES as u64).sum();
-    let image = entry::image();
-    // Page 0 stays alone: a null pointer is no page.
-    let mut taken: Vec<Range, 4> = Vec::new();
-    let _ = taken.push(Range { start: 0, end: PAGE_BYTES as u64 });
-    let _ = taken.push(Range { start: image.start, end: image.end });
+/// All memory, and what of it is set aside before the rest is owned.
+struct Estate {
+    ram: Vec<Range, RANGES_MAX>,
+    taken: Vec<Range, 4>,
+    versions: *mut u32,
+    seats: u64,
+    trampoline: u64,
+}
 
-    let tables = paging::tables_needed(end) * PAGE_BYTES as u64;
-    let need = (tables + total * 4).next_multiple_of(PAGE_BYTES as u64);
-    let free: Vec<Region, REGIONS_MAX> = regions(&ram, &taken, u64::MAX);
-    let Some(place) = free.iter().find(|r| r.pages * PAGE_BYTES as u64 >= need && r.base + need < 1 << 32) else {
-        panic!("no room for {need} bytes of tables");
-    };
-    let _ = taken.push(Range { start: place.base, end: place.base + need });
-    // SAFETY: memory that nothing else uses, below 4 GiB; other CPUs do not run yet.
-    unsafe { paging::map(end, place.base) };
-    let versions = (place.base + tables) as *mut u32;
-    // SAFETY: room for a version of each page was taken.
-    unsafe { versions.write_bytes(0, total as usize) };
-    let owned = regions(&ram, &taken, pages_max);
-    // SAFETY: memory that the loader calls ordinary, without the image and the tables; the loader's structures in it have
-    // been read.
-    unsafe { Memory::new(&owned, versions, recipe) }
+impl Estate {
+    /// Sets aside page 0 (a null pointer is no page), the image, a page for the trampoline, and a place for page tables,
+    /// versions and seats, and maps everything.
+    fn divide(ram: &[Range], others: u64) -> Self {
+        let ram: Vec<Range, RANGES_MAX> =
+            ram.iter().map(|r| Range { start: r.start, end: r.end.min(paging::HIGHEST) }).collect();
+        let end = ram.iter().map(|range| range.end).max().unwrap_or(0);
+        let total: u64 = ram.iter().map(|range| range.end.saturating_sub(range.start) / PAGE).sum();
+        let image = entry::image();
+        let mut taken: Vec<Range, 4> = Vec::new();
+        let mut take = |start, end| _ = taken.push(Range { start, end });
+        take(0, PAGE);
+        take(image.start, image.end);
+        let free: Vec<Region, REGIONS_MAX> =
+            regions(&ram, &[Range { start: 0, end: PAGE }, Range { start: image.start, end: image.end }], u64::MAX);
+        let trampoline = free.iter().find(|region| region.base < 1 << 20).map_or(0, |region| region.base);
+        take(trampoline, trampoline + PAGE);
+
+        let tables = paging::tables_needed(end) * PAGE;
+        let seats = tables + (total * 4).next_multiple_of(PAGE);
+        let need = seats + others * size_of::<Seat>() as u64;
+        let fits =
+            |region: &&Region| region.base >= 1 << 20 && region.pages * PAGE >= need && region.base + need <= 1 << 32;
+        let Some(place) = free.iter().find(fits) else { panic!("no room for {need} bytes of tables") };
+        take(place.base, place.base + need);
+        // SAFETY: memory that nothing else uses, below 4 GiB; other CPUs do not run yet.
+        unsafe { paging::map(end, place.base) };
+        let versions = (place.base + tables) as *mut u32;
+        // SAFETY: room for a version of each page was taken.
+        unsafe { versions.write_bytes(0, total as usize) };
+        Self { ram, taken, versions, seats: place.base + seats, trampoline }
+    }
+
+    /// The rest, `pages_max` at most.
+    fn memory(&self, pages_max: u64, recipe: Recipe) -> Memory {
+        let owned = regions(&self.ram, &self.taken, pages_max);
+        // SAFETY: memory that the loader calls ordinary, without what is set aside; the loader's structures and the ACPI
+        // tables that may lie in it have been read.
+        unsafe { Memory::new(&owned, self.versions, recipe) }
+    }
 }

@@ -7,12 +7,17 @@
 //! - [`entry`]: the first instructions and the ELF note that leads to them.
 //! - [`paging`]: the identity map, its extension beyond 4 GiB.
 //! - [`start_info`]: the loader's description of memory and command line.
-//! - [`power`]: power off and reset.
+//! - [`acpi`]: power off, reset and processors, from the tables.
+//! - [`power`]: power off, reset, the power button.
+//! - [`processors`]: wakes the other CPUs.
 
+pub mod acpi;
 #[cfg(target_os = "none")]
 pub mod entry;
 #[cfg(target_os = "none")]
 pub mod paging;
 #[cfg(target_os = "none")]
 pub mod power;
+#[cfg(target_os = "none")]
+pub mod processors;
 pub mod start_info;

@@ -9,9 +9,10 @@ use crate::report::command::{COMMAND_MAX, Command};
 use crate::report::record::{Record, line};
 use crate::report::serial::Serial;
 use crate::report::settings::{Settings, pages};
+use crate::ring0::descriptors::CPUS_MAX;
 use crate::ring0::gate;
-use crate::ring0::stubs::{TICK_GAP, TICKS};
-use crate::witness::clock::Ratchet;
+use crate::ring0::stubs::{TICKS, Ticks};
+use crate::witness::clock::KvmClocks;
 use crate::witness::memory::Memory;
 use crate::witness::worker::{Common, Tally};
 
@@ -23,8 +24,8 @@ pub struct Machine<'a> {
     pub common: &'a Common,
     /// One for each CPU at work.
     pub tallies: &'a [Tally],
-    /// Kvmclock, if the hypervisor has one.
-    pub clock: Option<&'a Ratchet>,
+    /// Kvmclock.
+    pub clocks: &'a KvmClocks<CPUS_MAX>,
     /// How to power off and reset.
     pub power: Power,
     /// Frequency of the TSC.
@@ -67,13 +68,8 @@ impl<'a> Desk<'a> {
         }
     }
 
-    /// Whether to halt when nothing is due.
-    pub fn nap(&self) -> bool {
-        self.settings.nap && self.serial.is_empty()
-    }
-
-    /// Serves the line at TSC `now`, when kvmclock said `clock_now` nanoseconds.
-    pub fn serve(&mut self, now: u64, clock_now: u64) {
+    /// Serves the line at TSC `now`, when kvmclock said `clock_now` nanoseconds. True if nothing waits to be sent.
+    pub fn serve(&mut self, now: u64, clock_now: u64) -> bool {
         self.clock_now = clock_now;
         self.serial.send();
         // Listening costs an exit: 200 times a second is enough for a person and for a test.
@@ -81,6 +77,9 @@ impl<'a> Desk<'a> {
             self.listened = now;
             while let Some(byte) = self.serial.receive() {
                 self.hear(byte, now);
+            }
+            if self.machine.power.pressed() {
+                self.end(Command::PowerOff, "power button", now);
             }
         }
         if let Some(damage) = self.machine.common.damages.take() {
@@ -91,6 +90,7 @@ impl<'a> Desk<'a> {
         if period > 0 && now.saturating_sub(self.reported) >= period {
             self.report("", now);
         }
+        self.serial.is_empty()
     }
 
     fn hear(&mut self, byte: u8, now: u64) {
@@ -117,7 +117,7 @@ impl<'a> Desk<'a> {
             Command::Report => return self.report("", now),
             Command::ResetGap => {
                 self.machine.tallies.iter().for_each(|tally| tally.gap.reset());
-                TICK_GAP.store(0, Relaxed);
+                self.ticks().for_each(|ticks| ticks.gap.store(0, Relaxed));
             }
             Command::Dirty => orders.set_rate(self.settings.rate),
             Command::Idle => orders.set_rate(0),
@@ -134,7 +134,7 @@ impl<'a> Desk<'a> {
                 self.settings.report_ms = milliseconds;
                 self.reported = now;
             }
-            Command::Nap(nap) => self.settings.nap = nap,
+            Command::Nap(nap) => orders.set_nap(nap),
             Command::Poke { page, .. } if page >= self.machine.memory.pages() => {
                 self.serial.put(&line(format_args!("error no page {page} of {}", self.machine.memory.pages())));
                 return;
@@ -189,6 +189,10 @@ impl<'a> Desk<'a> {
         self.reported = now;
     }
 
+    fn ticks(&self) -> impl Iterator<Item = &'static Ticks> {
+        TICKS.iter().take(self.machine.tallies.len())
+    }
+
     fn record(&self, now: u64) -> Record {
         let machine = &self.machine;
         let microseconds = |cycles: u64| (u128::from(cycles) * 1_000_000 / u128::from(machine.tsc_hz)) as u64;
@@ -211,10 +215,10 @@ impl<'a> Desk<'a> {
             gap_us: microseconds(gap),
             gap_max_us: microseconds(gap_max),
             tsc_back: machine.common.tsc.backs(),
-            clock_back: machine.clock.map_or(0, Ratchet::backs),
+            clock_back: machine.clocks.backs(),
             clock_ms: self.clock_now / 1_000_000,
-            ticks: TICKS.load(Relaxed),
-            tick_gap_us: microseconds(TICK_GAP.swap(0, Relaxed)),
+            ticks: self.ticks().map(|ticks| ticks.count.load(Relaxed)).sum(),
+            tick_gap_us: microseconds(self.ticks().map(|ticks| ticks.gap.swap(0, Relaxed)).max().unwrap_or(0)),
             registers_bad: crate::witness::cpu::registers_bad(),
             lost_lines: self.serial.lost_lines(),
         }

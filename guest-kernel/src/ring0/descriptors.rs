@@ -13,18 +13,32 @@ pub const TASK_SELECTOR: u16 = 0x18;
 pub const USER_DATA: u16 = 0x2b;
 /// Selector of ring 3's code.
 pub const USER_CODE: u16 = 0x33;
-/// Vector of the LAPIC timer.
+/// Most CPUs that are used.
+pub const CPUS_MAX: usize = crate::boot::acpi::PROCESSORS_MAX;
+/// Vector of the first CPU's LAPIC timer; the others follow.
 pub const TICK_VECTOR: u8 = 0x20;
+const TICK_VECTOR_LAST: u8 = TICK_VECTOR + CPUS_MAX as u8 - 1;
 /// Vector of the LAPIC's spurious interrupt.
 pub const SPURIOUS_VECTOR: u8 = 0xff;
 
 /// The global descriptor table.
 #[repr(C, align(16))]
+#[derive(Clone, Copy)]
 pub struct Gdt([u64; 7]);
 
-/// The table of the first CPU; the task's base is filled in by the entry.
-#[unsafe(link_section = ".data.descriptors")]
-pub static mut GDT: Gdt = Gdt([
+impl Gdt {
+    /// The table of a CPU whose task is at `task`.
+    pub fn with_task(task: u64) -> Self {
+        let low = (task & 0xff_ffff) << 16 | (task >> 24 & 0xff) << 56;
+        let mut entries = ENTRIES;
+        entries[3] |= low;
+        entries[4] = task >> 32;
+        Self(entries)
+    }
+}
+
+/// Ring 0's code and data, the task without its base, ring 3's data and code.
+const ENTRIES: [u64; 7] = [
     0,
     0x00af_9b00_0000_ffff,
     0x00cf_9300_0000_ffff,
@@ -32,7 +46,11 @@ pub static mut GDT: Gdt = Gdt([
     0,
     0x00cf_f300_0000_ffff,
     0x00af_fb00_0000_ffff,
-]);
+];
+
+/// The table of the first CPU; the task's base is filled in by the entry.
+#[unsafe(link_section = ".data.descriptors")]
+pub static mut GDT: Gdt = Gdt(ENTRIES);
 
 /// Operand of `lgdt` and `lidt`.
 #[repr(C, packed)]
@@ -44,9 +62,16 @@ pub struct Pointer {
 // SAFETY: read by the CPU, never changed.
 unsafe impl Sync for Pointer {}
 
+impl Pointer {
+    /// Leads to `gdt`.
+    pub const fn to(gdt: *const Gdt) -> Self {
+        Self { limit: size_of::<Gdt>() as u16 - 1, base: gdt.cast() }
+    }
+}
+
 /// Leads to [`GDT`].
 #[unsafe(link_section = ".data.descriptors")]
-pub static GDT_POINTER: Pointer = Pointer { limit: size_of::<Gdt>() as u16 - 1, base: (&raw const GDT).cast() };
+pub static GDT_POINTER: Pointer = Pointer::to(&raw const GDT);
 
 /// A 64-bit TSS and its I/O bitmap.
 #[repr(C, packed)]
@@ -101,7 +126,7 @@ pub unsafe fn fill_idt() {
     for vector in 0..=255u8 {
         let handler = match vector {
             6 => stubs::gate_address(),
-            TICK_VECTOR => stubs::tick_address(),
+            TICK_VECTOR..=TICK_VECTOR_LAST => stubs::tick_address(vector - TICK_VECTOR),
             SPURIOUS_VECTOR => stubs::spurious_address(),
             _ => stubs::fault_address(vector),
         };

@@ -3,20 +3,26 @@
 use core::arch::global_asm;
 use core::sync::atomic::AtomicU64;
 
-use crate::ring0::descriptors::{USER_CODE, USER_DATA};
+use crate::ring0::descriptors::{CPUS_MAX, USER_CODE, USER_DATA};
 use crate::ring0::gate::{
     CALL_CPUID, CALL_ENABLE, CALL_HALT, CALL_HANG, CALL_READ_MSR, CALL_TRIPLE_FAULT, CALL_WRITE_MSR,
 };
 
-/// Timer ticks taken.
+/// One CPU's timer ticks: written by its stub.
+#[repr(C, align(64))]
+pub struct Ticks {
+    /// How many were taken.
+    pub count: AtomicU64,
+    /// TSC of the latest.
+    pub tsc: AtomicU64,
+    /// Longest time between two in TSC cycles, since it was last set to zero.
+    pub gap: AtomicU64,
+}
+
+/// The ticks of all CPUs. Each CPU's timer has a vector of its own, so that a stub knows its place without a register.
 #[unsafe(no_mangle)]
-pub static TICKS: AtomicU64 = AtomicU64::new(0);
-/// TSC of the latest tick.
-#[unsafe(no_mangle)]
-pub static TICK_TSC: AtomicU64 = AtomicU64::new(0);
-/// Longest time between two ticks in TSC cycles, since it was last set to zero.
-#[unsafe(no_mangle)]
-pub static TICK_GAP: AtomicU64 = AtomicU64::new(0);
+pub static TICKS: [Ticks; CPUS_MAX] =
+    [const { Ticks { count: AtomicU64::new(0), tsc: AtomicU64::new(0), gap: AtomicU64::new(0) } }; CPUS_MAX];
 
 /// Vector, error code, instruction, flags, stack and CR2 of the fault that ended the kernel.
 #[unsafe(no_mangle)]
@@ -136,28 +142,36 @@ global_asm!(
     "lidt [rsp]",
     "ud2",
     "",
-    ".balign 16",
-    "tick_entry:",
+    ".balign 128",
+    "tick_stubs:",
+    ".set place, 0",
+    ".rept {cpus_max}",
+    ".balign 128",
     "push rax",
     "push rdx",
     "rdtsc",
     "shl rdx, 32",
     "or rax, rdx",
     "mov rdx, rax",
-    "xchg rax, qword ptr [rip + TICK_TSC]",
+    "xchg rax, qword ptr [rip + TICKS + place + 8]",
     "sub rdx, rax",
-    "cmp rdx, qword ptr [rip + TICK_GAP]",
+    "cmp rdx, qword ptr [rip + TICKS + place + 16]",
     "jb 2f",
-    "mov qword ptr [rip + TICK_GAP], rdx",
+    "mov qword ptr [rip + TICKS + place + 16], rdx",
     "2:",
-    "inc qword ptr [rip + TICKS]",
+    "inc qword ptr [rip + TICKS + place]",
     "mov eax, 0xfee000b0", // end of interrupt
     "mov dword ptr [rax], 0",
     "pop rdx",
     "pop rax",
+    "iretq",
+    ".set place, place + 64",
+    ".endr",
+    "",
     "spurious_entry:",
     "iretq",
     ".popsection",
+    cpus_max = const CPUS_MAX,
     landing = sym landing,
     user_code = const USER_CODE,
     user_data = const USER_DATA,
@@ -173,7 +187,7 @@ global_asm!(
 unsafe extern "C" {
     static fault_stubs: u8;
     static gate_entry: u8;
-    static tick_entry: u8;
+    static tick_stubs: u8;
     static spurious_entry: u8;
 }
 
@@ -187,9 +201,9 @@ pub fn gate_address() -> u64 {
     (&raw const gate_entry) as u64
 }
 
-/// Address of the timer's stub.
-pub fn tick_address() -> u64 {
-    (&raw const tick_entry) as u64
+/// Address of the timer's stub of a CPU.
+pub fn tick_address(cpu: u8) -> u64 {
+    (&raw const tick_stubs) as u64 + u64::from(cpu) * 128
 }
 
 /// Address of the stub that ignores.

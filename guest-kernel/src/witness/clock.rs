@@ -43,6 +43,13 @@ impl Ratchet {
         let before = self.latest.load(Relaxed);
         fence(core::sync::atomic::Ordering::SeqCst);
         let now = read();
+        self.note(before, now);
+        now
+    }
+
+    /// Notes the reading `now`, taken after `before` was the latest.
+    #[inline]
+    fn note(&self, before: u64, now: u64) {
         if now < before {
             self.backs.fetch_add(1, Relaxed);
             self.furthest.fetch_max(before - now, Relaxed);
@@ -51,7 +58,6 @@ impl Ratchet {
         } else {
             self.latest.fetch_max(now, Relaxed);
         }
-        now
     }
 
     /// How often it went back.
@@ -66,6 +72,43 @@ impl Ratchet {
 }
 
 impl Default for Ratchet {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Kvmclock on several CPUs: each by itself must never go back, and all together where the hypervisor promises it.
+#[derive(Debug)]
+pub struct KvmClocks<const CPUS: usize> {
+    own: [Ratchet; CPUS],
+    common: Ratchet,
+}
+
+impl<const CPUS: usize> KvmClocks<CPUS> {
+    /// Nothing read yet.
+    pub const fn new() -> Self {
+        Self { own: [const { Ratchet::new() }; CPUS], common: Ratchet::new() }
+    }
+
+    /// Reads once on `cpu` and notes whether it went back; `read` gives nanoseconds and whether CPUs may be compared.
+    #[inline]
+    pub fn look(&self, cpu: usize, read: impl FnOnce() -> (u64, bool)) -> u64 {
+        let before = self.common.latest.load(Relaxed);
+        fence(core::sync::atomic::Ordering::SeqCst);
+        let (now, comparable) = read();
+        if comparable {
+            self.common.note(before, now);
+        }
+        self.own[cpu].look(|| now)
+    }
+
+    /// How often it went back.
+    pub fn backs(&self) -> u64 {
+        self.common.backs() + self.own.iter().map(Ratchet::backs).sum::<u64>()
+    }
+}
+
+impl<const CPUS: usize> Default for KvmClocks<CPUS> {
     fn default() -> Self {
         Self::new()
     }
@@ -111,6 +154,9 @@ impl Default for Gap {
     }
 }
 
+/// Flag in [`KvmClock`]: what one CPU reads is never below what another has read before.
+const TSC_STABLE: u8 = 1;
+
 /// The structure that KVM keeps for a CPU whose MSR 0x4b564d01 points to it.
 /// Source: Linux, `Documentation/virt/kvm/x86/msr.rst`, `pvclock_vcpu_time_info`.
 #[repr(C, align(32))]
@@ -122,7 +168,7 @@ pub struct KvmClock {
     system_time: u64,
     multiplier: u32,
     shift: i8,
-    _flags: u8,
+    flags: u8,
     _pad_end: [u8; 2],
 }
 
@@ -136,17 +182,17 @@ impl KvmClock {
             system_time: 0,
             multiplier: 0,
             shift: 0,
-            _flags: 0,
+            flags: 0,
             _pad_end: [0; 2],
         }
     }
 
-    /// Nanoseconds now.
+    /// Nanoseconds now, and whether the clocks of all CPUs may be compared.
     ///
     /// # Safety
     /// `this` points to the structure of the CPU that runs this.
     #[inline]
-    pub unsafe fn nanoseconds(this: *const Self, tsc: &impl Counter) -> u64 {
+    pub unsafe fn now(this: *const Self, tsc: &impl Counter) -> (u64, bool) {
         loop {
             // SAFETY: the caller's. KVM writes while this CPU is stopped; an odd or changed version tells that it did.
             let (version, copy) = unsafe { ((&raw const (*this).version).read_volatile(), this.read_volatile()) };
@@ -154,7 +200,7 @@ impl KvmClock {
             fence(core::sync::atomic::Ordering::SeqCst);
             // SAFETY: as above.
             if version & 1 == 0 && version == unsafe { (&raw const (*this).version).read_volatile() } {
-                return now;
+                return (now, copy.flags & TSC_STABLE != 0);
             }
         }
     }
@@ -188,6 +234,19 @@ mod tests {
             ratchet.look(|| value);
         }
         assert_eq!((ratchet.backs(), ratchet.furthest()), (1, 5));
+    }
+
+    #[test]
+    fn clocks_of_two_cpus_are_compared_only_where_the_hypervisor_promises_it() {
+        let clocks = KvmClocks::<2>::new();
+        clocks.look(0, || (100, false));
+        clocks.look(1, || (90, false));
+        assert_eq!(clocks.backs(), 0);
+        clocks.look(0, || (110, true));
+        clocks.look(1, || (105, true));
+        assert_eq!(clocks.backs(), 1);
+        clocks.look(1, || (104, false));
+        assert_eq!(clocks.backs(), 2);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use crate::ring0::descriptors::{SPURIOUS_VECTOR, TICK_VECTOR};
-use crate::ring0::stubs::TICK_TSC;
+use crate::ring0::stubs::TICKS;
 use crate::witness::clock::{Counter, Tsc};
 
 const BASE: u64 = 0xfee0_0000;
@@ -40,10 +40,11 @@ pub fn enable() {
     write(SPURIOUS, 0x100 | u32::from(SPURIOUS_VECTOR));
 }
 
-/// Starts a tick of `hz` on this CPU, its length measured by a TSC of `tsc_hz`.
-pub fn start(hz: u64, tsc_hz: u64) {
+/// Starts a tick of `hz` on this CPU, number `cpu`, its length measured by a TSC of `tsc_hz`.
+pub fn start(cpu: u8, hz: u64, tsc_hz: u64) {
+    let vector = u32::from(TICK_VECTOR + cpu);
     write(DIVIDE, DIVIDE_BY_16);
-    write(TIMER, MASKED | u32::from(TICK_VECTOR));
+    write(TIMER, MASKED | vector);
     write(INITIAL_COUNT, u32::MAX);
     let begin = Tsc.read();
     let (passed, cycles) = loop {
@@ -53,8 +54,8 @@ pub fn start(hz: u64, tsc_hz: u64) {
         }
     };
     let count = u128::from(passed) * u128::from(tsc_hz) / u128::from(cycles.max(1)) / u128::from(hz.max(1));
-    TICK_TSC.store(Tsc.read(), Relaxed);
-    write(TIMER, PERIODIC | u32::from(TICK_VECTOR));
+    TICKS[usize::from(cpu)].tsc.store(Tsc.read(), Relaxed);
+    write(TIMER, PERIODIC | vector);
     write(INITIAL_COUNT, (count as u32).max(1));
 }
 

@@ -58,6 +58,7 @@ pub struct Orders {
     set_pages: AtomicU64,
     pattern: AtomicU64,
     verify: AtomicU64,
+    nap: AtomicBool,
     /// Counts changes of the rates, which the paces must take over.
     edition: AtomicU64,
     /// Counts audits asked for.
@@ -73,17 +74,13 @@ impl Orders {
             set_pages: AtomicU64::new(0),
             pattern: AtomicU64::new(0),
             verify: AtomicU64::new(Verify::Off as u64),
+            nap: AtomicBool::new(false),
             edition: AtomicU64::new(1),
             audit: AtomicU64::new(0),
         }
     }
 
-    /// Pages dirtied a second, by all CPUs together.
-    pub fn rate(&self) -> u64 {
-        self.rate.load(Relaxed)
-    }
-
-    /// Orders pages dirtied a second.
+    /// Orders pages dirtied a second, by all CPUs together.
     pub fn set_rate(&self, rate: u64) {
         self.rate.store(rate, Relaxed);
         self.edition.fetch_add(1, Relaxed);
@@ -103,6 +100,16 @@ impl Orders {
     /// Orders which page comes next.
     pub fn set_pattern(&self, pattern: Pattern) {
         self.pattern.store(pattern as u64, Relaxed);
+    }
+
+    /// Whether a CPU halts until its next tick when nothing is due.
+    pub fn nap(&self) -> bool {
+        self.nap.load(Relaxed)
+    }
+
+    /// Orders or forbids naps.
+    pub fn set_nap(&self, nap: bool) {
+        self.nap.store(nap, Relaxed);
     }
 
     /// Asks for an audit: everything is verified once from the first page on, at full speed, whatever else is ordered.
@@ -320,8 +327,15 @@ impl<'a, C: Counter> Worker<'a, C> {
     }
 
     /// The sum of the versions of all pages of the share.
-    fn versions(&self) -> u64 {
-        (0..self.filled).map(|index| u64::from(self.memory.version(self.share.page(index)))).sum()
+    fn versions(&mut self) -> u64 {
+        let mut sum = 0;
+        for index in 0..self.filled {
+            sum += u64::from(self.memory.version(self.share.page(index)));
+            if index.is_multiple_of(1024) {
+                self.look();
+            }
+        }
+        sum
     }
 
     fn follow_orders(&mut self, now: u64) {
