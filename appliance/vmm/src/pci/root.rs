@@ -4,7 +4,7 @@
 //! Specification 3.0, section 3.2.2.3.2) show the same registers.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use serde::{Deserialize, Serialize};
 
@@ -47,7 +47,7 @@ pub trait PciFunction: Send {
 /// Bus 0.
 pub struct PciRoot {
     bridge: ConfigSpace,
-    slots: BTreeMap<u8, Arc<Mutex<dyn PciFunction>>>,
+    slots: BTreeMap<u8, Weak<Mutex<dyn PciFunction>>>,
     config_address: u32,
 }
 
@@ -75,13 +75,14 @@ impl PciRoot {
         Self::default()
     }
 
-    /// Puts a function into a slot.
+    /// Puts a function into a slot. The machine owns the function; the bus only knows it, or bus and functions would keep
+    /// each other alive for ever.
     ///
     /// # Panics
     /// If the slot is 0, above 31, or taken: a mistake in the VMM (see `slots`).
-    pub fn insert(&mut self, slot: u8, function: Arc<Mutex<dyn PciFunction>>) {
+    pub fn insert(&mut self, slot: u8, function: &Arc<Mutex<dyn PciFunction>>) {
         assert!((1..32).contains(&slot));
-        assert!(self.slots.insert(slot, function).is_none(), "PCI slot {slot} is taken");
+        assert!(self.slots.insert(slot, Arc::downgrade(function)).is_none(), "PCI slot {slot} is taken");
     }
 
     /// Reads from a function's registers; where there is none, all ones stay.
@@ -89,8 +90,8 @@ impl PciRoot {
         match (slot, function) {
             (0, 0) => self.bridge.read(offset, data),
             (slot, 0) => {
-                if let Some(function) = self.slots.get(&slot) {
-                    enter(function).read_config(offset, data);
+                if let Some(function) = self.slots.get(&slot).and_then(Weak::upgrade) {
+                    enter(&function).read_config(offset, data);
                 }
             }
             _ => {}
@@ -101,10 +102,10 @@ impl PciRoot {
         match (slot, function) {
             (0, 0) => self.bridge.write(offset, data),
             (slot, 0) => {
-                let Some(function) = self.slots.get(&slot) else { return };
-                enter(function).write_config(offset, data);
-                for other in self.slots.values() {
-                    enter(other).place_bar();
+                let Some(function) = self.slots.get(&slot).and_then(Weak::upgrade) else { return };
+                enter(&function).write_config(offset, data);
+                for other in self.slots.values().filter_map(Weak::upgrade) {
+                    enter(&other).place_bar();
                 }
             }
             _ => {}
@@ -224,16 +225,17 @@ mod tests {
         fn place_bar(&mut self) {}
     }
 
-    fn root() -> Shared<PciRoot> {
+    fn root() -> (Shared<PciRoot>, Arc<Mutex<dyn PciFunction>>) {
         let mut root = PciRoot::new();
         let identity = Identity { vendor: 0x1af4, device: 0x1041, ..HOST_BRIDGE };
-        root.insert(3, Arc::new(Mutex::new(Registers(ConfigSpace::new(identity)))));
-        Arc::new(Mutex::new(root))
+        let function: Arc<Mutex<dyn PciFunction>> = Arc::new(Mutex::new(Registers(ConfigSpace::new(identity))));
+        root.insert(3, &function);
+        (Arc::new(Mutex::new(root)), function)
     }
 
     #[test]
     fn ecam_and_ports_show_the_same_registers() {
-        let root = root();
+        let (root, _function) = root();
         let (mut ecam, mut ports) = (Ecam(root.clone()), ConfigPorts(root));
         for (slot, id) in [(0u64, 0x0008_1b36u32), (3, 0x1041_1af4), (4, u32::MAX)] {
             let mut data = [0xff; 4];
@@ -251,7 +253,8 @@ mod tests {
 
     #[test]
     fn other_buses_and_a_disabled_address_show_nobody() {
-        let mut ports = ConfigPorts(root());
+        let (root, _function) = root();
+        let mut ports = ConfigPorts(root);
         for address in [0x8001_1800u32, 0x0000_1800] {
             ports.write(0, &address.to_le_bytes());
             let mut data = [0xff; 4];
@@ -262,9 +265,9 @@ mod tests {
 
     #[test]
     fn the_address_register_travels() {
-        let source = root();
+        let (source, _) = root();
         ConfigPorts(source.clone()).write(0, &0x8000_1804u32.to_le_bytes());
-        let target = root();
+        let (target, _) = root();
         let bytes = enter(&source).export_state().unwrap();
         enter(&target).import_state(STATE_VERSION, &bytes).unwrap();
         let mut data = [0; 4];
