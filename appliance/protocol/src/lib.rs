@@ -6,4 +6,10 @@
 //! as arguments, so a simulation can drive the very same code.
 #![forbid(unsafe_code)]
 
+pub mod checks;
+pub mod pages;
+pub mod session;
+pub mod slots;
 pub mod time;
+pub mod verify;
+pub mod wire;

@@ -1,0 +1,30 @@
+//! The destination takes VMs in.
+
+use model::diagnosis::Reason;
+
+use super::judge::{Conditions, Finding};
+
+/// The condition's name.
+pub const NAME: &str = "maintenance";
+
+/// Judges it.
+pub fn check(conditions: &Conditions<'_>) -> Vec<Finding> {
+    let host = &conditions.destination.host;
+    if !conditions.destination.maintenance {
+        return Vec::new();
+    }
+    let reason = Reason::new(format!("{host} is in maintenance"), format!("on {host}: host maintenance exit"));
+    vec![Finding::blocker(NAME, reason)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::facts::example;
+    use super::check;
+
+    #[test]
+    fn a_host_in_maintenance_takes_no_vm_in() {
+        let causes = example::causes(check, |_, _, destination, _| destination.maintenance = true);
+        assert_eq!(causes, ["host-b is in maintenance"]);
+    }
+}

@@ -1,0 +1,16 @@
+//! What both sides of a migration do alike: agree on a version, cut the control stream into messages, know that the
+//! other one lives, and keep their timers.
+//!
+//! [`versions`] are ranges and what two of them share; [`timers`] holds deadlines with their reasons;
+//! [`conversation`] is the control stream with its version and its signs of life; [`lease`] is what a migration asks
+//! of the lease and what comes back.
+
+pub mod conversation;
+pub mod lease;
+pub mod timers;
+pub mod versions;
+
+pub use conversation::Conversation;
+pub use lease::{LeaseAnswer, LeaseAsk, RightToRun};
+pub use timers::{Deadline, Timers};
+pub use versions::Versions;
