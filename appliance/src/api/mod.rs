@@ -6,6 +6,7 @@
 
 pub mod channel;
 pub mod host;
+pub mod init;
 pub mod lease;
 pub mod migrate;
 pub mod paths;

@@ -14,6 +14,7 @@ use super::modules::Modules;
 use super::screen::{self, say, stop_and_explain};
 use super::supervise::Supervisor;
 use super::{filesystems, gather, identity, order, shutdown};
+use crate::api::paths::RunDir;
 use crate::network;
 
 /// Name of a host that nobody named.
@@ -144,7 +145,7 @@ impl Boot {
 
     fn roles(&mut self) -> Result<Supervisor, String> {
         let mut supervisor = Supervisor::new(PathBuf::from(LOG_FOLDER)).map_err(|error| error.to_string())?;
-        order::listen_for(order::SOCKET.as_ref(), supervisor.sender()).map_err(|error| error.to_string())?;
+        order::listen_for(&RunDir::from_environment(), supervisor.sender()).map_err(|error| error.to_string())?;
         supervisor.take_on_manifest();
         if let Some(modules) = self.modules.take() {
             watch_devices(modules);

@@ -10,10 +10,8 @@ use std::process::ExitCode;
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use serde::{Deserialize, Serialize};
 
-/// Where the text of host.toml is left for the host role.
-pub const TEXT_FILE: &str = "/run/godwit/config/host.toml";
-/// Where the place it was found is left, for error messages: `GODWIT (vda1): godwit/host.toml`.
-pub const ORIGIN_FILE: &str = "/run/godwit/config/origin";
+use crate::api::paths::RunDir;
+use crate::configuration;
 
 /// What `init` learns. Bounded by [`ANSWER_BYTES_MAX`].
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -33,9 +31,11 @@ pub(super) const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
 /// Runs the role. The answer goes to standard output.
 pub fn run() -> ExitCode {
+    let run_dir = RunDir::from_environment();
     let found = media::find();
     if let Some(found) = &found {
-        let left = fs::write(TEXT_FILE, &found.text).and_then(|()| fs::write(ORIGIN_FILE, &found.origin));
+        let left = fs::write(configuration::text_file(&run_dir), &found.text)
+            .and_then(|()| fs::write(configuration::origin_file(&run_dir), &found.origin));
         if let Err(error) = left {
             log::error!("the configuration could not be left for the host role: {error}");
         }
@@ -46,7 +46,7 @@ pub fn run() -> ExitCode {
         log::error!("configure could not give up its privileges: {error}");
         return ExitCode::FAILURE;
     }
-    let answer = evaluate(found);
+    let answer = evaluate(&run_dir, found);
     let sent = postcard::to_allocvec(&answer)
         .map_err(std::io::Error::other)
         .and_then(|bytes| std::io::stdout().write_all(&bytes));
@@ -59,9 +59,9 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn evaluate(found: Option<media::Found>) -> Answer {
-    let words = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    let hostname = words.split_whitespace().find_map(|word| word.strip_prefix("godwit.hostname=")).map(str::to_owned);
+fn evaluate(run_dir: &RunDir, found: Option<media::Found>) -> Answer {
+    let read = configuration::of_this_host(run_dir, None);
+    let problems = read.errors.iter().map(ToString::to_string).collect();
     let (origin, identity) = found.map_or((None, None), |found| (Some(found.origin), found.identity));
-    Answer { hostname, origin, identity, problems: Vec::new() }
+    Answer { hostname: Some(read.hostname.to_string()), origin, identity, problems }
 }

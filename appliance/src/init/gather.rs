@@ -5,8 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-/// Most bytes of one log file; a role has two.
-const LOG_BYTES_MAX: u64 = 512 * 1024;
+use model::limits::LOG_ROLE_BYTES_MAX;
 
 /// A pipe whose reading end is copied to the log `name` in `folder` until every writer is gone.
 pub(super) fn into_log(folder: &Path, name: &str) -> std::io::Result<PipeWriter> {
@@ -44,7 +43,7 @@ impl LogFile {
     }
 
     fn append(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        if self.written + bytes.len() as u64 > LOG_BYTES_MAX {
+        if self.written + bytes.len() as u64 > LOG_ROLE_BYTES_MAX {
             let mut old = self.path.clone().into_os_string();
             old.push(".1");
             fs::rename(&self.path, old)?;
@@ -66,12 +65,12 @@ mod tests {
         fs::create_dir_all(&folder).unwrap();
         let mut log = LogFile::open(folder.join("role.log")).unwrap();
         let line = [b'x'; 4000];
-        for _ in 0..(5 * LOG_BYTES_MAX / 4000) {
+        for _ in 0..(5 * LOG_ROLE_BYTES_MAX / 4000) {
             log.append(&line).unwrap();
         }
         let sizes: Vec<u64> = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).collect();
         assert_eq!(sizes.len(), 2, "the log and the one before");
-        assert!(sizes.iter().all(|size| (1..=LOG_BYTES_MAX).contains(size)), "{sizes:?}");
+        assert!(sizes.iter().all(|size| (1..=LOG_ROLE_BYTES_MAX).contains(size)), "{sizes:?}");
         fs::remove_dir_all(&folder).unwrap();
     }
 }

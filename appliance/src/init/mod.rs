@@ -17,7 +17,7 @@ mod gather;
 pub mod identity;
 mod modalias;
 mod modules;
-pub mod order;
+mod order;
 mod screen;
 mod shutdown;
 mod supervise;

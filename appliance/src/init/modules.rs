@@ -9,33 +9,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
+use serde::Deserialize;
 
 use super::modalias::Aliases;
 use super::screen::say;
 
-/// Wanted on every host, whatever devices it has; one that the image lacks is not an error.
-const ALWAYS: [&str; 20] = [
-    "nfsv4",
-    "nfsv3",
-    "bridge",
-    "8021q",
-    "tun",
-    "vhost_net",
-    "af_packet",
-    "softdog",
-    "isofs",
-    "vfat",
-    "nls_cp437",
-    "nls_ascii",
-    "nls_iso8859_1",
-    "nls_utf8",
-    "sr_mod",
-    "sd_mod",
-    "ext4",
-    "sch_netem",
-    "i6300esb",
-    "msr",
-];
+/// The image's own recipe; its list `modules.always` is loaded on every host.
+const RECIPE: &str = "/etc/godwit/image.toml";
+/// The watchdog of a machine without one in hardware.
+const WATCHDOG_IN_SOFTWARE: &str = "softdog";
 
 /// Devices appear late (USB, SCSI): devices are looked at again until nothing new came for this long.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -79,8 +61,8 @@ impl Modules {
     /// Loads what devices ask for until no new device appears, then what is always wanted.
     pub(super) fn load_all(&mut self) {
         let begin = Instant::now();
-        for name in ALWAYS {
-            self.load(name);
+        for name in always() {
+            self.load(&name);
         }
         let mut quiet_since = Instant::now();
         while quiet_since.elapsed() < SETTLE && begin.elapsed() < SETTLE_MAX {
@@ -89,6 +71,9 @@ impl Modules {
             } else {
                 std::thread::sleep(Duration::from_millis(20));
             }
+        }
+        if !Path::new("/dev/watchdog0").exists() {
+            self.load(WATCHDOG_IN_SOFTWARE);
         }
     }
 
@@ -142,6 +127,20 @@ impl Modules {
             }
         }
     }
+}
+
+/// Modules that the image wants on every host. Its recipe is part of the image: one that cannot be read means no list.
+fn always() -> Vec<String> {
+    #[derive(Default, Deserialize)]
+    struct Recipe {
+        modules: Lists,
+    }
+    #[derive(Default, Deserialize)]
+    struct Lists {
+        always: Vec<String>,
+    }
+    let text = fs::read_to_string(RECIPE).unwrap_or_default();
+    toml::from_str::<Recipe>(&text).unwrap_or_default().modules.always
 }
 
 /// Text of `modules.dep`: `PATH: PATH PATH...`, by module name.

@@ -1,147 +1,51 @@
-//! What a role may ask of `init`, on `/run/godwit/init.sock` (SOCK_SEQPACKET, one request and one answer a connection).
+//! Listens for what roles ask of `init` and hands it to the supervisor, which answers.
 
-use std::path::Path;
+use std::io;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-use rustix::fd::OwnedFd;
-use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
-    recv, send, socket_with,
-};
-use serde::{Deserialize, Serialize};
-
 use super::supervise::Event;
+use crate::api::channel::{Channel, ChannelError, Listener};
+use crate::api::init::{InitRequest, PATIENCE, RoleReport};
+use crate::api::paths::RunDir;
 
-/// The socket's place.
-pub const SOCKET: &str = "/run/godwit/init.sock";
-/// Most bytes of a message.
-const MESSAGE_BYTES_MAX: usize = 4096;
-/// How long `init` waits for a slow client, and a client for `init`.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What `init` is asked to do.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub enum Order {
-    /// Only report the roles.
-    Report,
-    /// Stop everything in order, then reboot.
-    Reboot,
-    /// Stop everything in order, then power off.
-    Shutdown,
-}
-
-/// One supervised role, as `init` sees it.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct RoleReport {
-    /// Name, with the terminal behind a dash for a console.
-    pub title: String,
-    /// Process, if it runs.
-    pub pid: Option<u32>,
-    /// How often it was started again since boot.
-    pub restarts: u32,
-}
-
-/// Why an order did not reach `init`.
-#[derive(Debug, thiserror::Error)]
-pub enum OrderError {
-    /// The socket could not be used (this machine was not booted by godwit, or `init` is stuck).
-    #[error("init did not answer on {SOCKET}")]
-    Unreachable(#[source] Errno),
-    /// The answer made no sense.
-    #[error("init answered with something that is not a report")]
-    Garbled(#[source] postcard::Error),
-}
-
-/// Gives `order` to `init` and returns the roles as they are now. The order is carried out after the answer.
-pub fn give(order: Order) -> Result<Vec<RoleReport>, OrderError> {
-    give_at(Path::new(SOCKET), order)
-}
-
-fn give_at(path: &Path, order: Order) -> Result<Vec<RoleReport>, OrderError> {
-    let answer = exchange(path, &[order as u8]).map_err(OrderError::Unreachable)?;
-    postcard::from_bytes(&answer).map_err(OrderError::Garbled)
-}
-
-fn exchange(path: &Path, request: &[u8]) -> Result<Vec<u8>, Errno> {
-    let socket = seqpacket()?;
-    bound_waits(&socket)?;
-    connect(&socket, &SocketAddrUnix::new(path)?)?;
-    send(&socket, request, SendFlags::NOSIGNAL)?;
-    let mut answer = vec![0; MESSAGE_BYTES_MAX];
-    let (length, _) = recv(&socket, &mut answer[..], RecvFlags::empty())?;
-    answer.truncate(length);
-    Ok(answer)
-}
-
-/// Listens for orders in a thread of its own and passes them to the supervisor.
-pub(super) fn listen_for(path: &Path, events: Sender<Event>) -> Result<(), Errno> {
-    let _ = std::fs::remove_file(path);
-    let socket = seqpacket()?;
-    bind(&socket, &SocketAddrUnix::new(path)?)?;
-    rustix::fs::chmod(path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
-    listen(&socket, 8)?;
+/// Listens in a thread of its own.
+pub(super) fn listen_for(run: &RunDir, events: Sender<Event>) -> io::Result<()> {
+    let path = run.socket("init");
+    let listener = Listener::bind(&path)?;
+    rustix::fs::chmod(&path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
     let serve = move || {
-        while let Ok(client) = accept_with(&socket, SocketFlags::CLOEXEC).map(Some).or_else(retry) {
-            // A client that says nothing, or nonsense, costs its own connection.
-            if let Some(client) = client {
-                let _ = serve_one(&client, &events);
+        loop {
+            match listener.accept() {
+                // A client that says nothing, or nonsense, costs its own connection.
+                Ok(client) => drop(serve_one(&client, &events)),
+                // Out of descriptors or memory: give them time to come back.
+                Err(_) => std::thread::sleep(Duration::from_millis(100)),
             }
         }
     };
-    std::thread::Builder::new().name("orders".into()).spawn(serve).map_err(|_| Errno::AGAIN)?;
-    Ok(())
+    std::thread::Builder::new().name("orders".into()).spawn(serve).map(drop)
 }
 
-fn serve_one(client: &OwnedFd, events: &Sender<Event>) -> Result<(), Errno> {
-    bound_waits(client)?;
-    let mut request = [0_u8; 2];
-    let (length, _) = recv(client, &mut request[..], RecvFlags::empty())?;
-    let order = match request.get(..length) {
-        Some([0]) => Order::Report,
-        Some([1]) => Order::Reboot,
-        Some([2]) => Order::Shutdown,
-        _ => return Err(Errno::PROTO),
-    };
+fn serve_one(client: &Channel<Vec<RoleReport>, InitRequest>, events: &Sender<Event>) -> Result<(), ChannelError> {
+    let (order, _) = client.receive_within(PATIENCE)?;
     let (answer, report) = channel();
-    events.send(Event::Ordered(order, answer)).map_err(|_| Errno::SHUTDOWN)?;
-    let report = report.recv_timeout(PATIENCE).map_err(|_| Errno::TIMEDOUT)?;
-    let bytes = postcard::to_allocvec(&report).map_err(|_| Errno::MSGSIZE)?;
-    send(client, &bytes, SendFlags::NOSIGNAL).map(drop)
-}
-
-fn retry(error: Errno) -> Result<Option<OwnedFd>, Errno> {
-    match error {
-        Errno::INTR | Errno::CONNABORTED => Ok(None),
-        // Out of descriptors or memory: give them time to come back.
-        Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS => {
-            std::thread::sleep(Duration::from_millis(100));
-            Ok(None)
-        }
-        other => Err(other),
-    }
-}
-
-fn seqpacket() -> Result<OwnedFd, Errno> {
-    socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-}
-
-fn bound_waits(socket: &OwnedFd) -> Result<(), Errno> {
-    set_socket_timeout(socket, Timeout::Recv, Some(PATIENCE))?;
-    set_socket_timeout(socket, Timeout::Send, Some(PATIENCE))
+    events.send(Event::Ordered(order, answer)).map_err(|_| ChannelError::Closed)?;
+    let report = report.recv_timeout(PATIENCE).map_err(|_| ChannelError::Timeout(PATIENCE))?;
+    client.send(&report, &[])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::init::ask;
 
     #[test]
     fn an_order_reaches_init_and_is_answered_with_the_roles() {
-        let path = std::env::temp_dir().join(format!("godwit-order-{}.sock", std::process::id()));
+        let run = RunDir::at(std::env::temp_dir().join(format!("godwit-order-{}", std::process::id())));
+        std::fs::create_dir_all(run.path()).unwrap();
         let (sender, events) = channel();
-        listen_for(&path, sender).unwrap();
+        listen_for(&run, sender).unwrap();
         let role = RoleReport { title: "host".into(), pid: Some(7), restarts: 1 };
         let answer = role.clone();
         let supervisor = std::thread::spawn(move || match events.recv().unwrap() {
@@ -151,9 +55,10 @@ mod tests {
             }
             Event::Ended(..) => panic!("no child ended"),
         });
-        assert_eq!(exchange(&path, b"nonsense").unwrap(), b"", "nonsense ends the connection and orders nothing");
-        assert_eq!(give_at(&path, Order::Shutdown).unwrap(), [role]);
-        assert_eq!(supervisor.join().unwrap(), Order::Shutdown);
-        std::fs::remove_file(&path).unwrap();
+        let nonsense = Channel::<[u8; 3], Vec<RoleReport>>::connect(&run.socket("init")).unwrap();
+        assert!(nonsense.ask(&[200, 1, 1], &[], PATIENCE).is_err(), "nonsense ends the connection and orders nothing");
+        assert_eq!(ask(&run, InitRequest::Shutdown).unwrap(), [role]);
+        assert_eq!(supervisor.join().unwrap(), InitRequest::Shutdown);
+        std::fs::remove_dir_all(run.path()).unwrap();
     }
 }

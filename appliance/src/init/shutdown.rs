@@ -9,19 +9,19 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::system::{RebootCommand, reboot};
 
-use super::order::Order;
 use super::screen::{say, stop_and_explain};
 use super::supervise::Supervisor;
+use crate::api::init::InitRequest;
 
 /// Kinds of file systems that need no unmounting: they live in RAM or in the kernel.
 const IN_MEMORY: [&str; 11] =
     ["proc", "sysfs", "devtmpfs", "devpts", "tmpfs", "ramfs", "rootfs", "debugfs", "cgroup2", "securityfs", "tracefs"];
 
 /// Carries the order out. Does not return.
-pub(super) fn carry_out(order: Order, supervisor: &mut Supervisor) -> ! {
+pub(super) fn carry_out(order: InitRequest, supervisor: &mut Supervisor) -> ! {
     let (verb, command) = match order {
-        Order::Shutdown => ("power off", RebootCommand::PowerOff),
-        Order::Reboot | Order::Report => ("reboot", RebootCommand::Restart),
+        InitRequest::Shutdown => ("power off", RebootCommand::PowerOff),
+        InitRequest::Reboot | InitRequest::Report => ("reboot", RebootCommand::Restart),
     };
     say(&format!("the machine will {verb}"));
     supervisor.stop_all();

@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process};
 
 use super::gather;
-use super::order::{Order, RoleReport};
 use super::screen::say;
 use super::terminals;
+use crate::api::init::{InitRequest, RoleReport};
 use crate::role::{self, EXIT_ABSENT, Restart, Role, RoleName, Start};
 
 /// What happens to PID 1.
@@ -25,7 +25,7 @@ pub(super) enum Event {
     /// A child ended (one of ours, or an orphan that was left to us).
     Ended(Pid, WaitStatus),
     /// A role asks for something.
-    Ordered(Order, Sender<Vec<RoleReport>>),
+    Ordered(InitRequest, Sender<Vec<RoleReport>>),
 }
 
 enum State {
@@ -98,14 +98,14 @@ impl Supervisor {
     }
 
     /// Handles events until one orders the end of the machine.
-    pub(super) fn run(&mut self) -> Order {
+    pub(super) fn run(&mut self) -> InitRequest {
         loop {
             self.start_due();
             match self.events.recv_timeout(self.until_next_start()) {
                 Ok(Event::Ended(pid, status)) => self.ended(pid, status),
                 Ok(Event::Ordered(order, answer)) => {
                     let _ = answer.send(self.report());
-                    if order != Order::Report {
+                    if order != InitRequest::Report {
                         return order;
                     }
                 }
