@@ -71,7 +71,8 @@ impl SerialLine {
     /// Types a command, waits for it to end within `bound`.
     pub fn exec_within(&mut self, command: &str, bound: Duration) -> Result<Answer> {
         let token = self.type_command(command)?;
-        self.read_answer(&token, Instant::now() + bound.min(ANSWER_BOUND), Instant::now() + bound)
+        let now = Instant::now();
+        self.read_answer(&token, now, now + bound.min(ANSWER_BOUND), now + bound)
     }
 
     /// Types a command and does not wait; its token serves [`Self::finish`].
@@ -87,8 +88,8 @@ impl SerialLine {
 
     /// Waits for the end of a command that was typed before.
     pub fn finish(&mut self, token: &str, bound: Duration) -> Result<Answer> {
-        let until = Instant::now() + bound;
-        self.read_answer(token, until, until)
+        let now = Instant::now();
+        self.read_answer(token, now, now + bound, now + bound)
     }
 
     /// Sends bytes as typed.
@@ -98,13 +99,13 @@ impl SerialLine {
 
     /// Reads until `text` appears; gives everything since the last command was typed.
     pub fn read_until(&mut self, text: &str, bound: Duration) -> Result<String> {
-        let until = Instant::now() + bound;
+        let now = Instant::now();
         loop {
             let said = String::from_utf8_lossy(&self.seen);
             if said.contains(text) {
                 return Ok(said.into_owned());
             }
-            self.read_more(until, &format!("\"{text}\""))?;
+            self.read_more(now, now + bound, &format!("\"{text}\""))?;
         }
     }
 
@@ -113,18 +114,17 @@ impl SerialLine {
         self.seen.clear();
     }
 
-    fn read_answer(&mut self, token: &str, begin_by: Instant, end_by: Instant) -> Result<Answer> {
+    fn read_answer(&mut self, token: &str, start: Instant, begin_by: Instant, end_by: Instant) -> Result<Answer> {
         loop {
             match parse_answer(&self.seen, token) {
                 Parsed::Whole(answer) => return Ok(answer),
-                Parsed::Begun => self.read_more(end_by, "the command to end")?,
-                Parsed::Nothing => self.read_more(begin_by, "the console to take the command")?,
+                Parsed::Begun => self.read_more(start, end_by, "the command to end")?,
+                Parsed::Nothing => self.read_more(start, begin_by, "the console to take the command")?,
             }
         }
     }
 
-    fn read_more(&mut self, until: Instant, waiting_for: &str) -> Result<()> {
-        let start = Instant::now();
+    fn read_more(&mut self, start: Instant, until: Instant, waiting_for: &str) -> Result<()> {
         let mut buffer = [0; 4096];
         loop {
             match self.stream.read(&mut buffer) {

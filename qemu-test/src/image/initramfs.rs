@@ -15,7 +15,7 @@ use crate::stamp::Inputs;
 /// Folders that the kernel and init mount things on.
 const MOUNT_POINTS: &[&str] = &["dev", "proc", "sys", "run", "tmp", "etc", "etc/godwit", "vm", "datastore"];
 /// Files of `config/` that hosts read as their defaults.
-const DEFAULTS: &[&str] = &["host.toml", "roles.toml", "image.toml"];
+const DEFAULTS: &[&str] = &["host.toml"];
 
 /// Packs the modules that the recipe names; gives the compressed archive.
 pub(super) fn pack_modules(home: &Home, recipe: &Recipe, package: &KernelPackage) -> Result<PathBuf> {

@@ -1,5 +1,6 @@
 //! `config/image.toml` as a type.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -13,8 +14,8 @@ use crate::error::{Doing, LabError, Result};
 pub(super) struct Recipe {
     /// Sizes that the build checks.
     pub(super) budget: Budget,
-    /// Kernel modules that the image carries.
-    pub(super) modules: ModuleLists,
+    /// Kernel modules that the image carries, by subject.
+    pub(super) modules: BTreeMap<String, Vec<String>>,
 }
 
 /// Largest sizes, in bytes.
@@ -25,18 +26,6 @@ pub(super) struct Budget {
     pub(super) binary: u64,
     /// Of the ISO.
     pub(super) iso: u64,
-}
-
-/// Names of kernel modules by the occasion on which they are loaded.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ModuleLists {
-    /// At every boot, in this order.
-    pub(super) always: Vec<String>,
-    /// When a device announces itself.
-    pub(super) by_device: Vec<String>,
-    /// When somebody asks.
-    pub(super) on_demand: Vec<String>,
 }
 
 impl Recipe {
@@ -54,7 +43,6 @@ impl Recipe {
 
     /// All module names.
     pub(super) fn module_names(&self) -> impl Iterator<Item = &str> {
-        let lists = [&self.modules.always, &self.modules.by_device, &self.modules.on_demand];
-        lists.into_iter().flatten().map(String::as_str)
+        self.modules.values().flatten().map(String::as_str)
     }
 }

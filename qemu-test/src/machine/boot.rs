@@ -59,7 +59,7 @@ fn start(machine: &Machine, wires: &Wires, accelerator: Accelerator, image: &Ima
     command::qemu(machine, wires, accelerator, image)?.run()
 }
 
-/// Waits for the first line that is not the kernel's or the boot loader's: init's.
+/// Waits for init's first line, which names the product and the kernel it runs on.
 fn wait_for_init(machine: &Machine) -> Result<()> {
     let start = Instant::now();
     let bound = bound(machine.spec.start_from);
@@ -87,9 +87,7 @@ fn wait_for_init(machine: &Machine) -> Result<()> {
 }
 
 fn shows_init(log: &str) -> bool {
-    log.lines()
-        .map(str::trim)
-        .any(|line| line.contains("godwit") && !line.starts_with('[') && !line.contains("menuentry"))
+    log.lines().any(|line| line.contains("godwit ") && line.contains(" on Linux "))
 }
 
 /// 20 s for a direct boot and 40 s by firmware on an idle machine; as many times more as the machine is busier than it has CPUs.
