@@ -18,10 +18,11 @@ use witness::ring0::descriptors::CPUS_MAX;
 use witness::ring0::{descriptors, gate};
 use witness::witness::clock::{Counter, KvmClock, KvmClocks, Tsc};
 use witness::witness::content::{PAGE_BYTES, Recipe};
+use witness::witness::cpu::Registers;
 use witness::witness::memory::{Memory, REGIONS_MAX, Region, regions};
 use witness::witness::share::Share;
 use witness::witness::worker::{Common, Step, Tally, Worker};
-use witness::witness::{cpu, frequency, timer};
+use witness::witness::{frequency, timer};
 
 const PAGE: u64 = PAGE_BYTES as u64;
 
@@ -154,8 +155,10 @@ fn serve(mut job: Job, power: Power, first_tsc: u64, serial: &mut Serial) -> ! {
         tsc_hz: job.tsc_hz,
         first_tsc,
     };
+    let registers = Registers::put(job.settings.seed);
+    serial.put(&line(format_args!("registers msrs={} debug={}", registers.msrs(), registers.debug())));
     let mut desk = Desk::new(machine, serial, job.settings.clone(), Tsc.read());
-    work(job, 0, |now, clock| desk.serve(now, clock))
+    work(job, 0, registers, |now, clock| desk.serve(now, clock))
 }
 
 /// The work of another CPU; called by its entry, in ring 3.
@@ -173,22 +176,31 @@ extern "C" fn witness_processor(cpu: u64) -> ! {
     if job.kvmclock && !start_kvmclock(cpu as usize) {
         panic!("kvmclock is there for the first CPU and not for CPU {cpu}");
     }
-    work(job, cpu, |_, _| true)
+    work(job, cpu, Registers::put(job.settings.seed ^ cpu << 32), |_, _| true)
 }
 
 /// The loop of one CPU; `attend` is called between two steps and says whether it may halt.
-fn work(job: &Job, cpu: u64, mut attend: impl FnMut(u64, u64) -> bool) -> ! {
+fn work(job: &Job, cpu: u64, registers: Registers, mut attend: impl FnMut(u64, u64) -> bool) -> ! {
     if job.settings.tick_hz > 0 {
         timer::start(cpu as u8, job.settings.tick_hz, job.tsc_hz);
     }
-    let seed = job.settings.seed ^ cpu << 32;
-    cpu::put_registers(seed);
     let index = cpu as usize;
     let share = Share { cpu, cpus: job.cpus };
     let mut worker = Worker::new(&job.memory, share, &COMMON, &TALLIES[index], Tsc, job.tsc_hz);
+    let (mut looked, mut checked) = (Tsc.read(), Tsc.read());
+    let mut timer = timer::Watch::new(cpu, job.tsc_hz);
     loop {
         let step = worker.step();
-        cpu::check_registers(seed);
+        registers.check();
+        // What takes exits of the hypervisor is done 100 times and once a second.
+        if worker.now().wrapping_sub(looked) > job.tsc_hz / 100 {
+            looked = worker.now();
+            timer.look();
+        }
+        if worker.now().wrapping_sub(checked) > job.tsc_hz {
+            checked = worker.now();
+            registers.check_privileged(|| worker.look());
+        }
         // SAFETY: this CPU's structure, which KVM keeps.
         let look = || unsafe { KvmClock::now(kvmclock_page(index), &Tsc) };
         let clock = if job.kvmclock { KVM_CLOCKS.look(index, look) } else { 0 };

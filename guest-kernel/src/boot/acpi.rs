@@ -186,7 +186,7 @@ fn find_s5<R: Fn(u64) -> u8>(view: &View<R>, dsdt: u64) -> Option<u8> {
     let element = name + 5 + length_bytes + 1;
     match view.byte(element) {
         value @ (0 | 1) => Some(value),
-        0x0a | 0x0b | 0x0c => Some(view.byte(element + 1) & 7),
+        0x0a..=0x0c => Some(view.byte(element + 1) & 7),
         _ => None,
     }
 }

@@ -216,6 +216,7 @@ impl<'a> Desk<'a> {
             gap_max_us: microseconds(gap_max),
             tsc_back: machine.common.tsc.backs(),
             clock_back: machine.clocks.backs(),
+            timer_back: crate::witness::timer::backs(),
             clock_ms: self.clock_now / 1_000_000,
             ticks: self.ticks().map(|ticks| ticks.count.load(Relaxed)).sum(),
             tick_gap_us: microseconds(self.ticks().map(|ticks| ticks.gap.swap(0, Relaxed)).max().unwrap_or(0)),

@@ -69,6 +69,8 @@ pub struct Record {
     pub tsc_back: u64,
     /// How often kvmclock went back.
     pub clock_back: u64,
+    /// How often a LAPIC timer went back.
+    pub timer_back: u64,
     /// Time by kvmclock, 0 without one.
     pub clock_ms: u64,
     /// Timer interrupts.
@@ -85,7 +87,7 @@ impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(
             f,
-            "t={}.{:03} pages={} verified={} dirtied={} bad={} gap_us={} gap_max_us={} tsc_back={} clock_back={} ticks={} \
+            "t={}.{:03} pages={} verified={} dirtied={} bad={} gap_us={} gap_max_us={} tsc_back={} clock_back={} timer_back={} ticks={} \
              tick_gap_us={} clock={}.{:03} cpus={} filled={} passes={} dirty_rate={} verify_mbs={} registers_bad={} \
              lost_lines={}",
             self.t_ms / 1000,
@@ -98,6 +100,7 @@ impl fmt::Display for Record {
             self.gap_max_us,
             self.tsc_back,
             self.clock_back,
+            self.timer_back,
             self.ticks,
             self.tick_gap_us,
             self.clock_ms / 1000,
@@ -151,6 +154,7 @@ mod tests {
             gap_max_us: 1 << 44,
             tsc_back: 1 << 44,
             clock_back: 1 << 44,
+            timer_back: 1 << 44,
             clock_ms: most,
             ticks: 1 << 44,
             tick_gap_us: 1 << 44,

@@ -11,6 +11,8 @@ pub(super) const CALL_HALT: u32 = MARK + 4;
 pub(super) const CALL_ENABLE: u32 = MARK + 5;
 pub(super) const CALL_HANG: u32 = MARK + 6;
 pub(super) const CALL_TRIPLE_FAULT: u32 = MARK + 7;
+pub(super) const CALL_READ_DEBUG: u32 = MARK + 8;
+pub(super) const CALL_WRITE_DEBUG: u32 = MARK + 9;
 
 /// The four registers of CPUID.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +73,22 @@ pub unsafe fn write_msr(register: u32, value: u64) -> bool {
         );
     }
     refused == 0
+}
+
+/// DR0 to DR3.
+pub fn read_debug() -> [u64; 4] {
+    let (a, b, c, d): (u64, u64, u64, u64);
+    // SAFETY: reads registers.
+    unsafe {
+        asm!("ud2", inlateout("rax") u64::from(CALL_READ_DEBUG) => a, lateout("rcx") b, lateout("rdx") c, lateout("rdi") d);
+    }
+    [a, b, c, d]
+}
+
+/// Writes DR0 to DR3. No breakpoint is enabled, so they are mere numbers.
+pub fn write_debug([a, b, c, d]: [u64; 4]) {
+    // SAFETY: DR7 stays as it is after reset, so the addresses have no effect.
+    unsafe { asm!("ud2", in("eax") CALL_WRITE_DEBUG, in("rdi") a, in("rsi") b, in("rdx") c, in("rcx") d) };
 }
 
 /// Lets interrupts in.

@@ -5,7 +5,8 @@ use core::sync::atomic::AtomicU64;
 
 use crate::ring0::descriptors::{CPUS_MAX, USER_CODE, USER_DATA};
 use crate::ring0::gate::{
-    CALL_CPUID, CALL_ENABLE, CALL_HALT, CALL_HANG, CALL_READ_MSR, CALL_TRIPLE_FAULT, CALL_WRITE_MSR,
+    CALL_CPUID, CALL_ENABLE, CALL_HALT, CALL_HANG, CALL_READ_DEBUG, CALL_READ_MSR, CALL_TRIPLE_FAULT, CALL_WRITE_DEBUG,
+    CALL_WRITE_MSR,
 };
 
 /// One CPU's timer ticks: written by its stub.
@@ -104,6 +105,10 @@ global_asm!(
     "je 8f",
     "cmp eax, {triple_fault}",
     "je 9f",
+    "cmp eax, {read_debug}",
+    "je gate_read_debug",
+    "cmp eax, {write_debug}",
+    "je gate_write_debug",
     "jmp fault_stubs + 6 * 16", // an ordinary undefined instruction
     "3:",
     "add qword ptr [rsp], 2",
@@ -141,6 +146,20 @@ global_asm!(
     "push 0",
     "lidt [rsp]",
     "ud2",
+    "gate_read_debug:",
+    "add qword ptr [rsp], 2",
+    "mov rax, dr0",
+    "mov rcx, dr1",
+    "mov rdx, dr2",
+    "mov rdi, dr3",
+    "iretq",
+    "gate_write_debug:",
+    "add qword ptr [rsp], 2",
+    "mov dr0, rdi",
+    "mov dr1, rsi",
+    "mov dr2, rdx",
+    "mov dr3, rcx",
+    "iretq",
     "",
     ".balign 128",
     "tick_stubs:",
@@ -182,6 +201,8 @@ global_asm!(
     enable = const CALL_ENABLE,
     hang = const CALL_HANG,
     triple_fault = const CALL_TRIPLE_FAULT,
+    read_debug = const CALL_READ_DEBUG,
+    write_debug = const CALL_WRITE_DEBUG,
 );
 
 unsafe extern "C" {

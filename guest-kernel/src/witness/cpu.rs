@@ -1,9 +1,12 @@
 //! Registers that no code uses and that must keep their values across a move.
 //!
-//! The kernel is compiled without SSE, so the XMM registers belong to the check alone.
+//! The kernel is compiled without SSE and x87, so these registers belong to the check alone. Of the model-specific and debug
+//! registers those are taken that have no effect here: nothing uses segment bases, `syscall`, `sysenter` or breakpoints.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::ring0::gate;
 
 static REGISTERS_BAD: AtomicU64 = AtomicU64::new(0);
 
@@ -57,12 +60,114 @@ macro_rules! check {
     };
 }
 
-/// Puts a value that follows from `seed` into each of this CPU's registers.
-pub fn put_registers(seed: u64) {
-    xmm!(seed, put: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+/// Model-specific registers, and the bits of a value that each can hold.
+const MSRS: [(u32, u64); 11] = [
+    (0x174, 0xfffc),                      // IA32_SYSENTER_CS
+    (0x175, LOWER_HALF),                  // IA32_SYSENTER_ESP
+    (0x176, LOWER_HALF),                  // IA32_SYSENTER_EIP
+    (0xc000_0081, 0xffff_ffff_0000_0000), // STAR
+    (0xc000_0082, LOWER_HALF),            // LSTAR
+    (0xc000_0083, LOWER_HALF),            // CSTAR
+    (0xc000_0084, 0x003f_7fd5),           // SFMASK
+    (0xc000_0100, LOWER_HALF),            // FS base
+    (0xc000_0101, LOWER_HALF),            // GS base
+    (0xc000_0102, LOWER_HALF),            // KERNEL_GS base
+    (0xc000_0103, 0xffff_ffff),           // TSC_AUX
+];
+/// Addresses that are canonical whatever the number of paging levels.
+const LOWER_HALF: u64 = 0x0000_7fff_ffff_ffff;
+/// Exceptions masked; the rounding mode and the sticky flags tell the value from the one after reset.
+const MXCSR: u32 = 0x7fa5;
+const X87_CONTROL: u16 = 0x0f7f;
+
+/// The registers of one CPU that are watched, and the seed that their values follow from.
+#[derive(Debug)]
+pub struct Registers {
+    seed: u64,
+    /// One bit for each of [`MSRS`] that this machine holds faithfully at all.
+    msrs: u32,
+    /// Whether the debug registers do.
+    debug: bool,
 }
 
-/// Counts the registers of this CPU that do not hold their value, and puts it there again.
-pub fn check_registers(seed: u64) {
-    xmm!(seed, check: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+impl Registers {
+    /// Puts a value into each register. Those that do not hold it even now are left out of the watch.
+    pub fn put(seed: u64) -> Self {
+        xmm!(seed, put: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+        put_controls();
+        let mut registers = Self { seed, msrs: 0, debug: false };
+        for (index, (msr, mask)) in MSRS.iter().enumerate() {
+            let due = registers.msr_value(index, *mask);
+            // SAFETY: see MSRS; none of them matters to code in ring 3 that uses neither segments nor system calls.
+            let written = unsafe { gate::write_msr(*msr, due) };
+            registers.msrs |= u32::from(written && gate::read_msr(*msr) == Some(due)) << index;
+        }
+        gate::write_debug(registers.debug_values());
+        registers.debug = gate::read_debug() == registers.debug_values();
+        registers
+    }
+
+    /// How many of the model-specific registers are watched.
+    pub fn msrs(&self) -> u32 {
+        self.msrs.count_ones()
+    }
+
+    /// Whether the debug registers are watched.
+    pub fn debug(&self) -> bool {
+        self.debug
+    }
+
+    /// Checks what ring 3 can read, in well below a microsecond.
+    pub fn check(&self) {
+        let seed = self.seed;
+        xmm!(seed, check: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+        if controls() != (MXCSR, X87_CONTROL) {
+            REGISTERS_BAD.fetch_add(1, Relaxed);
+            put_controls();
+        }
+    }
+
+    /// Checks what only ring 0 can read, which may take a hundred microseconds; `between` is called after each part.
+    pub fn check_privileged(&self, mut between: impl FnMut()) {
+        for (index, (msr, mask)) in MSRS.iter().enumerate().filter(|(index, _)| self.msrs & 1 << index != 0) {
+            let due = self.msr_value(index, *mask);
+            if gate::read_msr(*msr) != Some(due) {
+                REGISTERS_BAD.fetch_add(1, Relaxed);
+                // SAFETY: as when it was put there first.
+                unsafe { gate::write_msr(*msr, due) };
+            }
+            between();
+        }
+        if self.debug && gate::read_debug() != self.debug_values() {
+            REGISTERS_BAD.fetch_add(1, Relaxed);
+            gate::write_debug(self.debug_values());
+        }
+        between();
+    }
+
+    fn msr_value(&self, index: usize, mask: u64) -> u64 {
+        value(self.seed, 100 + index as u64) & mask
+    }
+
+    fn debug_values(&self) -> [u64; 4] {
+        core::array::from_fn(|index| value(self.seed, 200 + index as u64) & LOWER_HALF)
+    }
+}
+
+fn put_controls() {
+    // SAFETY: no compiled code uses SSE or x87.
+    unsafe {
+        asm!("ldmxcsr [{0}]", in(reg) &MXCSR, options(nostack, readonly));
+        asm!("fldcw [{0}]", in(reg) &X87_CONTROL, options(nostack, readonly));
+    }
+}
+
+fn controls() -> (u32, u16) {
+    let (mut mxcsr, mut x87) = (0, 0);
+    // SAFETY: stores the two words.
+    unsafe {
+        asm!("stmxcsr [{0}]", in(reg) &raw mut mxcsr, options(nostack));
+        asm!("fnstcw [{0}]", in(reg) &raw mut x87, options(nostack));
+    }
+    (mxcsr, x87)
 }

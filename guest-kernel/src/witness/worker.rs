@@ -358,9 +358,14 @@ impl<'a, C: Counter> Worker<'a, C> {
         }
     }
 
-    /// Looks at the TSC between two batches of pages.
+    /// The TSC at the latest look.
+    pub fn now(&self) -> u64 {
+        self.last
+    }
+
+    /// Looks at the TSC: between two batches of pages, and by whoever else holds the CPU up.
     #[inline]
-    fn look(&mut self) {
+    pub fn look(&mut self) {
         let now = self.counter.read();
         self.note(now);
     }
