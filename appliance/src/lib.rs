@@ -1,11 +1,12 @@
 //! The rooms of the one binary. `main.rs` maps a name to a role; everything else is here, so that tests outside can walk in.
 //!
 //! In reading order: [`role`] (the manifest), [`init`] (PID 1), [`api`] (what roles say to each other), [`console`] (one
-//! for each terminal), and what roles share: [`journal`], [`configuration`], [`network`].
+//! for each terminal), and what roles share: [`journal`], [`configuration`], [`datastore`], [`network`].
 
 pub mod api;
 pub mod configuration;
 pub mod console;
+pub mod datastore;
 pub mod init;
 pub mod journal;
 pub mod network;

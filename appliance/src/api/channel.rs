@@ -215,6 +215,11 @@ impl Listener {
         Self { socket }
     }
 
+    /// The socket itself, to hand it to another role.
+    pub fn into_socket(self) -> OwnedFd {
+        self.socket
+    }
+
     /// Waits for the next connection.
     ///
     /// # Errors

@@ -35,6 +35,8 @@ pub enum VmmRequest {
     PowerButton,
     /// Asks how it is.
     Status,
+    /// Asks for what a restarted control plane has to know again. Beside the answer: the memfd of the memory.
+    Describe,
     /// From now on output of the guest's serial port is sent on this connection as `VmmAnswer::Serial`, beginning
     /// with what is kept of it; further requests on it are `Serial`.
     SerialAttach,
@@ -73,6 +75,8 @@ pub enum VmmAnswer {
     Failed(String),
     /// To `Status`.
     Status(VmmStatus),
+    /// To `Describe`: the shape of the machine.
+    Described(MachineSpec),
     /// Output of the guest's serial port, oldest first.
     Serial(Vec<u8>),
     /// To `DirtyLogHarvest`.

@@ -1,0 +1,118 @@
+//! File operations with a deadline. Each runs on a thread of its own, because a server that does not answer holds its
+//! thread in the kernel for as long as it likes; the caller goes on after the bound.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+use model::limits;
+
+/// Operations that may hang at once before further ones are refused without a try.
+const HANGING_MAX: usize = 16;
+
+/// Why a file operation on a datastore failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DatastoreError {
+    /// The operation did not end in time.
+    #[error("the datastore did not answer within {} ms", .0.as_millis())]
+    NoAnswer(Duration),
+    /// So many operations hang that no further one is tried.
+    #[error("the datastore does not answer: {0} earlier requests still wait for it")]
+    Hanging(usize),
+    /// It is not mounted.
+    #[error("the datastore is not available")]
+    NotMounted,
+    /// The file is larger than it may be.
+    #[error("the file is larger than {0} bytes")]
+    TooLarge(u64),
+    /// The file is not text.
+    #[error("the file is not UTF-8 text")]
+    NotText,
+    /// The operation failed.
+    #[error("{}", plain(.0))]
+    Io(#[from] io::Error),
+}
+
+impl DatastoreError {
+    /// Whether the answer was that there is no such file.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Io(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory))
+    }
+}
+
+/// The kernel's errors in the words of a datastore.
+fn plain(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            "the server does not permit it (root squash, or the file's owner)".to_owned()
+        }
+        io::ErrorKind::ReadOnlyFilesystem => "the export is read-only".to_owned(),
+        io::ErrorKind::StorageFull => "the datastore is full".to_owned(),
+        io::ErrorKind::StaleNetworkFileHandle => "the server does not know the file any more (stale handle)".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// Runs operations below one folder.
+#[derive(Clone, Debug)]
+pub struct Bounded {
+    root: Arc<PathBuf>,
+    hanging: Arc<AtomicUsize>,
+}
+
+impl Bounded {
+    /// Operations below `root`.
+    pub fn new(root: PathBuf) -> Self {
+        Self { root: Arc::new(root), hanging: Arc::default() }
+    }
+
+    /// Runs `operation` with the datastore's root and waits for it up to the bound of a request.
+    ///
+    /// # Errors
+    /// The operation's own, or that it did not end in time; it may then still take effect.
+    pub fn run<T: Send + 'static>(
+        &self,
+        operation: impl FnOnce(&std::path::Path) -> Result<T, DatastoreError> + Send + 'static,
+    ) -> Result<T, DatastoreError> {
+        let bound = Duration::from_millis(limits::DATASTORE_REQUEST_MS_MAX);
+        let earlier = self.hanging.fetch_add(1, Ordering::Relaxed);
+        if earlier >= HANGING_MAX {
+            self.hanging.fetch_sub(1, Ordering::Relaxed);
+            return Err(DatastoreError::Hanging(earlier));
+        }
+        let (answer, answered) = sync_channel(1);
+        let (root, hanging) = (Arc::clone(&self.root), Arc::clone(&self.hanging));
+        let started = std::thread::Builder::new().name("datastore".to_owned()).spawn(move || {
+            // Nobody listens any more when the bound has passed.
+            let _ = answer.send(operation(&root));
+            hanging.fetch_sub(1, Ordering::Relaxed);
+        });
+        if let Err(error) = started {
+            self.hanging.fetch_sub(1, Ordering::Relaxed);
+            return Err(error.into());
+        }
+        match answered.recv_timeout(bound) {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Timeout) => Err(DatastoreError::NoAnswer(bound)),
+            Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("the operation panicked").into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operations_that_hang_do_not_gather_without_end() {
+        let bounded = Bounded::new(PathBuf::from("/"));
+        bounded.hanging.store(HANGING_MAX, Ordering::Relaxed);
+        assert!(matches!(bounded.run(|_| Ok(())), Err(DatastoreError::Hanging(_))));
+        bounded.hanging.store(0, Ordering::Relaxed);
+        assert!(bounded.run(|_| Ok(())).is_ok());
+    }
+}

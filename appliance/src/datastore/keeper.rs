@@ -1,0 +1,117 @@
+//! Keeps one datastore mounted: tries for ever, watches, says since when it is lost.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use model::diagnosis::Reason;
+use model::host_config::DatastoreKind;
+use model::limits;
+use model::units::Bytes;
+
+use super::bounded::DatastoreError;
+use super::mount;
+use super::store::Datastore;
+
+/// Time between two looks at a mounted datastore.
+const WATCH: Duration = Duration::from_secs(3);
+/// First pause between two attempts to mount.
+const RETRY_MIN: Duration = Duration::from_millis(500);
+
+/// How a datastore is.
+#[derive(Clone, Debug)]
+pub enum State {
+    /// It was never there since this role started; the last refusal, if there was one.
+    Mounting(Option<Reason>),
+    /// It answers.
+    Available {
+        /// All its room.
+        size: Bytes,
+        /// What of it this host may fill.
+        free: Bytes,
+    },
+    /// It answered once and does not now.
+    Lost {
+        /// Its last answer.
+        since: Instant,
+        /// What it says now.
+        why: Reason,
+    },
+}
+
+/// Keeps the datastore until the process ends.
+pub fn keep(datastore: &Arc<Datastore>) {
+    let mut pause = RETRY_MIN;
+    loop {
+        match mount_once(datastore) {
+            Ok(()) => {
+                pause = RETRY_MIN;
+                watch(datastore);
+            }
+            Err(error) => {
+                let reason = mount::refusal(datastore.kind(), &error);
+                log::warn!("datastore {}: {}", datastore.name(), reason.cause);
+                datastore.refused(reason);
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(limits::DATASTORE_RETRY_MS_MAX));
+            }
+        }
+    }
+}
+
+fn mount_once(datastore: &Datastore) -> io::Result<()> {
+    let root = datastore.root();
+    match datastore.kind() {
+        DatastoreKind::Directory { .. } => std::fs::read_dir(root).map(|_| ()),
+        nfs @ DatastoreKind::Nfs { .. } => {
+            if is_mounted(root)? {
+                // An earlier control plane of this boot mounted it, and VMs may use it.
+                return Ok(());
+            }
+            std::fs::create_dir_all(root)?;
+            mount::mount_nfs(nfs, root)
+        }
+    }
+}
+
+/// Whether something is mounted at `root`; asks the kernel's table and never the server.
+fn is_mounted(root: &std::path::Path) -> io::Result<bool> {
+    let table = std::fs::read_to_string("/proc/self/mounts")?;
+    Ok(table.lines().any(|line| line.split(' ').nth(1).is_some_and(|place| std::path::Path::new(place) == root)))
+}
+
+/// Watches a mounted datastore until it has to be mounted again.
+fn watch(datastore: &Arc<Datastore>) {
+    let mut answered = Instant::now();
+    loop {
+        match look(datastore) {
+            Ok((size, free)) => {
+                answered = Instant::now();
+                datastore.answered(size, free);
+            }
+            Err(DatastoreError::Io(error)) if error.kind() == io::ErrorKind::StaleNetworkFileHandle => {
+                log::error!("datastore {}: the export was replaced; it is mounted again", datastore.name());
+                mount::force_unmount(datastore.root());
+                datastore.lost(answered, Reason::new("the server replaced the export (stale handle)", ""));
+                return;
+            }
+            Err(error) => {
+                let hint =
+                    "look at the server, the cable and the addresses: network nics; the datastore comes back by itself";
+                datastore.lost(answered, Reason::new(error.to_string(), hint));
+            }
+        }
+        std::thread::sleep(WATCH);
+    }
+}
+
+/// Room of the datastore, asked of the server.
+fn look(datastore: &Datastore) -> Result<(Bytes, Bytes), DatastoreError> {
+    datastore.bounded().run(|root| {
+        // A listing too: statfs may be answered from a cache.
+        std::fs::read_dir(root)?.next();
+        let room = rustix::fs::statvfs(root).map_err(io::Error::from)?;
+        let bytes = |blocks: u64| Bytes(blocks.saturating_mul(room.f_frsize));
+        Ok((bytes(room.f_blocks), bytes(room.f_bavail)))
+    })
+}

@@ -1,0 +1,19 @@
+//! Datastores: where VMs lie. Nothing here lets a server that does not answer hold up anything but its own datastore.
+//!
+//! ```text
+//!   Mounting ── mounted ──> Available ── no answer ──> Lost
+//!      ^                        ^                        │
+//!      └── stale handle ────────┴──── answers again ─────┘
+//! ```
+//!
+//! [`keeper`] mounts, watches and mounts again, one thread for each datastore; [`mount`] says what the kernel is asked and
+//! what its refusals mean; [`bounded`] carries single file operations with a deadline; [`store`] is what the rest of
+//! the control plane works with.
+
+pub mod bounded;
+pub mod keeper;
+pub mod mount;
+pub mod store;
+
+pub use bounded::DatastoreError;
+pub use store::{Datastore, Datastores};

@@ -1,0 +1,75 @@
+//! What the kernel is asked when a datastore is mounted, and what its refusals mean.
+
+use std::io;
+use std::path::Path;
+
+use model::diagnosis::Reason;
+use model::host_config::{DatastoreKind, NfsVersion};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+/// Mounts an NFS export with the kernel's client. Blocks for as long as the kernel tries.
+///
+/// Options (nfs(5)): `hard`, because a guest's disk must wait for a server that is away and not fail (the lease ends the
+/// wait); close-to-open consistency with short attribute caches, because hosts watch each other's files; an address and a
+/// port in numbers, because no helper program resolves them.
+///
+/// # Errors
+/// As mount(2).
+pub fn mount_nfs(kind: &DatastoreKind, target: &Path) -> io::Result<()> {
+    let DatastoreKind::Nfs { server, port, export, version } = kind else { return Ok(()) };
+    let host = if server.is_ipv6() { format!("[{server}]") } else { server.to_string() };
+    let source = format!("{host}:{export}");
+    let common = format!("addr={server},hard,timeo=50,retrans=2,actimeo=1,lookupcache=none,noresvport");
+    let (filesystem, options) = match version {
+        NfsVersion::V4_1 => ("nfs4", format!("vers=4.1,port={port},proto=tcp,{common}")),
+        NfsVersion::V4_2 => ("nfs4", format!("vers=4.2,port={port},proto=tcp,{common}")),
+        NfsVersion::V3 => {
+            ("nfs", format!("vers=3,port={port},nolock,proto=tcp,mountproto=tcp,mountaddr={server},{common}"))
+        }
+    };
+    let options = std::ffi::CString::new(options)?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOATIME;
+    Ok(mount(source, target, filesystem, flags, options.as_c_str())?)
+}
+
+/// Ends a mount whatever hangs in it: its requests to the server are killed.
+pub fn force_unmount(target: &Path) {
+    if let Err(error) = unmount(target, UnmountFlags::FORCE | UnmountFlags::DETACH) {
+        log::warn!("{}: {error}", target.display());
+    }
+}
+
+/// What a refused mount means and what mends it.
+pub fn refusal(kind: &DatastoreKind, error: &io::Error) -> Reason {
+    let DatastoreKind::Nfs { server, port, export, version } = kind else {
+        return Reason::new(error.to_string(), "datastore.NAME.path in the host's configuration: config show");
+    };
+    let errno = rustix::io::Errno::from_io_error(error);
+    let (cause, hint) = match errno {
+        Some(rustix::io::Errno::NOENT) => (
+            format!("{server} has no export {export}"),
+            "correct datastore.NAME.export, or export it on the server".to_owned(),
+        ),
+        Some(rustix::io::Errno::CONNREFUSED) => (
+            format!("nothing listens on {server} port {port}"),
+            "start the NFS server, or correct datastore.NAME.server and port".to_owned(),
+        ),
+        Some(rustix::io::Errno::TIMEDOUT | rustix::io::Errno::HOSTUNREACH | rustix::io::Errno::NETUNREACH) => (
+            format!("{server} does not answer"),
+            "look at the cable and the addresses: network nics, host show".to_owned(),
+        ),
+        Some(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => (
+            format!("{server} does not let this host mount {export}"),
+            "permit this host's address in the server's exports".to_owned(),
+        ),
+        Some(rustix::io::Errno::PROTONOSUPPORT | rustix::io::Errno::INVAL) => (
+            format!("{server} does not speak NFS version {version}: {error}"),
+            "choose another datastore.NAME.version: 4.1, 4.2 or 3".to_owned(),
+        ),
+        Some(rustix::io::Errno::NODEV) => {
+            ("this kernel has no NFS client".to_owned(), "boot the image's own kernel".to_owned())
+        }
+        _ => (format!("{server}:{export} cannot be mounted: {error}"), "log show host".to_owned()),
+    };
+    Reason::new(cause, hint)
+}

@@ -1,0 +1,288 @@
+//! A datastore as the control plane works with it: small files read and replaced whole, disks opened, its state told.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use model::diagnosis::Reason;
+use model::host_config::{self, DatastoreKind};
+use model::names::DatastoreName;
+use model::units::Bytes;
+
+use super::bounded::{Bounded, DatastoreError};
+use super::keeper::{State, keep};
+use crate::api::host::DatastoreRow;
+
+/// One datastore.
+#[derive(Debug)]
+pub struct Datastore {
+    name: DatastoreName,
+    kind: DatastoreKind,
+    root: PathBuf,
+    bounded: Bounded,
+    state: Mutex<State>,
+}
+
+/// All datastores of a host.
+#[derive(Debug, Default)]
+pub struct Datastores {
+    all: Vec<Arc<Datastore>>,
+}
+
+impl Datastores {
+    /// Begins to keep the configured datastores, mounted below `folder`, each on a thread of its own.
+    pub fn start(configured: &[host_config::Datastore], folder: &Path) -> Self {
+        let mut all = Vec::new();
+        for host_config::Datastore { name, kind } in configured {
+            let root = match kind {
+                DatastoreKind::Directory { path } => PathBuf::from(path),
+                DatastoreKind::Nfs { .. } => folder.join(name.as_str()),
+            };
+            let datastore = Arc::new(Datastore {
+                name: name.clone(),
+                kind: kind.clone(),
+                bounded: Bounded::new(root.clone()),
+                root,
+                state: Mutex::new(State::Mounting(None)),
+            });
+            let kept = Arc::clone(&datastore);
+            let keeper = std::thread::Builder::new().name(format!("keep-{name}")).spawn(move || keep(&kept));
+            if let Err(error) = keeper {
+                datastore.refused(Reason::new(format!("no thread can be made: {error}"), "host reboot"));
+            }
+            all.push(datastore);
+        }
+        Self { all }
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<Arc<Datastore>> {
+        self.all.clone()
+    }
+
+    /// The one of this name.
+    pub fn get(&self, name: &DatastoreName) -> Option<Arc<Datastore>> {
+        self.all.iter().find(|datastore| datastore.name == *name).cloned()
+    }
+}
+
+impl Datastore {
+    /// Its name.
+    pub fn name(&self) -> &DatastoreName {
+        &self.name
+    }
+
+    /// What it is.
+    pub fn kind(&self) -> &DatastoreKind {
+        &self.kind
+    }
+
+    /// Where it is mounted.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn bounded(&self) -> &Bounded {
+        &self.bounded
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn refused(&self, reason: Reason) {
+        let mut state = self.lock();
+        *state = match &*state {
+            State::Lost { since, .. } => State::Lost { since: *since, why: reason },
+            _ => State::Mounting(Some(reason)),
+        };
+    }
+
+    pub(super) fn answered(&self, size: Bytes, free: Bytes) {
+        let mut state = self.lock();
+        if !matches!(&*state, State::Available { .. }) {
+            log::info!("datastore {} is available", self.name);
+        }
+        *state = State::Available { size, free };
+    }
+
+    pub(super) fn lost(&self, since: Instant, why: Reason) {
+        let mut state = self.lock();
+        if !matches!(&*state, State::Lost { .. }) {
+            log::error!("datastore {} is lost: {}", self.name, why.cause);
+        }
+        *state = State::Lost { since, why };
+    }
+
+    /// Whether it answered when it was last looked at.
+    pub fn available(&self) -> bool {
+        matches!(&*self.lock(), State::Available { .. })
+    }
+
+    /// It in a list.
+    pub fn row(&self) -> DatastoreRow {
+        let (state, size, free) = match &*self.lock() {
+            State::Mounting(None) => ("mounting".to_owned(), Bytes(0), Bytes(0)),
+            State::Mounting(Some(_)) => ("not there".to_owned(), Bytes(0), Bytes(0)),
+            State::Available { size, free } => ("available".to_owned(), *size, *free),
+            State::Lost { since, .. } => (format!("lost since {} s", since.elapsed().as_secs()), Bytes(0), Bytes(0)),
+        };
+        let (kind, place) = match &self.kind {
+            DatastoreKind::Nfs { server, export, version, .. } => {
+                (format!("nfs {version}"), format!("{server}:{export}"))
+            }
+            DatastoreKind::Directory { path } => ("directory".to_owned(), path.clone()),
+        };
+        DatastoreRow { name: self.name.clone(), kind, state, size, free, place }
+    }
+
+    /// What is wrong with it.
+    pub fn problems(&self) -> Vec<Reason> {
+        match &*self.lock() {
+            State::Mounting(Some(reason)) | State::Lost { why: reason, .. } => vec![reason.clone()],
+            State::Mounting(None) | State::Available { .. } => Vec::new(),
+        }
+    }
+
+    /// Runs an operation unless the datastore was never there: its folder would then be this host's own memory.
+    fn run<T: Send + 'static>(
+        &self,
+        path: &str,
+        operation: impl FnOnce(&Path) -> Result<T, DatastoreError> + Send + 'static,
+    ) -> Result<T, DatastoreError> {
+        if matches!(&*self.lock(), State::Mounting(_)) {
+            return Err(DatastoreError::NotMounted);
+        }
+        let path = path.to_owned();
+        self.bounded.run(move |root| operation(&root.join(path)))
+    }
+
+    /// Reads a small text whole.
+    ///
+    /// # Errors
+    /// It is not there, larger than `max` bytes, or not text.
+    pub fn read_text(&self, path: &str, max: u64) -> Result<String, DatastoreError> {
+        self.run(path, move |path| {
+            let mut bytes = Vec::new();
+            File::open(path)?.take(max + 1).read_to_end(&mut bytes)?;
+            if bytes.len() as u64 > max {
+                return Err(DatastoreError::TooLarge(max));
+            }
+            String::from_utf8(bytes).map_err(|_| DatastoreError::NotText)
+        })
+    }
+
+    /// Puts a small file in the place of what was there: after a crash it is the old one or the new one, whole.
+    ///
+    /// # Errors
+    /// The datastore does not take it.
+    pub fn replace(&self, path: &str, bytes: &[u8]) -> Result<(), DatastoreError> {
+        let bytes = bytes.to_vec();
+        self.run(path, move |path| {
+            let fresh = path.with_extension(format!("new-{}", std::process::id()));
+            let mut file = File::create(&fresh)?;
+            file.write_all(&bytes)?;
+            file.sync_all()?;
+            fs::rename(&fresh, path)?;
+            if let Some(folder) = path.parent() {
+                File::open(folder)?.sync_all()?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes a folder, and those above it, if it is not there.
+    ///
+    /// # Errors
+    /// The datastore does not take it.
+    pub fn make_folder(&self, path: &str) -> Result<(), DatastoreError> {
+        self.run(path, |path| Ok(fs::create_dir_all(path)?))
+    }
+
+    /// The names in a folder, sorted; none where there is no such folder.
+    ///
+    /// # Errors
+    /// The datastore does not answer.
+    pub fn list(&self, path: &str) -> Result<Vec<String>, DatastoreError> {
+        self.run(path, |path| {
+            let entries = match fs::read_dir(path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+                other => other?,
+            };
+            let names = entries.map(|entry| entry.map(|entry| entry.file_name().into_string().ok()));
+            let mut names: Vec<String> = names.collect::<io::Result<Vec<_>>>()?.into_iter().flatten().collect();
+            names.sort();
+            Ok(names)
+        })
+    }
+
+    /// Opens a file for reading.
+    ///
+    /// # Errors
+    /// It is not there or not readable.
+    pub fn open_read(&self, path: &str) -> Result<File, DatastoreError> {
+        self.run(path, |path| {
+            let file = File::open(path)?;
+            if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a file").into()) }
+        })
+    }
+
+    /// Opens a disk past the page cache (O_DIRECT), so that no host holds what another must see.
+    ///
+    /// # Errors
+    /// It is not there or not accessible.
+    pub fn open_disk(&self, path: &str, read_only: bool) -> Result<File, DatastoreError> {
+        self.run(path, move |path| {
+            let mut options = File::options();
+            options.read(true).write(!read_only).custom_flags(direct());
+            let file = options.open(path)?;
+            if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a file").into()) }
+        })
+    }
+}
+
+fn direct() -> i32 {
+    i32::try_from(rustix::fs::OFlags::DIRECT.bits()).expect("O_DIRECT fits")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(path: &Path) -> Arc<Datastore> {
+        let kind = DatastoreKind::Directory { path: path.to_string_lossy().into_owned() };
+        let configured = host_config::Datastore { name: "lab".parse().expect("valid"), kind };
+        let datastore = Datastores::start(&[configured], Path::new("/nowhere")).all().remove(0);
+        let deadline = Instant::now() + std::time::Duration::from_secs(30);
+        while !datastore.available() && datastore.problems().is_empty() && Instant::now() < deadline {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        datastore
+    }
+
+    #[test]
+    fn a_replaced_file_is_read_back_whole_and_leaves_nothing_beside_it() {
+        let folder = std::env::temp_dir().join(format!("godwit-datastore-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("made");
+        let datastore = at(&folder);
+        datastore.make_folder("vms/web").expect("made");
+        datastore.replace("vms/web/vm.toml", b"one").expect("written");
+        datastore.replace("vms/web/vm.toml", b"two").expect("written");
+        assert_eq!(datastore.read_text("vms/web/vm.toml", 10).expect("read"), "two");
+        assert_eq!(datastore.list("vms/web").expect("listed"), ["vm.toml"]);
+        assert!(matches!(datastore.read_text("vms/web/vm.toml", 2), Err(DatastoreError::TooLarge(2))));
+        assert!(datastore.read_text("vms/db/vm.toml", 10).expect_err("missing").is_missing());
+        fs::remove_dir_all(&folder).expect("removed");
+    }
+
+    #[test]
+    fn nothing_is_written_into_the_folder_of_a_datastore_that_is_not_there() {
+        let datastore = at(Path::new("/nonexistent/datastore"));
+        assert!(!datastore.available());
+        assert!(!datastore.problems().is_empty());
+        assert!(matches!(datastore.replace("x", b"y"), Err(DatastoreError::NotMounted)));
+    }
+}
