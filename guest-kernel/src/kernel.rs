@@ -156,7 +156,8 @@ fn serve(mut job: Job, power: Power, first_tsc: u64, serial: &mut Serial) -> ! {
         first_tsc,
     };
     let registers = Registers::put(job.settings.seed);
-    serial.put(&line(format_args!("registers msrs={} debug={}", registers.msrs(), registers.debug())));
+    let (msrs, debug, avx) = (registers.msrs(), registers.debug(), registers.avx());
+    serial.put(&line(format_args!("registers msrs={msrs} debug={debug} avx={avx}")));
     let mut desk = Desk::new(machine, serial, job.settings.clone(), Tsc.read());
     work(job, 0, registers, |now, clock| desk.serve(now, clock))
 }

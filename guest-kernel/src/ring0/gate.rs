@@ -13,6 +13,7 @@ pub(super) const CALL_HANG: u32 = MARK + 6;
 pub(super) const CALL_TRIPLE_FAULT: u32 = MARK + 7;
 pub(super) const CALL_READ_DEBUG: u32 = MARK + 8;
 pub(super) const CALL_WRITE_DEBUG: u32 = MARK + 9;
+pub(super) const CALL_ENABLE_AVX: u32 = MARK + 10;
 
 /// The four registers of CPUID.
 #[derive(Clone, Copy, Debug)]
@@ -116,4 +117,14 @@ pub fn hang() -> ! {
 pub fn triple_fault() -> ! {
     // SAFETY: does not return.
     unsafe { asm!("ud2", in("eax") CALL_TRIPLE_FAULT, options(noreturn)) }
+}
+
+/// Turns on the AVX state of this CPU: CR4.OSXSAVE, and XCR0 with x87, SSE and AVX.
+/// Source: Intel SDM, volume 1, section 13.3.
+///
+/// # Safety
+/// CPUID says that the CPU has XSAVE and AVX.
+pub unsafe fn enable_avx() {
+    // SAFETY: the caller's; no compiled code uses the state.
+    unsafe { asm!("ud2", inlateout("eax") CALL_ENABLE_AVX => _, lateout("ecx") _, lateout("edx") _) };
 }

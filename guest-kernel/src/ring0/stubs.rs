@@ -5,8 +5,8 @@ use core::sync::atomic::AtomicU64;
 
 use crate::ring0::descriptors::{CPUS_MAX, USER_CODE, USER_DATA};
 use crate::ring0::gate::{
-    CALL_CPUID, CALL_ENABLE, CALL_HALT, CALL_HANG, CALL_READ_DEBUG, CALL_READ_MSR, CALL_TRIPLE_FAULT, CALL_WRITE_DEBUG,
-    CALL_WRITE_MSR,
+    CALL_CPUID, CALL_ENABLE, CALL_ENABLE_AVX, CALL_HALT, CALL_HANG, CALL_READ_DEBUG, CALL_READ_MSR, CALL_TRIPLE_FAULT,
+    CALL_WRITE_DEBUG, CALL_WRITE_MSR,
 };
 
 /// One CPU's timer ticks: written by its stub.
@@ -109,6 +109,8 @@ global_asm!(
     "je gate_read_debug",
     "cmp eax, {write_debug}",
     "je gate_write_debug",
+    "cmp eax, {enable_avx}",
+    "je gate_enable_avx",
     "jmp fault_stubs + 6 * 16", // an ordinary undefined instruction
     "3:",
     "add qword ptr [rsp], 2",
@@ -160,6 +162,16 @@ global_asm!(
     "mov dr2, rdx",
     "mov dr3, rcx",
     "iretq",
+    "gate_enable_avx:",
+    "add qword ptr [rsp], 2",
+    "mov rax, cr4",
+    "or eax, 0x40000",
+    "mov cr4, rax",
+    "xor ecx, ecx",
+    "xor edx, edx",
+    "mov eax, 7",
+    "xsetbv",
+    "iretq",
     "",
     ".balign 128",
     "tick_stubs:",
@@ -203,6 +215,7 @@ global_asm!(
     triple_fault = const CALL_TRIPLE_FAULT,
     read_debug = const CALL_READ_DEBUG,
     write_debug = const CALL_WRITE_DEBUG,
+    enable_avx = const CALL_ENABLE_AVX,
 );
 
 unsafe extern "C" {

@@ -1,6 +1,6 @@
 //! Registers that no code uses and that must keep their values across a move.
 //!
-//! The kernel is compiled without SSE and x87, so these registers belong to the check alone. Of the model-specific and debug
+//! The kernel is compiled without SSE, AVX and x87, so these registers belong to the check alone. Of the model-specific and debug
 //! registers those are taken that have no effect here: nothing uses segment bases, `syscall`, `sysenter` or breakpoints.
 
 use core::arch::asm;
@@ -32,6 +32,32 @@ macro_rules! put {
                 concat!("movq xmm", $number, ", {value}"),
                 concat!("punpcklqdq xmm", $number, ", xmm", $number),
                 value = in(reg) value($seed, $number),
+                options(nomem, nostack),
+            );
+        }
+    };
+}
+
+/// Copies the lower 128 bits of a register to the upper.
+macro_rules! widen {
+    ($seed:ident, $number:literal) => {
+        // SAFETY: the caller has turned AVX on; no compiled code uses it.
+        unsafe {
+            asm!(
+                concat!("vinsertf128 ymm", $number, ", ymm", $number, ", xmm", $number, ", 1"),
+                options(nomem, nostack),
+            );
+        }
+    };
+}
+
+/// Exchanges the lower and the upper 128 bits of a register.
+macro_rules! exchange {
+    ($seed:ident, $number:literal) => {
+        // SAFETY: the caller has turned AVX on; no compiled code uses it.
+        unsafe {
+            asm!(
+                concat!("vperm2f128 ymm", $number, ", ymm", $number, ", ymm", $number, ", 1"),
                 options(nomem, nostack),
             );
         }
@@ -88,14 +114,25 @@ pub struct Registers {
     msrs: u32,
     /// Whether the debug registers do.
     debug: bool,
+    /// Whether the upper halves of the AVX registers are watched.
+    avx: bool,
 }
+
+/// CPUID 1 ECX: XSAVE and AVX.
+const FEATURES_AVX: u32 = 1 << 26 | 1 << 28;
 
 impl Registers {
     /// Puts a value into each register. Those that do not hold it even now are left out of the watch.
     pub fn put(seed: u64) -> Self {
         xmm!(seed, put: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
         put_controls();
-        let mut registers = Self { seed, msrs: 0, debug: false };
+        let avx = gate::cpuid(1, 0).ecx & FEATURES_AVX == FEATURES_AVX;
+        if avx {
+            // SAFETY: CPUID says that it is there.
+            unsafe { gate::enable_avx() };
+            xmm!(seed, widen: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+        }
+        let mut registers = Self { seed, msrs: 0, debug: false, avx };
         for (index, (msr, mask)) in MSRS.iter().enumerate() {
             let due = registers.msr_value(index, *mask);
             // SAFETY: see MSRS; none of them matters to code in ring 3 that uses neither segments nor system calls.
@@ -117,10 +154,20 @@ impl Registers {
         self.debug
     }
 
+    /// Whether the AVX registers are watched.
+    pub fn avx(&self) -> bool {
+        self.avx
+    }
+
     /// Checks what ring 3 can read, in well below a microsecond.
     pub fn check(&self) {
         let seed = self.seed;
         xmm!(seed, check: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+        if self.avx {
+            // Both halves hold the same, so what was above is checked below and may stay there.
+            xmm!(seed, exchange: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+            xmm!(seed, check: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+        }
         if controls() != (MXCSR, X87_CONTROL) {
             REGISTERS_BAD.fetch_add(1, Relaxed);
             put_controls();
