@@ -159,7 +159,7 @@ fn serve(mut job: Job, power: Power, first_tsc: u64, serial: &mut Serial) -> ! {
     let (msrs, debug, avx) = (registers.msrs(), registers.debug(), registers.avx());
     serial.put(&line(format_args!("registers msrs={msrs} debug={debug} avx={avx}")));
     let mut desk = Desk::new(machine, serial, job.settings.clone(), Tsc.read());
-    work(job, 0, registers, |now, clock| desk.serve(now, clock))
+    work(job, 0, registers, |worker, clock| desk.serve(worker, clock))
 }
 
 /// The work of another CPU; called by its entry, in ring 3.
@@ -181,7 +181,7 @@ extern "C" fn witness_processor(cpu: u64) -> ! {
 }
 
 /// The loop of one CPU; `attend` is called between two steps and says whether it may halt.
-fn work(job: &Job, cpu: u64, registers: Registers, mut attend: impl FnMut(u64, u64) -> bool) -> ! {
+fn work(job: &Job, cpu: u64, registers: Registers, mut attend: impl FnMut(&mut Worker<Tsc>, u64) -> bool) -> ! {
     if job.settings.tick_hz > 0 {
         timer::start(cpu as u8, job.settings.tick_hz, job.tsc_hz);
     }
@@ -197,6 +197,7 @@ fn work(job: &Job, cpu: u64, registers: Registers, mut attend: impl FnMut(u64, u
         if worker.now().wrapping_sub(looked) > job.tsc_hz / 100 {
             looked = worker.now();
             timer.look();
+            worker.look();
         }
         if worker.now().wrapping_sub(checked) > job.tsc_hz {
             checked = worker.now();
@@ -205,7 +206,7 @@ fn work(job: &Job, cpu: u64, registers: Registers, mut attend: impl FnMut(u64, u
         // SAFETY: this CPU's structure, which KVM keeps.
         let look = || unsafe { KvmClock::now(kvmclock_page(index), &Tsc) };
         let clock = if job.kvmclock { KVM_CLOCKS.look(index, look) } else { 0 };
-        let may_halt = attend(Tsc.read(), clock);
+        let may_halt = attend(&mut worker, clock);
         if step == Step::Idle && may_halt && COMMON.orders.nap() {
             gate::halt();
         }

@@ -12,9 +12,9 @@ use crate::report::settings::{Settings, pages};
 use crate::ring0::descriptors::CPUS_MAX;
 use crate::ring0::gate;
 use crate::ring0::stubs::{TICKS, Ticks};
-use crate::witness::clock::KvmClocks;
+use crate::witness::clock::{KvmClocks, Tsc};
 use crate::witness::memory::Memory;
-use crate::witness::worker::{Common, Tally};
+use crate::witness::worker::{Common, Tally, Worker};
 
 /// What the desk knows of the machine.
 pub struct Machine<'a> {
@@ -68,16 +68,20 @@ impl<'a> Desk<'a> {
         }
     }
 
-    /// Serves the line at TSC `now`, when kvmclock said `clock_now` nanoseconds. True if nothing waits to be sent.
-    pub fn serve(&mut self, now: u64, clock_now: u64) -> bool {
+    /// Serves the line when kvmclock said `clock_now` nanoseconds, looking at the TSC by `worker` wherever that takes exits
+    /// of the hypervisor. True if nothing waits to be sent.
+    pub fn serve(&mut self, worker: &mut Worker<Tsc>, clock_now: u64) -> bool {
         self.clock_now = clock_now;
-        self.serial.send();
+        self.serial.send(|| worker.look());
+        let now = worker.now();
         // Listening costs an exit: 200 times a second is enough for a person and for a test.
         if now.wrapping_sub(self.listened) > self.machine.tsc_hz / 200 {
             self.listened = now;
             while let Some(byte) = self.serial.receive() {
                 self.hear(byte, now);
+                worker.look();
             }
+            worker.look();
             if self.machine.power.pressed() {
                 self.end(Command::PowerOff, "power button", now);
             }

@@ -61,28 +61,25 @@ impl Serial {
         self.queue.is_empty()
     }
 
-    /// Sends what the transmitter takes now, 16 bytes at most.
-    pub fn send(&mut self) {
+    /// Sends what the transmitter takes now, 16 bytes at most; `between` is called after each exit that this takes.
+    pub fn send(&mut self, mut between: impl FnMut()) {
         // SAFETY: a register of the UART.
         if self.queue.is_empty() || unsafe { port::read_byte(LINE_STATUS) } & TRANSMITTER_EMPTY == 0 {
             return;
         }
-        let mut bytes = [0; FIFO_BYTES];
-        let mut count = 0;
-        while count < FIFO_BYTES
-            && let Some(byte) = self.queue.pop_front()
-        {
-            bytes[count] = byte;
-            count += 1;
+        between();
+        for _ in 0..FIFO_BYTES {
+            let Some(byte) = self.queue.pop_front() else { return };
+            // SAFETY: the UART's data register.
+            unsafe { port::write_byte(DATA, byte) };
+            between();
         }
-        // SAFETY: the UART's data register.
-        unsafe { port::write_bytes(DATA, &bytes[..count]) };
     }
 
     /// Sends everything that waits, for as long as it takes.
     pub fn flush(&mut self) {
         while !self.is_empty() {
-            self.send();
+            self.send(|| ());
         }
     }
 

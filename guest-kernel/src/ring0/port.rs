@@ -22,23 +22,6 @@ pub unsafe fn write_byte(port: u16, value: u8) {
     unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nostack)) };
 }
 
-/// Writes bytes one after the other to one port, in one instruction: a hypervisor may take them in one exit.
-///
-/// # Safety
-/// As [`read_byte`].
-pub unsafe fn write_bytes(port: u16, bytes: &[u8]) {
-    // SAFETY: the caller answers for the device; the bytes are only read.
-    unsafe {
-        asm!(
-            "rep outsb",
-            in("dx") port,
-            inlateout("rsi") bytes.as_ptr() => _,
-            inlateout("rcx") bytes.len() => _,
-            options(nostack),
-        );
-    }
-}
-
 /// Reads a 16-bit word.
 ///
 /// # Safety
