@@ -1,0 +1,212 @@
+//! The host's networks on a real kernel, each test in a network namespace of its own that ends with its thread.
+
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use dhcproto::v4::{DhcpOption, Message, MessageType};
+use dhcproto::{Decodable, Decoder, Encodable};
+use godwit::api::channel::wait_readable;
+use godwit::network::fabric::Fabric;
+use godwit::network::netlink::Netlink;
+use godwit::network::packet::PacketSocket;
+use godwit::network::{address, link};
+use model::host_config::{HostConfig, Layers};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
+
+const ETHER_TYPE_RARP: u16 = 0x8035;
+const ETHER_TYPE_IPV4: u16 = 0x0800;
+/// Generous: only a failure waits this long.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs `test` in an empty network namespace.
+fn isolated(test: impl FnOnce(&mut Netlink) + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        // SAFETY: unshare(2) with CLONE_NEWNET touches nothing but this thread's network namespace.
+        let outcome = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+        if outcome != 0 {
+            let error = std::io::Error::last_os_error();
+            println!("skipped: no network namespace can be made here: {error}");
+            return;
+        }
+        link::loopback_up().unwrap();
+        test(&mut Netlink::open().unwrap());
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// A cable: two links joined to each other, both up.
+fn cable(netlink: &mut Netlink, here: &str, there: &str) -> (u32, u32) {
+    let mut peer = LinkMessage::default();
+    peer.attributes.push(LinkAttribute::IfName(there.to_owned()));
+    let more = vec![LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer)))];
+    link::create(netlink, here, InfoKind::Veth, more).unwrap();
+    let mut index = |name| {
+        let found = link::by_name(netlink, name).unwrap().unwrap().index;
+        link::set_up(netlink, found, true).unwrap();
+        found
+    };
+    (index(here), index(there))
+}
+
+fn config(text: &str) -> HostConfig {
+    let mut layers = Layers::new("defaults", "hostname = \"host-a\"").unwrap();
+    layers.file("test", text).unwrap();
+    layers.read().unwrap()
+}
+
+fn next_frame(socket: &PacketSocket, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut buffer = vec![0; 4096];
+    loop {
+        assert!(
+            wait_readable(socket.as_fd(), deadline.saturating_duration_since(Instant::now())).unwrap(),
+            "no frame came"
+        );
+        match socket.receive(&mut buffer).unwrap() {
+            Some(frame) if wanted(frame) => return frame.to_vec(),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn a_vm_that_arrives_is_announced_through_its_port_group_and_is_silent_before() {
+    isolated(|netlink| {
+        let (_, outside) = cable(netlink, "gwup0", "gwout0");
+        let mut fabric =
+            Fabric::new(config("[vswitch.gwvs0]\nuplink = \"gwup0\"\n[port_group.\"lab 1\"]\nvswitch = \"gwvs0\"\n"));
+        assert_eq!(fabric.apply(), []);
+        assert_eq!(fabric.apply(), [], "a second time changes nothing and complains of nothing");
+        let wire = PacketSocket::open(outside, ETHER_TYPE_RARP).unwrap();
+        let mac = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
+        let tap = fabric.plug(&"lab 1".parse().unwrap(), "gwtap0").unwrap();
+        assert!(tap.announce(mac).is_err(), "a tap that is down lets nothing out");
+        tap.set_up(netlink, true).unwrap();
+        tap.announce(mac).unwrap();
+        let frame = next_frame(&wire, |_| true);
+        assert_eq!((&frame[..6], &frame[6..12]), (&[0xff; 6][..], &mac[..]));
+        assert_eq!(&frame[20..28], &[0, 3, 0x52, 0x54, 0, 0x12, 0x34, 0x56]);
+        drop(tap);
+        assert_eq!(link::by_name(netlink, "gwtap0").unwrap(), None, "nothing of it stays");
+    });
+}
+
+#[test]
+fn the_kernel_has_no_address_on_the_migration_nic() {
+    isolated(|netlink| {
+        let (index, _) = cable(netlink, "gwmig0", "gwout0");
+        address::add(netlink, index, "10.9.0.1/24".parse().unwrap()).unwrap();
+        let text = "[migration_nic]\nnic = \"gwmig0\"\naddress = \"10.9.0.1/24\"\nmtu = 9000\n";
+        let mut fabric = Fabric::new(config(text));
+        assert_eq!(fabric.apply(), []);
+        let left: Vec<_> = address::list(netlink).unwrap().into_iter().filter(|one| one.index == index).collect();
+        assert_eq!(left, [], "neither IPv4 nor IPv6");
+        let (nic, _) = fabric.migration_nic().unwrap().unwrap();
+        assert_eq!((nic.link.mtu, nic.link.up), (9000, true));
+        let row = fabric.nics().unwrap().into_iter().find(|row| row.name == "gwmig0").unwrap();
+        assert_eq!(row.used_by.as_deref(), Some("migration"));
+    });
+}
+
+#[test]
+fn what_is_wrong_costs_only_what_depends_on_it() {
+    isolated(|netlink| {
+        let (index, _) = cable(netlink, "gwman0", "gwout0");
+        let mut fabric = Fabric::new(config(
+            "[management]\nnic = \"gwman0\"\naddress = \"10.9.0.2/24\"\ngateway = \"10.9.0.254\"\n\
+             [migration_nic]\nnic = \"gwgone0\"\naddress = \"10.8.0.1/24\"\n\
+             [storage_nic.nas]\nnic = \"gwman0\"\naddress = \"10.7.0.1/24\"\n[vswitch.gwvs0]\nuplink = \"gwgone1\"\n",
+        ));
+        let causes: Vec<String> = fabric.apply().iter().map(|reason| reason.cause.clone()).collect();
+        assert_eq!(
+            causes,
+            [
+                "migration: this host has no NIC gwgone0",
+                "vswitch gwvs0: this host has no NIC gwgone1",
+                "storage: NIC gwman0 is already used: management"
+            ]
+        );
+        assert_eq!(fabric.addresses().unwrap(), ["10.9.0.2/24"]);
+        let own = address::list(netlink).unwrap();
+        assert!(own.iter().any(|one| one.index == index && one.cidr.to_string() == "10.9.0.2/24"));
+        let refusal = fabric.plug(&"nowhere".parse().unwrap(), "gwtap0").unwrap_err();
+        assert_eq!(refusal.reasons[0].cause, "this host has no port group with the label nowhere");
+    });
+}
+
+#[test]
+fn management_lives_on_the_bridge_when_its_nic_is_an_uplink() {
+    isolated(|netlink| {
+        let (_, outside) = cable(netlink, "gwup0", "gwout0");
+        address::add(netlink, outside, "10.9.0.1/24".parse().unwrap()).unwrap();
+        let mut fabric = Fabric::new(config(
+            "[management]\nnic = \"gwup0\"\naddress = \"10.9.0.2/24\"\n[vswitch.gwvs0]\nuplink = \"gwup0\"\n",
+        ));
+        assert_eq!(fabric.apply(), []);
+        assert_eq!(fabric.addresses().unwrap(), ["10.9.0.2/24"]);
+        let bridge = link::by_name(netlink, "gwvs0").unwrap().unwrap();
+        let uplink = link::by_name(netlink, "gwup0").unwrap().unwrap();
+        assert_eq!((uplink.master, uplink.mac), (Some(bridge.index), bridge.mac));
+    });
+}
+
+/// Answers every DHCP message on the wire with this address.
+fn dhcp_server(wire: &PacketSocket, frames: usize) {
+    for _ in 0..frames {
+        let frame = next_frame(wire, |frame| frame.get(36..38) == Some(&67_u16.to_be_bytes()[..]));
+        let request = Message::decode(&mut Decoder::new(&frame[42..])).unwrap();
+        let none = Ipv4Addr::UNSPECIFIED;
+        let address = Ipv4Addr::new(10, 9, 0, 77);
+        let mut answer = Message::new_with_id(request.xid(), none, address, none, none, &request.chaddr()[..6]);
+        answer.set_opcode(dhcproto::v4::Opcode::BootReply);
+        let kind = match request.opts().msg_type().unwrap() {
+            MessageType::Discover => MessageType::Offer,
+            _ => MessageType::Ack,
+        };
+        for option in [
+            DhcpOption::MessageType(kind),
+            DhcpOption::ServerIdentifier(Ipv4Addr::new(10, 9, 0, 1)),
+            DhcpOption::SubnetMask(Ipv4Addr::new(255, 255, 255, 0)),
+            DhcpOption::Router(vec![Ipv4Addr::new(10, 9, 0, 1)]),
+            DhcpOption::AddressLeaseTime(3600),
+        ] {
+            answer.opts_mut().insert(option);
+        }
+        let body = answer.to_vec().unwrap();
+        let mut reply = frame[..42].to_vec();
+        reply[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
+        reply[16..18].copy_from_slice(&u16::try_from(28 + body.len()).unwrap().to_be_bytes());
+        reply[26..30].copy_from_slice(&[10, 9, 0, 1]);
+        reply[34..38].copy_from_slice(&[0, 67, 0, 68]);
+        reply[38..40].copy_from_slice(&u16::try_from(8 + body.len()).unwrap().to_be_bytes());
+        reply.extend(body);
+        wire.send(&reply).unwrap();
+    }
+}
+
+#[test]
+fn management_gets_its_address_and_route_by_dhcp() {
+    isolated(|netlink| {
+        let (_, outside) = cable(netlink, "gwman0", "gwout0");
+        let wire = PacketSocket::open(outside, ETHER_TYPE_IPV4).unwrap();
+        let mut fabric = Fabric::new(config("[management]\nnic = \"gwman0\"\naddress = \"dhcp\"\n"));
+        assert_eq!(fabric.apply(), []);
+        dhcp_server(&wire, 2);
+        let deadline = Instant::now() + PATIENCE;
+        while fabric.addresses().unwrap() != ["10.9.0.77/24"] {
+            assert!(Instant::now() < deadline, "no address: {:?}", fabric.dhcp());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let granted = loop {
+            if let Some(granted) = fabric.dhcp().into_iter().find_map(|status| status.granted) {
+                break granted;
+            }
+            assert!(Instant::now() < deadline, "{:?}", fabric.dhcp());
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        assert_eq!((granted.gateway, granted.prefix), (Some(Ipv4Addr::new(10, 9, 0, 1)), 24));
+    });
+}
