@@ -19,11 +19,13 @@
 //! ```
 //!
 //! In reading order: [`chain`] (one request's buffers, checked), [`queue`] (a ring), [`worker`] (the thread), [`device`] (the
-//! two halves), [`transport`] (registers over PCI), then the devices: [`blk`].
+//! two halves), [`transport`] (registers over PCI), then the devices [`blk`], [`net`], [`rng`].
 
 pub mod blk;
 pub mod chain;
 pub mod device;
+pub mod net;
 pub mod queue;
+pub mod rng;
 pub mod transport;
 pub mod worker;

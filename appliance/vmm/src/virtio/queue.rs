@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
@@ -14,6 +14,11 @@ use super::chain::{Chain, ChainError};
 use super::transport::interrupts::VirtioInterrupts;
 use crate::memory::GuestMemory;
 use crate::state::StateError;
+
+const AVAILABLE_HEADER_BYTES: u64 = 4;
+const AVAILABLE_ELEMENT_BYTES: u64 = 2;
+const USED_HEADER_BYTES: u64 = 4;
+const USED_ELEMENT_BYTES: u64 = 8;
 
 /// What the driver set up for a queue, and how far both sides have come. The mirror of virtio-queue's state that travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,7 +77,8 @@ pub struct VirtQueue {
     kick: Arc<EventFd>,
     interrupts: Arc<VirtioInterrupts>,
     broken: bool,
-    used_since_notify: bool,
+    /// The used index at the last look at whether to interrupt.
+    notified: u16,
 }
 
 impl std::fmt::Debug for VirtQueue {
@@ -90,7 +96,8 @@ impl VirtQueue {
         kick: Arc<EventFd>,
         interrupts: Arc<VirtioInterrupts>,
     ) -> Self {
-        Self { index, queue, memory, kick, interrupts, broken: false, used_since_notify: false }
+        let notified = queue.next_used();
+        Self { index, queue, memory, kick, interrupts, broken: false, notified }
     }
 
     /// Guest memory.
@@ -146,15 +153,34 @@ impl VirtQueue {
         if self.broken {
             return;
         }
-        match self.queue.add_used(&self.memory, head, written) {
-            Ok(()) => self.used_since_notify = true,
-            Err(error) => self.break_down(&error),
+        if let Err(error) = self.queue.add_used(&self.memory, head, written) {
+            self.break_down(&error);
         }
+    }
+
+    /// Gives several requests back at once: the driver sees all of them or none (virtio 1.2, 5.1.6.4: the buffers that one
+    /// packet spans).
+    pub fn push_used_together(&mut self, used: &[(u16, u32)]) {
+        let Some(((last_head, last_written), first)) = used.split_last() else { return };
+        let (next, size) = (self.queue.next_used(), self.queue.size());
+        for (at, (head, written)) in first.iter().enumerate() {
+            // The ring was checked to be in RAM; the index is published by the last one below.
+            let slot = next.wrapping_add(at as u16) % size;
+            // struct virtq_used_elem: id, then length, both 32 bits little-endian.
+            let element = (u64::from(*head) | u64::from(*written) << 32).to_le();
+            let address =
+                GuestAddress(self.queue.used_ring() + USED_HEADER_BYTES + USED_ELEMENT_BYTES * u64::from(slot));
+            if let Err(error) = self.memory.write_obj(element, address) {
+                return self.break_down(&error);
+            }
+        }
+        self.queue.set_next_used(next.wrapping_add(first.len() as u16));
+        self.push_used(*last_head, *last_written);
     }
 
     /// Interrupts for what was given back since the last call, unless the driver asked not to.
     pub fn notify(&mut self) {
-        if std::mem::take(&mut self.used_since_notify) && self.wants_interrupt() {
+        if self.queue.next_used() != self.notified && self.wants_interrupt() {
             self.interrupts.queue(self.index);
         }
     }
@@ -164,20 +190,21 @@ impl VirtQueue {
         self.interrupts.queue(self.index);
     }
 
+    /// virtio 1.2, 2.7.7.2 and 2.7.10. virtio-queue knows neither the flag nor what was given back together.
     fn wants_interrupt(&mut self) -> bool {
-        // The fence in needs_notification orders the used index before what we read of the driver's wishes.
-        let wanted = match self.queue.needs_notification(&self.memory) {
-            Ok(wanted) => wanted,
-            Err(error) => {
-                self.break_down(&error);
-                return false;
-            }
-        };
+        let (now, before) = (self.queue.next_used(), self.notified);
+        self.notified = now;
+        // The used index must be out before the driver's wish is read, or both sides could wait for each other.
+        fence(Ordering::SeqCst);
+        let available = self.queue.avail_ring();
         if self.queue.event_idx_enabled() {
-            return wanted;
+            let event = available + AVAILABLE_HEADER_BYTES + AVAILABLE_ELEMENT_BYTES * u64::from(self.queue.size());
+            let event: Result<u16, _> = self.memory.load(GuestAddress(event), Ordering::Relaxed);
+            return event.map_or(true, |event| {
+                now.wrapping_sub(u16::from_le(event)).wrapping_sub(1) < now.wrapping_sub(before)
+            });
         }
-        // virtio-queue leaves the flag to us (virtio 1.2, 2.7.7.2).
-        let flags: Result<u16, _> = self.memory.load(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed);
+        let flags: Result<u16, _> = self.memory.load(GuestAddress(available), Ordering::Relaxed);
         flags.map_or(true, |flags| u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT == 0)
     }
 

@@ -53,9 +53,7 @@ impl Control {
     /// For an engine that has nothing to do until it is stopped.
     pub fn park(&self) {
         while !self.agree_to_stop() {
-            let mut wake = libc::pollfd { fd: self.wake_descriptor(), events: libc::POLLIN, revents: 0 };
-            // SAFETY: one valid pollfd for the length of the call.
-            unsafe { libc::poll(&mut wake, 1, -1) };
+            wait_for(&mut [interest(self.wake_descriptor(), libc::POLLIN)]);
             self.take_wake();
         }
     }
@@ -90,6 +88,17 @@ impl Control {
         }
         true
     }
+}
+
+/// What to wait for on a descriptor: POLLIN, POLLOUT, or nothing for now.
+pub fn interest(descriptor: RawFd, events: i16) -> libc::pollfd {
+    libc::pollfd { fd: if events == 0 { -1 } else { descriptor }, events, revents: 0 }
+}
+
+/// Waits until one of the descriptors is ready; `revents` tells which.
+pub fn wait_for(descriptors: &mut [libc::pollfd]) {
+    // SAFETY: a valid slice for the length of the call. Interrupted or refused: nobody is ready, and the caller looks again.
+    unsafe { libc::poll(descriptors.as_mut_ptr(), descriptors.len() as libc::nfds_t, -1) };
 }
 
 /// Tells who waits that the thread is over, also when it panicked.

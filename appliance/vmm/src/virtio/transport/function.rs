@@ -86,7 +86,7 @@ pub struct VirtioPci<D: VirtioDevice> {
     pub(super) config: ConfigSpace,
     capabilities: Capabilities,
     pub(super) msix: Arc<Msix>,
-    pub(super) interrupts: Arc<VirtioInterrupts>,
+    pub(crate) interrupts: Arc<VirtioInterrupts>,
     kicks: Vec<Arc<EventFd>>,
     wiring: Wiring,
     bar_at: Option<u64>,
