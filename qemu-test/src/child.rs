@@ -29,6 +29,12 @@ impl Child {
         self
     }
 
+    /// Adds several arguments, or none.
+    pub fn args<A: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
+        self.command.args(arguments);
+        self
+    }
+
     /// Sets the folder that it runs in.
     pub fn in_folder(mut self, folder: &Path) -> Self {
         self.command.current_dir(folder);

@@ -44,6 +44,36 @@ pub fn backports_suite() -> Option<String> {
     (codename().as_deref() == Some("bookworm")).then(|| "bookworm-backports".to_owned())
 }
 
+/// This machine's release and, where apt's sources name one, the mirror that it comes from.
+pub fn apt_source() -> Result<(String, Option<String>)> {
+    let suite = codename().ok_or_else(|| LabError::Input("/etc/os-release names no release of Debian".into()))?;
+    let known = known_sources()?;
+    let mirror = known.split("\n\n").find_map(|stanza| {
+        let uri = stanza.lines().find_map(|line| line.strip_prefix("URIs:"))?;
+        let has_suite =
+            stanza.lines().any(|line| line.starts_with("Suites:") && line.split_whitespace().any(|word| word == suite));
+        has_suite.then(|| uri.split_whitespace().next().map(str::to_owned))?
+    });
+    let one_line = || {
+        let line =
+            known.lines().find(|line| line.starts_with("deb ") && line.split_whitespace().any(|word| word == suite))?;
+        line.split_whitespace().find(|word| word.contains("://")).map(str::to_owned)
+    };
+    Ok((suite.clone(), mirror.or_else(one_line)))
+}
+
+fn known_sources() -> Result<String> {
+    let mut known = fs::read_to_string("/etc/apt/sources.list").unwrap_or_default();
+    for entry in fs::read_dir(SOURCES).at("reading", Path::new(SOURCES))?.flatten() {
+        let kind = entry.path().extension().map(|kind| kind.to_string_lossy().into_owned());
+        if matches!(kind.as_deref(), Some("sources" | "list")) {
+            known += "\n\n";
+            known += &fs::read_to_string(entry.path()).unwrap_or_default();
+        }
+    }
+    Ok(known)
+}
+
 fn missing(purposes: &[Purpose]) -> Vec<&'static Need> {
     NEEDS.iter().filter(|need| purposes.contains(&need.purpose) && !need.is_met()).collect()
 }
@@ -118,10 +148,7 @@ fn apt(arguments: &[&str]) -> Child {
 /// Makes the backports suite known to apt on Debian 12; it is pinned low, so nothing else changes.
 fn ensure_backports() -> Result<()> {
     let Some(suite) = backports_suite() else { return Ok(()) };
-    let mut known = fs::read_to_string("/etc/apt/sources.list").unwrap_or_default();
-    for entry in fs::read_dir(SOURCES).at("reading", Path::new(SOURCES))?.flatten() {
-        known += &fs::read_to_string(entry.path()).unwrap_or_default();
-    }
+    let known = known_sources()?;
     if known.lines().any(|line| !line.trim_start().starts_with('#') && line.contains(&suite)) {
         return Ok(());
     }

@@ -6,5 +6,5 @@
 mod debian;
 mod needs;
 
-pub use debian::{backports_suite, ensure};
+pub use debian::{apt_source, backports_suite, ensure};
 pub use needs::Purpose;

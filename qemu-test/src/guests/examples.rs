@@ -1,0 +1,99 @@
+//! The example VMs, on a datastore: `vms/<name>/` with the configuration and its files.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use guest_load::journal::Audit;
+
+use crate::child::Child;
+use crate::error::{Doing, Result};
+use crate::guests::debian::{DebianGuest, JOURNAL_BYTES};
+use crate::guests::witness;
+use crate::home::Home;
+
+/// What an example VM runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Debian,
+    Witness,
+}
+
+/// One example VM.
+#[derive(Debug, Clone, Copy)]
+pub struct Example {
+    /// Its name and its folder's.
+    pub name: &'static str,
+    kind: Kind,
+    /// The address that it answers at on the guests' wire.
+    pub address: Option<[u8; 4]>,
+}
+
+impl Example {
+    /// All of them.
+    pub const ALL: [Self; 3] = [
+        Self { name: "deb", kind: Kind::Debian, address: Some([10, 77, 4, 21]) },
+        Self { name: "deb2", kind: Kind::Debian, address: Some([10, 77, 4, 22]) },
+        Self { name: "witness", kind: Kind::Witness, address: None },
+    ];
+}
+
+/// Puts every example VM on the datastore.
+pub fn place_all(home: &Home, datastore: &Path) -> Result<()> {
+    let debian = DebianGuest::build(home)?;
+    let witness = witness::build(home)?;
+    for example in Example::ALL {
+        let folder = datastore.join("vms").join(example.name);
+        fs::create_dir_all(&folder).at("creating", &folder)?;
+        let configuration = home.source.join("config/examples").join(example.name).join("vm.toml");
+        fs::copy(&configuration, folder.join("vm.toml")).at("copying", &configuration)?;
+        match example.kind {
+            Kind::Debian => {
+                copy(&debian.kernel, &folder.join("vmlinuz"))?;
+                copy(&debian.initrd, &folder.join("initrd.img"))?;
+                copy(&debian.root, &folder.join("root.img"))?;
+                let journal = folder.join("journal.img");
+                let file = File::create(&journal).at("creating", &journal)?;
+                file.set_len(JOURNAL_BYTES).at("creating", &journal)?;
+            }
+            Kind::Witness => copy(&witness, &folder.join("witness"))?,
+        }
+    }
+    Ok(())
+}
+
+/// Reads the journal of an example VM as it lies on the datastore now. Reading it while the guest writes is fine: the
+/// record that is being written may be the newest only.
+pub fn audit_journal(datastore: &Path, vm: &str) -> Result<Audit> {
+    let path = journal_of(datastore, vm);
+    let read = || -> io::Result<Audit> { Audit::read(&File::open(&path)?, JOURNAL_BYTES) };
+    read().at("reading", &path)
+}
+
+fn journal_of(datastore: &Path, vm: &str) -> PathBuf {
+    datastore.join("vms").join(vm).join("journal.img")
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    Child::new("cp", ["--sparse=always", "--reflink=auto"]).arg(from).arg(to).run()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::vm_config::VmConfig;
+
+    #[test]
+    fn the_product_accepts_every_example_and_each_bears_its_folders_name() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/examples");
+        for example in Example::ALL {
+            let text = fs::read_to_string(folder.join(example.name).join("vm.toml")).unwrap();
+            let config =
+                VmConfig::parse("vm.toml", &text).unwrap_or_else(|errors| panic!("{}: {errors:?}", example.name));
+            assert_eq!(config.name.as_str(), example.name);
+            if let Some([a, b, c, d]) = example.address {
+                assert!(config.boot.cmdline.contains(&format!("lab.address={a}.{b}.{c}.{d}/24")), "{}", example.name);
+            }
+        }
+    }
+}
