@@ -5,12 +5,13 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::journal::{RECORD_BYTES, Record, Writer};
 use crate::memory::{Dirtier, Load};
+use crate::power_button::{self, power_off};
 use crate::words::{Ask, PORT, Tock};
 
 /// Time between two journal records.
@@ -44,6 +45,7 @@ pub fn run(journal: Option<&str>) -> io::Result<()> {
     std::thread::spawn(move || watch_clock(&watched));
     let dirtier = shared.dirtier.clone();
     std::thread::spawn(move || dirtier.run());
+    power_button::listen()?;
     let listener = TcpListener::bind(("0.0.0.0", PORT))?;
     println!("guest-load: serving");
     for stream in listener.incoming() {
@@ -117,14 +119,6 @@ fn tock(number: u64, served: u64, shared: &Shared) -> Tock {
         gap_ns: shared.gap_ns.load(Ordering::Relaxed),
         clock_back: shared.clock_back.load(Ordering::Relaxed),
     }
-}
-
-fn power_off() -> io::Result<()> {
-    rustix::fs::sync();
-    // The answer to who asked is that the machine goes away; give the network a moment for what was said before.
-    let until = Instant::now() + Duration::from_millis(100);
-    std::thread::sleep(until.saturating_duration_since(Instant::now()));
-    Ok(rustix::system::reboot(rustix::system::RebootCommand::PowerOff)?)
 }
 
 fn now_ns() -> u64 {
