@@ -10,6 +10,7 @@ pub mod checks;
 pub mod pages;
 pub mod session;
 pub mod slots;
+pub mod lease;
 pub mod time;
 pub mod verify;
 pub mod wire;

@@ -1,0 +1,255 @@
+//! Disk Paxos (Gafni and Lamport 2003) on one disk: one instance for each epoch, typed by phase.
+//!
+//! ```text
+//!   View --promise--> Promising --read--> Prepared --accept--> Accepting --read--> Decided
+//!                        |  (write, then read all)      |  (write, then read all)
+//!                        `-------- Outvoted <-----------'
+//! ```
+//! Each phase writes the host's own block and then reads the blocks of all. A phase fails if another block shows a
+//! higher ballot. Whoever reads a higher epoch learns that the epoch is decided. A value is chosen as soon as one
+//! phase 2 ends well, whether or not anybody still lives who knows it: a higher ballot finds and completes it.
+//!
+//! A decision cannot be had without its phases:
+//! ```compile_fail
+//! use protocol::lease::paxos::Promising;
+//! fn skip(promising: Promising) { promising.accept(); }
+//! ```
+//! and what was decided cannot be taken back:
+//! ```compile_fail
+//! use protocol::lease::paxos::{Decided, Prepared};
+//! fn back(decided: Decided) -> Prepared { decided.abort() }
+//! ```
+
+use super::identity::{Ballot, Epoch, Slot, Tenancy, Value};
+use super::layout::{Area, Bank};
+use super::record::Block;
+use super::register::{self, Corrupt};
+
+/// All blocks of one use of a place, as one read saw them.
+#[derive(Clone, Debug)]
+pub struct View {
+    me: Slot,
+    tenancy: Tenancy,
+    /// By slot; none where the host never took part in this use.
+    blocks: Vec<Option<Block>>,
+    my_sequence: u64,
+}
+
+/// Why a read cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    /// A block is lost: what its host accepted is unknown, so nothing may be decided.
+    #[error(transparent)]
+    Corrupt(#[from] Corrupt),
+    /// The place belongs to another VM by now.
+    #[error("the place has been given to another VM")]
+    Reused,
+}
+
+/// Why a phase did not succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outvoted {
+    /// Another proposer is ahead: wait a little and start again above it.
+    Higher,
+    /// The epoch is decided: look again.
+    Decided,
+    /// My own block does not hold what I wrote: somebody else writes it, or an old write of mine came late.
+    Foreign,
+}
+
+impl View {
+    /// What `bytes`, read from the whole `bank`, say to the host in slot `me`.
+    ///
+    /// # Errors
+    /// [`Unusable`].
+    pub fn parse(area: Area, bank: Bank, me: Slot, tenancy: Tenancy, bytes: &[u8]) -> Result<Self, Unusable> {
+        let mut view = Self { me, tenancy, blocks: Vec::with_capacity(usize::from(bank.slots())), my_sequence: 0 };
+        for slot in (0..bank.slots()).map(Slot) {
+            let register = register::read::<Block>(bank, area.id, slot, bytes)?;
+            if register.value.as_ref().is_some_and(|block| block.tenancy > tenancy) {
+                return Err(Unusable::Reused);
+            }
+            if slot == me {
+                view.my_sequence = register.sequence;
+            }
+            view.blocks.push(register.value.filter(|block| block.tenancy == tenancy));
+        }
+        Ok(view)
+    }
+
+    /// The last epoch that is known to be decided, and its value.
+    pub fn decided(&self) -> Option<(Epoch, Value)> {
+        self.blocks.iter().flatten().filter_map(|block| block.decided).max_by_key(|(epoch, _)| *epoch)
+    }
+
+    /// The epoch that is decided last, 0 if none is.
+    pub fn decided_epoch(&self) -> Epoch {
+        self.decided().map_or(Epoch(0), |(epoch, _)| epoch)
+    }
+
+    /// The value of the highest ballot of the epoch under way, if any host wrote one: it may be chosen already.
+    pub fn accepted(&self) -> Option<(Ballot, Value)> {
+        let current = self.decided_epoch().next();
+        self.blocks.iter().flatten().filter(|b| b.epoch == current).filter_map(|b| b.accepted).max_by_key(|a| a.0)
+    }
+
+    /// Every value that some block mentions, decided or not.
+    pub fn mentioned(&self) -> impl Iterator<Item = Value> + '_ {
+        self.blocks.iter().flatten().flat_map(|block| [block.accepted, None].into_iter().flatten().map(|(_, v)| v).chain(block.decided.map(|(_, v)| v)))
+    }
+
+    /// The block of a slot.
+    pub fn block(&self, slot: Slot) -> Option<&Block> {
+        self.blocks.get(usize::from(slot.0))?.as_ref()
+    }
+
+    /// My own block, blank if I never took part, and the sequence number of its next write.
+    pub fn mine(&self) -> (Block, u64) {
+        let block = self.block(self.me).cloned().unwrap_or_else(|| Block::blank(self.tenancy));
+        (block, self.my_sequence + 1)
+    }
+
+    /// Phase 1 for the epoch after the last decided one, with a ballot above all others, wishing for `wish`.
+    #[must_use]
+    pub fn promise(&self, wish: Value) -> Promising {
+        let epoch = self.decided_epoch().next();
+        let highest = self.blocks.iter().flatten().filter(|b| b.epoch == epoch).map(|b| b.promised).max();
+        let (mut block, sequence) = self.mine();
+        if block.epoch != epoch {
+            block.accepted = None;
+        }
+        block.epoch = epoch;
+        block.promised = highest.unwrap_or_default().above(self.me);
+        block.decided = self.decided();
+        Promising { write: Write { slot: self.me, block, sequence }, wish }
+    }
+
+    /// The highest ballot above `mine`, or the decision, that another host's block shows.
+    fn outvotes(&self, write: &Write) -> Result<(), Outvoted> {
+        if self.decided_epoch() >= write.block.epoch {
+            return Err(Outvoted::Decided);
+        }
+        if self.my_sequence != write.sequence || self.block(self.me) != Some(&write.block) {
+            return Err(Outvoted::Foreign);
+        }
+        let others = self.blocks.iter().flatten().filter(|block| block.epoch == write.block.epoch);
+        match others.map(|block| block.promised).max() {
+            Some(highest) if highest > write.block.promised => Err(Outvoted::Higher),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A block to be written as write number `sequence` of its register.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// The writer.
+    pub slot: Slot,
+    /// What to write.
+    pub block: Block,
+    /// The number of the write.
+    pub sequence: u64,
+}
+
+/// Phase 1: [`Promising::write`] is to be written, then all blocks read.
+#[derive(Clone, Debug)]
+pub struct Promising {
+    write: Write,
+    wish: Value,
+}
+
+impl Promising {
+    /// What to write.
+    pub fn write(&self) -> &Write {
+        &self.write
+    }
+
+    /// Judges a read that began after the write was done.
+    ///
+    /// # Errors
+    /// [`Outvoted`].
+    pub fn read(self, view: &View) -> Result<Prepared, Outvoted> {
+        view.outvotes(&self.write)?;
+        let value = view.accepted().map_or(self.wish, |(_, value)| value);
+        Ok(Prepared { write: self.write, value })
+    }
+}
+
+/// Phase 1 is over: as long as nobody enters a higher ballot, one write and one read decide [`Prepared::value`].
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    write: Write,
+    value: Value,
+}
+
+impl Prepared {
+    /// What phase 2 will decide: the wish, or what may have been chosen before.
+    pub fn value(&self) -> Value {
+        self.value
+    }
+
+    /// The epoch that is at stake.
+    pub fn epoch(&self) -> Epoch {
+        self.write.block.epoch
+    }
+
+    /// Phase 2.
+    #[must_use]
+    pub fn accept(self) -> Accepting {
+        let mut write = self.write;
+        write.block.accepted = Some((write.block.promised, self.value));
+        write.sequence += 1;
+        Accepting { write, value: self.value }
+    }
+}
+
+/// Phase 2: [`Accepting::write`] is to be written, then all blocks read. From the write on the outcome is open until
+/// it is read.
+#[derive(Clone, Debug)]
+pub struct Accepting {
+    write: Write,
+    value: Value,
+}
+
+impl Accepting {
+    /// What to write.
+    pub fn write(&self) -> &Write {
+        &self.write
+    }
+
+    /// Judges a read that began after the write was done.
+    ///
+    /// # Errors
+    /// [`Outvoted`]: the value may nevertheless be chosen; look again.
+    pub fn read(self, view: &View) -> Result<Decided, Outvoted> {
+        view.outvotes(&self.write)?;
+        Ok(Decided { write: self.write, value: self.value })
+    }
+}
+
+/// The epoch is decided. Telling the others ([`Decided::publish`]) spares them the work of finding out.
+#[derive(Clone, Debug)]
+pub struct Decided {
+    write: Write,
+    value: Value,
+}
+
+impl Decided {
+    /// The value.
+    pub fn value(&self) -> Value {
+        self.value
+    }
+
+    /// The epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.write.block.epoch
+    }
+
+    /// What to write so that everybody sees the decision.
+    pub fn publish(self) -> Write {
+        let mut write = self.write;
+        write.block.decided = Some((write.block.epoch, self.value));
+        write.sequence += 1;
+        write
+    }
+}
