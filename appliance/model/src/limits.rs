@@ -16,3 +16,29 @@ const _: () = assert!(
     with_drift(LEASE_RENEWAL_MS + LEASE_IO_BOUND_MS + LEASE_KILL_MS) < LEASE_EXPIRY_MS,
     "config/limits.toml: a host would still run VMs that others may already take"
 );
+
+// The watchdog stands behind the host's own clock: fed for the last time just before the fence is due, it must reset
+// the host before an observer calls it dead.
+const _: () = assert!(
+    with_drift(LEASE_RENEWAL_MS + LEASE_IO_BOUND_MS + LEASE_WATCHDOG_MS) < LEASE_EXPIRY_MS,
+    "config/limits.toml: the watchdog would reset a host only after others may already take its VMs"
+);
+
+// Two hosts that claim one slot at once: whoever wrote first must see the other's write when it looks again.
+const _: () = assert!(
+    with_drift(LEASE_CLAIM_IO_MS) < LEASE_CLAIM_WAIT_MS,
+    "config/limits.toml: two hosts could both believe that a slot is theirs"
+);
+
+// A slot changes its owner only after the expiry: by then no write of the life before may be under way.
+const _: () = assert!(
+    with_drift(LEASE_SETTLE_MS) < LEASE_EXPIRY_MS,
+    "config/limits.toml: a write of a dead host could land in a slot that has a new owner"
+);
+
+// From the death of a host to the start of its VM elsewhere: the last renewal is seen at most a look late, expires,
+// and the look that proves it may be late by one more; what is left is for the decision and the start.
+const _: () = assert!(
+    LEASE_EXPIRY_MS + 2 * LEASE_POLL_MS + 5_000 < 20_000,
+    "config/limits.toml: a dead host's VM could not be taken over within 20 s"
+);

@@ -21,8 +21,15 @@
 //! In reading order: [`identity`], [`sector`], [`record`], [`layout`], [`register`]: the bytes. [`watch`] and
 //! [`host_lease`]: lives. [`paxos`], [`directory`] and [`vm_lease`]: decisions. [`keeper`]: all of it together.
 
+pub mod directory;
+pub mod host_lease;
 pub mod identity;
+pub mod keeper;
 pub mod layout;
+pub mod paxos;
 pub mod record;
 pub mod register;
+pub mod round;
 pub mod sector;
+pub mod vm_lease;
+pub mod watch;

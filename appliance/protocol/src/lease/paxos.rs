@@ -93,9 +93,10 @@ impl View {
         self.blocks.iter().flatten().filter(|b| b.epoch == current).filter_map(|b| b.accepted).max_by_key(|a| a.0)
     }
 
-    /// Every value that some block mentions, decided or not.
-    pub fn mentioned(&self) -> impl Iterator<Item = Value> + '_ {
-        self.blocks.iter().flatten().flat_map(|block| [block.accepted, None].into_iter().flatten().map(|(_, v)| v).chain(block.decided.map(|(_, v)| v)))
+    /// Whether any host has entered a ballot of the epoch after the last decided one.
+    pub fn is_contested(&self) -> bool {
+        let current = self.decided_epoch().next();
+        self.blocks.iter().flatten().any(|block| block.epoch == current)
     }
 
     /// The block of a slot.

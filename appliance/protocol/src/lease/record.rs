@@ -83,6 +83,11 @@ impl HostRecord {
     pub fn incarnation(&self, slot: Slot) -> Incarnation {
         Incarnation { slot, generation: self.generation, host: self.host }
     }
+
+    /// Whether one life of one boot wrote both.
+    pub fn same_life(&self, other: &Self) -> bool {
+        (self.host, self.boot, self.generation) == (other.host, other.boot, other.generation)
+    }
 }
 
 impl Record for HostRecord {
@@ -134,15 +139,6 @@ impl Record for HostRecord {
     }
 }
 
-/// A holder's word that another host may contend for the next epoch although the holder lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Announced {
-    /// The epoch that may be contended for.
-    pub epoch: Epoch,
-    /// By whom.
-    pub to: Incarnation,
-}
-
 /// A host's block in the Disk Paxos of one VM's lease, or of the directory (Gafni and Lamport, "Disk Paxos",
 /// figure 1: `mbal`, `bal`, `inp`), with what is already decided carried along.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,22 +155,12 @@ pub struct Block {
     pub decided: Option<(Epoch, Value)>,
     /// As a holder, this host gave up this epoch and all before it.
     pub given_up: Epoch,
-    /// As a holder, this host lets another contend.
-    pub announced: Option<Announced>,
 }
 
 impl Block {
     /// The block of a host that never took part.
     pub fn blank(tenancy: Tenancy) -> Self {
-        Self {
-            tenancy,
-            epoch: Epoch(0),
-            promised: Ballot::NONE,
-            accepted: None,
-            decided: None,
-            given_up: Epoch(0),
-            announced: None,
-        }
+        Self { tenancy, epoch: Epoch(0), promised: Ballot::NONE, accepted: None, decided: None, given_up: Epoch(0) }
     }
 }
 
@@ -191,8 +177,6 @@ impl Record for Block {
         body.u64(self.decided.map_or(0, |(epoch, _)| epoch.0));
         write_value(body, self.decided.map(|(_, value)| value));
         body.u64(self.given_up.0);
-        body.u64(self.announced.map_or(0, |announced| announced.epoch.0));
-        write_value(body, self.announced.map(|announced| Value::Holder(announced.to)));
     }
 
     fn read(body: &mut Reader<'_>) -> Option<Self> {
@@ -202,13 +186,11 @@ impl Record for Block {
         let (decided_epoch, decided) = (Epoch(body.u64()?), read_value(body)?);
         let decided = decided.map(|value| (decided_epoch, value));
         let given_up = Epoch(body.u64()?);
-        let (announced_epoch, to) = (Epoch(body.u64()?), read_value(body)?);
-        let announced = to.and_then(Value::holder).map(|to| Announced { epoch: announced_epoch, to });
         // Counters that no history can reach would overflow in whoever goes on counting from them.
         let possible = |counter: u64| counter < 1 << 62;
         let in_order = ballot <= promised && decided_epoch <= epoch && given_up <= epoch;
-        let in_order = in_order && possible(epoch.0) && possible(promised.0) && possible(announced_epoch.0);
-        in_order.then_some(Self { tenancy, epoch, promised, accepted, decided, given_up, announced })
+        let in_order = in_order && possible(epoch.0) && possible(promised.0);
+        in_order.then_some(Self { tenancy, epoch, promised, accepted, decided, given_up })
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Write number n goes to sector n mod 2. A write that was torn, or is under way, leaves the value before it readable
 //! in the other sector, so a register is atomic although a sector is not. A write that was reported as done is never
-//! torn; so garbage beside a valid sector is a write that never ended, and is passed over.
+//! torn; so garbage beside a valid sector is a write that never ended, and is passed over. A write that failed is
+//! tried again under the same number: going on to the other sector would put the last good value at risk.
 
 use super::identity::{AreaId, Slot};
 use super::layout::{Bank, Extent};
@@ -15,6 +16,8 @@ pub struct Register<R> {
     pub sequence: u64,
     /// What was written last.
     pub value: Option<R>,
+    /// What was written before that, if it can still be read.
+    pub older: Option<R>,
 }
 
 /// Both sectors of a register are garbage: what it held is lost.
@@ -32,20 +35,17 @@ pub fn read<R: Record>(bank: Bank, area: AreaId, slot: Slot, bytes: &[u8]) -> Re
         let Extent { offset, .. } = bank.sector(slot, n);
         decode::<R>(&sectors[n as usize * bank.stride()..], area, offset)
     };
-    let newest = match (copy(0), copy(1)) {
-        (Content::Valid(a, even), Content::Valid(b, odd)) => {
-            if a > b {
-                (a, even)
-            } else {
-                (b, odd)
-            }
+    let register = |sequence, value, older| Ok(Register { sequence, value, older });
+    match (copy(0), copy(1)) {
+        (Content::Valid(a, even), Content::Valid(b, odd)) if a > b => register(a, Some(even), Some(odd)),
+        (Content::Valid(_, even), Content::Valid(b, odd)) => register(b, Some(odd), Some(even)),
+        (Content::Valid(sequence, value), _) | (_, Content::Valid(sequence, value)) => {
+            register(sequence, Some(value), None)
         }
-        (Content::Valid(sequence, value), _) | (_, Content::Valid(sequence, value)) => (sequence, value),
         // The first write of all, number 1, goes to the odd sector: there it may be torn.
-        (Content::Empty, _) => return Ok(Register { sequence: 0, value: None }),
-        (Content::Garbage, _) => return Err(Corrupt(slot)),
-    };
-    Ok(Register { sequence: newest.0, value: Some(newest.1) })
+        (Content::Empty, _) => register(0, None, None),
+        (Content::Garbage, _) => Err(Corrupt(slot)),
+    }
 }
 
 /// The bytes of the register of `slot`, both sectors; none if `bytes` are too few.

@@ -90,7 +90,12 @@ pub struct Writer<'a> {
     rest: &'a mut [u8],
 }
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
+    /// Writes into these bytes.
+    pub fn new(bytes: &'a mut [u8]) -> Self {
+        Self { rest: bytes }
+    }
+
     /// Bytes as they are.
     pub fn bytes(&mut self, bytes: &[u8]) {
         let taken = std::mem::take(&mut self.rest);

@@ -50,6 +50,10 @@ pub enum Life {
 pub struct Seen {
     /// What the register holds; none if nothing or nothing readable.
     pub record: Option<HostRecord>,
+    /// The start of the renewal before the newest, if both copies are of one life.
+    pub renewed_before: Option<Instant>,
+    /// It changed since this host first looked.
+    pub changed: bool,
     /// The sequence number of its newest write.
     pub sequence: u64,
     /// Both copies are garbage.
@@ -76,19 +80,22 @@ impl Watch {
                 all.push(before.clone());
                 continue;
             }
+            let changed = !self.seen.is_empty();
             let (register, corrupt) = match register::read::<HostRecord>(bank, area.id, slot, bytes) {
                 Ok(register) => (register, false),
-                Err(_) => (Register { sequence: 0, value: None }, true),
+                Err(_) => (Register { sequence: 0, value: None, older: None }, true),
             };
-            let Register { sequence, value: record } = register;
-            all.push(Seen { record, sequence, corrupt, digest, unchanged_since: now });
+            let Register { sequence, value: record, older } = register;
+            let older = older.filter(|older| record.as_ref().is_some_and(|record| record.same_life(older)));
+            let renewed_before = older.map(|older| Instant::from_nanos(older.renewed_at));
+            all.push(Seen { record, renewed_before, changed, sequence, corrupt, digest, unchanged_since: now });
         }
         self.seen = all;
         self.last_read_began = Some(began);
     }
 
     /// All slots in order.
-    pub fn slots(&self) -> impl Iterator<Item = (Slot, &Seen)> {
+    pub fn slots(&self) -> impl Iterator<Item = (Slot, &Seen)> + Clone {
         self.seen.iter().enumerate().map(|(slot, seen)| (Slot(slot as u16), seen))
     }
 

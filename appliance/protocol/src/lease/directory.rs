@@ -1,0 +1,353 @@
+//! The directory: which place of the area belongs to which VM.
+//!
+//! It is a table that is never changed in place. Whoever wants a change writes a whole new table into one of the two
+//! copies of its own slot, one that no block mentions, and proposes "this copy, with this digest" as the next epoch of
+//! the directory's Disk Paxos. So two hosts that give out a place at once cannot both succeed, a host that dies leaves
+//! the table before, and one that was frozen can only write where nobody looks.
+//!
+//! Each use of a place has a tenancy of its own, the epoch that gave it out; blocks of an older use mean nothing.
+
+use std::collections::VecDeque;
+
+use model::limits;
+use model::names::VmName;
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::identity::{Epoch, Incarnation, Tenancy, Value};
+use super::layout::{Area, Extent, Place, TABLE_ENTRY_BYTES};
+use super::paxos::{Outvoted, View, Write};
+use super::round::{Ask, Ended, Round, Seat, Turn};
+use super::sector::{Reader, Writer};
+use super::vm_lease::{LeaseError, contention_pause};
+use crate::time::{Duration, Instant};
+
+const RETRY: Duration = Duration::from_millis(limits::LEASE_RETRY_MS);
+const FAILURES_MAX: u32 = 4;
+
+/// A place and the use of it.
+pub type Home = (Place, Tenancy);
+
+/// Which place belongs to which VM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    entries: Vec<Option<(VmName, Tenancy)>>,
+}
+
+impl Table {
+    /// A table of `places` free places.
+    pub fn empty(places: u16) -> Self {
+        Self { entries: vec![None; usize::from(places)] }
+    }
+
+    /// Where a VM's lease is.
+    pub fn find(&self, vm: &VmName) -> Option<Home> {
+        let at = self.entries.iter().position(|entry| entry.as_ref().is_some_and(|(name, _)| name == vm))?;
+        let (_, tenancy) = self.entries[at].as_ref()?;
+        Some((Place(at as u16), *tenancy))
+    }
+
+    /// The VMs that have a place.
+    pub fn names(&self) -> impl Iterator<Item = &VmName> {
+        self.entries.iter().flatten().map(|(name, _)| name)
+    }
+
+    /// Gives a VM the first free place; false if there is none.
+    pub fn add(&mut self, vm: &VmName, tenancy: Tenancy) -> bool {
+        let free = self.entries.iter_mut().find(|entry| entry.is_none());
+        free.map(|entry| *entry = Some((vm.clone(), tenancy))).is_some()
+    }
+
+    /// Takes a VM's place away.
+    pub fn remove(&mut self, vm: &VmName) {
+        for entry in &mut self.entries {
+            entry.take_if(|(name, _)| name == vm);
+        }
+    }
+
+    /// The bytes of the table.
+    pub fn encode(&self, extent: Extent) -> Vec<u8> {
+        let mut bytes = vec![0; extent.bytes];
+        for (entry, field) in self.entries.iter().zip(bytes.chunks_exact_mut(TABLE_ENTRY_BYTES)) {
+            if let Some((name, tenancy)) = entry {
+                let mut writer = Writer::new(field);
+                writer.text(name.as_str());
+                writer.u64(tenancy.0);
+            }
+        }
+        bytes
+    }
+
+    /// The table of `places` places in `bytes`, if they have this digest.
+    pub fn decode(bytes: &[u8], digest: u128, places: u16) -> Option<Self> {
+        if xxh3_128(bytes) != digest {
+            return None;
+        }
+        let mut table = Self::empty(places);
+        for (entry, field) in table.entries.iter_mut().zip(bytes.chunks_exact(TABLE_ENTRY_BYTES)) {
+            let mut reader = Reader::new(field);
+            let (name, tenancy) = (reader.text()?, Tenancy(reader.u64()?));
+            if !name.is_empty() {
+                *entry = Some((name.parse().ok()?, tenancy));
+            }
+        }
+        Some(table)
+    }
+}
+
+/// What is wanted of the directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Where a VM's lease is, if anywhere.
+    Find,
+    /// The same, and a place if it has none.
+    Add,
+    /// Its place is free again.
+    Remove,
+}
+
+/// What the directory wants done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DirectoryEffect {
+    /// Read the directory's bank, or write the own block of it.
+    Ask(Ask),
+    /// Read a table.
+    ReadTable(Extent),
+    /// Write a table.
+    WriteTable(u64, Vec<u8>),
+    /// The answer for a VM.
+    Answer(VmName, Result<Option<Home>, LeaseError>),
+}
+
+/// The directory as one host sees and changes it: one want after the other.
+#[derive(Debug, Default)]
+pub struct Directory {
+    cache: Option<(Epoch, Table)>,
+    wants: VecDeque<(VmName, Change)>,
+    step: Step,
+    failures: u32,
+    contentions: u32,
+    effects: VecDeque<DirectoryEffect>,
+}
+
+#[derive(Debug, Default)]
+enum Step {
+    #[default]
+    Idle,
+    ReadBlocks,
+    ReadTable(Box<View>, u128, Epoch),
+    WriteTable(Box<View>, Value),
+    Round(Box<Round>),
+    Publish,
+    Pause(Instant),
+}
+
+impl Directory {
+    /// Asks for a VM's place.
+    pub fn want(&mut self, vm: VmName, change: Change) {
+        self.wants.push_back((vm, change));
+    }
+
+    /// The table as it was last read.
+    pub fn table(&self) -> Option<&Table> {
+        self.cache.as_ref().map(|(_, table)| table)
+    }
+
+    /// Forgets all that was asked and known: the life is over.
+    pub fn reset(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Begins to work if there is work. The own block and tables may not be touched before `free_at`.
+    pub fn handle_timeout(&mut self, now: Instant, free_at: Instant) {
+        if now >= self.poll_timeout(free_at) {
+            self.read_blocks();
+        }
+    }
+
+    /// When [`Directory::handle_timeout`] wants to be called.
+    pub fn poll_timeout(&self, free_at: Instant) -> Instant {
+        match self.step {
+            Step::Pause(until) => until.max(free_at),
+            Step::Idle if !self.wants.is_empty() => free_at,
+            _ => Instant::NEVER,
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll_effect(&mut self) -> Option<DirectoryEffect> {
+        self.effects.pop_front()
+    }
+
+    /// Goes on after an I/O. `chance` is any number.
+    pub fn ended(&mut self, now: Instant, area: Area, me: Incarnation, chance: u64, ended: Ended<'_>) {
+        let seat = Seat { area, bank: area.geometry.directory(), tenancy: Tenancy(0), me };
+        match (std::mem::take(&mut self.step), ended) {
+            (Step::ReadBlocks, Ended::Read(bytes)) => match seat.view(bytes) {
+                Ok(view) => self.surveyed(seat, view),
+                Err(unusable) => self.failed(now, LeaseError::from(unusable)),
+            },
+            (Step::ReadTable(view, digest, epoch), Ended::Read(bytes)) => {
+                match Table::decode(bytes, digest, area.geometry.vms()) {
+                    Some(table) => {
+                        self.cache = Some((epoch, table));
+                        self.serve(seat, &view);
+                    }
+                    // Its author may have written over it since: by then a later epoch is decided.
+                    None => self.failed(now, LeaseError::DirectoryUnreadable),
+                }
+            }
+            (Step::WriteTable(view, value), Ended::Written) => self.begin_round(seat, &view, value),
+            (Step::Round(round), ended) => self.turn(now, seat, chance, round.ended(ended)),
+            (Step::Publish, Ended::Written) => self.read_blocks(),
+            _ => self.failed(now, LeaseError::Storage),
+        }
+    }
+
+    fn read_blocks(&mut self) {
+        self.step = Step::ReadBlocks;
+        self.effects.push_back(DirectoryEffect::Ask(Ask::Read));
+    }
+
+    fn surveyed(&mut self, seat: Seat, view: View) {
+        let empty = || Table::empty(seat.area.geometry.vms());
+        match view.decided() {
+            None => self.cache = Some((Epoch(0), empty())),
+            Some((epoch, _)) if self.cache.as_ref().is_some_and(|(cached, _)| *cached == epoch) => {}
+            Some((epoch, Value::Table { author, copy, digest })) => {
+                self.step = Step::ReadTable(Box::new(view), digest, epoch);
+                let extent = seat.area.geometry.table(author, copy);
+                return self.effects.push_back(DirectoryEffect::ReadTable(extent));
+            }
+            Some((_, Value::Holder(_))) => return self.give_up(LeaseError::DirectoryUnreadable),
+        }
+        self.serve(seat, &view);
+    }
+
+    /// Answers what the table answers; begins the first change that is left.
+    fn serve(&mut self, seat: Seat, view: &View) {
+        let Some((epoch, table)) = &self.cache else { return };
+        let mut left = VecDeque::new();
+        for (vm, change) in std::mem::take(&mut self.wants) {
+            let home = table.find(&vm);
+            let served = match change {
+                Change::Find => true,
+                Change::Add => home.is_some(),
+                Change::Remove => home.is_none(),
+            };
+            if served {
+                self.effects.push_back(DirectoryEffect::Answer(vm, Ok(home)));
+            } else {
+                left.push_back((vm, change));
+            }
+        }
+        self.wants = left;
+        let Some((vm, change)) = self.wants.front() else { return };
+        // What somebody proposed may be chosen already: complete it before asking for anything else.
+        if let Some((_, value)) = view.accepted() {
+            return self.begin_round(seat, view, value);
+        }
+        let mut table = table.clone();
+        if *change == Change::Remove {
+            table.remove(vm);
+        } else if !table.add(vm, Tenancy(epoch.next().0)) {
+            let (vm, _) = self.wants.pop_front().expect("it is the front");
+            return self.effects.push_back(DirectoryEffect::Answer(vm, Err(LeaseError::DirectoryFull)));
+        }
+        self.write_table(seat, view, &table);
+    }
+
+    fn write_table(&mut self, seat: Seat, view: &View, table: &Table) {
+        let author = seat.me.slot;
+        // The copy that is decided stays as it is. The other cannot be proposed by anybody: only its author proposes
+        // it, and nothing is accepted in the epoch under way.
+        let decided_first = matches!(view.decided(), Some((_, Value::Table { author: a, copy: 0, .. })) if a == author);
+        let copy = u8::from(decided_first);
+        let extent = seat.area.geometry.table(author, copy);
+        let bytes = table.encode(extent);
+        let value = Value::Table { author, copy, digest: xxh3_128(&bytes) };
+        self.step = Step::WriteTable(Box::new(view.clone()), value);
+        self.effects.push_back(DirectoryEffect::WriteTable(extent.offset, bytes));
+    }
+
+    fn begin_round(&mut self, seat: Seat, view: &View, value: Value) {
+        let (round, ask) = Round::begin(seat, view, value);
+        self.step = Step::Round(round);
+        self.effects.push_back(DirectoryEffect::Ask(ask));
+    }
+
+    fn turn(&mut self, now: Instant, seat: Seat, chance: u64, turn: Turn) {
+        match turn {
+            Turn::Ask(round, ask) => {
+                self.step = Step::Round(round);
+                self.effects.push_back(DirectoryEffect::Ask(ask));
+            }
+            Turn::Prepared(prepared) => {
+                let (round, ask) = Round::finish(seat, prepared);
+                self.step = Step::Round(round);
+                self.effects.push_back(DirectoryEffect::Ask(ask));
+            }
+            Turn::Decided(decided) => {
+                self.contentions = 0;
+                self.failures = 0;
+                self.step = Step::Publish;
+                let publish: Write = decided.publish();
+                self.effects.push_back(DirectoryEffect::Ask(Ask::Write(publish)));
+            }
+            Turn::Outvoted(Outvoted::Decided) => self.read_blocks(),
+            Turn::Outvoted(_) => {
+                self.contentions += 1;
+                self.step = Step::Pause(now + contention_pause(self.contentions, chance));
+            }
+            Turn::Failed => self.failed(now, LeaseError::Storage),
+            Turn::Unusable(unusable) => self.failed(now, LeaseError::from(unusable)),
+        }
+    }
+
+    fn failed(&mut self, now: Instant, error: LeaseError) {
+        self.failures += 1;
+        if self.failures > FAILURES_MAX {
+            return self.give_up(error);
+        }
+        self.step = Step::Pause(now + RETRY);
+    }
+
+    /// Nobody who asked gets an answer.
+    fn give_up(&mut self, error: LeaseError) {
+        self.failures = 0;
+        self.step = Step::Idle;
+        for (vm, _) in std::mem::take(&mut self.wants) {
+            self.effects.push_back(DirectoryEffect::Answer(vm, Err(error.clone())));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> VmName {
+        text.parse().expect("a name")
+    }
+
+    #[test]
+    fn a_table_survives_its_bytes_and_nothing_else_does() {
+        let mut table = Table::empty(64);
+        assert!(table.add(&name("web"), Tenancy(3)) && table.add(&name("db"), Tenancy(4)));
+        let extent = Extent { offset: 0, bytes: 4_096 };
+        let mut bytes = table.encode(extent);
+        let digest = xxh3_128(&bytes);
+        assert_eq!(Table::decode(&bytes, digest, 64), Some(table));
+        bytes[70] ^= 1;
+        assert_eq!(Table::decode(&bytes, digest, 64), None);
+    }
+
+    #[test]
+    fn a_full_table_gives_out_no_place_and_a_removed_vm_frees_its_own() {
+        let mut table = Table::empty(1);
+        assert!(table.add(&name("web"), Tenancy(1)));
+        assert!(!table.add(&name("db"), Tenancy(2)));
+        table.remove(&name("web"));
+        assert!(table.add(&name("db"), Tenancy(3)));
+        assert_eq!(table.find(&name("db")), Some((Place(0), Tenancy(3))));
+    }
+}

@@ -1,0 +1,549 @@
+//! This host's own life on one datastore.
+//!
+//! ```text
+//!            a slot is free, or mine and dead        proved by a second read
+//!   Looking ------------------------------> Claiming ----------------------> Live
+//!     ^  ^                                     |                              |  cannot renew in time, was declared
+//!     |  `------- too slow, or overwritten ----'                              |  dead, or its slot has a new owner
+//!     |                                                                       v
+//!     `------------------- all VMs are dead (Killed) -------------------- Fencing          Live --leave--> Left
+//! ```
+//! **The rule.** A host may run VMs until `renewal + I/O bound` after the *start* of its last successful renewal; then
+//! it fences, and within the kill time no VM of this datastore runs. Observers wait for the expiry, which is longer
+//! (`model::limits` asserts it). So whoever sees the life expired knows that it runs nothing.
+//!
+//! A life that was fenced never goes on: the next claim has a higher generation, and VM leases name the generation.
+//!
+//! **Claiming** is a delta lease (Chockler and Malkhi 2002): read, write, wait, read again. The write must end within
+//! `LEASE_CLAIM_IO_MS` of the *start* of the read that found the slot free, or the claim is void; the wait is longer
+//! than that, so of two hosts that claim one slot the one that wrote first sees the other's write.
+//!
+//! **Another process of the same boot** finds its predecessor's record (host and boot are equal) and goes on with that
+//! life if its deadline has not passed: both read the same clock. The deadline counts from the renewal *before* the
+//! newest: the newest may have reached the disk late, after others had already seen this life expire.
+//!
+//! Call order: [`HostLease::new`]; then feed [`HostLease::handle_hosts`] with every look at the host bank,
+//! [`HostLease::handle_written`] with the end of every write, [`HostLease::handle_killed`] when a fence is complete,
+//! [`HostLease::handle_timeout`] at [`HostLease::poll_timeout`]; after each call drain [`HostLease::poll_effect`].
+
+use std::collections::VecDeque;
+
+use model::limits;
+use model::names::HostName;
+
+use super::identity::{BootId, Generation, HostId, Incarnation, Slot};
+use super::record::{DECLARED_MAX, HostRecord, Watchdog};
+use super::watch::{Life, Seen, Watch};
+use crate::time::{Duration, Instant};
+
+const RENEWAL: Duration = Duration::from_millis(limits::LEASE_RENEWAL_MS);
+const IO_BOUND: Duration = Duration::from_millis(limits::LEASE_IO_BOUND_MS);
+const KILL: Duration = Duration::from_millis(limits::LEASE_KILL_MS);
+const RETRY: Duration = Duration::from_millis(limits::LEASE_RETRY_MS);
+const CLAIM_IO: Duration = Duration::from_millis(limits::LEASE_CLAIM_IO_MS);
+const CLAIM_WAIT: Duration = Duration::from_millis(limits::LEASE_CLAIM_WAIT_MS);
+const FEED: Duration = Duration::from_millis(limits::LEASE_FEED_MS);
+
+/// Who this host is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostIdentity {
+    /// Random, the host's own.
+    pub host: HostId,
+    /// Of this boot.
+    pub boot: BootId,
+    /// Its name, by which it finds its slot again. No two hosts of a datastore may share one.
+    pub name: HostName,
+    /// What resets this host if its lease process hangs.
+    pub watchdog: Watchdog,
+}
+
+/// What the own lease wants done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OwnEffect {
+    /// Look at the host bank now.
+    Look,
+    /// Write the own record; answer with [`HostLease::handle_written`].
+    Write {
+        /// Names the write in its answer.
+        ticket: u64,
+        /// The register.
+        slot: Slot,
+        /// The number of the write.
+        sequence: u64,
+        /// What to write.
+        record: HostRecord,
+    },
+    /// Kill every VM of this datastore now; answer with [`HostLease::handle_killed`] when none is left.
+    Fence(Fence),
+    /// Feed the watchdog. It is not fed when a fence is overdue: then the host must be reset.
+    FeedWatchdog,
+    /// Something that a person may want to know.
+    Note(Note),
+}
+
+/// Why VMs must be killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Fence {
+    /// No renewal succeeded in time.
+    NotRenewed,
+    /// Another host saw this life expire: this host was frozen, its clock included.
+    DeclaredDead,
+    /// The slot has a later life.
+    SlotTaken,
+    /// An earlier process of this boot let the lease lapse; its VMs may still run.
+    Predecessor,
+}
+
+/// What a person may want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// The host lease is held.
+    Held(Incarnation),
+    /// The life of an earlier process of this boot goes on.
+    Adopted(Incarnation),
+    /// Another running host uses this host's name.
+    NameInUse(Slot),
+    /// The slot of this host's last boot must expire first.
+    WaitingForOldLife(Slot),
+    /// Every slot has an owner.
+    AreaFull,
+    /// The other hosts of the datastore count on another expiry.
+    ExpiryDiffers(Slot, u32),
+    /// A renewal failed and is tried again.
+    RenewalFailed,
+}
+
+/// How the own lease stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is not held (yet, or not again).
+    None,
+    /// It is held: VMs may run.
+    Live(Incarnation),
+    /// It was lost and VMs are being killed.
+    Fencing(Fence),
+    /// It was given up for good.
+    Left,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Looking,
+    Claiming(Claiming),
+    Live(Live),
+    Fencing(Fencing),
+    Leaving(Live),
+    Left,
+}
+
+#[derive(Clone, Debug)]
+struct Claiming {
+    slot: Slot,
+    sequence: u64,
+    record: HostRecord,
+    ticket: u64,
+    /// The claim is void if its write ends later.
+    write_by: Instant,
+    /// Set when the write has ended.
+    proof: Option<Proof>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Proof {
+    /// A look that begins now or later proves the claim.
+    at: Instant,
+    /// When to ask for such a look (again).
+    ask_at: Instant,
+}
+
+#[derive(Clone, Debug)]
+struct Live {
+    slot: Slot,
+    generation: Generation,
+    sequence: u64,
+    /// Start of the last successful renewal.
+    renewed_at: Instant,
+    /// Start of the next one.
+    next_at: Instant,
+    /// The renewal under way: one at a time, so that renewals cannot overtake another.
+    in_flight: Option<Renewal>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Renewal {
+    ticket: u64,
+    sequence: u64,
+    began: Instant,
+    /// It says that the host left.
+    last: bool,
+}
+
+impl Live {
+    fn fence_at(&self) -> Instant {
+        self.renewed_at + RENEWAL + IO_BOUND
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Fencing {
+    why: Fence,
+    overdue_at: Instant,
+}
+
+/// The state machine of this host's own lease on one datastore.
+#[derive(Debug)]
+pub struct HostLease {
+    identity: HostIdentity,
+    state: State,
+    /// The last life of this process, whose VMs are dead: its slot may be claimed again at once.
+    last_life: Option<(Slot, Generation)>,
+    /// This process has looked at its predecessor's record.
+    predecessor_settled: bool,
+    declared: VecDeque<(Slot, Generation)>,
+    feed_at: Instant,
+    last_note: Option<Note>,
+    tickets: u64,
+    effects: VecDeque<OwnEffect>,
+}
+
+impl HostLease {
+    /// The lease of this host, not held yet.
+    pub fn new(identity: HostIdentity, now: Instant) -> Self {
+        Self {
+            identity,
+            state: State::Looking,
+            last_life: None,
+            predecessor_settled: false,
+            declared: VecDeque::new(),
+            feed_at: now,
+            last_note: None,
+            tickets: 0,
+            effects: VecDeque::new(),
+        }
+    }
+
+    /// How the lease stands.
+    pub fn standing(&self) -> Standing {
+        match &self.state {
+            State::Looking | State::Claiming(_) | State::Leaving(_) => Standing::None,
+            State::Live(live) => Standing::Live(self.incarnation(live)),
+            State::Fencing(fencing) => Standing::Fencing(fencing.why),
+            State::Left => Standing::Left,
+        }
+    }
+
+    /// The running life; none if VMs must not run now.
+    pub fn life(&self, now: Instant) -> Option<Incarnation> {
+        match &self.state {
+            State::Live(live) if now < live.fence_at() => Some(self.incarnation(live)),
+            _ => None,
+        }
+    }
+
+    /// The start of the last successful renewal of the running life.
+    pub fn renewed_at(&self) -> Option<Instant> {
+        match &self.state {
+            State::Live(live) => Some(live.renewed_at),
+            _ => None,
+        }
+    }
+
+    fn incarnation(&self, live: &Live) -> Incarnation {
+        Incarnation { slot: live.slot, generation: live.generation, host: self.identity.host }
+    }
+
+    /// Publishes with the next renewal that this host saw a life of another expire.
+    pub fn declare_dead(&mut self, who: Incarnation) {
+        let entry = (who.slot, who.generation);
+        if !self.declared.contains(&entry) {
+            self.declared.push_front(entry);
+            self.declared.truncate(DECLARED_MAX);
+        }
+    }
+
+    /// Gives the lease up in order. No VM of this datastore may run any more.
+    pub fn leave(&mut self, now: Instant) {
+        if let State::Live(live) = &self.state {
+            self.state = State::Leaving(live.clone());
+            self.renew(now);
+        } else if !matches!(self.state, State::Leaving(_)) {
+            self.state = State::Left;
+        }
+    }
+
+    /// Takes in a look at the host bank that began at `began` and is already in `watch`.
+    pub fn handle_hosts(&mut self, now: Instant, began: Instant, watch: &Watch) {
+        self.fence_if_due(now);
+        match self.state.clone() {
+            State::Looking => self.look_for_slot(now, began, watch),
+            State::Claiming(claiming) => self.prove_claim(now, began, watch, &claiming),
+            State::Live(live) => self.check_own_slot(now, watch, &live),
+            State::Fencing(_) | State::Leaving(_) | State::Left => {}
+        }
+    }
+
+    /// Takes in that the write `ticket` ended at or before `now`.
+    pub fn handle_written(&mut self, now: Instant, ticket: u64, done: bool) {
+        // A renewal whose success is learned of too late comes too late: others may have seen the life expire before.
+        self.fence_if_due(now);
+        match &mut self.state {
+            State::Claiming(claiming) if claiming.ticket == ticket => {
+                if done && now <= claiming.write_by {
+                    claiming.proof = Some(Proof { at: now + CLAIM_WAIT, ask_at: now + CLAIM_WAIT });
+                } else {
+                    self.look_again();
+                }
+            }
+            State::Live(live) | State::Leaving(live) => {
+                let Some(renewal) = live.in_flight.take_if(|renewal| renewal.ticket == ticket) else { return };
+                if !done {
+                    live.next_at = now + RETRY;
+                    return self.note(Note::RenewalFailed);
+                }
+                live.sequence = renewal.sequence;
+                live.renewed_at = renewal.began;
+                live.next_at = renewal.began + RENEWAL;
+                if renewal.last {
+                    self.state = State::Left;
+                } else if matches!(self.state, State::Leaving(_)) {
+                    self.renew(now);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes in that no VM of this datastore runs any more, as [`OwnEffect::Fence`] asked.
+    pub fn handle_killed(&mut self) {
+        if let State::Fencing(_) = self.state {
+            self.look_again();
+        }
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.fence_if_due(now);
+        match &mut self.state {
+            State::Claiming(claiming) => match &mut claiming.proof {
+                // Looks that began before the wait was over prove nothing: ask for one that begins now.
+                Some(proof) if now >= proof.ask_at => {
+                    proof.ask_at = now + IO_BOUND;
+                    self.effects.push_back(OwnEffect::Look);
+                }
+                None if now > claiming.write_by => self.look_again(),
+                _ => {}
+            },
+            State::Live(live) | State::Leaving(live) if now >= live.next_at => self.renew(now),
+            _ => {}
+        }
+        self.feed(now);
+    }
+
+    /// When [`HostLease::handle_timeout`] wants to be called.
+    pub fn poll_timeout(&self) -> Instant {
+        let own = match &self.state {
+            State::Looking | State::Fencing(_) | State::Left => Instant::NEVER,
+            State::Claiming(claiming) => {
+                claiming.proof.map_or(claiming.write_by + Duration::from_nanos(1), |proof| proof.ask_at)
+            }
+            State::Live(live) | State::Leaving(live) if live.in_flight.is_none() => live.next_at.min(live.fence_at()),
+            State::Live(live) | State::Leaving(live) => live.fence_at(),
+        };
+        own.min(self.feed_at)
+    }
+
+    /// The next thing to do.
+    pub fn poll_effect(&mut self) -> Option<OwnEffect> {
+        self.effects.pop_front()
+    }
+
+    fn look_for_slot(&mut self, now: Instant, began: Instant, watch: &Watch) {
+        if let Some((slot, expiry)) = other_expiry(watch) {
+            return self.note(Note::ExpiryDiffers(slot, expiry));
+        }
+        let mut mine = None;
+        for (slot, seen) in watch.slots() {
+            let Some(record) = seen.record.as_ref().filter(|record| record.name == self.identity.name) else {
+                continue;
+            };
+            if self.last_life.is_some_and(|(last, generation)| last == slot && generation == record.generation) {
+                mine = Some((slot, record.generation));
+                break;
+            }
+            let same_boot = record.host == self.identity.host && record.boot == self.identity.boot;
+            if same_boot && !record.left && !self.predecessor_settled {
+                return self.follow_predecessor(now, slot, record, seen);
+            }
+            match watch.life(record.incarnation(slot), Instant::ZERO) {
+                Life::Over(_) => mine = mine.or(Some((slot, record.generation))),
+                // This boot's own earlier life is dead as soon as its VMs are.
+                Life::Alive { .. } if same_boot => mine = mine.or(Some((slot, record.generation))),
+                Life::Alive { .. } if seen.changed => return self.note(Note::NameInUse(slot)),
+                Life::Alive { .. } => return self.note(Note::WaitingForOldLife(slot)),
+                Life::LookAgain => return self.effects.push_back(OwnEffect::Look),
+            }
+        }
+        self.predecessor_settled = true;
+        match mine.or_else(|| self.free_slot(watch)) {
+            Some((slot, generation)) => self.claim(now, began, watch, slot, generation),
+            None => self.note(Note::AreaFull),
+        }
+    }
+
+    /// A slot that nobody ever had, else one that was left in order; searched from a place of this host's own, so
+    /// that hosts that boot at once seldom meet.
+    fn free_slot(&self, watch: &Watch) -> Option<(Slot, Generation)> {
+        let count = watch.slots().count().max(1);
+        let first = (self.identity.host.0 % count as u128) as usize;
+        let around = || watch.slots().cycle().skip(first).take(count);
+        let empty = around().find(|(_, seen)| seen.record.is_none() && !seen.corrupt);
+        empty.map(|(slot, _)| (slot, Generation(0))).or_else(|| {
+            let left =
+                around().find_map(|(slot, seen)| Some((slot, seen.record.as_ref().filter(|record| record.left)?)));
+            left.map(|(slot, record)| (slot, record.generation))
+        })
+    }
+
+    fn follow_predecessor(&mut self, now: Instant, slot: Slot, record: &HostRecord, seen: &Seen) {
+        self.predecessor_settled = true;
+        self.last_life = Some((slot, record.generation));
+        // A life with one record only was claimed but perhaps never proved: nothing can have run in it.
+        let live = seen.renewed_before.map(|renewed_at| Live {
+            slot,
+            generation: record.generation,
+            sequence: seen.sequence,
+            renewed_at,
+            next_at: now,
+            in_flight: None,
+        });
+        match live {
+            Some(live) if live.renewed_at <= now && now < live.fence_at() => {
+                self.note(Note::Adopted(self.incarnation(&live)));
+                self.state = State::Live(live);
+                self.renew(now);
+            }
+            _ => self.fence(now, Fence::Predecessor),
+        }
+    }
+
+    fn claim(&mut self, now: Instant, began: Instant, watch: &Watch, slot: Slot, generation: Generation) {
+        let sequence = watch.slot(slot).map_or(0, |seen| seen.sequence) + 1;
+        let record = self.record(Generation(generation.0 + 1), now, false);
+        let ticket = self.ticket();
+        self.effects.push_back(OwnEffect::Write { ticket, slot, sequence, record: record.clone() });
+        let write_by = began + CLAIM_IO;
+        self.state = State::Claiming(Claiming { slot, sequence, record, ticket, write_by, proof: None });
+    }
+
+    fn prove_claim(&mut self, now: Instant, began: Instant, watch: &Watch, claiming: &Claiming) {
+        if claiming.proof.is_none_or(|proof| began < proof.at) {
+            return;
+        }
+        let seen = watch.slot(claiming.slot);
+        let proved =
+            seen.is_some_and(|s| s.sequence == claiming.sequence && s.record.as_ref() == Some(&claiming.record));
+        let live = Live {
+            slot: claiming.slot,
+            generation: claiming.record.generation,
+            sequence: claiming.sequence,
+            renewed_at: Instant::from_nanos(claiming.record.renewed_at),
+            next_at: now,
+            in_flight: None,
+        };
+        // Too late to be worth anything: others may already have seen this life expire.
+        if !proved || now >= live.fence_at() {
+            return self.look_again();
+        }
+        self.last_life = Some((live.slot, live.generation));
+        self.note(Note::Held(self.incarnation(&live)));
+        self.state = State::Live(live);
+        self.renew(now);
+    }
+
+    fn look_again(&mut self) {
+        self.state = State::Looking;
+        self.effects.push_back(OwnEffect::Look);
+    }
+
+    fn ticket(&mut self) -> u64 {
+        self.tickets += 1;
+        self.tickets
+    }
+
+    fn check_own_slot(&mut self, now: Instant, watch: &Watch, live: &Live) {
+        let seen = watch.slot(live.slot).and_then(|seen| seen.record.as_ref());
+        if seen.is_some_and(|record| record.generation > live.generation) {
+            self.fence(now, Fence::SlotTaken);
+        } else if watch.declared_dead(live.slot, live.generation) {
+            self.fence(now, Fence::DeclaredDead);
+        }
+    }
+
+    fn renew(&mut self, now: Instant) {
+        let last = matches!(self.state, State::Leaving(_));
+        let (State::Live(live) | State::Leaving(live)) = &self.state else { return };
+        if live.in_flight.is_some() {
+            return;
+        }
+        let (slot, sequence, generation) = (live.slot, live.sequence + 1, live.generation);
+        let (ticket, record) = (self.ticket(), self.record(generation, now, last));
+        if let State::Live(live) | State::Leaving(live) = &mut self.state {
+            live.in_flight = Some(Renewal { ticket, sequence, began: now, last });
+        }
+        self.effects.push_back(OwnEffect::Write { ticket, slot, sequence, record });
+    }
+
+    /// The deadline is looked at before any input: a process that was stopped learns of the time first.
+    fn fence_if_due(&mut self, now: Instant) {
+        match &self.state {
+            State::Live(live) if now >= live.fence_at() => self.fence(now, Fence::NotRenewed),
+            State::Leaving(live) if now >= live.fence_at() => self.state = State::Left,
+            _ => {}
+        }
+    }
+
+    fn record(&self, generation: Generation, now: Instant, left: bool) -> HostRecord {
+        HostRecord {
+            host: self.identity.host,
+            boot: self.identity.boot,
+            generation,
+            name: self.identity.name.clone(),
+            renewed_at: now.nanos(),
+            expiry_ms: limits::LEASE_EXPIRY_MS as u32,
+            watchdog: self.identity.watchdog,
+            left,
+            declared_dead: self.declared.iter().copied().collect(),
+        }
+    }
+
+    fn fence(&mut self, now: Instant, why: Fence) {
+        self.state = State::Fencing(Fencing { why, overdue_at: now + KILL });
+        self.effects.push_back(OwnEffect::Fence(why));
+    }
+
+    fn feed(&mut self, now: Instant) {
+        if now < self.feed_at {
+            return;
+        }
+        self.feed_at = now + FEED;
+        let overdue = matches!(&self.state, State::Fencing(fencing) if now >= fencing.overdue_at);
+        if !overdue {
+            self.effects.push_back(OwnEffect::FeedWatchdog);
+        }
+    }
+
+    fn note(&mut self, note: Note) {
+        if self.last_note.as_ref() != Some(&note) {
+            self.last_note = Some(note.clone());
+            self.effects.push_back(OwnEffect::Note(note));
+        }
+    }
+}
+
+/// A host that counts on another expiry than this one, if there is any.
+fn other_expiry(watch: &Watch) -> Option<(Slot, u32)> {
+    let records = watch.slots().filter_map(|(slot, seen)| Some((slot, seen.record.as_ref()?)));
+    let mut others =
+        records.filter(|(_, record)| !record.left && u64::from(record.expiry_ms) != limits::LEASE_EXPIRY_MS);
+    others.next().map(|(slot, record)| (slot, record.expiry_ms))
+}
