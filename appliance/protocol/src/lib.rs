@@ -7,10 +7,10 @@
 #![forbid(unsafe_code)]
 
 pub mod checks;
+pub mod lease;
 pub mod pages;
 pub mod session;
 pub mod slots;
-pub mod lease;
 pub mod time;
 pub mod verify;
 pub mod wire;
