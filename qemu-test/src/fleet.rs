@@ -57,9 +57,12 @@ impl Fleet {
     pub fn up(home: &Home, hosts: Vec<HostSpec>, prepare: impl FnOnce(&std::path::Path) -> Result<()>) -> Result<Self> {
         let (accelerator, why) = Accelerator::choose();
         println!("lab: {why}");
+        let run = home.run();
+        let _ = fs::remove_dir_all(&run);
+        fs::create_dir_all(&run).at("creating", &run)?;
         let wires = Wires::of(&home.tag());
         let state = State { accelerator, hosts, restarts: 0 };
-        let mut fleet = Self { run: home.run(), image: Image::of(home), wires, state };
+        let mut fleet = Self { run, image: Image::of(home), wires, state };
         fleet.save()?;
         let datastore = fleet.datastore();
         fs::create_dir_all(&datastore).at("creating", &datastore)?;
@@ -85,6 +88,22 @@ impl Fleet {
         let path = fleet.state_file();
         fs::remove_file(&path).at("removing", &path)?;
         Ok(true)
+    }
+
+    /// Plugs one more host in, without booting it.
+    pub fn add_host(&mut self, spec: HostSpec) -> Result<Machine> {
+        self.wires.plug(&spec.name)?;
+        self.state.hosts.push(spec.clone());
+        self.save()?;
+        Ok(Machine::of(spec, &self.run))
+    }
+
+    /// Ends a host and takes it out of the fleet.
+    pub fn remove_host(&mut self, machine: &Machine) -> Result<()> {
+        machine.process().kill()?;
+        self.wires.unplug(&machine.spec.name)?;
+        self.state.hosts.retain(|spec| spec.name != machine.spec.name);
+        self.save()
     }
 
     /// The hosts' machines.
@@ -158,7 +177,7 @@ impl Fleet {
 
 /// Takes the fleet for a change (up, down, boot): a second command waits until the first is done.
 pub fn hold(home: &Home) -> Result<File> {
-    let path = home.root.join("fleet.lock");
+    let path = home.root.join(format!("{}.lock", home.fleet));
     let file = File::options().create(true).truncate(false).write(true).open(&path).at("opening", &path)?;
     flock(&file, FlockOperation::LockExclusive).at("locking", &path)?;
     Ok(file)

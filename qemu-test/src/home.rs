@@ -15,17 +15,20 @@ pub struct Home {
     pub target: PathBuf,
     /// `target/lab`.
     pub root: PathBuf,
+    /// Which fleet: each verb that boots hosts for itself has one of its own, so that none disturbs another.
+    pub fleet: String,
 }
 
 impl Home {
     /// Finds the source tree that this program was built from and makes the folders.
-    pub fn open() -> Result<Self> {
+    /// `fleet` names the fleet to work with.
+    pub fn open(fleet: &str) -> Result<Self> {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/")).to_owned();
         let target = match std::env::var_os("CARGO_TARGET_DIR") {
             Some(folder) => std::path::absolute(&folder).at("resolving", Path::new(&folder))?,
             None => source.join("target"),
         };
-        let home = Self { root: target.join("lab"), source, target };
+        let home = Self { root: target.join("lab"), source, target, fleet: fleet.into() };
         for folder in [home.cache(), home.image(), home.run()] {
             fs::create_dir_all(&folder).at("creating", &folder)?;
         }
@@ -44,13 +47,13 @@ impl Home {
 
     /// The state of the fleet that is up: sockets, logs, the state file, the datastore.
     pub fn run(&self) -> PathBuf {
-        self.root.join("run")
+        self.root.join(&self.fleet)
     }
 
-    /// Eight hexadecimal digits that tell this tree's fleet from that of another tree on the same machine.
+    /// Eight hexadecimal digits that tell this fleet from every other on the same machine.
     pub fn tag(&self) -> String {
         let mut hasher = DefaultHasher::new();
-        self.root.hash(&mut hasher);
+        self.run().hash(&mut hasher);
         format!("{:08x}", hasher.finish() as u32)
     }
 }

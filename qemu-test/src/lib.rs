@@ -3,7 +3,8 @@
 //! Reading order: `home` (where things lie), `setup` (what the machine must have), `image` (what a host boots), `wire`
 //! (the networks between hosts), `servers` (datastores), `guests` (what runs in VMs),
 //! `machine` (a host in QEMU), `console` (its serial line), `fleet`
-//! (all of it, kept up), `verbs` (what a person types).
+//! (all of it, kept up), `verbs` (what a person types), `tests` (what is
+//! promised).
 
 pub mod child;
 pub mod console;
@@ -18,6 +19,7 @@ pub mod servers;
 pub mod setup;
 pub mod stamp;
 pub mod terminal;
+pub mod tests;
 pub mod verbs;
 pub mod wait;
 pub mod wire;

@@ -131,6 +131,11 @@ impl Wires {
         self.ip(&commands)
     }
 
+    /// Removes a host's taps.
+    pub fn unplug(&self, host: &str) -> Result<()> {
+        self.ip(&Wire::ALL.map(|wire| format!("link delete {}\n", tap_name(host, wire))).concat())
+    }
+
     /// Cuts one host's cable.
     pub fn cut(&self, host: &str, wire: Wire) -> Result<()> {
         self.ip(&format!("link set {} down\n", tap_name(host, wire)))

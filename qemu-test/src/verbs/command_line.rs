@@ -8,12 +8,15 @@ use clap::{Parser, Subcommand};
 use crate::error::Result;
 use crate::home::Home;
 use crate::verbs::fault::Fault;
-use crate::verbs::{console, down, exec, fault, image, status, up};
+use crate::verbs::{console, down, exec, fault, image, status, test, up};
 
 /// Boots real Godwit images in QEMU, drives their consoles and injects faults.
 #[derive(Debug, Parser)]
 #[command(name = "cargo lab", bin_name = "cargo lab", disable_help_subcommand = true)]
 pub struct CommandLine {
+    /// Work with this fleet: `run` (that of `up`), `test`, `demo`
+    #[arg(long, global = true)]
+    fleet: Option<String>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -54,6 +57,15 @@ enum Verb {
         /// Which host
         host: String,
     },
+    /// Check everything; the last line sums it up
+    Test {
+        /// Only what needs no hosts
+        #[arg(long)]
+        quick: bool,
+        /// Only the nested tests whose name holds this
+        #[arg(long, conflicts_with = "quick")]
+        nested: Option<String>,
+    },
     /// Break something
     Fault {
         /// Which host
@@ -66,15 +78,25 @@ enum Verb {
 impl CommandLine {
     /// Does what was asked; gives the status that the process ends with.
     pub fn run(self) -> Result<ExitCode> {
-        let home = Home::open()?;
+        let home = Home::open(self.fleet.as_deref().unwrap_or(self.verb.fleet()))?;
         match self.verb {
             Verb::Image => image::run(&home),
             Verb::Up { hosts, memory_mib, words } => up::run(&home, hosts, memory_mib, &words),
             Verb::Status => status::run(&home),
             Verb::Down => down::run(&home),
+            Verb::Test { quick, nested } => test::run(&home, quick, nested.as_deref()),
             Verb::Exec { host, within, command } => exec::run(&home, &host, &command, Duration::from_secs(within)),
             Verb::Console { host } => console::run(&home, &host),
             Verb::Fault { host, fault } => fault::run(&home, &host, &fault),
+        }
+    }
+}
+
+impl Verb {
+    fn fleet(&self) -> &'static str {
+        match self {
+            Self::Test { .. } => "test",
+            _ => "run",
         }
     }
 }

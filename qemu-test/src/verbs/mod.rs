@@ -7,6 +7,7 @@ mod exec;
 mod fault;
 mod image;
 mod status;
+mod test;
 mod up;
 
 pub use command_line::CommandLine;

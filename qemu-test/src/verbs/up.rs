@@ -1,9 +1,8 @@
 //! `cargo lab up`.
 
-use std::fs;
 use std::process::ExitCode;
 
-use crate::error::{Doing, LabError, Result};
+use crate::error::{LabError, Result};
 use crate::fleet::{self, Fleet, HOSTS_MAX};
 use crate::guests;
 use crate::home::Home;
@@ -27,8 +26,6 @@ pub(super) fn run(home: &Home, hosts: u8, memory_mib: u32, words: &[String]) -> 
         spec.memory_mib = memory_mib;
         spec.words = words.to_vec();
     }
-    let _ = fs::remove_dir_all(home.run());
-    fs::create_dir_all(home.run()).at("creating", &home.run())?;
     let started = Fleet::up(home, specs, |datastore| guests::place_all(home, datastore));
     if started.is_err() {
         println!("lab: the fleet did not come up; what runs of it stays for a look until cargo lab down");

@@ -1,0 +1,76 @@
+//! What a nested test works with.
+
+use std::time::Duration;
+
+use crate::console::{Answer, SerialLine};
+use crate::error::{LabError, Result};
+use crate::fleet::{self, Fleet};
+use crate::guests;
+use crate::home::Home;
+use crate::image::Image;
+use crate::machine::{HostSpec, Machine};
+
+/// How long a console command may take unless a test says otherwise.
+const COMMAND_BOUND: Duration = Duration::from_secs(120);
+
+/// A fleet of two hosts with the example VMs, and the image they booted.
+pub(super) struct Bench {
+    pub(super) home: Home,
+    pub(super) image: Image,
+    pub(super) fleet: Fleet,
+}
+
+impl Bench {
+    /// Ends what an earlier run left and boots two hosts.
+    pub(super) fn up(home: &Home, image: Image) -> Result<Self> {
+        let _held = fleet::hold(home)?;
+        Fleet::down(home)?;
+        let fleet =
+            Fleet::up(home, vec![HostSpec::usual(1), HostSpec::usual(2)], |store| guests::place_all(home, store))?;
+        Ok(Self { home: home.clone(), image, fleet })
+    }
+
+    /// Types a command on a host.
+    pub(super) fn exec(&self, host: &str, command: &str) -> Result<Answer> {
+        self.fleet.exec(host, command, COMMAND_BOUND)
+    }
+
+    /// Types a command that must succeed; gives its output.
+    pub(super) fn done(&self, host: &str, command: &str) -> Result<String> {
+        let answer = self.exec(host, command)?;
+        if answer.status == 0 {
+            return Ok(answer.output);
+        }
+        Err(self.unexpected(host, command, &answer))
+    }
+
+    /// An error that shows what a command gave instead of what was promised.
+    pub(super) fn unexpected(&self, host: &str, command: &str, answer: &Answer) -> LabError {
+        LabError::Host {
+            host: host.into(),
+            what: format!("`{command}` ended with status {} and said:\n{}", answer.status, answer.output),
+        }
+    }
+
+    /// Boots one more host for the time of `work`.
+    pub(super) fn with_host<T>(
+        &mut self,
+        spec: HostSpec,
+        work: impl FnOnce(&Self, &Machine) -> Result<T>,
+    ) -> Result<T> {
+        let machine = self.fleet.add_host(spec)?;
+        let outcome = self.fleet.boot(std::slice::from_ref(&machine)).and_then(|()| work(self, &machine));
+        self.fleet.remove_host(&machine)?;
+        outcome
+    }
+
+    /// The serial line of a machine.
+    pub(super) fn line(&self, machine: &Machine) -> Result<SerialLine> {
+        SerialLine::open(machine)
+    }
+}
+
+/// What must be so.
+pub(super) fn expect(held: bool, otherwise: impl FnOnce() -> String) -> Result<()> {
+    if held { Ok(()) } else { Err(LabError::Input(otherwise())) }
+}

@@ -1,0 +1,79 @@
+//! Ways to boot, and boots that go wrong.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::child::Child;
+use crate::error::{Doing, Result};
+use crate::machine::{Firmware, HostSpec, Medium, StartFrom};
+use crate::tests::nested::bench::{Bench, expect};
+use crate::tests::tally::Verdict;
+
+/// The host that these tests boot beside the fleet.
+const NUMBER: u8 = 9;
+
+pub(super) fn the_iso_boots_as_a_cd_by_bios(bench: &mut Bench) -> Result<Verdict> {
+    boot_iso(bench, Firmware::Bios, Medium::Cd)
+}
+
+pub(super) fn the_iso_boots_as_a_usb_stick_by_bios(bench: &mut Bench) -> Result<Verdict> {
+    boot_iso(bench, Firmware::Bios, Medium::Usb)
+}
+
+pub(super) fn the_iso_boots_as_a_cd_by_uefi(bench: &mut Bench) -> Result<Verdict> {
+    boot_iso(bench, Firmware::Uefi, Medium::Cd)
+}
+
+pub(super) fn the_iso_boots_as_a_usb_stick_by_uefi(bench: &mut Bench) -> Result<Verdict> {
+    boot_iso(bench, Firmware::Uefi, Medium::Usb)
+}
+
+/// The ISO boots to a console that answers, and the host has taken its name from the volume labelled GODWIT.
+fn boot_iso(bench: &mut Bench, firmware: Firmware, medium: Medium) -> Result<Verdict> {
+    let mut spec = HostSpec { start_from: StartFrom::Iso(firmware, medium), ..HostSpec::usual(NUMBER) };
+    spec.config_drive = Some(config_drive(bench, &spec.configuration_file())?);
+    bench.with_host(spec, |bench, machine| {
+        bench.done(&machine.spec.name, "help")?;
+        let log = fs::read(machine.serial_log()).at("reading", &machine.serial_log())?;
+        let log = String::from_utf8_lossy(&log);
+        expect(log.contains("identity: host host-i"), || format!("the host did not find its configuration:\n{log}"))?;
+        Ok(Verdict::Passed)
+    })
+}
+
+pub(super) fn a_host_with_a_bad_configuration_comes_up_and_says_what_is_wrong(bench: &mut Bench) -> Result<Verdict> {
+    let mut spec = HostSpec { start_from: StartFrom::Kernel, ..HostSpec::usual(NUMBER) };
+    let good = spec.configuration_file();
+    let bad = format!("{good}\nport_group.lab.vlan = 5000\nmigration_nic.adress = \"10.0.0.1/24\"\n");
+    spec.config_drive = Some(config_drive(bench, &bad)?);
+    bench.with_host(spec, |bench, machine| {
+        bench.done(&machine.spec.name, "help")?;
+        let log = fs::read(machine.serial_log()).at("reading", &machine.serial_log())?;
+        let log = String::from_utf8_lossy(&log);
+        for word in ["host.toml", "port_group.lab.vlan", "1 to 4094", "migration_nic.adress", "address"] {
+            expect(log.contains(word), || format!("the boot does not say {word}:\n{log}"))?;
+        }
+        Ok(Verdict::Passed)
+    })
+}
+
+pub(super) fn a_host_that_lost_power_comes_back(bench: &mut Bench) -> Result<Verdict> {
+    let machine = bench.fleet.machine("host-b")?;
+    machine.process().kill()?;
+    bench.fleet.boot(std::slice::from_ref(&machine))?;
+    bench.done("host-b", "help")?;
+    Ok(Verdict::Passed)
+}
+
+/// A FAT volume labelled GODWIT with this `godwit/host.toml`.
+fn config_drive(bench: &Bench, text: &str) -> Result<PathBuf> {
+    let folder = bench.home.run();
+    let (drive, file) = (folder.join("config-drive.img"), folder.join("host.toml"));
+    fs::write(&file, text).at("writing", &file)?;
+    let _ = fs::remove_file(&drive);
+    // 2,880 sectors of 512 bytes: the size that FAT tools agree on.
+    Child::new("mformat", ["-C", "-f", "1440", "-v", "GODWIT", "-i"]).arg(&drive).arg("::").run()?;
+    Child::new("mmd", ["-i"]).arg(&drive).arg("::godwit").run()?;
+    Child::new("mcopy", ["-i"]).arg(&drive).arg(&file).arg("::godwit/host.toml").run()?;
+    Ok(drive)
+}

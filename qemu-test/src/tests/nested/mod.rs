@@ -1,0 +1,12 @@
+//! Promises of the product, held against real images on hosts in QEMU. One fleet is booted for all of them; the order is
+//! that of the list, and each leaves the fleet as it found it.
+//!
+//! A new promise: a function in the file of its subject and one line in `promises`.
+
+mod bench;
+mod boot;
+mod console;
+mod image;
+mod promises;
+
+pub use promises::check_nested;

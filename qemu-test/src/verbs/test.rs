@@ -1,0 +1,32 @@
+//! `cargo lab test`.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use crate::error::Result;
+use crate::home::Home;
+use crate::setup::{self, Purpose};
+use crate::tests::{Tally, check_nested, check_source};
+
+/// Runs the checks; the last line sums them up.
+pub(super) fn run(home: &Home, quick: bool, nested_only: Option<&str>) -> Result<ExitCode> {
+    let start = Instant::now();
+    let mut purposes = vec![Purpose::Build];
+    if !quick {
+        purposes.extend([Purpose::Image, Purpose::Fleet, Purpose::Guests]);
+    }
+    setup::ensure(&purposes)?;
+    let mut tally = Tally::default();
+    if nested_only.is_none() {
+        check_source(home, &mut tally);
+    }
+    if !quick {
+        check_nested(home, nested_only.unwrap_or_default(), &mut tally);
+    }
+    for failure in &tally.failures {
+        println!("failed: {failure}");
+    }
+    println!("took {:.0} s", start.elapsed().as_secs_f64());
+    println!("{tally}");
+    Ok(if tally.failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
