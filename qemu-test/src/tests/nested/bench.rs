@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::console::{Answer, SerialLine};
+use crate::console::Answer;
 use crate::error::{LabError, Result};
 use crate::fleet::{self, Fleet};
 use crate::guests;
@@ -62,11 +62,6 @@ impl Bench {
         let outcome = self.fleet.boot(std::slice::from_ref(&machine)).and_then(|()| work(self, &machine));
         self.fleet.remove_host(&machine)?;
         outcome
-    }
-
-    /// The serial line of a machine.
-    pub(super) fn line(&self, machine: &Machine) -> Result<SerialLine> {
-        SerialLine::open(machine)
     }
 }
 
