@@ -7,10 +7,13 @@
 #![forbid(unsafe_code)]
 
 pub mod checks;
+pub mod convergence;
+pub mod destination;
 pub mod lease;
 pub mod pages;
 pub mod session;
 pub mod slots;
+pub mod source;
 pub mod time;
 pub mod verify;
 pub mod wire;

@@ -26,6 +26,8 @@ pub const MAGIC: [u8; 4] = *b"GPGR";
 pub const HEADER_BYTES: usize = 72;
 /// The version of this layout.
 pub const VERSION: u16 = 1;
+/// Most pages of one record of zeros, so that no record means unbounded work.
+pub const ZEROS_MAX: u32 = 65_536;
 /// Most bytes of a record, header included.
 pub const RECORD_BYTES_MAX: usize = limits::MIGRATION_RECORD_BYTES_MAX as usize;
 
@@ -84,7 +86,7 @@ impl RecordHeader {
         }
     }
 
-    /// The record of a stretch of zero pages.
+    /// The record of a stretch of zero pages, at most [`ZEROS_MAX`].
     pub fn zeros(migration: MigrationId, round: RoundNumber, first: u64, count: u32) -> Self {
         let content = Content::Zeros;
         Self { migration, round, content, first, count, covered: 0, present: 0, length: 0, hash: PageHash(0) }
@@ -279,6 +281,7 @@ impl<'a> ValidatedRecord<'a> {
 fn zeros_are_consistent(header: &RecordHeader, pages: u64) -> bool {
     let end = header.first.checked_add(u64::from(header.count));
     header.count > 0
+        && header.count <= ZEROS_MAX
         && end.is_some_and(|end| end <= pages)
         && header.covered == 0
         && header.present == 0

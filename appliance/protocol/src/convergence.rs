@@ -1,0 +1,371 @@
+//! Whether a move will end: how fast the link is, how fast the guest dirties, how long the stun would be now, and
+//! what follows from that after each round.
+//!
+//! The stun is a promise (DESIGN.md, section 1): a guest is stunned only while the prediction says that it stays
+//! within the operator's limit, unless the operator asked for a stun at any price.
+
+use model::limits;
+use serde::{Deserialize, Serialize};
+
+use crate::time::{Duration, Instant};
+
+/// What happens when a guest dirties faster than the link carries, and slowing it did not help.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NoConvergence {
+    /// Rounds go on, until their greatest number is reached.
+    Wait,
+    /// The guest is stunned for as long as it takes.
+    Force,
+    /// The move is given up.
+    #[default]
+    Abort,
+}
+
+/// What the operator wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// The longest acceptable stun.
+    pub stun_max: Duration,
+    /// The vCPUs that dirty may be slowed.
+    pub throttle: bool,
+    /// And if that does not help.
+    pub no_convergence: NoConvergence,
+}
+
+/// The parts of a stun that do not depend on how much is left to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Costs {
+    /// Stopping the vCPUs and draining I/O.
+    pub stop: Duration,
+    /// Saving and restoring the state.
+    pub state: Duration,
+    /// Phase 2 of the lease.
+    pub lease: Duration,
+    /// Opening the disks and starting the vCPUs.
+    pub resume: Duration,
+    /// All of memory hashed on both sides, where that is done in the stun.
+    pub hashing: Duration,
+}
+
+impl Costs {
+    /// What to expect of a guest before anything was measured.
+    pub fn expected(cpus: u8) -> Self {
+        Self {
+            stop: Duration::from_millis(2),
+            state: Duration::from_millis(4) + Duration::from_micros(500) * u64::from(cpus),
+            lease: Duration::from_millis(10),
+            resume: Duration::from_millis(5),
+            hashing: Duration::ZERO,
+        }
+    }
+
+    fn sum(&self) -> Duration {
+        self.stop + self.state + self.lease + self.resume + self.hashing
+    }
+}
+
+/// A round as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoundMeasure {
+    /// Pages that were sent.
+    pub pages: u64,
+    /// Bytes on the link.
+    pub bytes: u64,
+    /// From the first page's reading until the destination had stored all.
+    pub took: Duration,
+}
+
+/// What would happen now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prediction {
+    /// The stun, microseconds.
+    pub stun_us: u64,
+    /// Until the guest runs on the destination, microseconds; none if the rounds would not end.
+    pub left_us: Option<u64>,
+    /// What the link carries, bytes a second.
+    pub bandwidth_bytes_per_s: u64,
+    /// What the guest dirties, pages a second.
+    pub dirty_pages_per_s: u64,
+}
+
+/// What to do after a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Send what is dirty, while the guest runs.
+    NextRound,
+    /// Slow the vCPUs that dirty to `100 - percent` %, then the next round.
+    Throttle {
+        /// 1 to 99.
+        percent: u8,
+    },
+    /// Stop the guest and send the rest.
+    Stun,
+    /// The promise cannot be kept.
+    GiveUp,
+}
+
+/// What one page costs on the link where nothing better is known: its bytes and its share of a record's header.
+const PAGE_COST: u64 = 4_170;
+/// A round of fewer bytes tells more of latency than of bandwidth.
+const TELLING_BYTES: u64 = 1 << 20;
+/// How far the vCPUs that dirty are slowed, step by step, percent.
+const THROTTLE_STEPS: [u8; 6] = [20, 40, 60, 80, 95, 99];
+/// Rounds that may go on although the stun would fit, as long as each makes it markedly shorter.
+const POLISHING_ROUNDS: u8 = 4;
+
+/// Watches the rounds of one move.
+#[derive(Clone, Debug)]
+pub struct Convergence {
+    policy: Policy,
+    costs: Costs,
+    state_bytes: u64,
+    rtt: Duration,
+    bandwidth: u64,
+    measured: bool,
+    dirty_rate: u64,
+    rounds: u16,
+    last_left: Option<u64>,
+    strikes: u8,
+    polished: u8,
+    throttle_step: usize,
+    harvested: Instant,
+}
+
+impl Convergence {
+    /// Starts; the dirty log begins at `now`. `bandwidth` is the expected one, bytes a second.
+    pub fn new(now: Instant, policy: Policy, costs: Costs, state_bytes: u64, rtt: Duration, bandwidth: u64) -> Self {
+        Self {
+            policy,
+            costs,
+            state_bytes,
+            rtt,
+            bandwidth: bandwidth.max(1 << 20),
+            measured: false,
+            dirty_rate: 0,
+            rounds: 0,
+            last_left: None,
+            strikes: 0,
+            polished: 0,
+            throttle_step: 0,
+            harvested: now,
+        }
+    }
+
+    /// What is known of the parts of a stun.
+    pub fn costs_mut(&mut self) -> &mut Costs {
+        &mut self.costs
+    }
+
+    /// The operator's wishes.
+    pub fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    /// Pages a second that the guest dirtied last.
+    pub fn dirty_pages_per_s(&self) -> u64 {
+        self.dirty_rate
+    }
+
+    /// How far the vCPUs that dirty are slowed, percent.
+    pub fn throttle_percent(&self) -> u8 {
+        self.throttle_step.checked_sub(1).map_or(0, |step| THROTTLE_STEPS[step])
+    }
+
+    /// A round ended: learns the bandwidth, where the round was large enough to tell.
+    pub fn round_ended(&mut self, round: RoundMeasure) {
+        self.rounds = self.rounds.saturating_add(1);
+        let sending = round.took.saturating_sub(self.rtt).nanos().max(1);
+        if round.bytes >= TELLING_BYTES {
+            let now = (u128::from(round.bytes) * 1_000_000_000 / u128::from(sending)) as u64;
+            // The latest tells most; one slow round does not undo what several showed.
+            self.bandwidth = if self.measured { (self.bandwidth + now * 3) / 4 } else { now }.max(1 << 10);
+            self.measured = true;
+        }
+    }
+
+    /// A harvest came in: learns the dirty rate.
+    pub fn harvested(&mut self, now: Instant, dirtied: u64) {
+        let span = now.since(self.harvested).nanos();
+        // What two harvests in quick succession find tells nothing of a rate.
+        if span >= 1_000_000 {
+            self.dirty_rate = (u128::from(dirtied) * 1_000_000_000 / u128::from(span)) as u64;
+        }
+        self.harvested = now;
+    }
+
+    /// A stun had to be called off after `took`; whatever it was that took so long, it is expected again.
+    pub fn stun_overran(&mut self, took: Duration) {
+        let known = self.costs.sum();
+        self.costs.stop += took.saturating_sub(known);
+        self.last_left = None;
+        self.polished = 0;
+        self.strikes = self.strikes.saturating_add(1);
+    }
+
+    fn sending(&self, bytes: u64) -> Duration {
+        Duration::from_nanos((u128::from(bytes) * 1_000_000_000 / u128::from(self.bandwidth)) as u64)
+    }
+
+    fn stun_for(&self, pages: u64) -> Duration {
+        self.costs.sum() + self.rtt * 2 + self.sending(pages * PAGE_COST + self.state_bytes)
+    }
+
+    /// What would happen with `left` dirty pages, if the guest were stunned now or after the rounds that it takes.
+    pub fn predict(&self, left: u64) -> Prediction {
+        let per_page = self.sending(PAGE_COST).nanos() as f64 / 1e9;
+        // Each round leaves this share of the one before.
+        let share = self.dirty_rate as f64 * per_page;
+        let (mut pages, mut rounds) = (left as f64, Duration::ZERO);
+        let mut left_us = None;
+        for _ in 0..limits::MIGRATION_ROUNDS_MAX {
+            let stun = self.stun_for(pages as u64);
+            if stun <= self.policy.stun_max {
+                left_us = Some((rounds + stun).micros());
+                break;
+            }
+            if share >= 1.0 {
+                break;
+            }
+            rounds += self.rtt + Duration::from_nanos((pages * per_page * 1e9) as u64);
+            pages *= share;
+        }
+        Prediction {
+            stun_us: self.stun_for(left).micros(),
+            left_us,
+            bandwidth_bytes_per_s: self.bandwidth,
+            dirty_pages_per_s: self.dirty_rate,
+        }
+    }
+
+    /// What to do with `left` dirty pages; the destination is ready.
+    pub fn decide(&mut self, left: u64) -> Decision {
+        let before = self.last_left.replace(left);
+        let shrank_to = |parts: u64| before.is_none_or(|before| left * 100 <= before * parts);
+        if self.stun_for(left) <= self.policy.stun_max {
+            let comfortable = self.policy.stun_max / 20;
+            let worth_polishing = self.stun_for(left).saturating_sub(self.stun_for(0)) > comfortable;
+            if worth_polishing && shrank_to(70) && self.polished < POLISHING_ROUNDS && !self.exhausted() {
+                self.polished += 1;
+                return Decision::NextRound;
+            }
+            return Decision::Stun;
+        }
+        if self.exhausted() {
+            return if self.policy.no_convergence == NoConvergence::Force { Decision::Stun } else { Decision::GiveUp };
+        }
+        if shrank_to(85) {
+            self.strikes = 0;
+            return Decision::NextRound;
+        }
+        self.strikes = self.strikes.saturating_add(1);
+        if self.strikes < 2 { Decision::NextRound } else { self.does_not_converge() }
+    }
+
+    fn exhausted(&self) -> bool {
+        u64::from(self.rounds) >= limits::MIGRATION_ROUNDS_MAX
+    }
+
+    fn does_not_converge(&mut self) -> Decision {
+        // Slowing the guest helps only where pages are what takes so long.
+        if self.policy.throttle && self.throttle_step < THROTTLE_STEPS.len() && self.stun_for(0) < self.policy.stun_max
+        {
+            self.throttle_step += 1;
+            self.strikes = 0;
+            return Decision::Throttle { percent: self.throttle_percent() };
+        }
+        match self.policy.no_convergence {
+            NoConvergence::Wait => Decision::NextRound,
+            NoConvergence::Force => Decision::Stun,
+            NoConvergence::Abort => Decision::GiveUp,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: Policy =
+        Policy { stun_max: Duration::from_millis(300), throttle: true, no_convergence: NoConvergence::Abort };
+
+    fn convergence(policy: Policy) -> Convergence {
+        let rtt = Duration::from_micros(200);
+        Convergence::new(Instant::ZERO, policy, Costs::expected(1), 100_000, rtt, 1_000_000_000)
+    }
+
+    /// Rounds against a guest that dirties `rate` pages a second of `set` pages, until a decision other than to go on.
+    fn run(convergence: &mut Convergence, pages: u64, set: u64, rate: u64) -> (Decision, u64, u32) {
+        let (mut now, mut left, mut rounds, mut speed) = (Instant::ZERO, pages, 0, 100);
+        loop {
+            let bytes = left * PAGE_COST;
+            let took = Duration::from_nanos(bytes);
+            now += took;
+            rounds += 1;
+            convergence.round_ended(RoundMeasure { pages: left, bytes, took });
+            left = (rate * speed / 100 * took.nanos() / 1_000_000_000).min(set);
+            convergence.harvested(now, left);
+            match convergence.decide(left) {
+                Decision::NextRound => {}
+                Decision::Throttle { percent } => speed = 100 - u64::from(percent),
+                decision => return (decision, left, rounds),
+            }
+        }
+    }
+
+    #[test]
+    fn an_idle_guest_is_stunned_after_the_first_round() {
+        assert_eq!(run(&mut convergence(POLICY), 131_072, 1_000, 0), (Decision::Stun, 0, 1));
+    }
+
+    #[test]
+    fn a_guest_that_dirties_half_of_what_the_link_carries_is_moved_in_some_rounds() {
+        let (decision, left, rounds) = run(&mut convergence(POLICY), 262_144, 262_144, 100_000);
+        assert_eq!(decision, Decision::Stun);
+        assert!(left < 20_000 && rounds < 12, "{left} pages left after {rounds} rounds");
+    }
+
+    #[test]
+    fn a_guest_that_outruns_the_link_is_slowed_until_it_fits() {
+        let mut convergence = convergence(POLICY);
+        let (decision, ..) = run(&mut convergence, 262_144, 262_144, 1_000_000);
+        assert_eq!(decision, Decision::Stun);
+        assert!(convergence.throttle_percent() >= 80, "{} %", convergence.throttle_percent());
+    }
+
+    #[test]
+    fn a_promise_that_cannot_be_kept_is_given_up_and_not_broken() {
+        let policy = Policy { throttle: false, ..POLICY };
+        assert_eq!(run(&mut convergence(policy), 262_144, 262_144, 1_000_000).0, Decision::GiveUp);
+        let hopeless = Policy { stun_max: Duration::from_millis(5), ..POLICY };
+        assert_eq!(run(&mut convergence(hopeless), 1_000, 100, 1_000_000).0, Decision::GiveUp);
+    }
+
+    #[test]
+    fn force_stuns_whatever_it_takes_and_wait_gives_up_only_when_the_rounds_are_used_up() {
+        let force = Policy { throttle: false, no_convergence: NoConvergence::Force, ..POLICY };
+        assert_eq!(run(&mut convergence(force), 262_144, 262_144, 1_000_000).0, Decision::Stun);
+        let wait = Policy { throttle: false, no_convergence: NoConvergence::Wait, ..POLICY };
+        let (decision, _, rounds) = run(&mut convergence(wait), 262_144, 262_144, 1_000_000);
+        assert_eq!((decision, u64::from(rounds)), (Decision::GiveUp, limits::MIGRATION_ROUNDS_MAX));
+    }
+
+    #[test]
+    fn a_stun_that_overran_is_not_begun_again_as_if_nothing_had_been() {
+        let mut convergence = convergence(POLICY);
+        assert_eq!(convergence.decide(0), Decision::Stun);
+        convergence.stun_overran(Duration::from_millis(400));
+        assert_ne!(convergence.decide(0), Decision::Stun);
+    }
+
+    #[test]
+    fn the_prediction_says_whether_the_rounds_end() {
+        let mut convergence = convergence(POLICY);
+        convergence.harvested(Instant::ZERO + Duration::from_secs(1), 50_000);
+        let prediction = convergence.predict(262_144);
+        let left = prediction.left_us.expect("it converges");
+        assert!((1_000_000..3_000_000).contains(&left), "{left} us");
+        assert!(prediction.stun_us > 300_000);
+        convergence.harvested(Instant::ZERO + Duration::from_secs(2), 500_000);
+        assert_eq!(convergence.predict(262_144).left_us, None);
+    }
+}

@@ -1,0 +1,117 @@
+//! Phase 2 of the lease's next epoch is the commit. If its outcome is not known, the lease is asked at a higher
+//! ballot, again and again, with the VM stopped, until it is learned or won.
+
+use model::diagnosis::Reason;
+use model::names::HostName;
+
+use super::context::{Context, Ending};
+use super::discarding::Discarding;
+use super::effect::{Effect, Input, Timer};
+use super::machine::{Phase, Step};
+use super::taking::Taking;
+use crate::session::{LeaseAnswer, LeaseAsk, RightToRun, VmNow};
+use crate::time::{Duration, Instant};
+use crate::verify::PageTable;
+use crate::wire::Message;
+use crate::wire::message::{Resumed, RunState};
+
+const RETRY_LEAST: Duration = Duration::from_millis(70);
+const RETRY_MOST: Duration = Duration::from_secs(1);
+
+/// Only the lease ends this phase.
+#[derive(Debug)]
+pub struct Committing {
+    /// What lies in memory; unknown after a recovery, and then there is no audit.
+    table: Option<PageTable>,
+    run_state: RunState,
+    timings: Resumed,
+    began: Instant,
+    retry: Duration,
+    reasons: Vec<Reason>,
+    gone: Option<Reason>,
+}
+
+impl Committing {
+    pub(super) fn begin(cx: &mut Context, table: PageTable, run_state: RunState, timings: Resumed) -> Self {
+        cx.enter("commit");
+        cx.effect(Effect::Lease(LeaseAsk::Commit));
+        Self::new(cx, Some(table), run_state, timings)
+    }
+
+    /// The process that began this phase, or was about to, ended; this one asks for the outcome.
+    pub(super) fn recover(cx: &mut Context, run_state: RunState) -> Self {
+        cx.enter("commit");
+        cx.effect(Effect::Lease(LeaseAsk::Reclaim));
+        Self::new(cx, None, run_state, Resumed::default())
+    }
+
+    fn new(cx: &Context, table: Option<PageTable>, run_state: RunState, timings: Resumed) -> Self {
+        Self { table, run_state, timings, began: cx.now, retry: RETRY_LEAST, reasons: Vec::new(), gone: None }
+    }
+
+    fn won(mut self, cx: &mut Context, epoch: u64) -> Phase {
+        self.timings.lease_us = cx.now.since(self.began).micros();
+        cx.say(&Message::Committed { epoch });
+        Taking::begin(cx, self.table, RightToRun::won(epoch), self.run_state, self.timings, self.gone)
+    }
+
+    fn lost_to(mut self, cx: &mut Context, holder: HostName) -> Phase {
+        if self.reasons.is_empty() {
+            let cause = format!("{holder} won the VM's lease back before the commit");
+            self.reasons.push(Reason::new(cause, format!("on {holder}: log show migrate")));
+        }
+        let (ending, vm) = (
+            Ending { verdict: model::receipt::Verdict::Failed, reasons: self.reasons },
+            VmNow::On(holder, self.run_state),
+        );
+        Discarding::knowing(cx, ending, vm).into()
+    }
+
+    fn unknown(mut self, cx: &mut Context, cause: &str) -> Phase {
+        cx.report(0, Some(format!("the VM is stopped until its lease can be read: {cause}")));
+        cx.deadline(Timer::Resolve, self.retry);
+        self.retry = (self.retry * 2).min(RETRY_MOST);
+        self.into()
+    }
+}
+
+impl Step for Committing {
+    fn message(self, _cx: &mut Context, _message: Message) -> Phase {
+        self.into()
+    }
+
+    fn input(self, cx: &mut Context, input: Input) -> Phase {
+        match input {
+            Input::Lease(LeaseAnswer::Won { epoch }) => self.won(cx, epoch),
+            Input::Lease(LeaseAnswer::Lost { holder, .. }) => self.lost_to(cx, holder),
+            Input::Lease(LeaseAnswer::Unknown { cause }) => self.unknown(cx, &cause),
+            Input::Lease(LeaseAnswer::Prepared) => self.unknown(cx, "it was only prepared"),
+            _ => self.into(),
+        }
+    }
+
+    fn timeout(self, cx: &mut Context, timer: Timer) -> Phase {
+        if timer == Timer::Resolve {
+            cx.effect(Effect::Lease(LeaseAsk::Reclaim));
+        }
+        self.into()
+    }
+
+    /// The source's word does not count any more: phase 2 may have succeeded.
+    fn lost(mut self, _cx: &mut Context, reason: Reason) -> Phase {
+        if self.reasons.len() < 4 {
+            self.reasons.push(reason);
+        }
+        self.into()
+    }
+
+    fn cancel(self, cx: &mut Context) -> Phase {
+        cx.report(0, Some("the commit has begun: the lease decides, and it is being asked".to_owned()));
+        self.into()
+    }
+
+    fn guest_gone(mut self, _cx: &mut Context, reason: Reason) -> Phase {
+        self.gone = Some(reason);
+        self.into()
+    }
+}

@@ -1,0 +1,155 @@
+//! What a destination wants done, and what it is told. Effects are data; each that is answered names its answer, and
+//! is answered exactly once, even if the answer comes too late to matter.
+
+use model::diagnosis::Reason;
+use model::names::VmName;
+
+use crate::checks::facts::HostFacts;
+use crate::pages::PageSet;
+use crate::session::{LeaseAnswer, LeaseAsk, Outcome, RightToRun};
+use crate::verify::{PageHash, RoundNumber};
+use crate::wire::ValidatedOffer;
+use crate::wire::message::RunState;
+
+/// What a destination wants done.
+#[derive(Debug, PartialEq)]
+pub enum Effect {
+    /// Send these bytes on the control stream, in order.
+    SendControl(Vec<u8>),
+    /// Gather this host's facts for the checks of this offer. Answered by [`Input::Examined`].
+    Examine(Box<ValidatedOffer>),
+    /// Get fresh, zeroed memory of so many bytes for the guest. Answered by [`Input::Reserved`].
+    Reserve {
+        /// Bytes.
+        bytes: u64,
+    },
+    /// Build the VMM round that memory from the offered configuration: vCPUs, devices, silent taps, no disks; with
+    /// its dirty log on from the first instruction, if `dirty_log`. Answered by [`Input::VmmBuilt`].
+    BuildVmm {
+        /// The audit needs to know what the guest writes after the resume.
+        dirty_log: bool,
+    },
+    /// Ask the lease. Answered by [`Input::Lease`].
+    Lease(LeaseAsk),
+    /// Restore this device and vCPU state. Answered by [`Input::StateLoaded`].
+    LoadState(Vec<u8>),
+    /// Hash the pages of this stretch as they lie in the guest's memory. Answered by [`Input::RangeHashed`].
+    HashRange {
+        /// The first page.
+        first: u64,
+        /// How many.
+        count: u64,
+    },
+    /// Open the disks for writing and take their locks. Answered by [`Input::DisksOpened`].
+    OpenDisks,
+    /// Let the guest run, or leave it paused if it was paused. Answered by [`Input::GuestResumed`].
+    ResumeGuest(RightToRun, RunState),
+    /// Tell the networks where the guest is now: RARP on each port group. Not answered.
+    Announce,
+    /// Take out of the dirty log what is dirty. Answered by [`Input::DirtyHarvested`].
+    HarvestDirty,
+    /// Stop the dirty log. Not answered.
+    StopDirtyLog,
+    /// End the VMM, if there is one, and free the memory and all else that was got ready. Answered by
+    /// [`Input::Discarded`].
+    Discard,
+    /// Tell whoever watches.
+    Report(Progress),
+    /// The migration is over; the last effect.
+    Finish(Box<Outcome>),
+}
+
+/// Pages of one record that were stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PagesStored {
+    /// The record's round.
+    pub round: RoundNumber,
+    /// How many pages the record covers, those included that were not admitted.
+    pub covered: u64,
+    /// Each admitted page with the hash of what lies in the guest's memory now.
+    pub stored: Vec<(u64, PageHash)>,
+}
+
+/// What a destination is told. Records come by [`super::Destination::admit`].
+#[derive(Debug)]
+pub enum Input {
+    /// Bytes arrived on the control stream, in order.
+    Control(Vec<u8>),
+    /// The connection is gone.
+    LinkDown {
+        /// What happened.
+        cause: String,
+    },
+    /// To [`Effect::Examine`].
+    Examined(Box<HostFacts>),
+    /// To [`Effect::Reserve`].
+    Reserved(Result<(), Reason>),
+    /// To [`Effect::BuildVmm`].
+    VmmBuilt(Result<(), Reason>),
+    /// To [`Effect::Lease`].
+    Lease(LeaseAnswer),
+    /// An admitted record's pages lie in the guest's memory.
+    PagesStored(PagesStored),
+    /// To [`Effect::LoadState`].
+    StateLoaded(Result<(), Reason>),
+    /// To [`Effect::HashRange`]: the hashes in ascending order.
+    RangeHashed {
+        /// The first page.
+        first: u64,
+        /// One a page.
+        hashes: Vec<PageHash>,
+    },
+    /// To [`Effect::OpenDisks`].
+    DisksOpened(Result<(), Reason>),
+    /// To [`Effect::ResumeGuest`]: how far the guest's clock stepped, microseconds, forward is positive.
+    GuestResumed(Result<i64, Reason>),
+    /// To [`Effect::HarvestDirty`].
+    DirtyHarvested(Result<PageSet, Reason>),
+    /// To [`Effect::Discard`].
+    Discarded,
+    /// The VMM ended; nothing of it will be answered any more.
+    GuestGone {
+        /// What happened.
+        cause: String,
+    },
+    /// A person, or a host that shuts down, wants the migration to end.
+    Cancel,
+}
+
+/// How far a migration is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The phase: `pre-copy`.
+    pub phase: &'static str,
+    /// The VM, once it is known.
+    pub vm: Option<VmName>,
+    /// Pages that arrived at least once.
+    pub pages_arrived: u64,
+    /// Pages of the guest.
+    pub pages: u64,
+    /// Something to tell: what is being waited for.
+    pub note: Option<String>,
+}
+
+/// Why a destination wants to be woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Timer {
+    /// The source's next word is late.
+    Word,
+    /// Time to try phase 1 of the lease again.
+    Prepare,
+    /// Something that was handed over did not arrive in time.
+    LastPages,
+    /// Time to ask the lease again for the outcome of the commit.
+    Resolve,
+    /// Time to try again to open the disks.
+    OpenDisks,
+    /// Time for the next announcement.
+    Announce,
+    /// The source does not end its part of the audit.
+    Done,
+    /// The peer was silent for too long.
+    Idle,
+    /// The peer was told nothing for a while.
+    Keepalive,
+}

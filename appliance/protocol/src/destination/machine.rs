@@ -1,0 +1,306 @@
+//! The machine: one phase after the other.
+//!
+//! Order of calls: [`Destination::new`]; then, as things happen, [`Destination::handle_input`] and, when the moment of
+//! [`Destination::poll_timeout`] has come, [`Destination::handle_timeout`]; after each of these three take effects by
+//! [`Destination::poll_effect`] until there is none.
+//!
+//! A page record goes through [`Destination::admit`], which says which of its pages to write. Write them, hash what
+//! lies in memory then, and tell the machine by [`Input::PagesStored`] before the next record is admitted; or, where
+//! several threads write, keep all records of one page on one thread. So a late page of an older round never
+//! overwrites a newer one.
+
+use model::diagnosis::Reason;
+
+use super::context::{Context, Recovery, Welcome};
+use super::effect::{Effect, Input, Timer};
+use super::{
+    Answered, Committing, Discarding, Examining, Finished, Greeting, Receiving, Reserving, Settling, Taking, Verifying,
+};
+use crate::session::{Conversation, Deadline, Versions};
+use crate::time::Instant;
+use crate::verify::RoundNumber;
+use crate::wire::record::Content;
+use crate::wire::{Message, PagePlan, ValidatedRecord, WireError};
+
+/// What each phase does with what happens. A phase that does not care stays what it is.
+pub(super) trait Step: Sized + Into<Phase> {
+    /// The peer said something.
+    fn message(self, cx: &mut Context, message: Message) -> Phase;
+
+    /// An effect was answered.
+    fn input(self, _cx: &mut Context, _input: Input) -> Phase {
+        self.into()
+    }
+
+    /// A deadline passed.
+    fn timeout(self, _cx: &mut Context, _timer: Timer) -> Phase {
+        self.into()
+    }
+
+    /// The peer ended the migration, is gone, silent, or not to be understood.
+    fn lost(self, cx: &mut Context, reason: Reason) -> Phase;
+
+    /// A person wants it to end.
+    fn cancel(self, cx: &mut Context) -> Phase;
+
+    /// The VMM ended.
+    fn guest_gone(self, cx: &mut Context, reason: Reason) -> Phase;
+}
+
+/// Where a destination is.
+#[derive(Debug)]
+pub enum Phase {
+    /// Waits for the source's hello and offer.
+    Greeting(Greeting),
+    /// Gathers this host's facts.
+    Examining(Examining),
+    /// Has answered; waits for the source to go on.
+    Answered(Answered),
+    /// Gets the memory ready.
+    Reserving(Reserving),
+    /// Pages arrive; the VMM is built and the lease prepared.
+    Receiving(Box<Receiving>),
+    /// Everything has arrived; the state is restored, and compared what is to be compared.
+    Verifying(Box<Verifying>),
+    /// Phase 2 of the lease's next epoch.
+    Committing(Box<Committing>),
+    /// The VM is ours: disks, vCPUs.
+    Taking(Box<Taking>),
+    /// The VM runs; announcements and the audit.
+    Settling(Box<Settling>),
+    /// Nothing came of it; what was got ready is freed.
+    Discarding(Discarding),
+    /// Over.
+    Finished(Finished),
+}
+
+macro_rules! phases {
+    ($($variant:ident($type:ty)),*; boxed $($boxed:ident($boxed_type:ty)),*) => {
+        $(impl From<$type> for Phase {
+            fn from(phase: $type) -> Self {
+                Self::$variant(phase)
+            }
+        })*
+        $(impl From<$boxed_type> for Phase {
+            fn from(phase: $boxed_type) -> Self {
+                Self::$boxed(Box::new(phase))
+            }
+        })*
+
+        impl Phase {
+            /// The only dispatcher.
+            fn step(self, cx: &mut Context, event: Event) -> Self {
+                match self {
+                    $(Self::$variant(phase) => step(phase, cx, event),)*
+                    $(Self::$boxed(phase) => step(*phase, cx, event),)*
+                }
+            }
+        }
+    };
+}
+
+phases!(
+    Greeting(Greeting),
+    Examining(Examining),
+    Answered(Answered),
+    Reserving(Reserving),
+    Discarding(Discarding),
+    Finished(Finished);
+    boxed
+    Receiving(Receiving),
+    Verifying(Verifying),
+    Committing(Committing),
+    Taking(Taking),
+    Settling(Settling)
+);
+
+/// What can happen to a phase.
+enum Event {
+    Message(Message),
+    Input(Input),
+    Timeout(Timer),
+    Lost(Reason),
+    Cancel,
+    GuestGone(Reason),
+}
+
+fn step(phase: impl Step, cx: &mut Context, event: Event) -> Phase {
+    match event {
+        Event::Message(message) => phase.message(cx, message),
+        Event::Input(input) => phase.input(cx, input),
+        Event::Timeout(timer) => phase.timeout(cx, timer),
+        Event::Lost(reason) => phase.lost(cx, reason),
+        Event::Cancel => phase.cancel(cx),
+        Event::GuestGone(reason) => phase.guest_gone(cx, reason),
+    }
+}
+
+/// What of a record is to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admission<'a> {
+    /// The record's round.
+    pub round: RoundNumber,
+    /// How many pages the record covers, for [`super::PagesStored::covered`].
+    pub covered: u64,
+    /// How the content is written.
+    pub content: Content,
+    /// The content as it travelled.
+    pub bytes: &'a [u8],
+    /// Bytes of the content after decompression.
+    pub raw_bytes: usize,
+    /// The pages to write; the others were overtaken by newer versions. A page that was never written here is a page
+    /// of zeros already.
+    pub write: Vec<PagePlan>,
+}
+
+/// The destination of one migration.
+#[derive(Debug)]
+pub struct Destination {
+    /// None only while a phase becomes the next.
+    phase: Option<Phase>,
+    cx: Context,
+}
+
+impl Destination {
+    /// Begins with a connection that a peer made whose key is known.
+    pub fn new(now: Instant, welcome: Welcome) -> Self {
+        Self::speaking(now, welcome, Versions::OURS)
+    }
+
+    /// The same for a build that speaks other versions; for tests of the agreement on a version.
+    pub fn speaking(now: Instant, welcome: Welcome, versions: Versions) -> Self {
+        let mut cx = Context::new(now, welcome, Conversation::new(now, versions));
+        let phase = Greeting::begin(&mut cx);
+        Self { phase: Some(phase.into()), cx }
+    }
+
+    /// Takes up a migration that another process of this host left after the VMM had restored the state: the lease is
+    /// asked, and the VM resumed here or discarded.
+    pub fn recover(now: Instant, welcome: Welcome, recovery: Recovery) -> Self {
+        let mut cx = Context::new(now, welcome, Conversation::closed(now));
+        cx.migration = recovery.migration;
+        cx.learn(recovery.offer);
+        let phase = Committing::recover(&mut cx, recovery.run_state);
+        Self { phase: Some(phase.into()), cx }
+    }
+
+    /// Tells the machine what happened.
+    pub fn handle_input(&mut self, now: Instant, input: Input) {
+        self.cx.now = now;
+        match input {
+            Input::Control(bytes) => self.hear(&bytes),
+            Input::LinkDown { cause } => self.lose(cause),
+            Input::GuestGone { cause } => {
+                let hint = self.cx.vm_name().map_or_else(String::new, |vm| format!("log show vmm-{vm}"));
+                self.step(Event::GuestGone(Reason::new(cause, hint)));
+            }
+            Input::Cancel => self.step(Event::Cancel),
+            input => self.step(Event::Input(input)),
+        }
+    }
+
+    /// Says what of a record to write. None where no record is expected (before the memory is there, or after
+    /// everything has arrived): it is to be dropped.
+    ///
+    /// # Errors
+    /// The bytes are no record of this migration; the connection is of no use any more.
+    pub fn admit<'a>(&mut self, now: Instant, record: &'a [u8]) -> Result<Option<Admission<'a>>, WireError> {
+        self.cx.now = now;
+        self.cx.conversation.heard_records(now);
+        let Some(Phase::Receiving(receiving)) = &self.phase else { return Ok(None) };
+        let record = ValidatedRecord::parse(record, self.cx.migration, receiving.table().pages())?;
+        let newer = |plan: &PagePlan| receiving.table().accepts(plan.page(), record.round());
+        Ok(Some(Admission {
+            round: record.round(),
+            covered: record.count(),
+            content: record.content(),
+            bytes: record.content_bytes(),
+            raw_bytes: record.raw_bytes(),
+            write: record.pages().filter(newer).collect(),
+        }))
+    }
+
+    /// Tells the machine that a deadline may have passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.cx.now = now;
+        while let Some(timer) = self.cx.timers.take_expired(now) {
+            self.step(Event::Timeout(timer));
+        }
+        let conversation = &self.cx.conversation;
+        if conversation.is_open() && !self.is_finished() {
+            if conversation.lost_at() <= now {
+                self.lose(format!("{} was silent for too long", self.cx.welcome.peer));
+            } else if conversation.keepalive_at() <= now && self.has_greeted() {
+                self.cx.say(&Message::Keepalive);
+            }
+        }
+    }
+
+    /// The next effect.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.cx.effects.pop_front()
+    }
+
+    /// When to call [`Self::handle_timeout`], and why.
+    pub fn poll_timeout(&self) -> Option<Deadline<Timer>> {
+        if self.is_finished() {
+            return None;
+        }
+        let conversation = &self.cx.conversation;
+        let lost = conversation.is_open().then(|| Deadline { at: conversation.lost_at(), reason: Timer::Idle });
+        let speaks = conversation.is_open() && self.has_greeted();
+        let keepalive = speaks.then(|| Deadline { at: conversation.keepalive_at(), reason: Timer::Keepalive });
+        lost.into_iter().chain(keepalive).chain(self.cx.timers.next()).min_by_key(|deadline| deadline.at)
+    }
+
+    /// Where the machine is.
+    pub fn phase(&self) -> Option<&Phase> {
+        self.phase.as_ref()
+    }
+
+    /// Whether the last effect was given.
+    pub fn is_finished(&self) -> bool {
+        matches!(self.phase, Some(Phase::Finished(_)))
+    }
+
+    /// What was offered, once it is known.
+    pub fn offer(&self) -> Option<&crate::wire::ValidatedOffer> {
+        self.cx.offer.as_ref()
+    }
+
+    /// Which migration it is, once it is known.
+    pub fn migration(&self) -> crate::wire::MigrationId {
+        self.cx.migration
+    }
+
+    /// A keepalive before the versions are agreed could not be understood.
+    fn has_greeted(&self) -> bool {
+        !matches!(self.phase, Some(Phase::Greeting(_)))
+    }
+
+    fn hear(&mut self, bytes: &[u8]) {
+        self.cx.conversation.hear(self.cx.now, bytes);
+        loop {
+            match self.cx.conversation.next_message() {
+                Ok(None) => return,
+                Ok(Some(Message::Keepalive)) => {}
+                Ok(Some(Message::Cancel(reason))) => self.step(Event::Lost(reason)),
+                Ok(Some(message)) => self.step(Event::Message(message)),
+                Err(error) => return self.lose(format!("{} cannot be understood: {error}", self.cx.welcome.peer)),
+            }
+        }
+    }
+
+    fn lose(&mut self, cause: String) {
+        if self.cx.conversation.is_open() {
+            self.cx.conversation.close();
+            let hint = format!("network ping {}", self.cx.welcome.peer);
+            self.step(Event::Lost(Reason::new(cause, hint)));
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        let phase = self.phase.take().expect("a phase is put back after each step");
+        self.phase = Some(phase.step(&mut self.cx, event));
+    }
+}

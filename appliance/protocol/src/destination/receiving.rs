@@ -1,0 +1,242 @@
+//! Pages arrive; meanwhile the VMM is built and phase 1 of the lease's next epoch is run.
+//!
+//! A round is stored when as many pages were stored or overtaken as the source says it had. The hand-over is complete
+//! when all rounds are stored and all of the state is there; then the digests must match, or nothing is committed.
+
+use std::collections::BTreeMap;
+
+use model::diagnosis::Reason;
+use model::vm_config::Verify;
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::context::{Context, Ending};
+use super::discarding::Discarding;
+use super::effect::{Effect, Input, PagesStored, Timer};
+use super::machine::{Phase, Step};
+use super::verifying::Verifying;
+use crate::session::{LeaseAnswer, LeaseAsk};
+use crate::time::{Duration, Instant};
+use crate::verify::{PageTable, RoundNumber};
+use crate::wire::Message;
+use crate::wire::message::{HandOver, StatePart, SwitchReady};
+
+/// Between two attempts at phase 1.
+const PREPARE_RETRY: Duration = Duration::from_millis(500);
+/// What was handed over arrives within this time, or is given up.
+const LAST_PAGES: Duration = Duration::from_secs(7);
+
+/// How far a round is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Arrivals {
+    /// Pages that the round has, once it is told.
+    pages: Option<u64>,
+    /// Pages that were stored or overtaken.
+    stored: u64,
+    /// The source was told.
+    told: bool,
+}
+
+/// Pages arrive.
+#[derive(Debug)]
+pub struct Receiving {
+    table: PageTable,
+    rounds: BTreeMap<RoundNumber, Arrivals>,
+    built: bool,
+    prepared: Option<Duration>,
+    asked: Instant,
+    ready_told: bool,
+    state: Vec<u8>,
+    hand_over: Option<(HandOver, Instant)>,
+}
+
+impl Receiving {
+    pub(super) fn begin(cx: &mut Context) -> Self {
+        cx.enter("pre-copy");
+        cx.say(&Message::Reserved);
+        let audit = cx.offer.as_ref().is_some_and(|offer| offer.verify == Verify::Audit);
+        cx.effect(Effect::BuildVmm { dirty_log: audit });
+        cx.effect(Effect::Lease(LeaseAsk::Prepare));
+        Self {
+            table: PageTable::new(cx.pages()),
+            rounds: BTreeMap::new(),
+            built: false,
+            prepared: None,
+            asked: cx.now,
+            ready_told: false,
+            state: Vec::new(),
+            hand_over: None,
+        }
+    }
+
+    /// What lies in the guest's memory.
+    pub fn table(&self) -> &PageTable {
+        &self.table
+    }
+
+    /// Ends the migration; the VM is the source's.
+    pub fn discard(self, cx: &mut Context, ending: Ending) -> Discarding {
+        Discarding::begin(cx, ending)
+    }
+
+    fn tell_if_ready(mut self, cx: &mut Context) -> Phase {
+        if let (true, Some(lease), false) = (self.built, self.prepared, self.ready_told) {
+            self.ready_told = true;
+            cx.say(&Message::SwitchReady(SwitchReady { lease_us: lease.micros() }));
+        }
+        self.into()
+    }
+
+    fn prepared(mut self, cx: &mut Context, answer: &LeaseAnswer) -> Phase {
+        match answer {
+            LeaseAnswer::Prepared => {
+                self.prepared = Some(cx.now.since(self.asked));
+                self.tell_if_ready(cx)
+            }
+            LeaseAnswer::Unknown { cause } => {
+                let note = format!("the lease cannot be prepared yet: {cause}");
+                cx.report(self.table.arrived(), Some(note));
+                cx.deadline(Timer::Prepare, PREPARE_RETRY);
+                self.into()
+            }
+            LeaseAnswer::Won { .. } | LeaseAnswer::Lost { .. } => {
+                let cause = "the next epoch of the VM's lease was decided before the commit".to_owned();
+                let hint = "vm migrate again: the next move uses the epoch after it".to_owned();
+                self.lost(cx, Reason::new(cause, hint))
+            }
+        }
+    }
+
+    fn stored(mut self, cx: &mut Context, pages: &PagesStored) -> Phase {
+        for (page, hash) in &pages.stored {
+            self.table.set(*page, pages.round, *hash);
+        }
+        let round = self.rounds.entry(pages.round).or_default();
+        round.stored = round.stored.saturating_add(pages.covered);
+        if cx.report_is_due() {
+            cx.report(self.table.arrived(), None);
+        }
+        self.round_changed(cx, pages.round)
+    }
+
+    fn round_changed(mut self, cx: &mut Context, number: RoundNumber) -> Phase {
+        let round = self.rounds.entry(number).or_default();
+        if round.pages.is_some_and(|pages| round.stored > pages) {
+            let cause = format!("more pages arrived of round {number} than it has");
+            return self
+                .lost(cx, Reason::new(cause, "this is a defect of Godwit; please report it with: host support"));
+        }
+        if round.pages == Some(round.stored) && !round.told {
+            round.told = true;
+            cx.say(&Message::RoundStored { round: number });
+        }
+        self.complete(cx)
+    }
+
+    fn round_end(mut self, cx: &mut Context, number: RoundNumber, pages: u64) -> Phase {
+        self.rounds.entry(number).or_default().pages = Some(pages);
+        self.round_changed(cx, number)
+    }
+
+    fn state_part(mut self, cx: &mut Context, part: &StatePart) -> Phase {
+        if part.offset == 0 {
+            self.state.clear();
+        }
+        if part.offset as usize != self.state.len() {
+            return self.lost(cx, Reason::new("a part of the state is missing", "vm migrate again"));
+        }
+        self.state.extend_from_slice(&part.bytes);
+        self.into()
+    }
+
+    fn handed_over(mut self, cx: &mut Context, hand_over: HandOver) -> Phase {
+        if !self.ready_told {
+            let cause = "the source handed over before this host was ready".to_owned();
+            return self.lost(cx, Reason::new(cause, "vm migrate again"));
+        }
+        self.hand_over = Some((hand_over, cx.now));
+        cx.deadline(Timer::LastPages, LAST_PAGES);
+        self.complete(cx)
+    }
+
+    /// Goes on to the verification when everything has arrived.
+    fn complete(self, cx: &mut Context) -> Phase {
+        let Some((hand_over, since)) = self.hand_over else { return self.into() };
+        let told = |number: RoundNumber| self.rounds.get(&number).is_some_and(|round| round.told);
+        if !(1..=hand_over.last_round).all(told) {
+            return self.into();
+        }
+        if let Some(cause) = self.mismatch(&hand_over) {
+            let hint = "vm migrate again; if it happens again, check the memory and the NICs of both hosts";
+            return self.lost(cx, Reason::new(cause, hint));
+        }
+        Verifying::begin(cx, self.table, self.state, hand_over, cx.now.since(since)).into()
+    }
+
+    fn mismatch(&self, hand_over: &HandOver) -> Option<String> {
+        if self.table.digest() != hand_over.digest {
+            return Some("the pages that arrived are not the pages that were sent".to_owned());
+        }
+        let same = self.state.len() as u64 == u64::from(hand_over.state_bytes)
+            && xxh3_128(&self.state) == hand_over.state_hash;
+        (!same).then(|| "the state that arrived is not the state that was sent".to_owned())
+    }
+}
+
+impl Step for Receiving {
+    fn message(mut self, cx: &mut Context, message: Message) -> Phase {
+        match message {
+            Message::RoundEnd { round, pages } => self.round_end(cx, round, pages),
+            Message::State(part) => self.state_part(cx, &part),
+            Message::HandOver(hand_over) => self.handed_over(cx, hand_over),
+            Message::StunCancelled => {
+                self.state.clear();
+                self.into()
+            }
+            other => {
+                let reason = cx.nonsense(&other);
+                self.lost(cx, reason)
+            }
+        }
+    }
+
+    fn input(mut self, cx: &mut Context, input: Input) -> Phase {
+        match input {
+            Input::PagesStored(pages) => self.stored(cx, &pages),
+            Input::VmmBuilt(Ok(())) => {
+                self.built = true;
+                self.tell_if_ready(cx)
+            }
+            Input::VmmBuilt(Err(reason)) => self.lost(cx, reason),
+            Input::Lease(answer) => self.prepared(cx, &answer),
+            _ => self.into(),
+        }
+    }
+
+    fn timeout(mut self, cx: &mut Context, timer: Timer) -> Phase {
+        match timer {
+            Timer::Prepare => {
+                self.asked = cx.now;
+                cx.effect(Effect::Lease(LeaseAsk::Prepare));
+                self.into()
+            }
+            Timer::LastPages => {
+                let reason = cx.late("send the last pages");
+                self.lost(cx, reason)
+            }
+            _ => self.into(),
+        }
+    }
+
+    fn lost(self, cx: &mut Context, reason: Reason) -> Phase {
+        self.discard(cx, Ending::failed(reason)).into()
+    }
+
+    fn cancel(self, cx: &mut Context) -> Phase {
+        let ending = Ending::cancelled(&cx.welcome.here);
+        self.discard(cx, ending).into()
+    }
+
+    fn guest_gone(self, cx: &mut Context, reason: Reason) -> Phase {
+        self.lost(cx, reason)
+    }
+}

@@ -1,0 +1,115 @@
+//! Everything has arrived and matches; the state is restored and, at the depth `full`, all of memory hashed.
+
+use model::diagnosis::Reason;
+
+use super::committing::Committing;
+use super::context::{Context, Ending};
+use super::discarding::Discarding;
+use super::effect::{Effect, Input};
+use super::machine::{Phase, Step};
+use crate::time::{Duration, Instant};
+use crate::verify::{MemoryDigest, PageTable};
+use crate::wire::Message;
+use crate::wire::message::{HandOver, Resumed};
+
+/// Pages that are hashed at a time.
+pub(super) const HASH_PAGES: u64 = 32_768;
+
+/// The last phase that can be given up.
+#[derive(Debug)]
+pub struct Verifying {
+    table: PageTable,
+    hand_over: HandOver,
+    timings: Resumed,
+    began: Instant,
+    loaded: bool,
+    memory: MemoryDigest,
+}
+
+impl Verifying {
+    pub(super) fn begin(
+        cx: &mut Context,
+        table: PageTable,
+        state: Vec<u8>,
+        hand_over: HandOver,
+        last_pages: Duration,
+    ) -> Self {
+        cx.enter("verify");
+        cx.effect(Effect::LoadState(state));
+        let timings = Resumed { last_pages_us: last_pages.micros(), ..Resumed::default() };
+        Self { table, hand_over, timings, began: cx.now, loaded: false, memory: MemoryDigest::default() }
+    }
+
+    /// Ends the migration; the VM is the source's, once it has won the epoch.
+    pub fn discard(self, cx: &mut Context, ending: Ending) -> Discarding {
+        Discarding::begin(cx, ending)
+    }
+
+    fn loaded(mut self, cx: &mut Context) -> Phase {
+        self.loaded = true;
+        self.timings.restore_us = cx.now.since(self.began).micros();
+        self.began = cx.now;
+        if self.hand_over.memory_digest.is_some() {
+            self.hash_next(cx);
+            return self.into();
+        }
+        self.commit(cx)
+    }
+
+    fn hash_next(&self, cx: &mut Context) {
+        let first = self.memory.next_page();
+        cx.effect(Effect::HashRange { first, count: HASH_PAGES.min(self.table.pages() - first) });
+    }
+
+    fn hashed(mut self, cx: &mut Context, hashes: &[crate::verify::PageHash]) -> Phase {
+        self.memory.extend(hashes);
+        if self.memory.next_page() < self.table.pages() {
+            self.hash_next(cx);
+            return self.into();
+        }
+        if self.hand_over.memory_digest != Some(self.memory.digest()) {
+            let cause = "the memory here is not the memory of the source".to_owned();
+            let hint = "vm migrate again, and report this with: host support".to_owned();
+            return self.lost(cx, Reason::new(cause, hint));
+        }
+        self.commit(cx)
+    }
+
+    fn commit(mut self, cx: &mut Context) -> Phase {
+        self.timings.verify_us = cx.now.since(self.began).micros();
+        Committing::begin(cx, self.table, self.hand_over.run_state, self.timings).into()
+    }
+}
+
+impl Step for Verifying {
+    fn message(self, cx: &mut Context, message: Message) -> Phase {
+        let reason = cx.nonsense(&message);
+        self.lost(cx, reason)
+    }
+
+    fn input(self, cx: &mut Context, input: Input) -> Phase {
+        match input {
+            Input::StateLoaded(Ok(())) if !self.loaded => self.loaded(cx),
+            Input::StateLoaded(Err(reason)) => self.lost(cx, reason),
+            Input::RangeHashed { first, hashes }
+                if self.loaded && first == self.memory.next_page() && !hashes.is_empty() =>
+            {
+                self.hashed(cx, &hashes)
+            }
+            _ => self.into(),
+        }
+    }
+
+    fn lost(self, cx: &mut Context, reason: Reason) -> Phase {
+        self.discard(cx, Ending::failed(reason)).into()
+    }
+
+    fn cancel(self, cx: &mut Context) -> Phase {
+        let ending = Ending::cancelled(&cx.welcome.here);
+        self.discard(cx, ending).into()
+    }
+
+    fn guest_gone(self, cx: &mut Context, reason: Reason) -> Phase {
+        self.lost(cx, reason)
+    }
+}

@@ -1,0 +1,64 @@
+//! How a migration ends.
+
+use model::diagnosis::{Diagnosis, Reason};
+use model::names::{HostName, VmName};
+use model::receipt::{Receipt, Verdict};
+
+use crate::checks::Finding;
+use crate::wire::message::RunState;
+
+/// Where a VM is, as far as the host that says so knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VmNow {
+    /// It runs, or is paused as it was before, on this host.
+    On(HostName, RunState),
+    /// This host has the right to run it, but its vCPUs are gone: `vm start` brings it back.
+    StoppedOn(HostName),
+}
+
+impl VmNow {
+    /// For a person: `it is still running on host-a`.
+    pub fn sentence(&self, still: bool) -> String {
+        let still = if still { "still " } else { "" };
+        match self {
+            Self::On(host, RunState::Running) => format!("it is {still}running on {host}"),
+            Self::On(host, RunState::Paused) => format!("it is {still}paused on {host}"),
+            Self::StoppedOn(host) => format!("it is stopped, and belongs to {host}"),
+        }
+    }
+}
+
+/// The end of a migration on one host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// What came of it.
+    pub verdict: Verdict,
+    /// What went wrong, if anything did: what, where the VM is now, causes, hints.
+    pub diagnosis: Option<Diagnosis>,
+    /// What the checks found.
+    pub findings: Vec<Finding>,
+    /// Where the VM is.
+    pub vm: VmNow,
+    /// The receipt, where pages were to move.
+    pub receipt: Option<Receipt>,
+    /// This host writes the receipt to the datastore; the other one does not.
+    pub writes_receipt: bool,
+}
+
+/// What a person reads of a move that did not come about, or not as it should.
+pub fn diagnose(
+    vm: &VmName,
+    verdict: Verdict,
+    now: &VmNow,
+    source: &HostName,
+    reasons: &[Reason],
+) -> Option<Diagnosis> {
+    let still = matches!(now, VmNow::On(host, _) if host == source);
+    let what = match (verdict, now) {
+        (Verdict::Moved, VmNow::On(..)) => return None,
+        (Verdict::Moved, VmNow::StoppedOn(host)) => format!("VM {vm} was moved to {host}, but does not run there"),
+        (Verdict::Failed, _) => format!("VM {vm} was not migrated"),
+        (Verdict::Cancelled, _) => format!("the migration of VM {vm} was cancelled"),
+    };
+    Some(Diagnosis::of(what, reasons.to_vec()).vm_now(now.sentence(still)))
+}

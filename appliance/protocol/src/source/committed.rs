@@ -1,0 +1,171 @@
+//! The VM is the destination's. The source's memory is frozen: it is hashed for the audit, then released.
+
+use model::diagnosis::Reason;
+use model::names::HostName;
+use model::receipt::{Audit, Verdict};
+use model::vm_config::Verify;
+
+use super::context::Context;
+use super::effect::{Effect, Input, Timer};
+use super::machine::{Phase, Step};
+use super::stunned::HASH_PAGES;
+use crate::session::VmNow;
+use crate::time::{Duration, Instant};
+use crate::wire::Message;
+use crate::wire::message::{AUDIT_HASHES_MAX, Resumed};
+
+const _: () = assert!(HASH_PAGES as usize <= AUDIT_HASHES_MAX);
+
+/// The destination opens its disks and starts the VM within this time, or it says why not.
+const RESUME: Duration = Duration::from_secs(60);
+/// The audit makes progress within this time.
+const AUDIT: Duration = Duration::from_secs(60);
+
+/// There is no way back.
+#[derive(Debug)]
+pub struct Committed {
+    began: Option<Instant>,
+    holder: HostName,
+    epoch: u64,
+    waiting: Waiting,
+    runs: Option<bool>,
+    reasons: Vec<Reason>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waiting {
+    Resume,
+    Hashes { next: u64 },
+    Verdict,
+    Release,
+}
+
+impl Committed {
+    pub(super) fn begin(cx: &mut Context, epoch: u64, began: Option<Instant>) -> Self {
+        cx.enter("resume");
+        cx.deadline(Timer::Audit, RESUME);
+        let holder = cx.plan.destination.clone();
+        let committed = Self { began, holder, epoch, waiting: Waiting::Resume, runs: None, reasons: Vec::new() };
+        // Without a connection there is nobody to wait for.
+        if cx.conversation.is_open() { committed } else { committed.release(cx) }
+    }
+
+    /// The VM was taken by a third host.
+    pub(super) fn taken_by(cx: &mut Context, holder: HostName, epoch: u64, reason: Reason) -> Self {
+        cx.enter("release");
+        cx.say(&Message::Cancel(reason.clone()));
+        let reasons = vec![reason];
+        Self { began: None, holder, epoch, waiting: Waiting::Resume, runs: None, reasons }.release(cx)
+    }
+
+    fn release(mut self, cx: &mut Context) -> Self {
+        if self.waiting != Waiting::Release {
+            cx.enter("release");
+            self.waiting = Waiting::Release;
+            cx.effect(Effect::ReleaseMemory);
+        }
+        self
+    }
+
+    fn resumed(mut self, cx: &mut Context, resumed: Resumed) -> Phase {
+        self.runs = Some(true);
+        let total = self.began.map_or(0, |began| cx.now.since(began).micros());
+        let receipt = cx.draft.receipt_mut();
+        receipt.clock_step_us = resumed.clock_step_us;
+        let stun = &mut receipt.stun;
+        stun.last_pages_us += resumed.last_pages_us;
+        stun.state_us += resumed.restore_us;
+        stun.verify_us = resumed.verify_us;
+        stun.lease_us = resumed.lease_us;
+        stun.resume_us = resumed.resume_us;
+        stun.total_us = total;
+        if cx.plan.offer.verify == Verify::Audit {
+            cx.enter("audit");
+            return self.hash_from(cx, 0).into();
+        }
+        self.release(cx).into()
+    }
+
+    fn hash_from(mut self, cx: &mut Context, first: u64) -> Self {
+        cx.deadline(Timer::Audit, AUDIT);
+        let left = cx.plan.offer.pages() - first;
+        if left == 0 {
+            self.waiting = Waiting::Verdict;
+        } else {
+            self.waiting = Waiting::Hashes { next: first };
+            cx.effect(Effect::HashRange { first, count: HASH_PAGES.min(left) });
+        }
+        self
+    }
+
+    fn audited(self, cx: &mut Context, audit: Audit) -> Phase {
+        cx.draft.receipt_mut().audit = audit;
+        self.release(cx).into()
+    }
+
+    fn finish(self, cx: &mut Context) -> Phase {
+        cx.draft.receipt_mut().epoch = self.epoch;
+        let run_state = cx.plan.offer.run_state;
+        let mut reasons = self.reasons;
+        let verdict = if self.holder == cx.plan.destination { Verdict::Moved } else { Verdict::Failed };
+        let vm = match self.runs {
+            Some(false) => VmNow::StoppedOn(self.holder),
+            _ => VmNow::On(self.holder, run_state),
+        };
+        let audit = cx.draft.receipt().audit;
+        if audit.different_pages > 0 {
+            let cause = format!("the audit found {} pages that differ from the source's memory", audit.different_pages);
+            let hint = format!("restart VM {} soon, and report this with: host support", cx.plan.offer.vm.name);
+            reasons.push(Reason::new(cause, hint));
+        }
+        let receipt = cx.draft.clone().close(cx.now, verdict, &reasons);
+        cx.say(&Message::Done(Box::new(receipt)));
+        cx.finish(vm, verdict, &reasons).into()
+    }
+}
+
+impl Step for Committed {
+    fn message(mut self, cx: &mut Context, message: Message) -> Phase {
+        match (message, self.waiting) {
+            (Message::Resumed(resumed), Waiting::Resume) => self.resumed(cx, resumed),
+            (Message::NotResumed(reason), Waiting::Resume) => {
+                self.runs = Some(false);
+                self.reasons.push(reason);
+                self.release(cx).into()
+            }
+            (Message::AuditDone(audit), Waiting::Verdict) => self.audited(cx, audit),
+            _ => self.into(),
+        }
+    }
+
+    fn input(self, cx: &mut Context, input: Input) -> Phase {
+        match (input, self.waiting) {
+            (Input::RangeHashed { first, hashes }, Waiting::Hashes { next }) if first == next && !hashes.is_empty() => {
+                let next = next + hashes.len() as u64;
+                cx.say(&Message::AuditHashes { first, hashes });
+                self.hash_from(cx, next).into()
+            }
+            (Input::MemoryReleased, Waiting::Release) => self.finish(cx),
+            _ => self.into(),
+        }
+    }
+
+    fn timeout(self, cx: &mut Context, timer: Timer) -> Phase {
+        if timer == Timer::Audit { self.release(cx).into() } else { self.into() }
+    }
+
+    fn lost(self, cx: &mut Context, _reason: Reason) -> Phase {
+        self.release(cx).into()
+    }
+
+    fn cancel(self, cx: &mut Context) -> Phase {
+        let note = format!("too late: VM {} is on {} already", cx.plan.offer.vm.name, self.holder);
+        cx.report(0, 0, 0, None, Some(note));
+        self.into()
+    }
+
+    /// The frozen guest is gone with its memory: no audit, and nothing to release but what is left of it.
+    fn guest_gone(self, cx: &mut Context, _reason: Reason) -> Phase {
+        self.release(cx).into()
+    }
+}

@@ -1,0 +1,123 @@
+//! The outcome of the commit is not known here: the lease is asked at a higher ballot, again and again, with the VM
+//! stopped, until it is learned or won.
+
+use model::diagnosis::Reason;
+use model::names::HostName;
+use model::receipt::Verdict;
+
+use super::committed::Committed;
+use super::context::{Context, Ending};
+use super::effect::{Effect, Input, Timer};
+use super::machine::{Phase, Step};
+use super::running::Running;
+use crate::session::{LeaseAnswer, LeaseAsk, RightToRun, VmNow};
+use crate::time::{Duration, Instant};
+use crate::wire::Message;
+
+const RETRY_LEAST: Duration = Duration::from_millis(200);
+const RETRY_MOST: Duration = Duration::from_secs(2);
+
+/// Waits for the lease.
+#[derive(Debug)]
+pub struct Deciding {
+    began: Option<Instant>,
+    reasons: Vec<Reason>,
+    retry: Duration,
+    guest: bool,
+}
+
+impl Deciding {
+    pub(super) fn begin(cx: &mut Context, began: Option<Instant>, reason: Reason) -> Self {
+        cx.enter("commit");
+        cx.effect(Effect::Lease(LeaseAsk::Reclaim));
+        Self { began, reasons: vec![reason], retry: RETRY_LEAST, guest: true }
+    }
+
+    pub(super) fn without_guest(self) -> Self {
+        Self { guest: false, ..self }
+    }
+
+    /// The lease gave the right back: the VM goes on here.
+    pub fn resume(self, cx: &mut Context, right: RightToRun) -> Running {
+        cx.draft.receipt_mut().epoch = right.epoch();
+        cx.effect(Effect::Throttle { percent: 0 });
+        cx.effect(Effect::StopDirtyLog);
+        Running::resuming(cx, Ending { verdict: Verdict::Failed, reasons: self.reasons }, right)
+    }
+
+    fn won(self, cx: &mut Context, epoch: u64) -> Phase {
+        if self.guest {
+            return self.resume(cx, RightToRun::won(epoch)).settle(cx);
+        }
+        cx.draft.receipt_mut().epoch = epoch;
+        if let Some(reason) = self.reasons.first() {
+            cx.say(&Message::Cancel(reason.clone()));
+        }
+        let vm = VmNow::StoppedOn(cx.here());
+        cx.finish(vm, Verdict::Failed, &self.reasons).into()
+    }
+
+    /// Another host holds the VM: the destination by this migration, or somebody who took it after this host's own
+    /// lease had expired. Either way it is not to run here any more.
+    fn lost_to(self, cx: &mut Context, holder: &HostName, epoch: u64) -> Phase {
+        if *holder != cx.plan.destination {
+            let cause = format!("{holder} took the VM over while this host did not renew its lease");
+            let reason = Reason::new(cause, "log show lease");
+            return Committed::taken_by(cx, holder.clone(), epoch, reason).into();
+        }
+        Committed::begin(cx, epoch, self.began).into()
+    }
+
+    fn unknown(mut self, cx: &mut Context, cause: &str) -> Phase {
+        let vm = &cx.plan.offer.vm.name;
+        let note = format!("VM {vm} is stopped until its lease can be read: {cause}");
+        cx.report(0, 0, 0, None, Some(note));
+        cx.deadline(Timer::Reclaim, self.retry);
+        self.retry = (self.retry * 2).min(RETRY_MOST);
+        self.into()
+    }
+}
+
+impl Step for Deciding {
+    fn message(self, cx: &mut Context, message: Message) -> Phase {
+        match message {
+            // The destination says it only if the lease said so.
+            Message::Committed { epoch } => Committed::begin(cx, epoch, self.began).into(),
+            _ => self.into(),
+        }
+    }
+
+    fn input(self, cx: &mut Context, input: Input) -> Phase {
+        match input {
+            Input::Lease(LeaseAnswer::Won { epoch }) => self.won(cx, epoch),
+            Input::Lease(LeaseAnswer::Lost { holder, epoch }) => self.lost_to(cx, &holder, epoch),
+            Input::Lease(LeaseAnswer::Unknown { cause }) => self.unknown(cx, &cause),
+            _ => self.into(),
+        }
+    }
+
+    fn timeout(self, cx: &mut Context, timer: Timer) -> Phase {
+        if timer == Timer::Reclaim {
+            cx.effect(Effect::Lease(LeaseAsk::Reclaim));
+        }
+        self.into()
+    }
+
+    fn lost(mut self, _cx: &mut Context, reason: Reason) -> Phase {
+        if !self.reasons.contains(&reason) && self.reasons.len() < 4 {
+            self.reasons.push(reason);
+        }
+        self.into()
+    }
+
+    fn cancel(self, cx: &mut Context) -> Phase {
+        let note = "the commit has begun: the lease decides, and it is being asked".to_owned();
+        cx.report(0, 0, 0, None, Some(note));
+        self.into()
+    }
+
+    fn guest_gone(mut self, _cx: &mut Context, reason: Reason) -> Phase {
+        self.reasons.push(reason);
+        self.without_guest().into()
+    }
+}

@@ -1,0 +1,76 @@
+//! The offer is made, and the destination judges it.
+
+use model::diagnosis::Reason;
+use model::limits;
+use model::receipt::Verdict;
+
+use super::context::{Context, Ending};
+use super::effect::Timer;
+use super::greeting::{end, end_without_guest};
+use super::machine::{Phase, Step};
+use super::reserving::Reserving;
+use crate::checks::Severity;
+use crate::time::Duration;
+use crate::wire::Message;
+use crate::wire::message::Answer;
+
+/// Waits for the answer.
+#[derive(Debug)]
+pub struct Offered(());
+
+impl Offered {
+    pub(super) fn begin(cx: &mut Context) -> Self {
+        cx.enter("offer");
+        let offer = Message::Offer(Box::new(cx.plan.offer.clone()));
+        cx.say(&offer);
+        cx.deadline(Timer::Answer, Duration::from_millis(limits::API_REQUEST_MS_MAX));
+        Self(())
+    }
+
+    fn answered(self, cx: &mut Context, answer: Answer) -> Phase {
+        cx.findings = answer.findings;
+        let blockers = cx.findings.iter().filter(|finding| finding.severity == Severity::Blocker);
+        let reasons: Vec<_> = blockers.map(|finding| finding.reason.clone()).collect();
+        if !reasons.is_empty() {
+            return end(cx, &Ending { verdict: Verdict::Failed, reasons }).into();
+        }
+        if cx.plan.offer.check_only {
+            let reason = Reason::new("only the checks were wanted, and nothing stands in the way", "");
+            return end(cx, &Ending { verdict: Verdict::Cancelled, reasons: vec![reason] }).into();
+        }
+        Reserving::begin(cx).into()
+    }
+}
+
+impl Step for Offered {
+    fn message(self, cx: &mut Context, message: Message) -> Phase {
+        match message {
+            Message::Answer(answer) => self.answered(cx, answer),
+            other => {
+                let reason = cx.nonsense(&other);
+                self.lost(cx, reason)
+            }
+        }
+    }
+
+    fn timeout(self, cx: &mut Context, timer: Timer) -> Phase {
+        if timer != Timer::Answer {
+            return self.into();
+        }
+        let reason = cx.late("judge the offer");
+        self.lost(cx, reason)
+    }
+
+    fn lost(self, cx: &mut Context, reason: Reason) -> Phase {
+        end(cx, &Ending::failed(reason)).into()
+    }
+
+    fn cancel(self, cx: &mut Context) -> Phase {
+        let ending = Ending::cancelled(&cx.here());
+        end(cx, &ending).into()
+    }
+
+    fn guest_gone(self, cx: &mut Context, reason: Reason) -> Phase {
+        end_without_guest(cx, reason).into()
+    }
+}

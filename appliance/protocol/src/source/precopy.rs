@@ -1,0 +1,241 @@
+//! Rounds: pages travel while the guest runs.
+//!
+//! A round sends what was dirty, waits until the destination has stored it (so that nothing is queued anywhere when
+//! the stun begins), harvests the dirty log and decides what follows.
+
+use model::diagnosis::Reason;
+
+use super::context::{Context, Ending};
+use super::effect::{Effect, Input, PagesSent, Timer};
+use super::greeting::end_without_guest;
+use super::machine::{Phase, Step};
+use super::pump::Pump;
+use super::running::Running;
+use super::stunned::Stunned;
+use crate::convergence::{Convergence, Decision};
+use crate::pages::PageSet;
+use crate::time::Duration;
+use crate::verify::RoundNumber;
+use crate::wire::Message;
+use crate::wire::message::SwitchReady;
+
+/// The destination's VMM is built and its lease prepared within this time after the first round.
+const SWITCH_READY: Duration = Duration::from_secs(60);
+/// Between two looks at the dirty log while the destination gets ready.
+const NEXT_HARVEST: Duration = Duration::from_millis(20);
+
+/// What the phase waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waiting {
+    /// Batches of the round are on their way.
+    Sending,
+    /// The destination stores the last of them.
+    Stored,
+    /// The dirty log is being harvested.
+    Harvest,
+    /// The destination is not ready for the switchover.
+    Ready,
+}
+
+/// The rounds of a migration.
+#[derive(Debug)]
+pub struct Precopy {
+    pub(super) pump: Pump,
+    pub(super) convergence: Convergence,
+    /// Harvested and not yet sent.
+    pub(super) pending: PageSet,
+    pub(super) waiting: Waiting,
+    pub(super) ready: bool,
+}
+
+impl Precopy {
+    pub(super) fn begin(cx: &mut Context) -> Self {
+        cx.enter("pre-copy");
+        let plan = &cx.plan;
+        let pages = plan.offer.pages();
+        let rtt = Duration::from_micros(plan.offer.link.rtt_us);
+        let convergence =
+            Convergence::new(cx.now, plan.policy, plan.costs, plan.offer.state_bytes, rtt, plan.bandwidth_bytes_per_s);
+        let pump = Pump::new(cx.now, pages);
+        let pending = PageSet::full(pages);
+        let mut precopy = Self { pump, convergence, pending, waiting: Waiting::Sending, ready: false };
+        precopy.next_round(cx);
+        cx.deadline(Timer::SwitchReady, SWITCH_READY);
+        precopy
+    }
+
+    /// Ends the migration; the guest never stopped.
+    pub fn abort(self, cx: &mut Context, ending: Ending) -> Running {
+        if self.convergence.throttle_percent() > 0 {
+            cx.effect(Effect::Throttle { percent: 0 });
+        }
+        cx.effect(Effect::StopDirtyLog);
+        Running::never_stopped(cx, ending)
+    }
+
+    fn next_round(&mut self, cx: &mut Context) {
+        let pages = cx.plan.offer.pages();
+        let dirty = std::mem::replace(&mut self.pending, PageSet::empty(pages));
+        self.waiting = Waiting::Sending;
+        self.pump.start_round(cx, dirty);
+        self.report(cx);
+    }
+
+    fn report(&self, cx: &mut Context) {
+        let (sent, pages) = self.pump.progress();
+        let prediction = self.convergence.predict(self.pending.count().max(pages - sent));
+        let note = self.note(cx);
+        cx.report(self.pump.round(), sent, pages, Some(prediction), note);
+    }
+
+    fn note(&self, cx: &Context) -> Option<String> {
+        let percent = self.convergence.throttle_percent();
+        let throttled = (percent > 0).then(|| format!("vCPUs that dirty are slowed by {percent} %"));
+        let waiting = self.waiting == Waiting::Ready;
+        throttled.or_else(|| waiting.then(|| format!("{} is getting ready", cx.plan.destination)))
+    }
+
+    fn harvest(&mut self, cx: &mut Context) {
+        cx.timers.stop(Timer::NextHarvest);
+        self.waiting = Waiting::Harvest;
+        cx.effect(Effect::HarvestDirty);
+    }
+
+    fn sent(mut self, cx: &mut Context, sent: &PagesSent) -> Phase {
+        if let Err(reason) = self.pump.sent(cx, sent) {
+            return self.abort(cx, Ending::failed(reason)).settle(cx);
+        }
+        if self.pump.is_done() {
+            self.waiting = Waiting::Stored;
+        }
+        if cx.report_is_due() {
+            self.report(cx);
+        }
+        self.into()
+    }
+
+    fn stored(mut self, cx: &mut Context, round: RoundNumber) -> Phase {
+        if round != self.pump.round() || self.waiting != Waiting::Stored {
+            return self.into();
+        }
+        let measure = self.pump.close_round(cx);
+        self.convergence.round_ended(measure);
+        self.harvest(cx);
+        self.into()
+    }
+
+    fn harvested(mut self, cx: &mut Context, dirty: &PageSet) -> Phase {
+        self.convergence.harvested(cx.now, dirty.count());
+        self.pending.union(dirty);
+        cx.draft.receipt_mut().dirty_pages_per_s = self.convergence.dirty_pages_per_s();
+        if self.waiting != Waiting::Harvest {
+            return self.into();
+        }
+        if !self.ready {
+            self.waiting = Waiting::Ready;
+            cx.deadline(Timer::NextHarvest, NEXT_HARVEST);
+            self.report(cx);
+            return self.into();
+        }
+        self.decide(cx)
+    }
+
+    fn decide(mut self, cx: &mut Context) -> Phase {
+        match self.convergence.decide(self.pending.count()) {
+            Decision::NextRound if self.pending.is_empty() => {
+                // Nothing to send, and no stun allowed: look again a little later.
+                self.waiting = Waiting::Ready;
+                cx.deadline(Timer::NextHarvest, NEXT_HARVEST);
+            }
+            Decision::NextRound => self.next_round(cx),
+            Decision::Throttle { percent } => {
+                cx.effect(Effect::Throttle { percent });
+                self.next_round(cx);
+            }
+            Decision::Stun => return Stunned::begin(self, cx).into(),
+            Decision::GiveUp => {
+                let reason = self.promise_cannot_be_kept(cx);
+                return self.abort(cx, Ending::failed(reason)).settle(cx);
+            }
+        }
+        self.into()
+    }
+
+    fn promise_cannot_be_kept(&self, cx: &Context) -> Reason {
+        let prediction = self.convergence.predict(self.pending.count());
+        let cause = format!(
+            "the stun would take {} ms, and {} ms are accepted: the guest dirties {} MiB/s and the link carries {} MiB/s",
+            prediction.stun_us / 1_000,
+            self.convergence.policy().stun_max.millis(),
+            prediction.dirty_pages_per_s / 256,
+            prediction.bandwidth_bytes_per_s >> 20,
+        );
+        let vm = &cx.plan.offer.vm.name;
+        let hint = format!(
+            "move it when it is calmer, raise stun_ms_max in the vm.toml of {vm}, or use --on-no-convergence force"
+        );
+        Reason::new(cause, hint)
+    }
+
+    fn became_ready(mut self, cx: &mut Context, ready: SwitchReady) -> Phase {
+        self.ready = true;
+        cx.timers.stop(Timer::SwitchReady);
+        let lease = Duration::from_micros(ready.lease_us.min(10_000_000));
+        self.convergence.costs_mut().lease = lease;
+        if self.waiting == Waiting::Ready {
+            self.harvest(cx);
+        }
+        self.into()
+    }
+}
+
+impl Step for Precopy {
+    fn message(self, cx: &mut Context, message: Message) -> Phase {
+        match message {
+            Message::RoundStored { round } => self.stored(cx, round),
+            Message::SwitchReady(ready) => self.became_ready(cx, ready),
+            other => {
+                let reason = cx.nonsense(&other);
+                self.lost(cx, reason)
+            }
+        }
+    }
+
+    fn input(self, cx: &mut Context, input: Input) -> Phase {
+        match input {
+            Input::PagesSent(sent) => self.sent(cx, &sent),
+            Input::DirtyHarvested(Ok(dirty)) => self.harvested(cx, &dirty),
+            Input::DirtyHarvested(Err(reason)) => self.lost(cx, reason),
+            // The guest goes on after a stun that was called off.
+            Input::GuestResumed(Err(reason)) => self.guest_gone(cx, reason),
+            _ => self.into(),
+        }
+    }
+
+    fn timeout(mut self, cx: &mut Context, timer: Timer) -> Phase {
+        match timer {
+            Timer::NextHarvest => {
+                self.harvest(cx);
+                self.into()
+            }
+            Timer::SwitchReady => {
+                let reason = cx.late("get ready for the switchover");
+                self.lost(cx, reason)
+            }
+            _ => self.into(),
+        }
+    }
+
+    fn lost(self, cx: &mut Context, reason: Reason) -> Phase {
+        self.abort(cx, Ending::failed(reason)).settle(cx)
+    }
+
+    fn cancel(self, cx: &mut Context) -> Phase {
+        let ending = Ending::cancelled(&cx.here());
+        self.abort(cx, ending).settle(cx)
+    }
+
+    fn guest_gone(self, cx: &mut Context, reason: Reason) -> Phase {
+        end_without_guest(cx, reason).into()
+    }
+}

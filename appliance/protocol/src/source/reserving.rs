@@ -1,0 +1,82 @@
+//! The destination gets its memory ready; meanwhile the dirty log starts here.
+
+use model::diagnosis::Reason;
+
+use super::context::{Context, Ending};
+use super::effect::{Effect, Input, Timer};
+use super::greeting::{end, end_without_guest};
+use super::machine::{Phase, Step};
+use super::precopy::Precopy;
+use crate::time::Duration;
+use crate::wire::Message;
+
+/// Touching the memory of a large guest for the first time takes its time.
+const RESERVE: Duration = Duration::from_secs(60);
+
+/// Waits for the memory and for the dirty log.
+#[derive(Debug, Default)]
+pub struct Reserving {
+    reserved: bool,
+    logging: bool,
+}
+
+impl Reserving {
+    pub(super) fn begin(cx: &mut Context) -> Self {
+        cx.enter("reserve");
+        cx.say(&Message::Reserve);
+        cx.effect(Effect::StartDirtyLog);
+        cx.deadline(Timer::Reserved, RESERVE);
+        Self::default()
+    }
+
+    fn go_on(self, cx: &mut Context) -> Phase {
+        if self.reserved && self.logging { Precopy::begin(cx).into() } else { self.into() }
+    }
+
+    /// The log may be on, or about to be; stopping it twice does no harm.
+    fn end(cx: &mut Context, ending: &Ending) -> Phase {
+        cx.effect(Effect::StopDirtyLog);
+        end(cx, ending).into()
+    }
+}
+
+impl Step for Reserving {
+    fn message(self, cx: &mut Context, message: Message) -> Phase {
+        match message {
+            Message::Reserved => Self { reserved: true, ..self }.go_on(cx),
+            other => {
+                let reason = cx.nonsense(&other);
+                self.lost(cx, reason)
+            }
+        }
+    }
+
+    fn input(self, cx: &mut Context, input: Input) -> Phase {
+        match input {
+            Input::DirtyLogStarted(Ok(())) => Self { logging: true, ..self }.go_on(cx),
+            Input::DirtyLogStarted(Err(reason)) => Self::end(cx, &Ending::failed(reason)),
+            _ => self.into(),
+        }
+    }
+
+    fn timeout(self, cx: &mut Context, timer: Timer) -> Phase {
+        if timer != Timer::Reserved {
+            return self.into();
+        }
+        let reason = cx.late("get the memory ready");
+        self.lost(cx, reason)
+    }
+
+    fn lost(self, cx: &mut Context, reason: Reason) -> Phase {
+        Self::end(cx, &Ending::failed(reason))
+    }
+
+    fn cancel(self, cx: &mut Context) -> Phase {
+        let ending = Ending::cancelled(&cx.here());
+        Self::end(cx, &ending)
+    }
+
+    fn guest_gone(self, cx: &mut Context, reason: Reason) -> Phase {
+        end_without_guest(cx, reason).into()
+    }
+}
