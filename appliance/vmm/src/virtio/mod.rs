@@ -19,11 +19,13 @@
 //! ```
 //!
 //! In reading order: [`chain`] (one request's buffers, checked), [`queue`] (a ring), [`worker`] (the thread), [`device`] (the
-//! two halves), [`transport`] (registers over PCI), then the devices [`blk`], [`net`], [`rng`].
+//! two halves), [`transport`] (registers over PCI), then the devices [`blk`], [`net`], [`rng`],
+//! and [`installed`] (those of one machine).
 
 pub mod blk;
 pub mod chain;
 pub mod device;
+pub mod installed;
 pub mod net;
 pub mod queue;
 pub mod rng;

@@ -84,6 +84,11 @@ impl Blk {
         (front, BlkEngine { disk: None, limits, id, writeback: false })
     }
 
+    /// Whether the guest's writes are refused.
+    pub fn read_only(&self) -> bool {
+        self.limits.read_only
+    }
+
     fn config(&self) -> [u8; CONFIG_BYTES] {
         let mut config = [0; CONFIG_BYTES];
         let mut put = |at: usize, bytes: &[u8]| config[at..at + bytes.len()].copy_from_slice(bytes);
@@ -189,6 +194,11 @@ impl VirtioPci<Blk> {
             Some(true) => Ok(()),
             _ => Err(AttachError::Attached { name }),
         }
+    }
+
+    /// Whether there is a file behind the disk. One at work has.
+    pub fn has_disk(&mut self) -> bool {
+        self.with_engine(|_, engine| engine.disk.is_some()).unwrap_or(true)
     }
 
     /// Takes the file away from a device at rest, so that another host may open it. None if it has none or is at work.

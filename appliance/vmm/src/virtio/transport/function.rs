@@ -4,6 +4,7 @@
 //! engine has drained it reads the old one. So a disk whose server is away holds up no vCPU.
 
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
@@ -82,6 +83,7 @@ pub struct VirtioPci<D: VirtioDevice> {
     pub(super) front: D,
     pub(super) life: Life<D::Engine>,
     pub(super) machine_runs: bool,
+    pub(super) patience: Duration,
     pub(super) registers: Registers,
     pub(super) config: ConfigSpace,
     capabilities: Capabilities,
@@ -129,6 +131,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
                 front,
                 life: Life::Rest { engine, queues: None },
                 machine_runs: false,
+                patience: super::state::QUIESCE_MAX,
                 config,
                 capabilities,
                 interrupts: Arc::new(VirtioInterrupts::new(Arc::clone(&msix), kicks.len())),
@@ -459,7 +462,7 @@ impl<D: VirtioDevice> Drop for VirtioPci<D> {
         self.unplace_bar();
         if let Life::Running { worker, .. } = &self.life {
             worker.ask_to_stop();
-            if worker.wait_end(super::state::QUIESCE_MAX) {
+            if worker.wait_end(self.patience) {
                 self.join();
             } else {
                 log::error!("{}: its thread does not end; it is left behind", self.label());

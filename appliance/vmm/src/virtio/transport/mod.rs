@@ -12,5 +12,7 @@ pub mod state;
 
 #[cfg(test)]
 pub(crate) mod fake_driver;
+#[cfg(test)]
+mod tests;
 
 pub use function::{VirtioPci, Wiring};

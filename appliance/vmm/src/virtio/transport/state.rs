@@ -13,7 +13,7 @@ use crate::pci::msix::MsixState;
 use crate::state::{ChunkKind, StateError, decode, encode};
 use crate::virtio::device::VirtioDevice;
 
-/// Longest wait for requests in flight. Storage that needs longer makes the machine stay as it was: running.
+/// Longest wait for requests in flight, unless the machine's owner sets another. Storage that needs longer makes the machine stay as it was: running.
 pub const QUIESCE_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Serialize, Deserialize)]
@@ -31,6 +31,11 @@ struct FunctionState {
 impl<D: VirtioDevice> VirtioPci<D> {
     fn error(&self, what: &str) -> DeviceError {
         DeviceError { device: self.label(), what: what.into(), source: None }
+    }
+
+    /// How long [`Device::quiesce`] waits for requests in flight before it gives up and the device goes on.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
     }
 
     /// Asks the engine to come to rest, without waiting: [`Device::quiesce`] then finds it done, or nearly.
@@ -94,7 +99,7 @@ impl<D: VirtioDevice> Device for VirtioPci<D> {
     fn quiesce(&mut self) -> Result<(), DeviceError> {
         if let Life::Running { worker, resetting } = &self.life {
             worker.ask_to_stop();
-            if !worker.wait_end(QUIESCE_MAX) && (*resetting || worker.call_off()) {
+            if !worker.wait_end(self.patience) && (*resetting || worker.call_off()) {
                 return Err(self.error("requests in flight did not end: its storage or network does not answer"));
             }
             self.join();

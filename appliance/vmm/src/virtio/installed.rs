@@ -1,0 +1,200 @@
+//! The virtio devices of one machine: built from its specification, put into their PCI slots, and reached by index.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::blk::{AttachError, Blk};
+use super::net::{Net, Tap, TapError};
+use super::rng::Rng;
+use super::transport::function::FunctionError;
+use super::transport::{VirtioPci, Wiring};
+use crate::bus::{Shared, enter};
+use crate::device::Device;
+use crate::disk::{DiskError, RawDisk};
+use crate::machine::MachineSpec;
+use crate::pci::{PciFunction, PciRoot, slots};
+
+/// Why the devices of a machine cannot be built, or a disk not be attached.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// More devices of a kind than there are slots for.
+    #[error("{found} {noun}s are too many; a machine has {most} at most")]
+    TooMany {
+        /// `disk` or `nic`.
+        noun: &'static str,
+        /// How many were asked for.
+        found: usize,
+        /// How many there may be.
+        most: usize,
+    },
+    /// Not one tap for each NIC.
+    #[error("{found} taps for {wanted} NICs")]
+    Taps {
+        /// How many were given.
+        found: usize,
+        /// How many NICs there are.
+        wanted: usize,
+    },
+    /// A tap that is none.
+    #[error("the tap of nic {index}")]
+    Tap {
+        /// Which NIC.
+        index: usize,
+        /// What is wrong with it.
+        #[source]
+        source: TapError,
+    },
+    /// A function cannot be built.
+    #[error(transparent)]
+    Function(#[from] FunctionError),
+    /// No such device.
+    #[error("there is no {noun} {index}")]
+    Missing {
+        /// `disk` or `nic`.
+        noun: &'static str,
+        /// The index that was given.
+        index: usize,
+    },
+    /// A file that is no disk.
+    #[error("the file of disk {index}")]
+    Disk {
+        /// Which disk.
+        index: usize,
+        /// What is wrong with it.
+        #[source]
+        source: DiskError,
+    },
+    /// A disk that does not fit the device.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+}
+
+/// The virtio devices of one machine. They live as long as this.
+#[derive(Debug)]
+pub struct Installed {
+    disks: Vec<Shared<VirtioPci<Blk>>>,
+    nics: Vec<Shared<VirtioPci<Net>>>,
+    rng: Option<Shared<VirtioPci<Rng>>>,
+}
+
+impl Installed {
+    /// Builds every device of `spec` at rest, disks without their files, and puts them into their slots.
+    ///
+    /// # Errors
+    /// [`InstallError`]; nothing is left behind.
+    pub fn build(
+        spec: &MachineSpec,
+        taps: Vec<OwnedFd>,
+        wiring: &Wiring,
+        root: &Shared<PciRoot>,
+    ) -> Result<Self, InstallError> {
+        if taps.len() != spec.nics.len() {
+            return Err(InstallError::Taps { found: taps.len(), wanted: spec.nics.len() });
+        }
+        let mut root = enter(root);
+        let mut plug = |slot: u8, function: Arc<Mutex<dyn PciFunction>>| root.insert(slot, &function);
+        let (mut disks, mut nics) = (Vec::new(), Vec::new());
+        for (index, disk) in spec.disks.iter().enumerate() {
+            let most = slots::DISKS_MAX;
+            let slot =
+                slots::disk(index).ok_or(InstallError::TooMany { noun: "disk", found: spec.disks.len(), most })?;
+            let (front, engine) = Blk::new(disk);
+            let function = VirtioPci::new(front, engine, index as u16, slot, wiring.clone())?;
+            plug(slot, function.clone());
+            disks.push(function);
+        }
+        for (index, (nic, tap)) in spec.nics.iter().zip(taps).enumerate() {
+            let most = slots::NICS_MAX;
+            let slot = slots::nic(index).ok_or(InstallError::TooMany { noun: "nic", found: spec.nics.len(), most })?;
+            let tap = Tap::new(tap).map_err(|source| InstallError::Tap { index, source })?;
+            let (front, engine) = Net::new(nic, tap);
+            let function = VirtioPci::new(front, engine, index as u16, slot, wiring.clone())?;
+            plug(slot, function.clone());
+            nics.push(function);
+        }
+        let rng = if spec.rng {
+            let (front, engine) = Rng::new();
+            let function = VirtioPci::new(front, engine, 0, slots::RNG_SLOT, wiring.clone())?;
+            plug(slots::RNG_SLOT, function.clone());
+            Some(function)
+        } else {
+            None
+        };
+        Ok(Self { disks, nics, rng })
+    }
+
+    /// All of them as the machine's walks want them.
+    pub fn devices(&self) -> Vec<Arc<Mutex<dyn Device>>> {
+        let mut devices: Vec<Arc<Mutex<dyn Device>>> = Vec::new();
+        devices.extend(self.disks.iter().map(|disk| disk.clone() as Arc<Mutex<dyn Device>>));
+        devices.extend(self.nics.iter().map(|nic| nic.clone() as Arc<Mutex<dyn Device>>));
+        devices.extend(self.rng.iter().map(|rng| rng.clone() as Arc<Mutex<dyn Device>>));
+        devices
+    }
+
+    /// Puts a file behind a disk. Requests that waited for it are served once the machine runs.
+    ///
+    /// # Errors
+    /// [`InstallError`]; the disk stays without.
+    pub fn attach_disk(&self, index: usize, file: File) -> Result<(), InstallError> {
+        let disk = self.disks.get(index).ok_or(InstallError::Missing { noun: "disk", index })?;
+        let mut disk = enter(disk);
+        let read_only = disk.front().read_only();
+        let raw = RawDisk::new(file, read_only).map_err(|source| InstallError::Disk { index, source })?;
+        Ok(disk.attach_disk(raw)?)
+    }
+
+    /// Takes the file away from a disk of a machine that is at rest, to let another host open it.
+    ///
+    /// # Errors
+    /// [`InstallError::Missing`] if there is no such disk, or it has no file or is at work.
+    pub fn detach_disk(&self, index: usize) -> Result<File, InstallError> {
+        let disk = self.disks.get(index).ok_or(InstallError::Missing { noun: "disk", index })?;
+        let raw = enter(disk).detach_disk().ok_or(InstallError::Missing { noun: "disk", index })?;
+        Ok(raw.into_file())
+    }
+
+    /// Whether every disk has its file.
+    pub fn disks_attached(&self) -> bool {
+        self.disks.iter().all(|disk| enter(disk).has_disk())
+    }
+
+    /// Plugs the cable of a NIC in or pulls it out.
+    ///
+    /// # Errors
+    /// [`InstallError::Missing`].
+    pub fn set_link(&self, index: usize, up: bool) -> Result<(), InstallError> {
+        let nic = self.nics.get(index).ok_or(InstallError::Missing { noun: "nic", index })?;
+        enter(nic).set_link(up);
+        Ok(())
+    }
+
+    /// Asks the guest to announce itself on every NIC, after a move and after the machine runs again. Gives how many of its
+    /// drivers can.
+    pub fn announce(&self) -> usize {
+        self.nics.iter().filter(|nic| enter(nic).announce()).count()
+    }
+
+    /// Asks all engines to come to rest at the same time, without waiting; `quiesce` of each then waits for its own.
+    pub fn begin_quiesce(&self) {
+        self.disks.iter().for_each(|disk| enter(disk).begin_quiesce());
+        self.nics.iter().for_each(|nic| enter(nic).begin_quiesce());
+        self.rng.iter().for_each(|rng| enter(rng).begin_quiesce());
+    }
+
+    /// Takes back a [`Self::begin_quiesce`], for devices that were not quiesced after all.
+    pub fn cancel_quiesce(&self) {
+        self.disks.iter().for_each(|disk| enter(disk).cancel_quiesce());
+        self.nics.iter().for_each(|nic| enter(nic).cancel_quiesce());
+        self.rng.iter().for_each(|rng| enter(rng).cancel_quiesce());
+    }
+
+    /// How long coming to rest may take: what a stun can spare.
+    pub fn set_patience(&self, patience: Duration) {
+        self.disks.iter().for_each(|disk| enter(disk).set_patience(patience));
+        self.nics.iter().for_each(|nic| enter(nic).set_patience(patience));
+        self.rng.iter().for_each(|rng| enter(rng).set_patience(patience));
+    }
+}
