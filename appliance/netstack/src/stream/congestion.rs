@@ -1,9 +1,17 @@
 //! The congestion controller: tolerates random loss, yields to delay.
 //!
 //! A migration link is a short path that is mostly ours, where a lost packet is no sign of a full queue but a growing
-//! round-trip time is. Doubling each round trip until the RTT stands out; then a sixteenth of what is acknowledged,
-//! as long as the window is what limits; once a round trip it steps back: by a fifth when more than 3 % were lost, by
-//! a sixteenth when the RTT is well over its least, by half in persistent congestion (RFC 9002 section 7.6).
+//! round-trip time is. Once a round trip the controller looks at the least RTT of that round, which scheduling and
+//! delayed acknowledgements inflate least, and at what was lost:
+//!
+//! - more than 3 % lost: the window falls by a fifth;
+//! - a standing queue (RTT well over its least): it falls by a sixteenth, but not below what the path has delivered in
+//!   a least RTT and the tolerated delay, so that a busy host does not talk itself down;
+//! - no queue: it doubles;
+//! - in between, and for some rounds after a fall: it grows by a sixteenth;
+//! - persistent congestion (RFC 9002 section 7.6): it falls by half.
+//!
+//! It grows only while it is what limits.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -16,9 +24,17 @@ use quinn_proto::congestion::{Controller, ControllerFactory};
 
 /// More lost than this in a round trip is congestion: 3 %.
 const TOLERATED_LOSS: (u64, u64) = (3, 100);
-/// How much the RTT may exceed its least at all, for the receiver's batches and the wake-up of processes.
-const SLACK: Duration = Duration::from_micros(500);
-const START_SLACK: Duration = Duration::from_micros(300);
+/// A standing queue of so much is tolerated: receivers' batches, 1 ms of acknowledgement delay, waking up.
+const TOLERATED_QUEUE: Duration = Duration::from_micros(1_500);
+/// Less than this is no queue.
+const NO_QUEUE: Duration = Duration::from_micros(300);
+/// Rounds after a fall in which the window grows slowly.
+const CAREFUL_ROUNDS: u32 = 16;
+/// Loss is judged over so many packets at least: of fewer, chance alone takes 3 %.
+const JUDGED_PACKETS: u64 = 400;
+const JUDGED_LOST_PACKETS: u64 = 8;
+/// Shorter rounds tell nothing about a rate.
+const LEAST_ROUND: Duration = Duration::from_micros(200);
 const LEAST_PACKETS: u64 = 16;
 const FIRST_PACKETS: u64 = 64;
 /// quinn paces no window beyond 4 GiB; nothing here comes near.
@@ -78,8 +94,16 @@ impl ControllerFactory for Factory {
 pub(crate) struct Gentle {
     mtu: u64,
     window: u64,
-    starting: bool,
+    /// Whether the window doubles each round trip.
+    doubling: bool,
+    /// Rounds in which it does not, whatever the RTT.
+    careful: u32,
+    /// The last round lost too much to grow on.
+    losing: bool,
+    in_flight: u64,
     round: Round,
+    /// Bytes acknowledged or lost since loss was judged, and of these the lost ones.
+    judged: (u64, u64),
     rates: VecDeque<u64>,
     meter: Arc<PathMeter>,
 }
@@ -100,12 +124,28 @@ impl Round {
     }
 }
 
+fn is_congestion(carried: u64, lost: u64) -> bool {
+    let (parts, of) = TOLERATED_LOSS;
+    lost * of > carried * parts
+}
+
 impl Gentle {
     fn new(now: Instant, mtu: u16, meter: Arc<PathMeter>) -> Self {
         let mtu = u64::from(mtu);
         let window = FIRST_PACKETS * mtu;
         meter.window.store(window, Relaxed);
-        Self { mtu, window, starting: true, round: Round::new(now), rates: VecDeque::with_capacity(10), meter }
+        Self {
+            mtu,
+            window,
+            doubling: true,
+            careful: 0,
+            losing: false,
+            in_flight: 0,
+            round: Round::new(now),
+            judged: (0, 0),
+            rates: VecDeque::with_capacity(10),
+            meter,
+        }
     }
 
     fn set_window(&mut self, window: u64) {
@@ -113,23 +153,33 @@ impl Gentle {
         self.meter.window.store(self.window, Relaxed);
     }
 
-    fn end_round(&mut self, now: Instant, rtt: &RttEstimator) {
+    fn end_round(&mut self, now: Instant, least: Duration) {
         let round = std::mem::replace(&mut self.round, Round::new(now));
-        let least = rtt.min();
-        let (loss_parts, loss_of) = TOLERATED_LOSS;
-        if round.lost * loss_of > (round.acked + round.lost) * loss_parts {
-            self.starting = false;
-            self.set_window(self.window / 5 * 4);
-        } else if self.starting && round.rtt_least > least + (least / 4).max(START_SLACK) {
-            self.starting = false;
-        } else if round.rtt_least > least + least / 2 + SLACK {
-            self.set_window(self.window / 16 * 15);
-        }
         let elapsed = now.saturating_duration_since(round.began);
         if elapsed > Duration::ZERO {
-            let rate = (round.acked as f64 / elapsed.as_secs_f64()) as u64;
-            self.measured(rate, round.app_limited);
+            self.measured((round.acked as f64 / elapsed.as_secs_f64()) as u64, round.app_limited);
         }
+        let queue = round.rtt_least.saturating_sub(least);
+        self.careful = self.careful.saturating_sub(1);
+        self.judged.0 += round.acked + round.lost;
+        self.judged.1 += round.lost;
+        let (carried, lost) = self.judged;
+        let congested = is_congestion(carried, lost) && lost >= JUDGED_LOST_PACKETS * self.mtu;
+        if congested || carried >= JUDGED_PACKETS * self.mtu {
+            self.judged = (0, 0);
+        }
+        self.losing = is_congestion(round.acked + round.lost, round.lost) && round.lost > self.mtu;
+        if congested {
+            self.careful = CAREFUL_ROUNDS;
+            self.set_window(self.window / 5 * 4);
+        } else if queue > TOLERATED_QUEUE + least / 2 {
+            if self.doubling {
+                self.careful = CAREFUL_ROUNDS;
+            }
+            let carried = self.meter.rate() as f64 * (least + least / 2 + TOLERATED_QUEUE).as_secs_f64();
+            self.set_window((self.window / 16 * 15).max((carried as u64).min(self.window)));
+        }
+        self.doubling = self.careful == 0 && !self.losing && queue <= NO_QUEUE.max(least / 4);
     }
 
     /// A round in which the application had nothing to send tells how much it sent, not what the path carries.
@@ -147,21 +197,24 @@ impl Gentle {
 }
 
 impl Controller for Gentle {
-    fn on_ack(&mut self, now: Instant, _sent: Instant, bytes: u64, app_limited: bool, rtt: &RttEstimator) {
+    fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, rtt: &RttEstimator) {
         self.meter.delivered.fetch_add(bytes, Relaxed);
         self.round.acked += bytes;
         self.round.app_limited |= app_limited;
-        self.round.rtt_least = self.round.rtt_least.min(rtt.conservative());
-        if !app_limited {
-            let growth = if self.starting { bytes } else { bytes / 16 };
+        self.round.rtt_least = self.round.rtt_least.min(now.saturating_duration_since(sent));
+        // What paces or what the caller holds back is no limit of the window's.
+        let limits = self.in_flight + self.round.acked >= self.window / 2;
+        if !app_limited && limits && !self.losing {
+            let growth = if self.doubling { bytes } else { bytes / 16 };
             self.set_window(self.window + growth);
         }
-        if now.saturating_duration_since(self.round.began) >= rtt.get().max(Duration::from_micros(200)) {
-            self.end_round(now, rtt);
+        if now.saturating_duration_since(self.round.began) >= rtt.get().max(LEAST_ROUND) {
+            self.end_round(now, rtt.min());
         }
     }
 
     fn on_end_acks(&mut self, _now: Instant, in_flight: u64, _app_limited: bool, _largest: Option<u64>) {
+        self.in_flight = in_flight;
         self.meter.in_flight.store(in_flight, Relaxed);
     }
 
@@ -169,7 +222,8 @@ impl Controller for Gentle {
         self.meter.lost.fetch_add(lost_bytes, Relaxed);
         self.round.lost += lost_bytes;
         if persistent {
-            self.starting = false;
+            self.careful = CAREFUL_ROUNDS;
+            self.doubling = false;
             self.set_window(self.window / 2);
         }
     }

@@ -1,6 +1,9 @@
 //! Two network namespaces joined by a veth, made and removed by the test that uses them, and two stacks in one thread.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this")]
 
+pub mod link;
+pub mod simulated;
+
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
