@@ -123,3 +123,9 @@ pub trait Doorbells: Send + Sync {
         event: &EventFd,
     ) -> Result<(), InterruptError>;
 }
+
+/// A level-triggered interrupt line of the machine (the system control interrupt of ACPI).
+pub trait IrqLine: Send + Sync {
+    /// Asserts or releases the line. Setting what is set already changes nothing.
+    fn set(&self, asserted: bool);
+}

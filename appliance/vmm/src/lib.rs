@@ -16,12 +16,20 @@
 //! In reading order: what devices are made of ([`bus`], [`interrupt`], [`device`]), guest RAM and what was
 //! written to it ([`memory`]), and how it all becomes bytes ([`state`]).
 
+pub mod acpi;
+pub mod boot;
 pub mod bus;
+pub mod clock;
+pub mod cpuid;
 pub mod device;
 pub mod disk;
 pub mod interrupt;
+pub mod irqchip;
+mod kvm_raw;
+pub mod legacy;
 pub mod machine;
 pub mod memory;
 pub mod pci;
 pub mod state;
+pub mod vcpu;
 pub mod virtio;

@@ -1,5 +1,23 @@
-//! One virtual machine: what it is made of ([`spec`]), and its life.
+//! One virtual machine: what it is made of ([`spec`]), how it is put together ([`build`]), its life ([`life`]), its state as
+//! bytes ([`state`]), and what it tells its owner ([`events`]).
+//!
+//! ```text
+//!            load                    resume                   pause
+//!   Empty ----------> Ready --------------------> Running ------------> Ready
+//!     |                 ^                            |                    ^
+//!     +-- import_state -+        the guest ends: an Event, vCPUs parked   |
+//!                                                    +------ reset -------+
+//! ```
+//!
+//! In every state but Running all vCPUs are parked and all devices at rest.
 
+pub mod build;
+pub mod events;
+pub mod life;
 pub mod spec;
+pub mod state;
 
+pub use build::{MachineError, Resources};
+pub use events::{Event, Events};
+pub use life::{Machine, Phase, Timings};
 pub use spec::{DiskSpec, MachineSpec, NicSpec};

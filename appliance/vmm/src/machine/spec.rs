@@ -1,5 +1,6 @@
 //! What a machine is made of, as plain data. Two machines of one specification can take over each other's state.
 
+use model::cpu_report::Baseline;
 use serde::{Deserialize, Serialize};
 
 /// The shape of a machine. It travels with a migration: nothing here depends on a host.
@@ -9,6 +10,8 @@ pub struct MachineSpec {
     pub cpus: u8,
     /// Bytes of RAM: a multiple of 2 MiB.
     pub memory_bytes: u64,
+    /// What of the host's processor the guest sees.
+    pub cpu_baseline: Baseline,
     /// Disks, in the order in which the guest finds them.
     pub disks: Vec<DiskSpec>,
     /// Network interfaces, in the order in which the guest finds them.

@@ -65,6 +65,17 @@ impl ChunkKind {
     pub const fn new(kind: u16, instance: u16, version: u16) -> Self {
         Self { kind, instance, version }
     }
+
+    /// Whether a payload of `version` has the layout that is understood here.
+    ///
+    /// # Errors
+    /// [`StateError::Version`].
+    pub const fn check_version(self, version: u16) -> Result<(), StateError> {
+        if version == self.version {
+            return Ok(());
+        }
+        Err(StateError::Version { kind: self.kind, instance: self.instance, version })
+    }
 }
 
 impl std::fmt::Display for ChunkKind {

@@ -1,0 +1,135 @@
+//! A machine's state into a fresh machine, and on.
+
+use vmm::state::{ChunkKind, StateReader};
+
+use super::*;
+
+/// Carries a paused machine over: memory, then state. Both memories are then the same to the byte.
+fn hop(source: &mut Machine, source_memory: &File, cpus: u8) -> (Machine, File) {
+    let state = source.export_state().unwrap();
+    let (mut destination, memory) = build(cpus, MEMORY_BYTES).unwrap();
+    let mut before = vec![0; MEMORY_BYTES as usize];
+    source_memory.read_exact_at(&mut before, 0).unwrap();
+    memory.write_all_at(&before, 0).unwrap();
+    destination.import_state(&state).unwrap();
+    let mut after = vec![0; MEMORY_BYTES as usize];
+    memory.read_exact_at(&mut after, 0).unwrap();
+    assert!(before == after, "restoring a state changes memory");
+    (destination, memory)
+}
+
+#[test]
+fn a_guest_goes_on_in_a_fresh_machine_hop_after_hop() {
+    let Some((mut machine, mut memory)) = with_guest(1, "count") else { return };
+    machine.start().unwrap();
+    for hop_number in 0..20 {
+        let before = word(&memory, guest::ROUNDS_CHECKED);
+        wait_until("progress", || word(&memory, guest::ROUNDS_CHECKED) > before + 20);
+        machine.pause().unwrap();
+        let left_at = word(&memory, guest::ROUNDS);
+        (machine, memory) = hop(&mut machine, &memory, 1);
+        assert_eq!(word(&memory, guest::ROUNDS), left_at, "hop {hop_number}");
+        machine.resume().unwrap();
+    }
+    let before = word(&memory, guest::ROUNDS_CHECKED);
+    wait_until("progress", || word(&memory, guest::ROUNDS_CHECKED) > before);
+    assert_eq!(output(&machine), "R", "no access gave a wrong answer, and the output came along");
+    machine.pause().unwrap();
+    machine.export_state().unwrap();
+    eprintln!("{:?}", machine.timings());
+}
+
+#[test]
+fn two_vcpus_go_on_in_a_fresh_machine_hop_after_hop() {
+    let Some((mut machine, mut memory)) = with_guest(2, "m") else { return };
+    machine.start().unwrap();
+    wait_until("the second vCPU", || word(&memory, guest::SECOND_ROUNDS) > 10);
+    for _ in 0..10 {
+        machine.pause().unwrap();
+        (machine, memory) = hop(&mut machine, &memory, 2);
+        machine.resume().unwrap();
+        let before = (word(&memory, guest::ROUNDS_CHECKED), word(&memory, guest::SECOND_ROUNDS));
+        wait_until("progress of both", || {
+            word(&memory, guest::ROUNDS_CHECKED) > before.0 && word(&memory, guest::SECOND_ROUNDS) > before.1
+        });
+    }
+    assert_eq!(output(&machine), "R");
+}
+
+#[test]
+fn a_guest_that_was_never_started_can_be_moved_and_then_starts() {
+    let Some((mut machine, memory)) = with_guest(2, "m") else { return };
+    let (mut machine, memory) = hop(&mut machine, &memory, 2);
+    machine.start().unwrap();
+    wait_until("both vCPUs", || word(&memory, guest::SECOND_ROUNDS) > 3 && word(&memory, guest::ROUNDS_CHECKED) > 3);
+}
+
+#[test]
+fn taking_the_state_changes_nothing_and_taking_it_over_loses_nothing() {
+    let Some((mut machine, memory)) = with_guest(1, "count") else { return };
+    machine.start().unwrap();
+    wait_until("rounds", || word(&memory, guest::ROUNDS) > 100);
+    machine.pause().unwrap();
+    // What does not count time: devices, but the power management timer, and interrupt controllers.
+    let timeless = |machine: &mut Machine| -> Vec<Vec<u8>> {
+        let state = machine.export_state().unwrap();
+        let mut reader = StateReader::new(&state).unwrap();
+        let kinds = [ChunkKind::SERIAL, ChunkKind::RTC, ChunkKind::RESET_CONTROL, ChunkKind::DEVICES_FROM];
+        kinds.map(|kind| reader.take(kind, 0).unwrap().1.to_vec()).to_vec()
+    };
+    let first = timeless(&mut machine);
+    assert_eq!(timeless(&mut machine), first);
+    let (mut other, _other_memory) = hop(&mut machine, &memory, 1);
+    assert_eq!(timeless(&mut other), first);
+    machine.resume().unwrap();
+    let before = word(&memory, guest::ROUNDS_CHECKED);
+    wait_until("the source goes on after a failed move", || word(&memory, guest::ROUNDS_CHECKED) > before);
+}
+
+#[test]
+fn the_clock_goes_on_and_never_back() {
+    let Some((mut machine, mut memory)) = with_guest(1, "count") else { return };
+    machine.start().unwrap();
+    for _ in 0..5 {
+        machine.pause().unwrap();
+        let before = machine.clock_ns().unwrap();
+        (machine, memory) = hop(&mut machine, &memory, 1);
+        let after = machine.clock_ns().unwrap();
+        assert!(after >= before, "{after} < {before}");
+        machine.resume().unwrap();
+    }
+    drop(memory);
+}
+
+#[test]
+fn a_moved_guest_can_be_reset_once_it_has_an_image_again() {
+    let Some((mut machine, memory)) = with_guest(1, "count") else { return };
+    machine.start().unwrap();
+    wait_until("rounds", || word(&memory, guest::ROUNDS) > 10);
+    machine.pause().unwrap();
+    let (mut machine, memory) = hop(&mut machine, &memory, 1);
+    machine.set_image(guest::image(), None, "count");
+    machine.resume().unwrap();
+    machine.reset().unwrap();
+    assert_eq!(word(&memory, guest::ROUNDS), 0);
+    machine.start().unwrap();
+    wait_until("rounds", || word(&memory, guest::ROUNDS_CHECKED) > 10);
+    assert_eq!(output(&machine), "RR");
+}
+
+#[test]
+fn a_state_of_another_machine_or_a_damaged_one_is_refused() {
+    let Some((mut machine, _memory)) = with_guest(1, "count") else { return };
+    let state = machine.export_state().unwrap();
+    let (mut other, _) = build(2, MEMORY_BYTES).unwrap();
+    let error = other.import_state(&state).unwrap_err().to_string();
+    assert!(error.contains("another shape"), "{error}");
+    let (mut same, _) = build(1, MEMORY_BYTES).unwrap();
+    for cut in [0, 1, 20, state.len() / 2, state.len() - 1] {
+        assert!(same.import_state(&state[..cut]).is_err());
+    }
+    let mut flipped = state.clone();
+    flipped[state.len() / 2] ^= 1;
+    assert!(same.import_state(&flipped).is_err());
+    same.import_state(&state).unwrap();
+}
