@@ -121,10 +121,12 @@ impl Boot {
             }
             let pause = Instant::now() + Duration::from_millis(500);
             while Instant::now() < pause {
-                if let Some(modules) = &mut self.modules {
-                    modules.load_for_devices();
+                match &mut self.modules {
+                    Some(modules) => {
+                        modules.watch(Duration::from_millis(100));
+                    }
+                    None => std::thread::sleep(Duration::from_millis(100)),
                 }
-                std::thread::sleep(Duration::from_millis(100));
             }
         }
         for problem in &self.answer.problems {
@@ -198,8 +200,7 @@ fn configure() -> Result<Answer, String> {
 fn watch_devices(mut modules: Modules) {
     let watch = move || {
         loop {
-            std::thread::sleep(Duration::from_secs(5));
-            modules.load_for_devices();
+            modules.watch(Duration::from_secs(60));
         }
     };
     let _ = std::thread::Builder::new().name("devices".into()).spawn(watch);

@@ -22,5 +22,6 @@ mod screen;
 mod shutdown;
 mod supervise;
 mod terminals;
+mod uevents;
 
 pub use boot::run;

@@ -9,19 +9,34 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use serde::Deserialize;
 
 use super::modalias::Aliases;
 use super::screen::say;
+use super::uevents::{News, Uevents};
 
-/// The image's own recipe; its list `modules.always` is loaded on every host.
-const RECIPE: &str = "/etc/godwit/image.toml";
+/// Wanted on every host, whatever devices it has: what nothing in the hardware announces. The image carries all of them.
+const ALWAYS: [&str; 14] = [
+    "crc32c_generic",
+    "bridge",
+    "8021q",
+    "tun",
+    "vhost_net",
+    "nfsv4",
+    "nfsv3",
+    "isofs",
+    "vfat",
+    "nls_ascii",
+    "nls_cp437",
+    "nls_iso8859_1",
+    "nls_utf8",
+    "sd_mod",
+];
 /// The watchdog of a machine without one in hardware.
 const WATCHDOG_IN_SOFTWARE: &str = "softdog";
 
-/// Devices appear late (USB, SCSI): devices are looked at again until nothing new came for this long.
+/// Devices appear late (USB, SCSI): they are waited for until nothing came for this long.
 const SETTLE: Duration = Duration::from_millis(200);
-/// Most time that is spent waiting for devices in this phase; later ones are found by [`Modules::load_for_devices`] again.
+/// Most time that is spent waiting for devices in this phase; later ones are noticed by [`Modules::watch`].
 const SETTLE_MAX: Duration = Duration::from_secs(3);
 
 /// The modules of the image and which of them were asked for.
@@ -31,6 +46,7 @@ pub(super) struct Modules {
     files: BTreeMap<String, (String, Vec<String>)>,
     done: BTreeSet<String>,
     seen: BTreeSet<String>,
+    uevents: Option<Uevents>,
     loaded: usize,
     failed: Vec<String>,
 }
@@ -48,6 +64,8 @@ impl Modules {
             folder,
             done: BTreeSet::new(),
             seen: BTreeSet::new(),
+            // From now on no device is missed: what is there is walked through, what comes is told.
+            uevents: Uevents::open().ok(),
             loaded: 0,
             failed: Vec::new(),
         }
@@ -60,36 +78,46 @@ impl Modules {
 
     /// Loads what devices ask for until no new device appears, then what is always wanted.
     pub(super) fn load_all(&mut self) {
+        for name in ALWAYS {
+            self.load(name);
+        }
+        self.load_for_devices();
         let begin = Instant::now();
-        for name in always() {
-            self.load(&name);
-        }
-        let mut quiet_since = Instant::now();
-        while quiet_since.elapsed() < SETTLE && begin.elapsed() < SETTLE_MAX {
-            if self.load_for_devices() {
-                quiet_since = Instant::now();
-            } else {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-        }
+        while begin.elapsed() < SETTLE_MAX && self.watch(SETTLE) {}
         if !Path::new("/dev/watchdog0").exists() {
             self.load(WATCHDOG_IN_SOFTWARE);
         }
     }
 
-    /// One look at the devices. True if there was one that had not been seen before.
-    pub(super) fn load_for_devices(&mut self) -> bool {
-        let mut news = false;
+    /// Loads what the next device wants that appears within `bound`. True if something happened.
+    pub(super) fn watch(&mut self, bound: Duration) -> bool {
+        let Some(uevents) = &self.uevents else {
+            std::thread::sleep(bound);
+            self.load_for_devices();
+            return false;
+        };
+        match uevents.next(bound) {
+            News::Device(modalias) => self.load_for(&modalias),
+            News::Lost => self.load_for_devices(),
+            News::Other => {}
+            News::Quiet => return false,
+        }
+        true
+    }
+
+    /// Looks at every device there is.
+    fn load_for_devices(&mut self) {
         for modalias in device_modaliases() {
-            if !self.seen.insert(modalias.clone()) {
-                continue;
-            }
-            news = true;
-            for module in self.aliases.modules_for(&modalias) {
+            self.load_for(&modalias);
+        }
+    }
+
+    fn load_for(&mut self, modalias: &str) {
+        if self.seen.insert(modalias.to_owned()) {
+            for module in self.aliases.modules_for(modalias) {
                 self.load(&module);
             }
         }
-        news
     }
 
     /// Loads a module after those that it needs. Failures are kept for the outcome; the rest goes on.
@@ -127,20 +155,6 @@ impl Modules {
             }
         }
     }
-}
-
-/// Modules that the image wants on every host. Its recipe is part of the image: one that cannot be read means no list.
-fn always() -> Vec<String> {
-    #[derive(Default, Deserialize)]
-    struct Recipe {
-        modules: Lists,
-    }
-    #[derive(Default, Deserialize)]
-    struct Lists {
-        always: Vec<String>,
-    }
-    let text = fs::read_to_string(RECIPE).unwrap_or_default();
-    toml::from_str::<Recipe>(&text).unwrap_or_default().modules.always
 }
 
 /// Text of `modules.dep`: `PATH: PATH PATH...`, by module name.
@@ -193,6 +207,16 @@ mod tests {
         assert_eq!(path, "kernel/fs/nfs/nfsv4.ko");
         assert_eq!(needs, &["kernel/fs/nfs/nfs.ko", "kernel/net/sunrpc/sunrpc.ko"]);
         assert!(files["a_b"].1.is_empty());
+    }
+
+    #[test]
+    fn the_image_carries_what_every_host_wants() {
+        let recipe: toml::Table = include_str!("../../../config/image.toml").parse().unwrap();
+        let lists = recipe["modules"].as_table().unwrap().values().filter_map(toml::Value::as_array);
+        let carried: BTreeSet<&str> = lists.flatten().filter_map(toml::Value::as_str).collect();
+        let missing: Vec<_> =
+            ALWAYS.iter().chain([&WATCHDOG_IN_SOFTWARE]).filter(|name| !carried.contains(*name)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
     }
 
     #[test]
