@@ -370,7 +370,8 @@ fn a_chain_that_loops_or_points_outside_makes_the_device_ask_for_a_reset() {
         let mut rig = rig(ALL, 16);
         let ring = &mut rig.driver.rings[0];
         for (index, piece) in chain.iter().enumerate() {
-            let next = if piece.2 & NEXT != 0 && index + 1 == chain.len() { 0 } else { index as u16 + 1 };
+            // A chain that ends in NEXT goes on at its own last descriptor.
+            let next = if index + 1 == chain.len() { index as u16 } else { index as u16 + 1 };
             let more = if index + 1 < chain.len() { NEXT } else { 0 };
             ring.describe(&rig.bench, ring.table(), index as u16, (piece.0, piece.1, piece.2 | more), next);
         }

@@ -313,6 +313,18 @@ fn a_nic_that_moves_takes_its_buffers_along_and_gets_nothing_stale() {
 }
 
 #[test]
+fn frames_from_before_the_driver_are_for_nobody() {
+    let Some(mut rig) = rig(MRG_RXBUF) else { return };
+    rig.driver.reset(&rig.bench);
+    rig.wire.send(&frame(1, 100));
+    rig.driver = Driver::bind(&rig.bench, &rig.function, MRG_RXBUF, 64);
+    rig.offer(2, 2048);
+    rig.wire.send(&frame(2, 100));
+    rig.driver.rings[0].wait_used(&rig.bench, 1);
+    assert!(rig.bench.read(BUFFERS + 12, 100) == frame(2, 100));
+}
+
+#[test]
 fn hostile_buffers_never_break_the_nic() {
     let Some(mut rig) = rig(MRG_RXBUF | OFFLOADS | CTRL) else { return };
     let broken: &[(usize, &[Piece])] = &[

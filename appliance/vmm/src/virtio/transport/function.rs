@@ -210,7 +210,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
         };
     }
 
-    /// The driver wrote 0 to the status.
+    /// The driver wrote 0 to the status. What it writes until it reads 0 is swept away with the rest.
     fn begin_reset(&mut self) {
         match &mut self.life {
             Life::Rest { .. } => self.finish_reset(),
@@ -239,10 +239,6 @@ impl<D: VirtioDevice> VirtioPci<D> {
         {
             self.join();
         }
-    }
-
-    fn is_resetting(&self) -> bool {
-        matches!(self.life, Life::Running { resetting: true, .. })
     }
 
     /// The driver is ready.
@@ -308,10 +304,6 @@ impl<D: VirtioDevice> VirtioPci<D> {
         match region(offset, data.len()) {
             Region::Common(at) => {
                 self.poll_reset();
-                // While a reset is under way the driver has nothing to say.
-                if self.is_resetting() {
-                    return;
-                }
                 match self.registers.write(&self.interrupts, at, data) {
                     Wish::None => {}
                     Wish::Activate => self.activate(),
