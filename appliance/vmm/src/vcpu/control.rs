@@ -3,7 +3,6 @@
 //! A thread inside KVM_RUN is brought out by a signal. The signal alone would be lost if it came just before the thread
 //! enters; so `immediate_exit` in the page that the thread shares with KVM is set first, and KVM looks at it on entry.
 
-use std::os::unix::thread::RawPthread;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -31,7 +30,7 @@ enum Phase {
 
 /// How to bring a thread out of KVM_RUN.
 struct Kick {
-    thread: RawPthread,
+    thread: libc::pthread_t,
     immediate_exit: *const AtomicU8,
 }
 
