@@ -66,7 +66,7 @@ pub(super) fn pack_appliance(home: &Home, binary: &Path) -> Result<PathBuf> {
 
 /// Puts the archives one after the other.
 pub(super) fn join(parts: &[&Path], result: &Path) -> Result<()> {
-    let mut inputs = Inputs::of("initramfs", 1);
+    let mut inputs = Inputs::of("initramfs", 2);
     for part in parts {
         inputs = inputs.large_file(part)?;
     }
@@ -74,8 +74,6 @@ pub(super) fn join(parts: &[&Path], result: &Path) -> Result<()> {
         let mut whole = Vec::new();
         for part in parts {
             whole.extend(fs::read(part).at("reading", part)?);
-            // The kernel looks for the next archive at a multiple of four bytes.
-            whole.resize(whole.len().next_multiple_of(4), 0);
         }
         fs::write(result, whole).at("writing", result)
     })?;
