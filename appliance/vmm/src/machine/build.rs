@@ -27,12 +27,14 @@ use crate::memory::dirty_bitmap::BitmapError;
 use crate::memory::layout::{ECAM_BYTES, ECAM_START, IDENTITY_MAP_START, TSS_START};
 use crate::memory::{DirtyLog, DirtyLogError, GuestMemory, Layout, MemoryError, guest_memory};
 use crate::pci::root::{CONFIG_PORTS_BYTES, CONFIG_PORTS_START};
-use crate::pci::{ConfigPorts, Ecam, PciRoot};
+use crate::pci::{BarWindows, ConfigPorts, Ecam, PciRoot};
 use crate::state::StateError;
 use crate::vcpu::Vcpu;
 use crate::vcpu::exits::Exits;
 use crate::vcpu::state::{StateContext, xsave_bytes};
 use crate::vcpu::throttle::Throttle;
+use crate::virtio::installed::{InstallError, Installed};
+use crate::virtio::transport::Wiring;
 
 /// The version of KVM's interface since Linux 2.6.22, and the only one.
 const KVM_API_VERSION: i32 = 12;
@@ -90,6 +92,9 @@ pub enum MachineError {
     /// A device.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// A disk or a network interface cannot be built or attached.
+    #[error(transparent)]
+    Install(#[from] InstallError),
     /// A descriptor, a thread.
     #[error("the host gives no {what}")]
     Host {
@@ -180,6 +185,27 @@ impl Frame {
         self.devices.push(root.clone());
         Ok(root)
     }
+
+    /// Disks, network interfaces and the entropy device, in their slots. A new kind of device is one line there.
+    fn virtio(
+        &mut self,
+        spec: &MachineSpec,
+        taps: Vec<OwnedFd>,
+        memory: &GuestMemory,
+        layout: &Layout,
+        root: &Shared<PciRoot>,
+    ) -> Result<Installed, MachineError> {
+        let wiring = Wiring {
+            mmio: self.mmio.clone(),
+            windows: BarWindows::of(layout),
+            memory: memory.clone(),
+            msi: self.irqchip.clone(),
+            doorbells: self.irqchip.clone(),
+        };
+        let installed = Installed::build(spec, taps, &wiring, root)?;
+        self.devices.extend(installed.devices());
+        Ok(installed)
+    }
 }
 
 fn open_kvm(descriptor: OwnedFd) -> Result<Kvm, MachineError> {
@@ -233,13 +259,10 @@ fn create_vcpus(kvm: &Kvm, vm: &VmFd, spec: &MachineSpec) -> Result<Processors, 
     Ok(Processors { descriptors, cpuids, context, faithful })
 }
 
-fn check(spec: &MachineSpec, resources: &Resources, kvm: &Kvm) -> Result<(), MachineError> {
+fn check(spec: &MachineSpec, kvm: &Kvm) -> Result<(), MachineError> {
     let most = kvm.get_max_vcpus().min(255);
     if spec.cpus == 0 || usize::from(spec.cpus) > most {
         return Err(MachineError::Spec(format!("{} vCPUs; 1 to {most} are possible on this host", spec.cpus)));
-    }
-    if resources.taps.len() != spec.nics.len() {
-        return Err(MachineError::Spec(format!("{} taps for {} NICs", resources.taps.len(), spec.nics.len())));
     }
     Ok(())
 }
@@ -253,7 +276,7 @@ impl Machine {
     pub fn build(spec: MachineSpec, resources: Resources) -> Result<Self, MachineError> {
         let Resources { kvm: ref descriptor, .. } = resources;
         let kvm = open_kvm(descriptor.try_clone().map_err(host("descriptor"))?)?;
-        check(&spec, &resources, &kvm)?;
+        check(&spec, &kvm)?;
         let layout = Layout::new(spec.memory_bytes).map_err(MemoryError::from)?;
         let memory: GuestMemory = guest_memory::map(&layout, &resources.memory)?;
         let vm = create_vm(&kvm)?;
@@ -267,6 +290,7 @@ impl Machine {
         let power = frame.power_management()?;
         let root = frame.pci()?;
         frame.clock_and_resets(&root)?;
+        let installed = frame.virtio(&spec, resources.taps, &memory, &layout, &root)?;
         let vcpus = spawn(&frame, processors.descriptors)?;
         let birth = BirthState::take(&frame.irqchip, &vcpus, &processors.cpuids, &processors.context)?;
         let throttle = Throttle::new(vcpus.iter().map(|vcpu| Arc::clone(&vcpu.control)));
@@ -274,6 +298,7 @@ impl Machine {
             throttle,
             vcpus,
             devices: frame.devices,
+            installed,
             serial,
             power,
             spec,

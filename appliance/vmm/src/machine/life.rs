@@ -29,6 +29,7 @@ use crate::memory::{DirtyLog, GuestMemory, Layout};
 use crate::vcpu::Vcpu;
 use crate::vcpu::state::StateContext;
 use crate::vcpu::throttle::Throttle;
+use crate::virtio::installed::Installed;
 
 /// How long a vCPU may take to park or to run. It is never that long: the bound is there so that nobody waits for ever.
 const VCPU_WAIT_S: u64 = 10;
@@ -81,6 +82,7 @@ pub struct Machine {
     pub(super) throttle: Throttle,
     pub(super) vcpus: Vec<Vcpu>,
     pub(super) devices: Vec<Arc<Mutex<dyn Device>>>,
+    pub(super) installed: Installed,
     pub(super) serial: Shared<SerialPort>,
     pub(super) power: Shared<PowerManagement>,
     pub(super) spec: MachineSpec,
@@ -248,8 +250,10 @@ impl Machine {
         self.park()?;
         self.timings.park_vcpus = started.elapsed();
         let started = Instant::now();
+        self.installed.begin_quiesce();
         for (index, device) in self.devices.iter().enumerate() {
             if let Err(error) = enter(device).quiesce() {
+                self.installed.cancel_quiesce();
                 self.run_on(index);
                 return Err(error.into());
             }

@@ -1,5 +1,5 @@
-//! One virtual machine: what it is made of ([`spec`]), how it is put together ([`build`]), its life ([`life`]), its state as
-//! bytes ([`state`]), and what it tells its owner ([`events`]).
+//! One virtual machine: what it is made of ([`spec`]), how it is put together ([`build`]), its life ([`life`]), its disks
+//! and network interfaces ([`devices`]), its state as bytes ([`state`]), and what it tells its owner ([`events`]).
 //!
 //! ```text
 //!            load                    resume                   pause
@@ -12,6 +12,7 @@
 //! In every state but Running all vCPUs are parked and all devices at rest.
 
 pub mod build;
+pub mod devices;
 pub mod events;
 pub mod life;
 pub mod spec;

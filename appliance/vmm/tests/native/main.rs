@@ -16,6 +16,7 @@ mod dirty;
 mod guest;
 mod life;
 mod state;
+mod witness;
 
 const MEMORY_BYTES: u64 = 32 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);

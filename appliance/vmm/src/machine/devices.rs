@@ -1,0 +1,52 @@
+//! The machine's disks and network interfaces, by index.
+
+use std::fs::File;
+use std::time::Duration;
+
+use super::build::MachineError;
+use super::life::{Machine, Phase};
+
+impl Machine {
+    /// Puts a file behind a disk, before or after the machine runs. On the destination of a move this comes after the
+    /// commit and before the first resume.
+    ///
+    /// # Errors
+    /// [`MachineError::Install`]; the disk stays without.
+    pub fn attach_disk(&self, index: usize, file: File) -> Result<(), MachineError> {
+        Ok(self.installed.attach_disk(index, file)?)
+    }
+
+    /// Takes the file away from a disk of a paused machine, to let another host open it.
+    ///
+    /// # Errors
+    /// [`MachineError::Phase`] if the machine runs; [`MachineError::Install`].
+    pub fn detach_disk(&self, index: usize) -> Result<File, MachineError> {
+        if self.phase == Phase::Running {
+            return Err(MachineError::Phase { what: "give a disk away", phase: self.phase });
+        }
+        Ok(self.installed.detach_disk(index)?)
+    }
+
+    /// Whether every disk has its file.
+    pub fn disks_attached(&self) -> bool {
+        self.installed.disks_attached()
+    }
+
+    /// Plugs the cable of a NIC in or pulls it out.
+    ///
+    /// # Errors
+    /// [`MachineError::Install`] if there is no such NIC.
+    pub fn set_link(&self, index: usize, up: bool) -> Result<(), MachineError> {
+        Ok(self.installed.set_link(index, up)?)
+    }
+
+    /// Asks the guest to announce itself on every NIC, after a move and after the resume. Gives how many of its drivers can.
+    pub fn announce(&self) -> usize {
+        self.installed.announce()
+    }
+
+    /// How long devices may take to come to rest in a pause: what a stun can spare.
+    pub fn set_quiesce_patience(&self, patience: Duration) {
+        self.installed.set_patience(patience);
+    }
+}
