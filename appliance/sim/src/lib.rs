@@ -5,4 +5,5 @@
 #![forbid(unsafe_code)]
 
 pub mod events;
+pub mod lease;
 pub mod rng;

@@ -166,7 +166,6 @@ pub struct Keeper {
     active: BTreeMap<RequestId, Active>,
     waiting: VecDeque<(RequestId, Request)>,
     prepared: BTreeMap<VmName, (Home, Prepared)>,
-    invited: BTreeSet<VmName>,
     held: BTreeMap<VmName, Epoch>,
     resting: BTreeMap<Bank, Rest>,
     rest_all_until: Instant,
@@ -192,7 +191,6 @@ impl Keeper {
             active: BTreeMap::new(),
             waiting: VecDeque::new(),
             prepared: BTreeMap::new(),
-            invited: BTreeSet::new(),
             held: BTreeMap::new(),
             resting: BTreeMap::new(),
             rest_all_until: Instant::ZERO,
@@ -328,7 +326,7 @@ impl Keeper {
             // Whoever writes the own block makes void what was prepared.
             let reads_only = matches!(request, Request::Query(_));
             let prepared = if reads_only { None } else { self.prepared.remove(&vm) };
-            let mut job = VmJob::new(request, prepared, self.invited.contains(&vm));
+            let mut job = VmJob::new(request, prepared);
             let Some(context) = self.context(now) else { continue };
             let next = job.begin(&context);
             self.active.insert(id, Active { job, wake_at: None, waits_for_directory: false });
@@ -399,7 +397,6 @@ impl Keeper {
         let vm = job.request().vm().clone();
         if let Some(prepared) = job.prepared {
             self.prepared.insert(vm.clone(), prepared);
-            self.invited.insert(vm.clone());
         }
         if let Ok(answer) = &result {
             self.learned(&vm, answer);
@@ -588,7 +585,6 @@ impl Keeper {
         self.life = life;
         self.directory.reset();
         self.prepared.clear();
-        self.invited.clear();
         self.held.clear();
         for (purpose, _) in self.io.values_mut() {
             if matches!(purpose, Purpose::Vm(_) | Purpose::Directory) {

@@ -42,7 +42,8 @@ pub enum Request {
     Prepare(VmName, HostId),
     /// Phase 2 of what was prepared.
     Commit(VmName),
-    /// Learn who holds the epoch after this one, or win it. Only source and destination of a move may ask.
+    /// Learn who holds the epoch after this one, or win it. Only the source of a move, and a destination that has
+    /// prepared (its block says so), contend; anybody else only learns.
     Resolve(VmName, Epoch),
     /// Who holds it.
     Query(VmName),
@@ -209,8 +210,6 @@ pub enum Next {
 #[derive(Debug)]
 pub struct VmJob {
     request: Request,
-    /// This host was prepared for a move of this VM in this life.
-    invited: bool,
     home: Option<Home>,
     step: Step,
     taken: Option<Taken>,
@@ -236,11 +235,10 @@ enum Step {
 }
 
 impl VmJob {
-    /// A job for `request`. `prepared` is what an earlier `Prepare` left, `invited` whether there was one in this life.
-    pub fn new(request: Request, prepared: Option<(Home, Prepared)>, invited: bool) -> Self {
+    /// A job for `request`. `prepared` is what an earlier `Prepare` left.
+    pub fn new(request: Request, prepared: Option<(Home, Prepared)>) -> Self {
         Self {
             request,
-            invited,
             home: None,
             step: Step::Locate,
             taken: None,
@@ -374,7 +372,7 @@ impl VmJob {
             Request::Resolve(_, base) => match holder {
                 Some((epoch, who)) if epoch > base && Some((epoch, who)) == mine => self.keep(context, view, epoch),
                 Some((epoch, _)) if epoch > base => self.answer_holder(context, holder),
-                Some((epoch, who)) if epoch == base && (who == context.me || self.invited) => {
+                Some((epoch, who)) if epoch == base && (who == context.me || view.mine().0.epoch > base) => {
                     self.contend(context, view, me)
                 }
                 // The base itself may be decided without having been published: complete that first.

@@ -1,0 +1,192 @@
+//! A host of the world: its clock, its lease process and its VMs.
+
+use std::collections::BTreeMap;
+
+use protocol::lease::host_lease::HostIdentity;
+use protocol::lease::identity::{BootId, Epoch, HostId};
+use protocol::lease::keeper::{Keeper, RequestId};
+use protocol::lease::layout::Area;
+use protocol::lease::record::Watchdog;
+use protocol::time::Instant;
+
+use super::clock::Clock;
+use super::disk::Client;
+use super::world::Event;
+
+/// What is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Frozen {
+    /// The lease process only: VMs run on.
+    Process,
+    /// All of the host.
+    Host,
+}
+
+/// One VM on one host.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Instance {
+    /// Names it for ever.
+    pub(crate) id: u64,
+    /// The epoch under which it runs.
+    pub(crate) epoch: Epoch,
+    /// How far it is.
+    pub(crate) stage: Stage,
+}
+
+/// How far a VM is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It waits for the server's lock on its disk.
+    AwaitLock,
+    /// Its vCPUs run.
+    Running,
+    /// It is stopped for a move, and will run again only if this host wins the next epoch.
+    Stopped,
+}
+
+/// Why a host asked its lease process for something.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Wish {
+    /// To start a VM.
+    Start(usize),
+    /// A VM runs, the lease process is new: is it still held?
+    Confirm(usize, u64),
+    /// A VM was stopped.
+    GiveUp(usize),
+    /// As the destination of a move.
+    Prepare(usize, Move),
+    /// As the destination of a move.
+    Commit(usize, Move),
+    /// As the source of a move that did not hear of its end: VM, instance, epoch.
+    ResolveSource(usize, u64, Epoch),
+    /// As the destination of a move whose commit has an unknown end.
+    ResolveDestination(usize, Move),
+    /// Somebody wants to know.
+    Query,
+}
+
+/// A move of a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Move {
+    /// Names it.
+    pub(crate) id: u64,
+    /// The source.
+    pub(crate) from: usize,
+    /// The destination.
+    pub(crate) to: usize,
+    /// The instance that moves.
+    pub(crate) instance: u64,
+    /// The epoch that the source holds.
+    pub(crate) base: Epoch,
+}
+
+/// The lease process of a host.
+#[derive(Debug)]
+pub(crate) struct Process {
+    /// Names it among all that this host had.
+    pub(crate) serial: u64,
+    /// The machine under test.
+    pub(crate) keeper: Keeper,
+    /// Only the newest timer counts.
+    pub(crate) timer: u64,
+}
+
+/// A host.
+#[derive(Debug)]
+pub(crate) struct Host {
+    /// Its number.
+    pub(crate) index: usize,
+    /// It has power.
+    pub(crate) up: bool,
+    /// How often it was booted.
+    pub(crate) boot: u64,
+    /// Its clock.
+    pub(crate) clock: Clock,
+    /// What is stopped.
+    pub(crate) frozen: Option<Frozen>,
+    /// What happens when it goes on.
+    pub(crate) deferred: Vec<Event>,
+    /// Until then it may not know that it was declared dead while all of it was stopped.
+    pub(crate) stale_until: Instant,
+    /// It does not reach the datastore.
+    pub(crate) cut: bool,
+    /// Its lease process.
+    pub(crate) process: Option<Process>,
+    /// How many lease processes it had.
+    pub(crate) processes: u64,
+    /// Its VMs.
+    pub(crate) instances: BTreeMap<usize, Instance>,
+    /// What it asked for.
+    pub(crate) wishes: BTreeMap<RequestId, (Instant, Wish)>,
+    /// Moves to this host that are prepared.
+    pub(crate) incoming: BTreeMap<usize, Move>,
+    /// When the watchdog was fed last.
+    pub(crate) fed: Instant,
+    identity: HostId,
+    requests: u64,
+}
+
+impl Host {
+    /// A host that is off.
+    pub(crate) fn new(index: usize, identity: u128, clock: Clock) -> Self {
+        Self {
+            index,
+            up: false,
+            boot: 0,
+            clock,
+            frozen: None,
+            deferred: Vec::new(),
+            stale_until: Instant::ZERO,
+            cut: false,
+            process: None,
+            processes: 0,
+            instances: BTreeMap::new(),
+            wishes: BTreeMap::new(),
+            incoming: BTreeMap::new(),
+            fed: Instant::ZERO,
+            identity: HostId(identity),
+            requests: 0,
+        }
+    }
+
+    /// Its identity.
+    pub(crate) fn identity(&self) -> HostId {
+        self.identity
+    }
+
+    /// Starts a lease process.
+    pub(crate) fn start_process(&mut self, now: Instant, area: Area, watchdog: Watchdog, chance: u64) -> u64 {
+        self.processes += 1;
+        let identity = HostIdentity {
+            host: self.identity,
+            boot: BootId(u128::from(self.boot) << 16 | self.index as u128),
+            name: format!("host-{}", self.index).parse().expect("a host name"),
+            watchdog,
+        };
+        let keeper = Keeper::new(area, identity, chance, self.clock.shows(now));
+        self.process = Some(Process { serial: self.processes, keeper, timer: 0 });
+        self.processes
+    }
+
+    /// A name for the next request.
+    pub(crate) fn request_id(&mut self) -> RequestId {
+        self.requests += 1;
+        RequestId(self.requests)
+    }
+
+    /// This boot, as the server's locks know it.
+    pub(crate) fn client(&self) -> Client {
+        (self.index, self.boot)
+    }
+
+    /// Whether the vCPUs of a VM run here at this moment.
+    pub(crate) fn executes(&self, vm: usize) -> bool {
+        let running = self.instances.get(&vm).is_some_and(|instance| instance.stage == Stage::Running);
+        running && self.up && self.frozen != Some(Frozen::Host)
+    }
+
+    /// The instance, if it is still the one that is meant.
+    pub(crate) fn instance(&mut self, vm: usize, id: u64) -> Option<&mut Instance> {
+        self.instances.get_mut(&vm).filter(|instance| instance.id == id)
+    }
+}

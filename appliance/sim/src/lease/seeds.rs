@@ -1,0 +1,156 @@
+//! Many worlds, one a seed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use super::invariants::{Invariant, Violation};
+use super::world::World;
+
+/// How a world is built, apart from its luck.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// Hosts.
+    pub hosts: usize,
+    /// VMs.
+    pub vms: usize,
+}
+
+/// How a world ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Events that happened.
+    pub events: u64,
+    /// Starts of VMs.
+    pub starts: u64,
+    /// Moves that were committed.
+    pub moves: u64,
+    /// Leases that were taken from dead hosts.
+    pub takeovers: u64,
+    /// Fences.
+    pub fences: u64,
+    /// The broken promise, if any.
+    pub violation: Option<Violation>,
+    /// What happened, if it was asked for.
+    pub trace: Vec<String>,
+}
+
+/// What many worlds showed.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Worlds.
+    pub seeds: u64,
+    /// Events in all of them.
+    pub events: u64,
+    /// Starts of VMs in all of them.
+    pub starts: u64,
+    /// Moves that were committed.
+    pub moves: u64,
+    /// Leases taken from dead hosts.
+    pub takeovers: u64,
+    /// Fences.
+    pub fences: u64,
+    /// How long it took.
+    pub took: Duration,
+    /// The seeds whose worlds broke a promise.
+    pub failures: Vec<(u64, Violation)>,
+}
+
+impl Report {
+    /// How often each promise was broken.
+    pub fn broken(&self) -> BTreeMap<Invariant, u64> {
+        let mut count = BTreeMap::new();
+        for (_, violation) in &self.failures {
+            *count.entry(violation.invariant).or_insert(0) += 1;
+        }
+        count
+    }
+
+    fn add(&mut self, seed: u64, outcome: Outcome) {
+        self.seeds += 1;
+        self.events += outcome.events;
+        self.starts += outcome.starts;
+        self.moves += outcome.moves;
+        self.takeovers += outcome.takeovers;
+        self.fences += outcome.fences;
+        self.failures.extend(outcome.violation.map(|violation| (seed, violation)));
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.seeds += other.seeds;
+        self.events += other.events;
+        self.starts += other.starts;
+        self.moves += other.moves;
+        self.takeovers += other.takeovers;
+        self.fences += other.fences;
+        self.failures.extend(other.failures);
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.took.as_secs_f64().max(1e-9);
+        let rate = |count: u64| count as f64 / seconds;
+        write!(
+            f,
+            "lease: {} seeds, {} events ({} starts, {} moves, {} takeovers, {} fences) in {seconds:.1} s: {:.0} \
+             schedules/s, {:.0} events/s; {} failures",
+            self.seeds,
+            self.events,
+            self.starts,
+            self.moves,
+            self.takeovers,
+            self.fences,
+            rate(self.seeds),
+            rate(self.events),
+            self.failures.len()
+        )?;
+        for (seed, violation) in self.failures.iter().take(20) {
+            write!(f, "\nseed {seed}: {}: {}", violation.invariant, violation.what)?;
+        }
+        Ok(())
+    }
+}
+
+/// The world of one seed.
+pub fn run_seed(seed: u64) -> Outcome {
+    World::new(seed, None, false).run()
+}
+
+/// The world of one seed, with its diary.
+pub fn trace_seed(seed: u64) -> Outcome {
+    World::new(seed, None, true).run()
+}
+
+/// The world of one seed with so many hosts and VMs.
+pub fn run_sized(seed: u64, size: Size) -> Outcome {
+    World::new(seed, Some(size), false).run()
+}
+
+/// The worlds of these seeds, on all processors.
+pub fn run_seeds(seeds: Range<u64>) -> Report {
+    let began = Instant::now();
+    let workers = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
+    let mut report = Report::default();
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = (0..workers)
+            .map(|worker| {
+                let mine = seeds.clone().skip(worker as usize).step_by(workers as usize);
+                scope.spawn(move || {
+                    let mut part = Report::default();
+                    for seed in mine {
+                        part.add(seed, run_seed(seed));
+                    }
+                    part
+                })
+            })
+            .collect();
+        for part in parts {
+            report.merge(part.join().expect("a world does not panic"));
+        }
+    });
+    report.failures.sort_by_key(|(seed, _)| *seed);
+    report.took = began.elapsed();
+    report
+}
