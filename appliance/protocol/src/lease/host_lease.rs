@@ -18,9 +18,10 @@
 //! `LEASE_CLAIM_IO_MS` of the *start* of the read that found the slot free, or the claim is void; the wait is longer
 //! than that, so of two hosts that claim one slot the one that wrote first sees the other's write.
 //!
-//! **Another process of the same boot** finds its predecessor's record (host and boot are equal) and goes on with that
-//! life if its deadline has not passed: both read the same clock. The deadline counts from the renewal *before* the
-//! newest: the newest may have reached the disk late, after others had already seen this life expire.
+//! **Another process of the same boot** is told what its predecessor last remembered ([`OwnEffect::Remember`], kept in
+//! memory of the host, not on the datastore: it must be had when the datastore is not). It goes on with that life if
+//! the deadline has not passed, and fences when it passes, whether or not the datastore can be read by then. Both read
+//! the same clock.
 //!
 //! Call order: [`HostLease::new`]; then feed [`HostLease::handle_hosts`] with every look at the host bank,
 //! [`HostLease::handle_written`] with the end of every write, [`HostLease::handle_killed`] when a fence is complete,
@@ -33,7 +34,7 @@ use model::names::HostName;
 
 use super::identity::{BootId, Generation, HostId, Incarnation, Slot};
 use super::record::{DECLARED_MAX, HostRecord, Watchdog};
-use super::watch::{Life, Seen, Watch};
+use super::watch::{Life, Watch};
 use crate::time::{Duration, Instant};
 
 const RENEWAL: Duration = Duration::from_millis(limits::LEASE_RENEWAL_MS);
@@ -77,8 +78,23 @@ pub enum OwnEffect {
     Fence(Fence),
     /// Feed the watchdog. It is not fed when a fence is overdue: then the host must be reset.
     FeedWatchdog,
+    /// Keep this for the next process of this boot, before anything else is answered; none: nothing runs.
+    Remember(Option<Remembered>),
+    /// Writes of an earlier process of this boot may still be under way.
+    Rest,
     /// Something that a person may want to know.
     Note(Note),
+}
+
+/// What one lease process leaves to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Remembered {
+    /// The slot of the life.
+    pub slot: Slot,
+    /// The life.
+    pub generation: Generation,
+    /// Start of its last successful renewal, nanoseconds on this host's clock.
+    pub renewed_at: u64,
 }
 
 /// Why VMs must be killed.
@@ -180,7 +196,22 @@ struct Renewal {
 
 impl Live {
     fn fence_at(&self) -> Instant {
-        self.renewed_at + RENEWAL + IO_BOUND
+        fence_at(self.renewed_at)
+    }
+}
+
+/// When a host whose last successful renewal began at `renewed_at` must fence.
+fn fence_at(renewed_at: Instant) -> Instant {
+    renewed_at + RENEWAL + IO_BOUND
+}
+
+fn remembered(live: &Live) -> Remembered {
+    Remembered { slot: live.slot, generation: live.generation, renewed_at: live.renewed_at.nanos() }
+}
+
+impl Remembered {
+    fn renewed_at(&self) -> Instant {
+        Instant::from_nanos(self.renewed_at)
     }
 }
 
@@ -197,8 +228,10 @@ pub struct HostLease {
     state: State,
     /// The last life of this process, whose VMs are dead: its slot may be claimed again at once.
     last_life: Option<(Slot, Generation)>,
-    /// This process has looked at its predecessor's record.
-    predecessor_settled: bool,
+    /// The life of an earlier process of this boot, whose VMs may run.
+    inherited: Option<Remembered>,
+    /// Writes of an earlier process have been allowed for.
+    rested: bool,
     declared: VecDeque<(Slot, Generation)>,
     feed_at: Instant,
     last_note: Option<Note>,
@@ -207,13 +240,14 @@ pub struct HostLease {
 }
 
 impl HostLease {
-    /// The lease of this host, not held yet.
-    pub fn new(identity: HostIdentity, now: Instant) -> Self {
+    /// The lease of this host, not held yet; `inherited` is what an earlier process of this boot remembered last.
+    pub fn new(identity: HostIdentity, inherited: Option<Remembered>, now: Instant) -> Self {
         Self {
             identity,
             state: State::Looking,
             last_life: None,
-            predecessor_settled: false,
+            inherited,
+            rested: false,
             declared: VecDeque::new(),
             feed_at: now,
             last_note: None,
@@ -303,7 +337,10 @@ impl HostLease {
                 live.sequence = renewal.sequence;
                 live.renewed_at = renewal.began;
                 live.next_at = renewal.began + RENEWAL;
+                let remembered = remembered(live);
+                self.effects.push_back(OwnEffect::Remember(Some(remembered)));
                 if renewal.last {
+                    self.effects.push_back(OwnEffect::Remember(None));
                     self.state = State::Left;
                 } else if matches!(self.state, State::Leaving(_)) {
                     self.renew(now);
@@ -316,6 +353,7 @@ impl HostLease {
     /// Takes in that no VM of this datastore runs any more, as [`OwnEffect::Fence`] asked.
     pub fn handle_killed(&mut self) {
         if let State::Fencing(_) = self.state {
+            self.effects.push_back(OwnEffect::Remember(None));
             self.look_again();
         }
     }
@@ -342,7 +380,8 @@ impl HostLease {
     /// When [`HostLease::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Instant {
         let own = match &self.state {
-            State::Looking | State::Fencing(_) | State::Left => Instant::NEVER,
+            State::Looking => self.inherited.map_or(Instant::NEVER, |inherited| fence_at(inherited.renewed_at())),
+            State::Fencing(_) | State::Left => Instant::NEVER,
             State::Claiming(claiming) => {
                 claiming.proof.map_or(claiming.write_by + Duration::from_nanos(1), |proof| proof.ask_at)
             }
@@ -361,6 +400,9 @@ impl HostLease {
         if let Some((slot, expiry)) = other_expiry(watch) {
             return self.note(Note::ExpiryDiffers(slot, expiry));
         }
+        if let Some(inherited) = self.inherited.take() {
+            return self.follow_predecessor(now, watch, inherited);
+        }
         let mut mine = None;
         for (slot, seen) in watch.slots() {
             let Some(record) = seen.record.as_ref().filter(|record| record.name == self.identity.name) else {
@@ -371,8 +413,8 @@ impl HostLease {
                 break;
             }
             let same_boot = record.host == self.identity.host && record.boot == self.identity.boot;
-            if same_boot && !record.left && !self.predecessor_settled {
-                return self.follow_predecessor(now, slot, record, seen);
+            if same_boot {
+                self.rest();
             }
             match watch.life(record.incarnation(slot), Instant::ZERO) {
                 Life::Over(_) => mine = mine.or(Some((slot, record.generation))),
@@ -383,7 +425,6 @@ impl HostLease {
                 Life::LookAgain => return self.effects.push_back(OwnEffect::Look),
             }
         }
-        self.predecessor_settled = true;
         match mine.or_else(|| self.free_slot(watch)) {
             Some((slot, generation)) => self.claim(now, began, watch, slot, generation),
             None => self.note(Note::AreaFull),
@@ -404,25 +445,36 @@ impl HostLease {
         })
     }
 
-    fn follow_predecessor(&mut self, now: Instant, slot: Slot, record: &HostRecord, seen: &Seen) {
-        self.predecessor_settled = true;
-        self.last_life = Some((slot, record.generation));
-        // A life with one record only was claimed but perhaps never proved: nothing can have run in it.
-        let live = seen.renewed_before.map(|renewed_at| Live {
-            slot,
-            generation: record.generation,
+    fn follow_predecessor(&mut self, now: Instant, watch: &Watch, inherited: Remembered) {
+        self.rest();
+        self.last_life = Some((inherited.slot, inherited.generation));
+        let seen = watch.slot(inherited.slot);
+        let ours = seen.filter(|seen| {
+            seen.record.as_ref().is_some_and(|record| {
+                (record.host, record.boot) == (self.identity.host, self.identity.boot)
+                    && record.generation == inherited.generation
+                    && !record.left
+            })
+        });
+        let Some(seen) = ours else { return self.fence(now, Fence::Predecessor) };
+        let live = Live {
+            slot: inherited.slot,
+            generation: inherited.generation,
             sequence: seen.sequence,
-            renewed_at,
+            renewed_at: inherited.renewed_at(),
             next_at: now,
             in_flight: None,
-        });
-        match live {
-            Some(live) if live.renewed_at <= now && now < live.fence_at() => {
-                self.note(Note::Adopted(self.incarnation(&live)));
-                self.state = State::Live(live);
-                self.renew(now);
-            }
-            _ => self.fence(now, Fence::Predecessor),
+        };
+        self.note(Note::Adopted(self.incarnation(&live)));
+        self.state = State::Live(live);
+        self.fence_if_due(now);
+        self.renew(now);
+    }
+
+    /// Writes that an earlier process of this boot left behind may still land.
+    fn rest(&mut self) {
+        if !std::mem::replace(&mut self.rested, true) {
+            self.effects.push_back(OwnEffect::Rest);
         }
     }
 
@@ -455,6 +507,8 @@ impl HostLease {
             return self.look_again();
         }
         self.last_life = Some((live.slot, live.generation));
+        self.rested = true;
+        self.effects.push_back(OwnEffect::Remember(Some(remembered(&live))));
         self.note(Note::Held(self.incarnation(&live)));
         self.state = State::Live(live);
         self.renew(now);
@@ -498,6 +552,14 @@ impl HostLease {
         match &self.state {
             State::Live(live) if now >= live.fence_at() => self.fence(now, Fence::NotRenewed),
             State::Leaving(live) if now >= live.fence_at() => self.state = State::Left,
+            State::Looking => {
+                let due = self.inherited.take_if(|inherited| now >= fence_at(inherited.renewed_at()));
+                if let Some(inherited) = due {
+                    self.rest();
+                    self.last_life = Some((inherited.slot, inherited.generation));
+                    self.fence(now, Fence::Predecessor);
+                }
+            }
             _ => {}
         }
     }

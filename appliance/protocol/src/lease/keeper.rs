@@ -13,7 +13,7 @@ use model::limits;
 use model::names::VmName;
 
 use super::directory::{Directory, DirectoryEffect, Home};
-use super::host_lease::{Fence, HostIdentity, HostLease, Note, OwnEffect, Standing};
+use super::host_lease::{Fence, HostIdentity, HostLease, Note, OwnEffect, Remembered, Standing};
 use super::identity::{Epoch, Incarnation, Slot};
 use super::layout::{Area, Bank};
 use super::paxos::Prepared;
@@ -111,6 +111,9 @@ pub enum Effect {
     Fence(Fence),
     /// Feed the watchdog, if there is one.
     FeedWatchdog,
+    /// Keep this for the next process of this boot, where no datastore is needed to read it, before any later effect
+    /// is carried out. None: nothing runs.
+    Remember(Option<Remembered>),
     /// An answer.
     Reply(RequestId, Result<Answer, LeaseError>),
     /// Something that a person may want to know.
@@ -180,11 +183,12 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// The keeper of `area` for this host. `chance` is any number; hosts should differ in it.
-    pub fn new(area: Area, identity: HostIdentity, chance: u64, now: Instant) -> Self {
+    /// The keeper of `area` for this host. `inherited` is what an earlier process of this boot last remembered;
+    /// `chance` is any number, and hosts should differ in it.
+    pub fn new(area: Area, identity: HostIdentity, inherited: Option<Remembered>, chance: u64, now: Instant) -> Self {
         Self {
             area,
-            own: HostLease::new(identity, now),
+            own: HostLease::new(identity, inherited, now),
             watch: Watch::default(),
             directory: Directory::default(),
             life: None,
@@ -536,19 +540,11 @@ impl Keeper {
                 let (offset, data) = register::write(self.area.geometry.hosts(), self.area.id, slot, sequence, &record);
                 self.io(Lane::Renewal, Access::Write { offset, data }, Purpose::Renew(ticket), None);
             }
-            OwnEffect::Fence(why) => {
-                if why == Fence::Predecessor {
-                    self.rest_all_until = now + SETTLE;
-                }
-                self.effects.push_back(Effect::Fence(why));
-            }
+            OwnEffect::Fence(why) => self.effects.push_back(Effect::Fence(why)),
             OwnEffect::FeedWatchdog => self.effects.push_back(Effect::FeedWatchdog),
-            OwnEffect::Note(note) => {
-                if matches!(note, Note::Adopted(_)) {
-                    self.rest_all_until = now + SETTLE;
-                }
-                self.effects.push_back(Effect::Note(note));
-            }
+            OwnEffect::Remember(what) => self.effects.push_back(Effect::Remember(what)),
+            OwnEffect::Rest => self.rest_all_until = now + SETTLE,
+            OwnEffect::Note(note) => self.effects.push_back(Effect::Note(note)),
         }
     }
 

@@ -65,8 +65,7 @@ pub struct HostRecord {
     pub generation: Generation,
     /// The host's name: it finds its slot again by it.
     pub name: HostName,
-    /// When the write of this record began, nanoseconds on the writer's own clock. Others only see that it changes;
-    /// the writer's next process reads it.
+    /// When the write of this record began, nanoseconds on the writer's own clock. Others only see that it changes.
     pub renewed_at: u64,
     /// The expiry that this host counts on, milliseconds. A host that is configured otherwise must not join.
     pub expiry_ms: u32,
@@ -82,11 +81,6 @@ impl HostRecord {
     /// The incarnation that writes this record in `slot`.
     pub fn incarnation(&self, slot: Slot) -> Incarnation {
         Incarnation { slot, generation: self.generation, host: self.host }
-    }
-
-    /// Whether one life of one boot wrote both.
-    pub fn same_life(&self, other: &Self) -> bool {
-        (self.host, self.boot, self.generation) == (other.host, other.boot, other.generation)
     }
 }
 

@@ -16,8 +16,6 @@ pub struct Register<R> {
     pub sequence: u64,
     /// What was written last.
     pub value: Option<R>,
-    /// What was written before that, if it can still be read.
-    pub older: Option<R>,
 }
 
 /// Both sectors of a register are garbage: what it held is lost.
@@ -35,15 +33,13 @@ pub fn read<R: Record>(bank: Bank, area: AreaId, slot: Slot, bytes: &[u8]) -> Re
         let Extent { offset, .. } = bank.sector(slot, n);
         decode::<R>(&sectors[n as usize * bank.stride()..], area, offset)
     };
-    let register = |sequence, value, older| Ok(Register { sequence, value, older });
+    let register = |sequence, value| Ok(Register { sequence, value });
     match (copy(0), copy(1)) {
-        (Content::Valid(a, even), Content::Valid(b, odd)) if a > b => register(a, Some(even), Some(odd)),
-        (Content::Valid(_, even), Content::Valid(b, odd)) => register(b, Some(odd), Some(even)),
-        (Content::Valid(sequence, value), _) | (_, Content::Valid(sequence, value)) => {
-            register(sequence, Some(value), None)
-        }
+        (Content::Valid(a, even), Content::Valid(b, _)) if a > b => register(a, Some(even)),
+        (Content::Valid(..), Content::Valid(b, odd)) => register(b, Some(odd)),
+        (Content::Valid(sequence, value), _) | (_, Content::Valid(sequence, value)) => register(sequence, Some(value)),
         // The first write of all, number 1, goes to the odd sector: there it may be torn.
-        (Content::Empty, _) => register(0, None, None),
+        (Content::Empty, _) => register(0, None),
         (Content::Garbage, _) => Err(Corrupt(slot)),
     }
 }

@@ -50,8 +50,6 @@ pub enum Life {
 pub struct Seen {
     /// What the register holds; none if nothing or nothing readable.
     pub record: Option<HostRecord>,
-    /// The start of the renewal before the newest, if both copies are of one life.
-    pub renewed_before: Option<Instant>,
     /// It changed since this host first looked.
     pub changed: bool,
     /// The sequence number of its newest write.
@@ -83,12 +81,10 @@ impl Watch {
             let changed = !self.seen.is_empty();
             let (register, corrupt) = match register::read::<HostRecord>(bank, area.id, slot, bytes) {
                 Ok(register) => (register, false),
-                Err(_) => (Register { sequence: 0, value: None, older: None }, true),
+                Err(_) => (Register { sequence: 0, value: None }, true),
             };
-            let Register { sequence, value: record, older } = register;
-            let older = older.filter(|older| record.as_ref().is_some_and(|record| record.same_life(older)));
-            let renewed_before = older.map(|older| Instant::from_nanos(older.renewed_at));
-            all.push(Seen { record, renewed_before, changed, sequence, corrupt, digest, unchanged_since: now });
+            let Register { sequence, value: record } = register;
+            all.push(Seen { record, changed, sequence, corrupt, digest, unchanged_since: now });
         }
         self.seen = all;
         self.last_read_began = Some(began);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::lease::host_lease::HostIdentity;
+use protocol::lease::host_lease::{HostIdentity, Remembered};
 use protocol::lease::identity::{BootId, Epoch, HostId};
 use protocol::lease::keeper::{Keeper, RequestId};
 use protocol::lease::layout::Area;
@@ -122,6 +122,8 @@ pub(crate) struct Host {
     pub(crate) incoming: BTreeMap<usize, Move>,
     /// When the watchdog was fed last.
     pub(crate) fed: Instant,
+    /// What the lease process left to the next one of this boot.
+    pub(crate) remembered: Option<Remembered>,
     identity: HostId,
     requests: u64,
 }
@@ -144,6 +146,7 @@ impl Host {
             wishes: BTreeMap::new(),
             incoming: BTreeMap::new(),
             fed: Instant::ZERO,
+            remembered: None,
             identity: HostId(identity),
             requests: 0,
         }
@@ -163,7 +166,7 @@ impl Host {
             name: format!("host-{}", self.index).parse().expect("a host name"),
             watchdog,
         };
-        let keeper = Keeper::new(area, identity, chance, self.clock.shows(now));
+        let keeper = Keeper::new(area, identity, self.remembered, chance, self.clock.shows(now));
         self.process = Some(Process { serial: self.processes, keeper, timer: 0 });
         self.processes
     }

@@ -366,6 +366,7 @@ impl World {
                     self.replied(host, wish, result);
                 }
             }
+            Effect::Remember(what) => self.hosts[host].remembered = what,
             Effect::Note(note) => self.note(|| format!("host-{host} notes {note:?}")),
         }
     }
@@ -732,10 +733,14 @@ impl World {
 
     fn guest_land(&mut self, host: usize, client: Client, vm: usize, id: u64, epoch: Epoch) {
         let same_boot = self.hosts[host].up && self.hosts[host].client() == client;
-        let alive = self.hosts[host].instance(vm, id).is_some();
+        // A stop drains the I/O of the VM first: what is still on its way then has been waited for.
+        let drained = |i: &Instance| i.stage != Stage::Running || i.epoch != epoch;
+        if same_boot && self.hosts[host].instance(vm, id).is_none_or(|i| drained(i)) {
+            return;
+        }
         let accepted = match self.faults.fences {
-            // A fence or a stop ends the I/O of the VM; what a host sent before it lost power still arrives.
-            Fences::Clock | Fences::Watchdog => alive || !same_boot,
+            // A fence ends the I/O of the VM; what a host sent before it lost power still arrives.
+            Fences::Clock | Fences::Watchdog => true,
             Fences::Storage => self.locks.accepts(vm, client, id),
         };
         if accepted {
@@ -837,6 +842,7 @@ impl World {
         it.instances.clear();
         it.wishes.clear();
         it.incoming.clear();
+        it.remembered = None;
         it.stale_until = Instant::ZERO;
         self.queue.after(off, Event::Boot { host });
     }
@@ -848,6 +854,7 @@ impl World {
         self.note(|| format!("host-{host} loses its lease process"));
         let most = if self.faults.fences == Fences::Clock { 800 } else { 20_000 };
         let gone = self.rng.latency(Duration::from_millis(20), Duration::from_millis(most));
+        self.blind(host, gone);
         let it = &mut self.hosts[host];
         it.process = None;
         it.incoming.clear();
@@ -906,10 +913,17 @@ impl World {
             self.hosts[host].clock.stop(now);
         }
         self.note(|| format!("host-{host} stops ({}) for {lasts}", if whole { "all of it" } else { "lease" }));
-        if self.faults.fences == Fences::Storage && whole && lasts > Duration::from_secs(1) {
-            self.hosts[host].stale_until = now + lasts + Duration::from_secs(15);
-        }
+        self.blind(host, lasts);
         self.queue.after(lasts, Event::Thaw { host });
+    }
+
+    /// With no other fence than the storage's, a host whose lease process is away may run VMs that have another
+    /// runner by now; their writes are refused, and they end soon after the lease process is back.
+    fn blind(&mut self, host: usize, lasts: Duration) {
+        if self.faults.fences == Fences::Storage && lasts > Duration::from_secs(1) {
+            let until = self.queue.now() + lasts + Duration::from_secs(15);
+            self.hosts[host].stale_until = until.max(self.hosts[host].stale_until);
+        }
     }
 
     fn thaw(&mut self, host: usize) {
