@@ -1,0 +1,271 @@
+//! The witness kernel on this host's own /dev/kvm: it boots, obeys, ends, and is moved, alive, by the tens, and afterwards
+//! finds every page, clock and register as it was. Where there is no /dev/kvm each test says so and is skipped.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::time::{Duration, Instant};
+
+use model::cpu_report::Baseline;
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use vmm::machine::{Event, Machine, MachineSpec, Resources};
+use vmm::memory::DirtyBitmap;
+
+const PAGE_BYTES: u64 = 4096;
+const MEMORY_BYTES: u64 = 64 << 20;
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Copying goes on while a round leaves more pages than this, as long as there are rounds.
+const REST_PAGES: u64 = 500;
+const ROUNDS_MAX: u32 = 10;
+
+/// One machine at a time: its CPUs spin, and two pairs would starve each other.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn kernel() -> File {
+    static KERNEL: OnceLock<PathBuf> = OnceLock::new();
+    let path = KERNEL.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("witness");
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest-kernel/Cargo.toml");
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--release", "--target", "x86_64-unknown-none", "--manifest-path"])
+            .arg(manifest)
+            .arg("--target-dir")
+            .arg(&folder)
+            .status()
+            .expect("cargo runs");
+        assert!(built.success(), "the witness does not build");
+        folder.join("x86_64-unknown-none/release/witness")
+    });
+    File::open(path).expect("cargo built it")
+}
+
+/// `/dev/kvm`, or the reason why there is none.
+fn kvm() -> Option<OwnedFd> {
+    match File::options().read(true).write(true).open("/dev/kvm") {
+        Ok(file) => Some(file.into()),
+        Err(error) => {
+            eprintln!("skipped: /dev/kvm: {error}");
+            None
+        }
+    }
+}
+
+/// A machine, its memory, and what its guest has said.
+struct Guest {
+    machine: Machine,
+    memory: File,
+    heard: u64,
+    partial: String,
+    lines: VecDeque<String>,
+}
+
+impl Guest {
+    fn empty(cpus: u8) -> Option<Self> {
+        let kvm = kvm()?;
+        let memory = memfd_create("memory", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&memory, MEMORY_BYTES).unwrap();
+        let own = File::from(memory.try_clone().unwrap());
+        let spec = MachineSpec {
+            cpus,
+            memory_bytes: MEMORY_BYTES,
+            cpu_baseline: Baseline::Host,
+            disks: vec![],
+            nics: vec![],
+            rng: false,
+        };
+        let machine = Machine::build(spec, Resources { kvm, memory, taps: vec![] }).unwrap();
+        Some(Self { machine, memory: own, heard: 0, partial: String::new(), lines: VecDeque::new() })
+    }
+
+    /// A witness at work, all of its pages filled.
+    fn ready(cpus: u8, command_line: &str) -> Option<Self> {
+        let mut guest = Self::empty(cpus)?;
+        guest.machine.load(kernel(), None, command_line).unwrap();
+        guest.machine.start().unwrap();
+        let start = guest.line("start ");
+        assert_eq!(value(&start, "cpus"), u64::from(cpus), "{start}");
+        guest.line("ready ");
+        Some(guest)
+    }
+
+    fn listen(&mut self) {
+        let output = self.machine.serial_output().read(self.heard);
+        self.heard = output.next;
+        for letter in output.bytes {
+            match letter {
+                b'\n' => self.lines.push_back(std::mem::take(&mut self.partial)),
+                b'\r' => {}
+                letter => self.partial.push(char::from(letter)),
+            }
+        }
+    }
+
+    /// The next line that begins with `witness: ` and `start`.
+    fn line(&mut self, start: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        let mut seen = Vec::new();
+        loop {
+            self.listen();
+            while let Some(line) = self.lines.pop_front() {
+                if line.strip_prefix("witness: ").is_some_and(|rest| rest.starts_with(start)) {
+                    return line;
+                }
+                seen.push(line);
+            }
+            let event = self.machine.take_event();
+            assert!(event.is_none() && Instant::now() < deadline, "no {start:?}, {event:?}, but {seen:#?}");
+            std::thread::sleep(Duration::from_micros(500));
+        }
+    }
+
+    fn ask(&mut self, command: &str, answer: &str) -> String {
+        let line = format!("{command}\n");
+        assert_eq!(self.machine.serial_input(line.as_bytes()), line.len());
+        self.line(answer)
+    }
+
+    fn event(&mut self) -> Event {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(event) = self.machine.take_event() {
+                return event;
+            }
+            assert!(Instant::now() < deadline, "nothing happens");
+            std::thread::sleep(Duration::from_micros(500));
+        }
+    }
+
+    /// Moves the running guest into a fresh machine: rounds of copying, then the stun with the rest and the state. `lose`
+    /// may take pages out of the last copy.
+    fn moved(self, lose: impl Fn(&Self, &DirtyBitmap)) -> Self {
+        let mut destination = Self::empty(self.machine.spec().cpus).unwrap();
+        let bitmap = DirtyBitmap::new(self.machine.layout().pages()).unwrap();
+        let copy = |source: &Self| {
+            let mut buffer = Vec::new();
+            bitmap.take_runs(|first, count| {
+                buffer.resize((count * PAGE_BYTES) as usize, 0);
+                source.memory.read_exact_at(&mut buffer, first * PAGE_BYTES).unwrap();
+                destination.memory.write_all_at(&buffer, first * PAGE_BYTES).unwrap();
+            });
+        };
+        let mut source = self;
+        source.machine.dirty_log().start().unwrap();
+        for _ in 0..ROUNDS_MAX {
+            source.machine.dirty_log().harvest(&bitmap).unwrap();
+            if bitmap.count() <= REST_PAGES {
+                break;
+            }
+            copy(&source);
+        }
+        source.machine.pause().unwrap();
+        let state = source.machine.export_state().unwrap();
+        source.machine.dirty_log().harvest(&bitmap).unwrap();
+        lose(&source, &bitmap);
+        copy(&source);
+        destination.machine.import_state(&state).unwrap();
+        destination.machine.resume().unwrap();
+        destination.heard = source.heard;
+        destination.partial = source.partial;
+        destination.lines = source.lines;
+        destination
+    }
+}
+
+/// The value of `key` in a record.
+fn value(line: &str, key: &str) -> u64 {
+    let text = line.split(' ').find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+    let text = text.unwrap_or_else(|| panic!("no {key} in {line}"));
+    text.parse().unwrap_or_else(|_| panic!("{key} is no number in {line}"))
+}
+
+fn assert_all_is_well(record: &str) {
+    for key in ["bad", "tsc_back", "clock_back", "timer_back", "registers_bad", "lost_lines"] {
+        assert_eq!(value(record, key), 0, "{record}");
+    }
+}
+
+/// Moves a witness ten times, and each time lets it audit itself.
+fn move_ten_times(cpus: u8, command_line: &str) {
+    let _turn = turn();
+    let Some(mut guest) = Guest::ready(cpus, command_line) else { return };
+    let (mut dirtied, mut ticks) = (0, 0);
+    for hop in 0..10 {
+        guest.ask("g", "ok g");
+        guest = guest.moved(|_, _| ());
+        let audit = guest.ask("v", "audit ");
+        assert_eq!((value(&audit, "bad"), value(&audit, "versions")), (0, value(&audit, "versions_due")), "{audit}");
+        let record = guest.ask("r", "t=");
+        assert_all_is_well(&record);
+        assert!(value(&record, "dirtied") > dirtied && value(&record, "ticks") > ticks, "hop {hop}: {record}");
+        (dirtied, ticks) = (value(&record, "dirtied"), value(&record, "ticks"));
+        eprintln!("hop {hop}: the guest felt {} us", value(&record, "gap_max_us"));
+    }
+}
+
+#[test]
+fn a_witness_that_dirties_pages_is_moved_alive_hop_after_hop() {
+    move_ten_times(1, "rate=20000 set=16M report_ms=0");
+}
+
+#[test]
+fn a_witness_on_two_vcpus_is_moved_alive_hop_after_hop() {
+    move_ten_times(2, "rate=5000 set=16M scan=50000 report_ms=0");
+}
+
+#[test]
+fn a_witness_that_sleeps_between_its_ticks_wakes_after_each_hop() {
+    move_ten_times(1, "rate=500 set=4M verify=off nap=on report_ms=0");
+}
+
+#[test]
+fn a_page_that_a_move_loses_is_seen_and_called_a_lost_write() {
+    let _turn = turn();
+    let Some(guest) = Guest::ready(1, "rate=20000 set=16M report_ms=0") else { return };
+    let mut guest = guest.moved(|_, bitmap| {
+        // The highest page that was written last is one of the working set; the kernel's own lie below it.
+        let last = bitmap.words().iter().rposition(|word| word.load(Relaxed) != 0).unwrap();
+        let word = bitmap.take_word(last);
+        bitmap.or_word(last, word & !(1 << (63 - word.leading_zeros())));
+    });
+    let damage = guest.line("damage ");
+    assert_eq!(value(&damage, "words"), 512, "{damage}");
+    let older = damage.split("like=version:").nth(1).map(|version| version.parse::<u64>().unwrap());
+    assert!(older.is_some_and(|older| older < value(&damage, "version")), "{damage}");
+    let audit = guest.ask("v", "audit ");
+    assert_eq!(value(&audit, "bad"), 1, "{audit}");
+}
+
+#[test]
+fn each_way_in_which_the_witness_ends_is_an_event_of_its_own() {
+    let _turn = turn();
+    for (command, expected) in [("q", Event::Shutdown), ("b", Event::Reset), ("t", Event::TripleFault)] {
+        let Some(mut guest) = Guest::ready(1, "own=4M report_ms=0") else { return };
+        guest.ask(command, &format!("ok {command}"));
+        assert_eq!(guest.event(), expected, "{command}");
+    }
+    let Some(mut guest) = Guest::ready(2, "own=4M report_ms=0") else { return };
+    guest.machine.power_button();
+    guest.line("ok power button");
+    assert_eq!(guest.event(), Event::Shutdown);
+}
+
+#[test]
+fn a_pause_stands_in_the_gap_that_the_guest_felt() {
+    let _turn = turn();
+    let Some(mut guest) = Guest::ready(1, "own=4M report_ms=0") else { return };
+    guest.ask("g", "ok g");
+    guest.machine.pause().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    guest.machine.resume().unwrap();
+    let record = guest.ask("r", "t=");
+    assert!(value(&record, "gap_max_us") >= 300_000, "{record}");
+    assert_all_is_well(&record);
+}
