@@ -17,6 +17,8 @@ use crate::wire::message::{Resumed, RunState};
 
 const RETRY_LEAST: Duration = Duration::from_millis(70);
 const RETRY_MOST: Duration = Duration::from_secs(1);
+/// With no guest left there is nothing to decide but what to say: the lease is asked so often, then no more.
+const ASKS_WITHOUT_GUEST: u32 = 10;
 
 /// Only the lease ends this phase.
 #[derive(Debug)]
@@ -29,6 +31,7 @@ pub struct Committing {
     retry: Duration,
     reasons: Vec<Reason>,
     gone: Option<Reason>,
+    asks: u32,
 }
 
 impl Committing {
@@ -46,7 +49,7 @@ impl Committing {
     }
 
     fn new(cx: &Context, table: Option<PageTable>, run_state: RunState, timings: Resumed) -> Self {
-        Self { table, run_state, timings, began: cx.now, retry: RETRY_LEAST, reasons: Vec::new(), gone: None }
+        Self { table, run_state, timings, began: cx.now, retry: RETRY_LEAST, reasons: Vec::new(), gone: None, asks: 0 }
     }
 
     fn won(mut self, cx: &mut Context, epoch: u64) -> Phase {
@@ -68,6 +71,11 @@ impl Committing {
     }
 
     fn unknown(mut self, cx: &mut Context, cause: &str) -> Phase {
+        self.asks += 1;
+        if let Some(gone) = self.gone.as_ref().filter(|_| self.asks > ASKS_WITHOUT_GUEST) {
+            let ending = Ending::failed(gone.clone());
+            return Discarding::knowing(cx, ending, VmNow::NotHere).into();
+        }
         cx.report(0, Some(format!("the VM is stopped until its lease can be read: {cause}")));
         cx.deadline(Timer::Resolve, self.retry);
         self.retry = (self.retry * 2).min(RETRY_MOST);
@@ -82,10 +90,11 @@ impl Step for Committing {
 
     fn input(self, cx: &mut Context, input: Input) -> Phase {
         match input {
-            Input::Lease(LeaseAnswer::Won { epoch }) => self.won(cx, epoch),
-            Input::Lease(LeaseAnswer::Lost { holder, .. }) => self.lost_to(cx, holder),
-            Input::Lease(LeaseAnswer::Unknown { cause }) => self.unknown(cx, &cause),
-            Input::Lease(LeaseAnswer::Prepared) => self.unknown(cx, "it was only prepared"),
+            // A late answer to the preparation says nothing of the commit.
+            Input::Lease(LeaseAsk::Prepare, _) => self.into(),
+            Input::Lease(_, LeaseAnswer::Won { epoch }) => self.won(cx, epoch),
+            Input::Lease(_, LeaseAnswer::Lost { holder, .. }) => self.lost_to(cx, holder),
+            Input::Lease(_, LeaseAnswer::Unknown { cause }) => self.unknown(cx, &cause),
             _ => self.into(),
         }
     }
@@ -112,6 +121,7 @@ impl Step for Committing {
 
     fn guest_gone(mut self, _cx: &mut Context, reason: Reason) -> Phase {
         self.gone = Some(reason);
+        self.asks = 0;
         self.into()
     }
 }

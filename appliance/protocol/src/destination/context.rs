@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use model::diagnosis::Reason;
+use model::diagnosis::{Diagnosis, Reason};
 use model::names::{HostName, VmName};
 use model::receipt::{Receipt, Verdict};
 
@@ -161,8 +161,13 @@ impl Context {
         let own = self.draft.as_mut().map(|draft| draft.close(now, verdict, reasons));
         // The source writes the receipt, unless it died before it could.
         let writes_receipt = verdict == Verdict::Moved && receipt.is_none();
-        let diagnosis =
-            self.offer.as_ref().and_then(|offer| diagnose(&offer.vm.name, verdict, &vm, &self.welcome.peer, reasons));
+        let diagnosis = match &self.offer {
+            Some(offer) => diagnose(&offer.vm.name, verdict, &vm, &self.welcome.peer, reasons),
+            None => {
+                let what = format!("a migration from {} ended before it said which VM", self.welcome.peer);
+                Some(Diagnosis::of(what, reasons.to_vec()))
+            }
+        };
         let outcome = Outcome {
             verdict,
             diagnosis,

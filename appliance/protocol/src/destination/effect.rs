@@ -87,7 +87,7 @@ pub enum Input {
     /// To [`Effect::BuildVmm`].
     VmmBuilt(Result<(), Reason>),
     /// To [`Effect::Lease`].
-    Lease(LeaseAnswer),
+    Lease(LeaseAsk, LeaseAnswer),
     /// An admitted record's pages lie in the guest's memory.
     PagesStored(PagesStored),
     /// To [`Effect::LoadState`].

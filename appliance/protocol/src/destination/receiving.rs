@@ -22,6 +22,8 @@ use crate::wire::message::{HandOver, StatePart, SwitchReady};
 
 /// Between two attempts at phase 1.
 const PREPARE_RETRY: Duration = Duration::from_millis(500);
+/// A phase 1 that took longer than this is run once more.
+const SLOW: Duration = Duration::from_millis(50);
 /// What was handed over arrives within this time, or is given up.
 const LAST_PAGES: Duration = Duration::from_secs(7);
 
@@ -89,7 +91,13 @@ impl Receiving {
     fn prepared(mut self, cx: &mut Context, answer: &LeaseAnswer) -> Phase {
         match answer {
             LeaseAnswer::Prepared => {
-                self.prepared = Some(cx.now.since(self.asked));
+                let took = cx.now.since(self.asked);
+                self.prepared = Some(took);
+                self.ready_told = false;
+                if took > SLOW && self.hand_over.is_none() {
+                    // It tells how long the commit will take; perhaps the datastore is only slow at the moment.
+                    cx.deadline(Timer::Prepare, PREPARE_RETRY);
+                }
                 self.tell_if_ready(cx)
             }
             LeaseAnswer::Unknown { cause } => {
@@ -149,7 +157,7 @@ impl Receiving {
     }
 
     fn handed_over(mut self, cx: &mut Context, hand_over: HandOver) -> Phase {
-        if !self.ready_told {
+        if self.prepared.is_none() || !self.built {
             let cause = "the source handed over before this host was ready".to_owned();
             return self.lost(cx, Reason::new(cause, "vm migrate again"));
         }
@@ -207,13 +215,14 @@ impl Step for Receiving {
                 self.tell_if_ready(cx)
             }
             Input::VmmBuilt(Err(reason)) => self.lost(cx, reason),
-            Input::Lease(answer) => self.prepared(cx, &answer),
+            Input::Lease(_, answer) => self.prepared(cx, &answer),
             _ => self.into(),
         }
     }
 
     fn timeout(mut self, cx: &mut Context, timer: Timer) -> Phase {
         match timer {
+            Timer::Prepare if self.hand_over.is_some() => self.into(),
             Timer::Prepare => {
                 self.asked = cx.now;
                 cx.effect(Effect::Lease(LeaseAsk::Prepare));

@@ -64,6 +64,10 @@ impl Settling {
             reasons: Vec::new(),
             gone: false,
         };
+        if settling.audit.is_none() && audited {
+            // After a recovery nothing is known of what was stored, but the log is on.
+            cx.effect(Effect::StopDirtyLog);
+        }
         if done {
             settling.end_audit(cx);
         }

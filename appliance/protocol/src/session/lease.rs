@@ -2,7 +2,10 @@
 //!
 //! A migration never touches a sector. It asks; who carries the question out answers each one exactly once.
 
-use model::names::HostName;
+use model::names::{HostName, VmName};
+
+use crate::lease::identity::{Epoch, HostId};
+use crate::lease::vm_lease::{Answer, LeaseError, Request};
 
 /// A question to the lease of the VM that moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +44,39 @@ pub enum LeaseAnswer {
         /// What happened.
         cause: String,
     },
+}
+
+impl LeaseAsk {
+    /// The request to the keeper of the VM's datastore. `source` is the host that moves the VM, `base` the epoch that
+    /// it holds.
+    pub fn request(self, vm: VmName, source: HostId, base: Epoch) -> Request {
+        match self {
+            Self::Prepare => Request::Prepare(vm, source),
+            Self::Commit => Request::Commit(vm),
+            Self::Reclaim => Request::Resolve(vm, base),
+        }
+    }
+
+    /// What the keeper's reply says to the migration that moves the VM out of the epoch `base`. Only an epoch after
+    /// that one is a decision; `name` knows the hosts of the datastore.
+    pub fn answer(
+        self,
+        base: Epoch,
+        reply: Result<Answer, LeaseError>,
+        name: impl Fn(HostId) -> Option<HostName>,
+    ) -> LeaseAnswer {
+        let unknown = |cause: String| LeaseAnswer::Unknown { cause };
+        match reply {
+            Ok(Answer::Prepared(_)) if self == Self::Prepare => LeaseAnswer::Prepared,
+            Ok(Answer::Held { epoch, .. }) if epoch > base => LeaseAnswer::Won { epoch: epoch.0 },
+            Ok(Answer::HeldBy(holder)) if holder.epoch > base => match name(holder.who.host) {
+                Some(host) => LeaseAnswer::Lost { holder: host, epoch: holder.epoch.0 },
+                None => unknown(format!("its holder {} is not known by name yet", holder.who.host)),
+            },
+            Ok(_) => unknown("the next epoch of the lease is not decided".to_owned()),
+            Err(error) => unknown(error.to_string()),
+        }
+    }
 }
 
 /// The right to let the vCPUs run here. It exists only where the lease names this host: the source has it until it

@@ -14,6 +14,8 @@ pub enum VmNow {
     On(HostName, RunState),
     /// This host has the right to run it, but its vCPUs are gone: `vm start` brings it back.
     StoppedOn(HostName),
+    /// It does not run here, and the lease could not be asked whether it runs elsewhere.
+    NotHere,
 }
 
 impl VmNow {
@@ -24,6 +26,7 @@ impl VmNow {
             Self::On(host, RunState::Running) => format!("it is {still}running on {host}"),
             Self::On(host, RunState::Paused) => format!("it is {still}paused on {host}"),
             Self::StoppedOn(host) => format!("it is stopped, and belongs to {host}"),
+            Self::NotHere => "it does not run here; its lease says where it belongs".to_owned(),
         }
     }
 }
@@ -55,7 +58,9 @@ pub fn diagnose(
 ) -> Option<Diagnosis> {
     let still = matches!(now, VmNow::On(host, _) if host == source);
     let what = match (verdict, now) {
-        (Verdict::Moved, VmNow::On(..)) => return None,
+        (Verdict::Moved, VmNow::On(..)) if reasons.is_empty() => return None,
+        (Verdict::Moved, VmNow::On(host, _)) => format!("VM {vm} was moved to {host}, but not as it should have been"),
+        (Verdict::Moved, VmNow::NotHere) => format!("VM {vm} was moved"),
         (Verdict::Moved, VmNow::StoppedOn(host)) => format!("VM {vm} was moved to {host}, but does not run there"),
         (Verdict::Failed, _) => format!("VM {vm} was not migrated"),
         (Verdict::Cancelled, _) => format!("the migration of VM {vm} was cancelled"),

@@ -16,6 +16,8 @@ use crate::wire::Message;
 
 const RETRY_LEAST: Duration = Duration::from_millis(200);
 const RETRY_MOST: Duration = Duration::from_secs(2);
+/// With no guest left there is nothing to decide but what to say: the lease is asked so often, then no more.
+const ASKS_WITHOUT_GUEST: u32 = 6;
 
 /// Waits for the lease.
 #[derive(Debug)]
@@ -24,17 +26,18 @@ pub struct Deciding {
     reasons: Vec<Reason>,
     retry: Duration,
     guest: bool,
+    asks: u32,
 }
 
 impl Deciding {
     pub(super) fn begin(cx: &mut Context, began: Option<Instant>, reason: Reason) -> Self {
         cx.enter("commit");
         cx.effect(Effect::Lease(LeaseAsk::Reclaim));
-        Self { began, reasons: vec![reason], retry: RETRY_LEAST, guest: true }
+        Self { began, reasons: vec![reason], retry: RETRY_LEAST, guest: true, asks: 0 }
     }
 
     pub(super) fn without_guest(self) -> Self {
-        Self { guest: false, ..self }
+        Self { guest: false, asks: 0, ..self }
     }
 
     /// The lease gave the right back: the VM goes on here.
@@ -69,6 +72,13 @@ impl Deciding {
     }
 
     fn unknown(mut self, cx: &mut Context, cause: &str) -> Phase {
+        self.asks += 1;
+        if !self.guest && self.asks > ASKS_WITHOUT_GUEST {
+            if let Some(reason) = self.reasons.first() {
+                cx.say(&Message::Cancel(reason.clone()));
+            }
+            return cx.finish(VmNow::NotHere, Verdict::Failed, &self.reasons).into();
+        }
         let vm = &cx.plan.offer.vm.name;
         let note = format!("VM {vm} is stopped until its lease can be read: {cause}");
         cx.report(0, 0, 0, None, Some(note));
@@ -89,9 +99,9 @@ impl Step for Deciding {
 
     fn input(self, cx: &mut Context, input: Input) -> Phase {
         match input {
-            Input::Lease(LeaseAnswer::Won { epoch }) => self.won(cx, epoch),
-            Input::Lease(LeaseAnswer::Lost { holder, epoch }) => self.lost_to(cx, &holder, epoch),
-            Input::Lease(LeaseAnswer::Unknown { cause }) => self.unknown(cx, &cause),
+            Input::Lease(_, LeaseAnswer::Won { epoch }) => self.won(cx, epoch),
+            Input::Lease(_, LeaseAnswer::Lost { holder, epoch }) => self.lost_to(cx, &holder, epoch),
+            Input::Lease(_, LeaseAnswer::Unknown { cause }) => self.unknown(cx, &cause),
             _ => self.into(),
         }
     }

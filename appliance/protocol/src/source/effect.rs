@@ -117,7 +117,7 @@ pub enum Input {
     /// To [`Effect::ResumeGuest`].
     GuestResumed(Result<(), Reason>),
     /// To [`Effect::Lease`].
-    Lease(LeaseAnswer),
+    Lease(LeaseAsk, LeaseAnswer),
     /// To [`Effect::ReleaseMemory`].
     MemoryReleased,
     /// The guest ended, or its VMM did; nothing of it will be answered any more.

@@ -12,7 +12,7 @@ use super::machine::{Phase, Step};
 use super::pump::Pump;
 use super::running::Running;
 use super::stunned::Stunned;
-use crate::convergence::{Convergence, Decision};
+use crate::convergence::{Convergence, Decision, RoundMeasure};
 use crate::pages::PageSet;
 use crate::time::Duration;
 use crate::verify::RoundNumber;
@@ -23,6 +23,8 @@ use crate::wire::message::SwitchReady;
 const SWITCH_READY: Duration = Duration::from_secs(60);
 /// Between two looks at the dirty log while the destination gets ready.
 const NEXT_HARVEST: Duration = Duration::from_millis(20);
+/// The same while there is nothing to send, but the stun would take too long.
+const IDLE_ROUND: Duration = Duration::from_millis(100);
 
 /// What the phase waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,9 +145,10 @@ impl Precopy {
     fn decide(mut self, cx: &mut Context) -> Phase {
         match self.convergence.decide(self.pending.count()) {
             Decision::NextRound if self.pending.is_empty() => {
-                // Nothing to send, and no stun allowed: look again a little later.
+                // Nothing to send, and no stun allowed: look again a little later, but not for ever.
                 self.waiting = Waiting::Ready;
-                cx.deadline(Timer::NextHarvest, NEXT_HARVEST);
+                self.convergence.round_ended(RoundMeasure { pages: 0, bytes: 0, took: IDLE_ROUND });
+                cx.deadline(Timer::NextHarvest, IDLE_ROUND);
             }
             Decision::NextRound => self.next_round(cx),
             Decision::Throttle { percent } => {

@@ -1,0 +1,80 @@
+//! The lease area: bytes that both hosts read and write, each with its own reachability.
+
+use protocol::lease::identity::AreaId;
+use protocol::lease::keeper::{Access, IoResult};
+use protocol::lease::layout::{Area, Geometry};
+use protocol::time::{Duration, Instant};
+
+use super::faults::Side;
+use crate::rng::Rng;
+
+/// The sectors.
+#[derive(Clone, Debug)]
+pub struct Datastore {
+    rng: Rng,
+    bytes: Vec<u8>,
+    away_until: [Instant; 2],
+}
+
+/// The area that every world has: two hosts, one VM.
+pub fn area() -> Area {
+    let geometry = Geometry::new(512, 4, 4).expect("a small area is within the limits");
+    Area { id: AreaId(0x60d), geometry }
+}
+
+/// What becomes of an access.
+#[derive(Clone, Debug)]
+pub struct Course {
+    /// When the bytes are read or written, if they are.
+    pub applied: Option<Instant>,
+    /// When its end is told.
+    pub ends: Instant,
+    /// What is told.
+    pub succeeds: bool,
+}
+
+impl Datastore {
+    /// An empty area.
+    pub fn new(rng: Rng) -> Self {
+        Self { rng, bytes: vec![0; area().geometry.area_bytes() as usize], away_until: [Instant::ZERO; 2] }
+    }
+
+    /// The area cannot be reached from this side until then.
+    pub fn goes_away(&mut self, side: Side, until: Instant) {
+        self.away_until[side.index()] = self.away_until[side.index()].max(until);
+    }
+
+    /// The area can be reached from both sides again.
+    pub fn heals(&mut self) {
+        self.away_until = [Instant::ZERO; 2];
+    }
+
+    /// Decides what becomes of an access that begins now.
+    pub fn course(&mut self, now: Instant, side: Side) -> Course {
+        let took = self.rng.latency(Duration::from_micros(200), Duration::from_millis(20));
+        let half = took / 2;
+        if now >= self.away_until[side.index()] {
+            return Course { applied: Some(now + half), ends: now + took, succeeds: true };
+        }
+        // It fails at once, or hangs until whoever waits has had enough; it may have had its effect all the same.
+        let hangs = self.rng.chance(500_000);
+        let ends = now + if hangs { Duration::from_secs(5) } else { took };
+        let applied = self.rng.chance(300_000).then(|| now + self.rng.span(Duration::ZERO, ends.since(now)));
+        Course { applied, ends, succeeds: false }
+    }
+
+    /// Reads or writes.
+    pub fn apply(&mut self, access: &Access) -> IoResult {
+        match access {
+            Access::Read { offset, bytes } => {
+                let from = *offset as usize;
+                IoResult::Read(self.bytes[from..from + bytes].to_vec())
+            }
+            Access::Write { offset, data } => {
+                let from = *offset as usize;
+                self.bytes[from..from + data.len()].copy_from_slice(data);
+                IoResult::Written
+            }
+        }
+    }
+}

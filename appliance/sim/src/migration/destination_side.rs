@@ -1,0 +1,144 @@
+//! Carries out what a destination wants.
+
+use protocol::destination::{Effect, Input, PagesStored};
+use protocol::wire::PagePlan;
+use protocol::wire::message::RunState;
+
+use super::faults::Side;
+use super::guest::{self, Life, Vmm};
+use super::host::Engine;
+use super::invariants::{self as promise, Kept, broken};
+use super::world::{DestinationDoing, Event, World, facts};
+
+impl World {
+    pub(super) fn destination_hears(&mut self, generation: u64, input: Input) -> Kept {
+        let now = self.queue.now();
+        let host = self.host(Side::Destination);
+        if host.generation != generation {
+            return Ok(());
+        }
+        if let Engine::Destination(destination) = &mut host.engine {
+            destination.handle_input(now, input);
+        }
+        self.engine_goes_on(Side::Destination)
+    }
+
+    pub(super) fn record_arrives(&mut self, side: Side, generation: u64, record: &[u8]) -> Kept {
+        let now = self.queue.now();
+        if !self.link.carries || self.host(side).generation != generation {
+            return Ok(());
+        }
+        let host = &mut self.hosts[side.index()];
+        let (Engine::Destination(destination), Some(vmm)) = (&mut host.engine, &mut host.vmm) else { return Ok(()) };
+        let admission = match destination.admit(now, record) {
+            Ok(Some(admission)) => admission,
+            Ok(None) => return Ok(()),
+            Err(error) => return broken("every_record_is_understood", error.to_string()),
+        };
+        let mut stored = PagesStored { round: admission.round, covered: admission.covered, stored: Vec::new() };
+        for plan in &admission.write {
+            let version = match plan {
+                PagePlan::Zero { .. } => 0,
+                PagePlan::Content { offset, .. } => guest::version(&admission.bytes[*offset..]),
+            };
+            vmm.pages[plan.page() as usize] = version;
+            stored.stored.push((plan.page(), guest::hash(version)));
+        }
+        self.destination_hears(generation, Input::PagesStored(stored))
+    }
+
+    pub(super) fn destination_effects(&mut self) -> Kept {
+        loop {
+            let Engine::Destination(destination) = &mut self.hosts[1].engine else { return Ok(()) };
+            let Some(effect) = destination.poll_effect() else { return Ok(()) };
+            self.destination_effect(effect)?;
+        }
+    }
+
+    fn destination_effect(&mut self, effect: Effect) -> Kept {
+        match effect {
+            Effect::SendControl(bytes) => self.send_control(Side::Destination, bytes),
+            Effect::Examine(_) => {
+                let facts = facts(&self.hosts[1]);
+                self.answer_destination(Input::Examined(Box::new(facts)));
+            }
+            Effect::Reserve { .. } => {
+                self.vmms += 1;
+                self.hosts[1].vmm = Some(Vmm::new(self.vmms, Life::Incoming, RunState::Running));
+                self.answer_destination(Input::Reserved(Ok(())));
+            }
+            Effect::BuildVmm { dirty_log } => {
+                self.hosts[1].vmm.iter_mut().for_each(|vmm| vmm.log = dirty_log);
+                self.answer_destination(Input::VmmBuilt(Ok(())));
+            }
+            Effect::Lease(ask) => self.engine_asks(Side::Destination, ask)?,
+            Effect::LoadState(state) => self.destination_will(DestinationDoing::Load(state)),
+            Effect::HashRange { first, count } => {
+                let hashes = self.hashes(Side::Destination, first, count);
+                self.answer_destination(Input::RangeHashed { first, hashes });
+            }
+            Effect::OpenDisks => self.destination_will(DestinationDoing::OpenDisks),
+            Effect::ResumeGuest(right, run_state) => {
+                self.destination_will(DestinationDoing::Resume(right, run_state));
+            }
+            Effect::HarvestDirty => {
+                let dirty = self.hosts[1].vmm.as_mut().map(Vmm::harvest);
+                if let Some(dirty) = dirty {
+                    self.answer_destination(Input::DirtyHarvested(Ok(dirty)));
+                }
+            }
+            Effect::StopDirtyLog => self.hosts[1].vmm.iter_mut().for_each(|vmm| vmm.log = false),
+            Effect::Discard => self.destination_will(DestinationDoing::Discard),
+            Effect::Announce | Effect::Report(_) => {}
+            Effect::Finish(outcome) => self.finished(Side::Destination, *outcome)?,
+        }
+        Ok(())
+    }
+
+    fn answer_destination(&mut self, input: Input) {
+        let (after, generation) = (self.short(), self.host(Side::Destination).generation);
+        self.queue.after(after, Event::DestinationHears(generation, Box::new(input)));
+    }
+
+    fn destination_will(&mut self, doing: DestinationDoing) {
+        let (after, generation) = (self.short(), self.host(Side::Destination).generation);
+        self.queue.after(after, Event::DestinationDoes(generation, doing));
+    }
+
+    /// A VMM that is asked does it, even if the process that asked has ended since; only the answer is lost.
+    pub(super) fn destination_does(&mut self, generation: u64, doing: DestinationDoing) -> Kept {
+        let alive = self.host(Side::Destination).generation == generation;
+        let answer = match doing {
+            DestinationDoing::Load(state) => {
+                let Some(vmm) = &mut self.hosts[1].vmm else { return Ok(()) };
+                vmm.restore(&state);
+                Input::StateLoaded(Ok(()))
+            }
+            DestinationDoing::OpenDisks => {
+                promise::disks_are_opened_after_they_were_let_go(&self.hosts[0])?;
+                Input::DisksOpened(Ok(()))
+            }
+            DestinationDoing::Resume(_right, run_state) => {
+                let every = self.setup.write_every;
+                let Some(vmm) = &mut self.hosts[1].vmm else { return Ok(()) };
+                vmm.life = Life::Running;
+                vmm.run_state = run_state;
+                let id = vmm.id;
+                self.queue.after(every, Event::GuestWrites(Side::Destination, id));
+                self.guest_is_let_go(Side::Destination)?;
+                Input::GuestResumed(Ok(0))
+            }
+            DestinationDoing::Discard => {
+                if self.hosts[1].vmm.as_ref().is_some_and(|vmm| vmm.life == Life::Running) {
+                    return broken("nothing_is_lost", "a running guest was discarded");
+                }
+                self.hosts[1].vmm = None;
+                Input::Discarded
+            }
+        };
+        if alive {
+            self.answer_destination(answer);
+        }
+        Ok(())
+    }
+}

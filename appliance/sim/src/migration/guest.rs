@@ -1,0 +1,104 @@
+//! The guest and its VMM: pages are version numbers, 0 for a page of zeros.
+
+use protocol::pages::{PAGE_BYTES, PageSet};
+use protocol::verify::PageHash;
+use protocol::wire::message::RunState;
+
+/// Pages of the guest: the least memory that a VM may have.
+pub const PAGES: u64 = 4096;
+/// Pages that the guest uses.
+pub const WORKING_SET: u64 = 192;
+
+/// Where the working set lies: scattered over memory.
+pub fn place(index: u64) -> u64 {
+    (index % WORKING_SET) * 21 + 5
+}
+
+/// What a VMM does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// The vCPUs run (or a person paused them: `run_state` of the VMM tells).
+    Running,
+    /// Stopped for a move.
+    Stunned,
+    /// Memory of a guest that is about to arrive.
+    Incoming,
+    /// The same, and the state was restored: the source had handed over.
+    Loaded,
+}
+
+/// One VMM process and its guest.
+#[derive(Clone, Debug)]
+pub struct Vmm {
+    /// Tells one process from the next.
+    pub id: u64,
+    /// What it does.
+    pub life: Life,
+    /// Running or paused, when it is not stunned.
+    pub run_state: RunState,
+    /// The content of each page.
+    pub pages: Vec<u64>,
+    /// The dirty log.
+    pub dirty: PageSet,
+    /// Whether the dirty log is on.
+    pub log: bool,
+    /// vCPU state: how many writes the guest has made.
+    pub writes: u64,
+}
+
+impl Vmm {
+    /// A VMM with zeroed memory.
+    pub fn new(id: u64, life: Life, run_state: RunState) -> Self {
+        let pages = vec![0; PAGES as usize];
+        Self { id, life, run_state, pages, dirty: PageSet::empty(PAGES), log: false, writes: 0 }
+    }
+
+    /// The guest, or a device, writes a page.
+    pub fn write(&mut self, page: u64, version: u64) {
+        self.pages[page as usize] = version;
+        if self.log {
+            self.dirty.insert(page);
+        }
+    }
+
+    /// Takes the dirty log out.
+    pub fn harvest(&mut self) -> PageSet {
+        std::mem::replace(&mut self.dirty, PageSet::empty(PAGES))
+    }
+
+    /// Whether vCPUs execute.
+    pub fn executes(&self) -> bool {
+        self.life == Life::Running && self.run_state == RunState::Running
+    }
+
+    /// The state that travels.
+    pub fn state(&self) -> Vec<u8> {
+        let mut state = self.writes.to_le_bytes().to_vec();
+        state.resize(3000, 7);
+        state
+    }
+
+    /// Restores a state.
+    pub fn restore(&mut self, state: &[u8]) {
+        let bytes = state.first_chunk::<8>().copied().unwrap_or_default();
+        self.writes = u64::from_le_bytes(bytes);
+        self.life = Life::Loaded;
+    }
+}
+
+/// The bytes of a page.
+pub fn content(version: u64) -> [u8; PAGE_BYTES] {
+    let mut bytes = [0; PAGE_BYTES];
+    bytes[..8].copy_from_slice(&version.to_le_bytes());
+    bytes
+}
+
+/// The version that a page's bytes hold.
+pub fn version(bytes: &[u8]) -> u64 {
+    bytes.first_chunk::<8>().copied().map_or(0, u64::from_le_bytes)
+}
+
+/// The hash of a page. Hashing the eight bytes that differ is enough here.
+pub fn hash(version: u64) -> PageHash {
+    if version == 0 { PageHash::zero() } else { PageHash::of(&version.to_le_bytes()) }
+}

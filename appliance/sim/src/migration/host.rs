@@ -1,0 +1,133 @@
+//! A host: its keeper of leases, its VMM and its migration process.
+
+use std::collections::BTreeMap;
+
+use model::names::HostName;
+use protocol::destination::Destination;
+use protocol::lease::host_lease::HostIdentity;
+use protocol::lease::identity::{BootId, HostId};
+use protocol::lease::keeper::{IoId, Keeper};
+use protocol::lease::record::Watchdog;
+use protocol::session::{LeaseAsk, Outcome};
+use protocol::source::Source;
+use protocol::time::Instant;
+
+use super::datastore::area;
+use super::faults::Side;
+use super::guest::Vmm;
+
+/// What a migration process does.
+#[derive(Debug)]
+pub enum Engine {
+    /// Nothing, or it does not exist.
+    Idle,
+    /// It moves the VM out.
+    Source(Box<Source>),
+    /// It takes the VM in.
+    Destination(Box<Destination>),
+}
+
+/// Who waits for a reply of the keeper.
+#[derive(Clone, Copy, Debug)]
+pub enum Asker {
+    /// The migration process of this generation.
+    Engine(u64, LeaseAsk),
+    /// A person who starts the VM.
+    Person,
+}
+
+/// One host.
+#[derive(Debug)]
+pub struct Host {
+    /// Which one.
+    pub side: Side,
+    /// Its name.
+    pub name: HostName,
+    /// It runs.
+    pub up: bool,
+    /// Counts its boots.
+    pub boot: u64,
+    /// Its leases; none while it is down.
+    pub keeper: Option<Keeper>,
+    /// The keeper's next wake-up that is planned.
+    pub keeper_wakes: Instant,
+    /// I/O of the keeper that goes on.
+    pub io: BTreeMap<IoId, ()>,
+    /// Replies that are awaited.
+    pub askers: BTreeMap<u64, Asker>,
+    /// The VM's process.
+    pub vmm: Option<Vmm>,
+    /// The migration process.
+    pub engine: Engine,
+    /// Counts the migration processes.
+    pub generation: u64,
+    /// The engine's next wake-up that is planned.
+    pub engine_wakes: Instant,
+    /// How the last migration process that ended properly said it ended.
+    pub outcome: Option<Outcome>,
+    /// The host, its VMM, or its lease ended: promises about what still runs here are void.
+    pub hurt: bool,
+    /// The VM's slowing, percent.
+    pub throttle: u8,
+}
+
+/// The identity of a host.
+pub fn id(side: Side) -> HostId {
+    HostId(1000 + side.index() as u128)
+}
+
+impl Host {
+    /// A host that is down.
+    pub fn new(side: Side) -> Self {
+        let name = if side == Side::Source { "host-a" } else { "host-b" };
+        Self {
+            side,
+            name: name.parse().expect("a host name"),
+            up: false,
+            boot: 0,
+            keeper: None,
+            keeper_wakes: Instant::NEVER,
+            io: BTreeMap::new(),
+            askers: BTreeMap::new(),
+            vmm: None,
+            engine: Engine::Idle,
+            generation: 0,
+            engine_wakes: Instant::NEVER,
+            outcome: None,
+            hurt: false,
+            throttle: 0,
+        }
+    }
+
+    /// It boots.
+    pub fn boots(&mut self, now: Instant, chance: u64) {
+        self.up = true;
+        self.boot += 1;
+        let identity = HostIdentity {
+            host: id(self.side),
+            boot: BootId(u128::from(self.boot) * 10 + self.side.index() as u128),
+            name: self.name.clone(),
+            watchdog: Watchdog::Hardware,
+        };
+        self.keeper = Some(Keeper::new(area(), identity, chance, now));
+    }
+
+    /// It is dead.
+    pub fn dies(&mut self) {
+        self.up = false;
+        self.hurt = true;
+        self.keeper = None;
+        self.keeper_wakes = Instant::NEVER;
+        self.io.clear();
+        self.askers.clear();
+        self.vmm = None;
+        self.engine_ends();
+    }
+
+    /// The migration process is gone.
+    pub fn engine_ends(&mut self) {
+        self.engine = Engine::Idle;
+        self.generation += 1;
+        self.engine_wakes = Instant::NEVER;
+    }
+}

@@ -1,0 +1,135 @@
+//! The promises, each a sentence.
+
+use protocol::session::{Outcome, VmNow};
+use protocol::wire::message::RunState;
+
+use super::faults::Side;
+use super::guest::Life;
+use super::host::Host;
+
+/// A promise that was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which one.
+    pub promise: &'static str,
+    /// How.
+    pub detail: String,
+}
+
+/// A check's result.
+pub type Kept = Result<(), Violation>;
+
+/// A broken promise.
+pub fn broken(promise: &'static str, detail: impl Into<String>) -> Kept {
+    Err(Violation { promise, detail: detail.into() })
+}
+
+/// At most one host runs a VM.
+pub fn at_most_one_host_runs(hosts: &[Host; 2]) -> Kept {
+    let live = |host: &Host| host.vmm.as_ref().is_some_and(|vmm| vmm.life == Life::Running);
+    if hosts.iter().all(live) { broken("at_most_one_host_runs", "both VMMs are live") } else { Ok(()) }
+}
+
+/// What runs holds the lease: asked when a guest is let go.
+pub fn the_runner_holds_the_lease(host: &Host, holds: bool) -> Kept {
+    if holds { Ok(()) } else { broken("the_runner_holds_the_lease", format!("{} does not hold it", host.name)) }
+}
+
+/// Every page arrives, and the state: asked when a guest is let go.
+pub fn every_page_arrives(host: &Host, truth: &[u64], writes: u64) -> Kept {
+    let Some(vmm) = &host.vmm else { return broken("every_page_arrives", "there is no VMM") };
+    if let Some(page) = (0..truth.len()).find(|page| vmm.pages[*page] != truth[*page]) {
+        let detail = format!("page {page} on {} is version {}, not {}", host.name, vmm.pages[page], truth[page]);
+        return broken("every_page_arrives", detail);
+    }
+    if vmm.writes == writes { Ok(()) } else { broken("every_page_arrives", "the vCPU state is another one") }
+}
+
+/// A guest that was paused stays paused, one that ran runs.
+pub fn the_run_state_travels(host: &Host, run_state: RunState) -> Kept {
+    let now = host.vmm.as_ref().map(|vmm| vmm.run_state);
+    if now == Some(run_state) { Ok(()) } else { broken("the_run_state_travels", format!("{now:?} on {}", host.name)) }
+}
+
+/// The destination opens the disks only when the source has let go of them.
+pub fn disks_are_opened_after_they_were_let_go(source: &Host) -> Kept {
+    let open = source.vmm.as_ref().is_some_and(|vmm| vmm.life == Life::Running);
+    if open { broken("disks_are_opened_after_they_were_let_go", "the source still runs") } else { Ok(()) }
+}
+
+/// What a machine says about where the VM is, is so. What a destination that gave up says of the source is what it
+/// knew, and not asked.
+pub fn the_outcome_is_the_truth(host: &Host, hosts: &[Host; 2], outcome: &Outcome) -> Kept {
+    let at = |name: &model::names::HostName| hosts.iter().find(|other| other.name == *name);
+    let live = |other: &Host| other.vmm.as_ref().is_some_and(|vmm| vmm.life == Life::Running);
+    let says = format!("{} says {:?}", host.name, outcome.vm);
+    match &outcome.vm {
+        // Of a VMM that was killed a moment ago it hears a moment later.
+        VmNow::On(name, _) if *name == host.name => {
+            if live(host) || host.hurt {
+                Ok(())
+            } else {
+                broken("the_outcome_is_the_truth", says)
+            }
+        }
+        VmNow::StoppedOn(name) if *name == host.name => {
+            if live(host) {
+                broken("the_outcome_is_the_truth", says)
+            } else {
+                Ok(())
+            }
+        }
+        VmNow::NotHere => {
+            if live(host) {
+                broken("the_outcome_is_the_truth", says)
+            } else {
+                Ok(())
+            }
+        }
+        // The other one may have died since, or be about to resume; but this host must not run it.
+        VmNow::On(name, _) | VmNow::StoppedOn(name) => {
+            let known = at(name).is_some();
+            if known && !live(host) { Ok(()) } else { broken("the_outcome_is_the_truth", says) }
+        }
+    }
+}
+
+/// A failure says where the VM is, why it failed, and what to do.
+pub fn a_failure_says_where_and_why(outcome: &Outcome) -> Kept {
+    let vm_known = outcome.receipt.is_some();
+    let silent = outcome.diagnosis.as_ref().is_none_or(|diagnosis| {
+        (vm_known && diagnosis.vm_now.is_none())
+            || diagnosis.reasons.is_empty()
+            || diagnosis.reasons.iter().any(|reason| reason.cause.is_empty())
+    });
+    let moved = outcome.verdict == model::receipt::Verdict::Moved;
+    if silent && !moved { broken("a_failure_says_where_and_why", format!("{:?}", outcome.diagnosis)) } else { Ok(()) }
+}
+
+/// A migration that failed leaves the VM as it was on its source, unless the source itself was hurt.
+pub fn a_failed_migration_leaves_the_vm_on_its_source(hosts: &[Host; 2], run_state: RunState) -> Kept {
+    let [source, destination] = hosts;
+    let live = |host: &Host| host.vmm.as_ref().is_some_and(|vmm| vmm.life == Life::Running);
+    if live(destination) || source.hurt || destination.hurt && live(source) {
+        return Ok(());
+    }
+    if !live(source) && !destination.hurt {
+        return broken("a_failed_migration_leaves_the_vm_on_its_source", "it runs nowhere");
+    }
+    if live(source) { the_run_state_travels(source, run_state) } else { Ok(()) }
+}
+
+/// Nothing is left over: no VMM but the one that runs, no slowed vCPU, no dirty log.
+pub fn nothing_is_left_over(hosts: &[Host; 2]) -> Kept {
+    for host in hosts {
+        if let Some(vmm) = &host.vmm {
+            if vmm.life != Life::Running {
+                return broken("nothing_is_left_over", format!("{:?} on {}", vmm.life, host.name));
+            }
+            if vmm.log || (host.throttle != 0 && host.side == Side::Source) {
+                return broken("nothing_is_left_over", format!("a dirty log or slowed vCPUs on {}", host.name));
+            }
+        }
+    }
+    Ok(())
+}

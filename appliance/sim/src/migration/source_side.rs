@@ -1,0 +1,181 @@
+//! Carries out what a source wants.
+
+use protocol::pages::Window;
+use protocol::source::{Effect, Input, PagesSent, Stopped};
+use protocol::verify::PageHash;
+use protocol::wire::{MigrationId, RecordHeader};
+
+use super::faults::Side;
+use super::guest::{self, Life};
+use super::host::Engine;
+use super::invariants::Kept;
+use super::world::{Doing, Event, World};
+
+impl World {
+    pub(super) fn source_hears(&mut self, generation: u64, input: Input) -> Kept {
+        let now = self.queue.now();
+        let host = self.host(Side::Source);
+        if host.generation != generation {
+            return Ok(());
+        }
+        if let Engine::Source(source) = &mut host.engine {
+            source.handle_input(now, input);
+        }
+        self.engine_goes_on(Side::Source)
+    }
+
+    pub(super) fn source_effects(&mut self) -> Kept {
+        loop {
+            let Engine::Source(source) = &mut self.hosts[0].engine else { return Ok(()) };
+            let Some(effect) = source.poll_effect() else { return Ok(()) };
+            self.source_effect(effect)?;
+        }
+    }
+
+    fn source_effect(&mut self, effect: Effect) -> Kept {
+        match effect {
+            Effect::SendControl(bytes) => self.send_control(Side::Source, bytes),
+            Effect::StartDirtyLog => {
+                self.host(Side::Source).vmm.iter_mut().for_each(|vmm| vmm.log = true);
+                self.answer_source(Input::DirtyLogStarted(Ok(())));
+            }
+            Effect::SendPages(batch) => self.source_will(Doing::Read(batch)),
+            Effect::HarvestDirty => {
+                let dirty = self.host(Side::Source).vmm.as_mut().map(guest::Vmm::harvest);
+                if let Some(dirty) = dirty {
+                    self.answer_source(Input::DirtyHarvested(Ok(dirty)));
+                }
+            }
+            Effect::StunGuest => {
+                let generation = self.host(Side::Source).generation;
+                self.queue.after(self.setup.stop, Event::SourceDoes(generation, Doing::Stun));
+            }
+            Effect::HashRange { first, count } => {
+                let hashes = self.hashes(Side::Source, first, count);
+                self.answer_source(Input::RangeHashed { first, hashes });
+            }
+            Effect::ResumeGuest(right) => self.source_will(Doing::Resume(right)),
+            Effect::Throttle { percent } => self.host(Side::Source).throttle = percent,
+            Effect::StopDirtyLog => self.host(Side::Source).vmm.iter_mut().for_each(|vmm| vmm.log = false),
+            Effect::Lease(ask) => self.engine_asks(Side::Source, ask)?,
+            Effect::ReleaseMemory => self.source_will(Doing::Release),
+            Effect::Report(_) => {}
+            Effect::Finish(outcome) => self.finished(Side::Source, *outcome)?,
+        }
+        Ok(())
+    }
+
+    fn answer_source(&mut self, input: Input) {
+        let (after, generation) = (self.short(), self.host(Side::Source).generation);
+        self.queue.after(after, Event::SourceHears(generation, Box::new(input)));
+    }
+
+    fn source_will(&mut self, doing: Doing) {
+        let (after, generation) = (self.short(), self.host(Side::Source).generation);
+        self.queue.after(after, Event::SourceDoes(generation, doing));
+    }
+
+    /// A VMM that is asked does it, even if the process that asked has ended since; only the answer is lost.
+    pub(super) fn source_does(&mut self, generation: u64, doing: Doing) -> Kept {
+        let alive = self.host(Side::Source).generation == generation;
+        match doing {
+            Doing::Read(batch) if alive => {
+                let answer = self.send_pages(batch.id, batch.round, &batch.windows);
+                if let Some(answer) = answer {
+                    self.answer_source(Input::PagesSent(answer));
+                }
+            }
+            Doing::Read(_) => {}
+            Doing::Stun => self.stun(alive),
+            Doing::Resume(_right) => {
+                if let Some(vmm) = &mut self.host(Side::Source).vmm {
+                    vmm.life = Life::Running;
+                    self.guest_is_let_go(Side::Source)?;
+                    if alive {
+                        self.answer_source(Input::GuestResumed(Ok(())));
+                    }
+                }
+            }
+            Doing::Release => {
+                let host = self.host(Side::Source);
+                let runs = host.vmm.as_ref().is_some_and(|vmm| vmm.life == Life::Running);
+                if runs {
+                    return super::invariants::broken("nothing_is_lost", "a running guest was released");
+                }
+                host.vmm = None;
+                if alive {
+                    self.answer_source(Input::MemoryReleased);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn stun(&mut self, alive: bool) {
+        if self.hosts[0].vmm.is_none() {
+            return;
+        }
+        self.stuns += 1;
+        // Draining the devices writes to the guest's memory.
+        self.guest_writes_page(Side::Source, guest::place(self.stuns));
+        let Some(vmm) = &mut self.hosts[0].vmm else { return };
+        vmm.life = Life::Stunned;
+        let stopped = Stopped { run_state: vmm.run_state, stop_us: 1000, save_us: 500, state: vmm.state() };
+        if alive {
+            self.answer_source(Input::GuestStunned(Ok(stopped)));
+        }
+    }
+
+    pub(super) fn hashes(&self, side: Side, first: u64, count: u64) -> Vec<PageHash> {
+        let vmm = self.hosts[side.index()].vmm.as_ref();
+        let pages = vmm.map_or(&[][..], |vmm| &vmm.pages[first as usize..(first + count) as usize]);
+        pages.iter().map(|version| guest::hash(*version)).collect()
+    }
+
+    /// Reads the pages as they are now and sends them as records. Windows of nothing but zeros become one record.
+    fn send_pages(&mut self, batch: u32, round: u16, windows: &[Window]) -> Option<PagesSent> {
+        let mut sent = PagesSent { batch, hashes: Vec::new(), zero_pages: 0, bytes: 0, saved_bytes: 0 };
+        let mut zeros: Option<(u64, u32)> = None;
+        let mut records = Vec::new();
+        let migration = MigrationId(0xfeed);
+        let vmm = self.hosts[0].vmm.as_ref()?;
+        for window in windows {
+            let versions: Vec<u64> = window.iter().map(|page| vmm.pages[page as usize]).collect();
+            let hashes: Vec<_> = versions.iter().map(|version| guest::hash(*version)).collect();
+            sent.hashes.extend(&hashes);
+            sent.zero_pages += versions.iter().filter(|version| **version == 0).count() as u64;
+            let all_zero = window.pages == u64::MAX && versions.iter().all(|version| *version == 0);
+            if all_zero {
+                match &mut zeros {
+                    Some((first, count)) if *first + u64::from(*count) == window.first => *count += 64,
+                    _ => {
+                        records.extend(zeros.take().map(|(first, count)| {
+                            RecordHeader::zeros(migration, round, first, count).encode().to_vec()
+                        }));
+                        zeros = Some((window.first, 64));
+                    }
+                }
+                continue;
+            }
+            let zero = window.iter().zip(&versions).filter(|(_, version)| **version == 0);
+            let zero = zero.fold(0, |bits, (page, _)| bits | 1 << (page - window.first));
+            let header = RecordHeader::window(migration, round, *window, zero, hashes);
+            let mut record = header.encode().to_vec();
+            versions
+                .iter()
+                .filter(|version| **version != 0)
+                .for_each(|version| record.extend(guest::content(*version)));
+            records.push(record);
+        }
+        records
+            .extend(zeros.map(|(first, count)| RecordHeader::zeros(migration, round, first, count).encode().to_vec()));
+        for record in records {
+            sent.bytes += record.len() as u64;
+            let (at, generation) = (self.link.record_arrives(self.queue.now()), self.hosts[1].generation);
+            if self.link.carries {
+                self.queue.at(at, Event::Record(Side::Destination, generation, record));
+            }
+        }
+        Some(sent)
+    }
+}

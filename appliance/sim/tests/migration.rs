@@ -1,0 +1,175 @@
+//! The promises of a move, under every fault at every step.
+//!
+//! Every world here is fixed by its seed; a failure prints seed and faults. Seeds that once failed are kept in
+//! `KEPT`.
+
+use model::vm_config::Verify;
+use protocol::convergence::{NoConvergence, Policy};
+use protocol::time::Duration;
+use protocol::wire::message::RunState;
+use sim::migration::{Ended, Fault, Setup, Side, When, World};
+use sim::rng::Rng;
+
+#[track_caller]
+fn run(setup: Setup) -> Ended {
+    match World::new(setup.clone()).run() {
+        Ok(ended) => ended,
+        Err(violation) => panic!("{}: {}\nin {setup:?}", violation.promise, violation.detail),
+    }
+}
+
+#[test]
+fn a_move_without_faults_moves_and_every_page_arrives() {
+    for seed in 0..40 {
+        let ended = run(Setup::calm(seed));
+        assert!(ended.moved(), "{:?}", ended.outcomes);
+        assert_eq!(ended.runner, Side::Destination);
+        let receipt = ended.outcomes[0].as_ref().and_then(|outcome| outcome.receipt.clone()).expect("a receipt");
+        assert!(receipt.audit.done && receipt.audit.different_pages == 0, "{:?}", receipt.audit);
+        assert_eq!(ended.outcomes[1].as_ref().and_then(|outcome| outcome.receipt.clone()), Some(receipt));
+    }
+}
+
+#[test]
+fn every_depth_of_verification_moves() {
+    for verify in [Verify::Transfer, Verify::Audit, Verify::Full] {
+        assert!(run(Setup { verify, ..Setup::calm(1) }).moved(), "{verify}");
+    }
+}
+
+#[test]
+fn a_paused_vm_arrives_paused() {
+    // The world itself compares the run state whenever a guest is let go.
+    assert!(run(Setup { run_state: RunState::Paused, ..Setup::calm(2) }).moved());
+}
+
+#[test]
+fn a_stun_that_overruns_is_called_off_and_the_vm_stays() {
+    let stun_max = Duration::from_millis(80);
+    let policy = Policy { stun_max, throttle: false, no_convergence: NoConvergence::Abort };
+    let ended = run(Setup { policy, stop: Duration::from_millis(120), ..Setup::calm(3) });
+    assert!(!ended.moved() && ended.stuns >= 1, "{ended:?}");
+    assert_eq!(ended.runner, Side::Source);
+    let force = Policy { no_convergence: NoConvergence::Force, ..policy };
+    assert!(run(Setup { policy: force, stop: Duration::from_millis(120), ..Setup::calm(3) }).moved());
+}
+
+#[test]
+fn a_guest_that_dirties_all_the_time_is_moved() {
+    let write_every = Duration::from_micros(50);
+    assert!(run(Setup { write_every, ..Setup::calm(4) }).moved());
+}
+
+const AWAY: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(40)];
+
+fn all_faults() -> Vec<Fault> {
+    let mut faults = vec![Fault::ConnectionDies, Fault::ConnectionFallsSilent];
+    for side in Side::BOTH {
+        faults.extend([Fault::MigrateDies(side), Fault::VmmDies(side), Fault::HostDies(side), Fault::Cancel(side)]);
+        faults.extend(AWAY.map(|span| Fault::DatastoreAway(side, span)));
+    }
+    faults
+}
+
+/// Every fault before every single thing that the machines are told.
+fn at_every_step(faults: &[Fault], also: &[Fault]) {
+    let setup = Setup::calm(7);
+    let steps = run(setup.clone()).steps;
+    assert!(steps > 100, "{steps} steps");
+    for fault in faults {
+        for step in 1..=steps {
+            let mut faults = vec![(When::Step(step), *fault)];
+            faults.extend(also.iter().map(|other| (When::Step(step), *other)));
+            run(Setup { faults, ..setup.clone() });
+        }
+    }
+}
+
+#[test]
+fn either_migration_process_may_die_at_every_step() {
+    at_every_step(&Side::BOTH.map(Fault::MigrateDies), &[]);
+}
+
+#[test]
+fn both_migration_processes_may_die_at_every_step() {
+    at_every_step(&[Fault::MigrateDies(Side::Source)], &[Fault::MigrateDies(Side::Destination)]);
+}
+
+#[test]
+fn either_host_may_die_at_every_step() {
+    at_every_step(&Side::BOTH.map(Fault::HostDies), &[]);
+}
+
+#[test]
+fn either_vmm_may_die_at_every_step() {
+    at_every_step(&Side::BOTH.map(Fault::VmmDies), &[]);
+}
+
+#[test]
+fn the_connection_may_die_or_fall_silent_at_every_step() {
+    at_every_step(&[Fault::ConnectionDies, Fault::ConnectionFallsSilent], &[]);
+}
+
+#[test]
+fn it_may_be_cancelled_at_every_step_on_either_side() {
+    at_every_step(&Side::BOTH.map(Fault::Cancel), &[]);
+}
+
+#[test]
+fn the_datastore_may_be_away_for_either_side_from_every_step_on() {
+    for span in AWAY {
+        at_every_step(&Side::BOTH.map(|side| Fault::DatastoreAway(side, span)), &[]);
+    }
+}
+
+#[test]
+fn the_connection_may_die_while_the_datastore_is_away() {
+    for side in Side::BOTH {
+        at_every_step(&[Fault::ConnectionDies], &[Fault::DatastoreAway(side, AWAY[0])]);
+    }
+}
+
+#[test]
+fn a_lost_message_never_runs_the_vm_twice() {
+    let setup = Setup::calm(7);
+    let messages = run(setup.clone()).messages;
+    for side in Side::BOTH {
+        for number in 1..=messages[side.index()] {
+            let faults = vec![(When::Message(side, number), Fault::ConnectionFallsSilent)];
+            let ended = run(Setup { faults, ..setup.clone() });
+            assert!(ended.outcomes.iter().all(Option::is_some), "both machines end: {ended:?}");
+        }
+    }
+}
+
+/// Seeds that once broke a promise.
+const KEPT: [u64; 3] = [1046, 1381, 14033];
+
+#[test]
+fn several_faults_at_once_break_no_promise() {
+    several_faults(1000..1300);
+    KEPT.into_iter().for_each(|seed| several_faults(seed..seed + 1));
+}
+
+/// `SEEDS=FIRST..END cargo test -p sim --release --test migration -- --ignored explore`: looks for new seeds.
+#[test]
+#[ignore = "explores; what it finds goes into KEPT"]
+fn explore() {
+    let seeds = std::env::var("SEEDS").unwrap_or_else(|_| "10000..20000".to_owned());
+    let (first, end) = seeds.split_once("..").expect("SEEDS=FIRST..END");
+    several_faults(first.parse().expect("a number")..end.parse().expect("a number"));
+}
+
+fn several_faults(seeds: std::ops::Range<u64>) {
+    for seed in seeds {
+        let mut rng = Rng::new(seed ^ 0xfa01);
+        let (kinds, mut faults) = (all_faults(), Vec::new());
+        for _ in 0..=rng.below(4) {
+            faults.push((When::Step(rng.between(1, 400)), kinds[rng.index(kinds.len())]));
+        }
+        let verify = [Verify::Transfer, Verify::Audit, Verify::Full][rng.index(3)];
+        let run_state = if rng.chance(200_000) { RunState::Paused } else { RunState::Running };
+        let write_every = rng.latency(Duration::from_micros(100), Duration::from_millis(10));
+        run(Setup { faults, verify, run_state, write_every, ..Setup::calm(seed) });
+    }
+}
