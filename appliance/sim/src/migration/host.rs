@@ -109,7 +109,7 @@ impl Host {
             name: self.name.clone(),
             watchdog: Watchdog::Hardware,
         };
-        self.keeper = Some(Keeper::new(area(), identity, chance, now));
+        self.keeper = Some(Keeper::new(area(), identity, None, chance, now));
     }
 
     /// It is dead.
