@@ -611,7 +611,7 @@ impl World {
             match effect {
                 KeeperEffect::Io(io) => self.io_begins(side, io),
                 KeeperEffect::Fence(_) => self.fenced(side)?,
-                KeeperEffect::FeedWatchdog | KeeperEffect::Note(_) => {}
+                KeeperEffect::FeedWatchdog | KeeperEffect::Note(_) | KeeperEffect::Remember(_) => {}
                 KeeperEffect::Reply(id, reply) => self.replied(side, id.0, reply)?,
             }
         }
