@@ -67,7 +67,11 @@ fn read(own: &str, medium: Option<(&str, &str)>, datastore: Option<(&str, &str)>
     errors.extend(found);
     let config = config.filter(|_| errors.is_empty());
     let hostname = config.as_ref().map(|config| config.hostname.clone());
-    let hostname = hostname.or_else(|| name_from_words(words)).or_else(|| name_from_line(own)).unwrap_or_else(unnamed);
+    let hostname = hostname
+        .or_else(|| name_from_words(words))
+        .or_else(|| medium.and_then(|(_, text)| name_from_text(text)))
+        .or_else(|| name_from_text(own))
+        .unwrap_or_else(unnamed);
     Configuration { layers: names, errors, config, hostname }
 }
 
@@ -96,8 +100,9 @@ fn name_from_words(words: &str) -> Option<HostName> {
     words.split_whitespace().filter_map(|word| word.strip_prefix("godwit.hostname=")).next_back()?.parse().ok()
 }
 
-fn name_from_line(own: &str) -> Option<HostName> {
-    own.lines().next()?.split('"').nth(1)?.parse().ok()
+/// The name alone, out of a text in which something else may be wrong.
+fn name_from_text(text: &str) -> Option<HostName> {
+    text.parse::<toml::Table>().ok()?.get("hostname")?.as_str()?.parse().ok()
 }
 
 fn unnamed() -> HostName {
@@ -115,6 +120,8 @@ mod tests {
             read("hostname = \"godwit-1\"", Some(("stick: host.toml", bad)), None, "quiet godwit.hostname=host-b");
         assert_eq!(read.config, None);
         assert_eq!(read.hostname.as_str(), "host-b");
+        let named = super::read("hostname = \"godwit-1\"", Some(("stick", bad)), None, "quiet");
+        assert_eq!(named.hostname.as_str(), "host-a", "the name that is right is used");
         assert_eq!(read.layers, ["built-in defaults", "stick: host.toml", "kernel command line"]);
         let errors: Vec<String> = read.errors.iter().map(ToString::to_string).collect();
         assert_eq!(errors.len(), 2, "{errors:?}");

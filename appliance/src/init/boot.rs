@@ -135,7 +135,9 @@ impl Boot {
         let origin = self.answer.origin.as_deref().unwrap_or("no host.toml on any medium: the defaults");
         match self.answer.problems.len() {
             0 => Ok(origin.to_owned()),
-            count => Err(format!("{count} problems in {origin}; what is right is used, correct the rest and reboot")),
+            count => Err(format!(
+                "{count} problems; the host comes up with its name and its console only until they are corrected ({origin})"
+            )),
         }
     }
 

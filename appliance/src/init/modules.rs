@@ -15,7 +15,7 @@ use super::screen::say;
 use super::uevents::{News, Uevents};
 
 /// Wanted on every host, whatever devices it has: what nothing in the hardware announces. The image carries all of them.
-const ALWAYS: [&str; 12] = [
+const ALWAYS: [&str; 14] = [
     "crc32c_generic",
     "bridge",
     "8021q",
@@ -28,9 +28,9 @@ const ALWAYS: [&str; 12] = [
     "nls_iso8859_1",
     "nls_utf8",
     "sd_mod",
+    "nfsv4",
+    "nfsv3",
 ];
-/// Wanted on every host too, and slow: loaded beside the others, with which they share no dependency.
-const BESIDE: [&str; 2] = ["nfsv4", "nfsv3"];
 /// The watchdog of a machine without one in hardware.
 const WATCHDOG_IN_SOFTWARE: &str = "softdog";
 
@@ -76,22 +76,12 @@ impl Modules {
 
     /// Loads what devices ask for until no new device appears, then what is always wanted.
     pub(super) fn load_all(&mut self) {
-        let files = self.files.clone();
-        let mut beside = Self { files, folder: self.folder.clone(), ..Self::default() };
-        let loader = std::thread::Builder::new().name("modules".into()).spawn(move || {
-            BESIDE.iter().for_each(|name| beside.load(name));
-            beside
-        });
         for name in ALWAYS {
             self.load(name);
         }
         self.load_for_devices();
         let begin = Instant::now();
         while begin.elapsed() < SETTLE_MAX && self.watch(SETTLE) {}
-        if let Some(beside) = loader.ok().and_then(|loader| loader.join().ok()) {
-            self.loaded += beside.loaded;
-            self.failed.extend(beside.failed);
-        }
         if !Path::new("/dev/watchdog0").exists() {
             self.load(WATCHDOG_IN_SOFTWARE);
         }
@@ -222,12 +212,8 @@ mod tests {
         let recipe: toml::Table = include_str!("../../../config/image.toml").parse().unwrap();
         let lists = recipe["modules"].as_table().unwrap().values().filter_map(toml::Value::as_array);
         let carried: BTreeSet<&str> = lists.flatten().filter_map(toml::Value::as_str).collect();
-        let missing: Vec<_> = ALWAYS
-            .iter()
-            .chain(&BESIDE)
-            .chain([&WATCHDOG_IN_SOFTWARE])
-            .filter(|name| !carried.contains(*name))
-            .collect();
+        let missing: Vec<_> =
+            ALWAYS.iter().chain([&WATCHDOG_IN_SOFTWARE]).filter(|name| !carried.contains(*name)).collect();
         assert!(missing.is_empty(), "{missing:?}");
     }
 
