@@ -13,6 +13,12 @@ const LEAF_1_ECX_TSC_DEADLINE: u32 = 1 << 24;
 const LEAF_1_ECX_OSXSAVE: u32 = 1 << 27;
 const LEAF_1_ECX_HYPERVISOR: u32 = 1 << 31;
 const LEAF_1_EDX_HTT: u32 = 1 << 28;
+/// Shadow stacks and indirect branch tracking: the shadow stack pointer of a vCPU is no model-specific register and would
+/// have to be saved by itself, so guests are not shown them.
+const LEAF_7_ECX_SHADOW_STACK: u32 = 1 << 7;
+const LEAF_7_EDX_BRANCH_TRACKING: u32 = 1 << 20;
+/// Their state components, 11 and 12.
+const XSS_CET: u32 = 3 << 11;
 const EXTENDED_1_ECX_CMP_LEGACY: u32 = 1 << 1;
 const EXTENDED_1_ECX_SVM: u32 = 1 << 2;
 
@@ -37,7 +43,7 @@ pub fn build(kvm: &Kvm, baseline: Baseline, cpus: u8, apic_id: u8) -> Result<Vec
     for entry in &mut entries {
         identify(entry, cpus, apic_id, deadline);
     }
-    entries.retain(|entry| !is_topology(entry.function) && !is_frequency(entry.function));
+    entries.retain(|entry| !is_topology(entry.function) && !is_frequency(entry.function) && !is_cet_component(entry));
     entries.extend(topology(cpus, apic_id));
     entries.sort_by_key(|entry| (entry.function, entry.index));
     Ok(entries)
@@ -80,6 +86,10 @@ fn is_frequency(function: u32) -> bool {
     matches!(function, 0x15 | 0x16)
 }
 
+fn is_cet_component(entry: &kvm_cpuid_entry2) -> bool {
+    entry.function == 0xd && matches!(entry.index, 11 | 12)
+}
+
 /// Puts the vCPU's own identity into a leaf: each vCPU is a core with one thread, and all share one socket.
 fn identify(entry: &mut kvm_cpuid_entry2, cpus: u8, apic_id: u8, deadline: bool) {
     let (cpus, apic_id) = (u32::from(cpus), u32::from(apic_id));
@@ -97,6 +107,11 @@ fn identify(entry: &mut kvm_cpuid_entry2, cpus: u8, apic_id: u8, deadline: bool)
                 entry.edx |= LEAF_1_EDX_HTT;
             }
         }
+        (0x7, 0) => {
+            entry.ecx &= !LEAF_7_ECX_SHADOW_STACK;
+            entry.edx &= !LEAF_7_EDX_BRANCH_TRACKING;
+        }
+        (0xd, 1) => entry.ecx &= !XSS_CET,
         // Caches of level 1 and 2 belong to a core, the third level to the socket.
         (0x4, _) if entry.eax & 0x1f != 0 => {
             let sharing = if entry.eax >> 5 & 7 >= 3 { ids - 1 } else { 0 };
@@ -234,6 +249,14 @@ mod tests {
         let mut extended = entry(0x8000_0001, 0, [0, 0, EXTENDED_1_ECX_SVM, 0]);
         identify(&mut extended, 1, 0, false);
         assert_eq!(extended.ecx, 0);
+    }
+
+    #[test]
+    fn shadow_stacks_are_never_shown() {
+        let mut seven = entry(7, 0, [0, 0, LEAF_7_ECX_SHADOW_STACK | 1, LEAF_7_EDX_BRANCH_TRACKING | 1]);
+        identify(&mut seven, 1, 0, false);
+        assert_eq!((seven.ecx, seven.edx), (1, 1));
+        assert!(is_cet_component(&entry(0xd, 11, [0; 4])) && !is_cet_component(&entry(0xd, 9, [0; 4])));
     }
 
     #[test]

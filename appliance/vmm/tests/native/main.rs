@@ -15,6 +15,7 @@ use vmm::memory::DirtyBitmap;
 mod dirty;
 mod guest;
 mod life;
+mod linux;
 mod state;
 mod witness;
 

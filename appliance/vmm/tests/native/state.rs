@@ -1,6 +1,8 @@
 //! A machine's state into a fresh machine, and on.
 
-use vmm::state::{ChunkKind, StateReader};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use vmm::state::{ChunkKind, StateReader, StateWriter};
 
 use super::*;
 
@@ -132,4 +134,77 @@ fn a_state_of_another_machine_or_a_damaged_one_is_refused() {
     flipped[state.len() / 2] ^= 1;
     assert!(same.import_state(&flipped).is_err());
     same.import_state(&state).unwrap();
+}
+
+/// A state with the payload of one chunk changed and a right checksum, so that the importers themselves are reached.
+fn with_payload(state: &[u8], kind: u16, change: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
+    let kinds = [
+        ChunkKind::MACHINE,
+        ChunkKind::VCPU,
+        ChunkKind::IRQCHIP,
+        ChunkKind::CLOCK,
+        ChunkKind::SERIAL,
+        ChunkKind::RTC,
+        ChunkKind::ACPI_PM,
+        ChunkKind::RESET_CONTROL,
+        ChunkKind::DEVICES_FROM,
+    ];
+    let mut reader = StateReader::new(state).unwrap();
+    let mut writer = StateWriter::new();
+    for each in kinds {
+        let (version, payload) = reader.take(each, 0).unwrap();
+        let mut payload = payload.to_vec();
+        if each == kind {
+            change(&mut payload);
+        }
+        writer.add(ChunkKind::new(each, 0, version), &payload).unwrap();
+    }
+    reader.finish().unwrap();
+    writer.finish().unwrap()
+}
+
+#[test]
+fn a_state_with_any_payload_is_taken_or_refused_without_a_panic() {
+    let Some((mut machine, memory)) = with_guest(1, "count") else { return };
+    machine.start().unwrap();
+    wait_until("rounds", || word(&memory, guest::ROUNDS) > 10);
+    machine.pause().unwrap();
+    let state = machine.export_state().unwrap();
+    let mut runner = TestRunner::new(Config { cases: 300, failure_persistence: None, ..Config::default() });
+    let kinds = prop::sample::select(vec![
+        ChunkKind::VCPU,
+        ChunkKind::IRQCHIP,
+        ChunkKind::CLOCK,
+        ChunkKind::SERIAL,
+        ChunkKind::RTC,
+        ChunkKind::ACPI_PM,
+        ChunkKind::RESET_CONTROL,
+        ChunkKind::DEVICES_FROM,
+    ]);
+    let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20);
+    let result = runner.run(&(kinds, changes, any::<Option<prop::sample::Index>>()), |(kind, changes, cut)| {
+        let damaged = with_payload(&state, kind, |payload| {
+            for (at, value) in &changes {
+                let at = at.index(payload.len());
+                payload[at] = *value;
+            }
+            if let Some(cut) = cut {
+                payload.truncate(cut.index(payload.len()));
+            }
+        });
+        let (mut other, _memory) = build(1, MEMORY_BYTES).unwrap();
+        let _ = other.import_state(&damaged);
+        Ok(())
+    });
+    result.unwrap();
+    let incomplete = {
+        let mut reader = StateReader::new(&state).unwrap();
+        let mut writer = StateWriter::new();
+        let (version, payload) = reader.take(ChunkKind::MACHINE, 0).unwrap();
+        writer.add(ChunkKind::new(ChunkKind::MACHINE, 0, version), payload).unwrap();
+        writer.finish().unwrap()
+    };
+    let (mut other, _memory) = build(1, MEMORY_BYTES).unwrap();
+    let error = other.import_state(&incomplete).unwrap_err().to_string();
+    assert!(error.contains("no chunk"), "{error}");
 }
