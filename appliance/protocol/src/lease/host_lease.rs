@@ -39,7 +39,6 @@ use crate::time::{Duration, Instant};
 
 const RENEWAL: Duration = Duration::from_millis(limits::LEASE_RENEWAL_MS);
 const IO_BOUND: Duration = Duration::from_millis(limits::LEASE_IO_BOUND_MS);
-const KILL: Duration = Duration::from_millis(limits::LEASE_KILL_MS);
 const RETRY: Duration = Duration::from_millis(limits::LEASE_RETRY_MS);
 const CLAIM_IO: Duration = Duration::from_millis(limits::LEASE_CLAIM_IO_MS);
 const CLAIM_WAIT: Duration = Duration::from_millis(limits::LEASE_CLAIM_WAIT_MS);
@@ -76,7 +75,7 @@ pub enum OwnEffect {
     },
     /// Kill every VM of this datastore now; answer with [`HostLease::handle_killed`] when none is left.
     Fence(Fence),
-    /// Feed the watchdog. It is not fed when a fence is overdue: then the host must be reset.
+    /// Feed the watchdog. It is not fed while a fence is under way: if that takes too long, the host is reset.
     FeedWatchdog,
     /// Keep this for the next process of this boot, before anything else is answered; none: nothing runs.
     Remember(Option<Remembered>),
@@ -218,7 +217,6 @@ impl Remembered {
 #[derive(Clone, Debug)]
 struct Fencing {
     why: Fence,
-    overdue_at: Instant,
 }
 
 /// The state machine of this host's own lease on one datastore.
@@ -354,6 +352,7 @@ impl HostLease {
     pub fn handle_killed(&mut self) {
         if let State::Fencing(_) = self.state {
             self.effects.push_back(OwnEffect::Remember(None));
+            self.effects.push_back(OwnEffect::FeedWatchdog);
             self.look_again();
         }
     }
@@ -456,7 +455,7 @@ impl HostLease {
                     && !record.left
             })
         });
-        let Some(seen) = ours else { return self.fence(now, Fence::Predecessor) };
+        let Some(seen) = ours else { return self.fence(Fence::Predecessor) };
         let live = Live {
             slot: inherited.slot,
             generation: inherited.generation,
@@ -527,9 +526,9 @@ impl HostLease {
     fn check_own_slot(&mut self, now: Instant, watch: &Watch, live: &Live) {
         let seen = watch.slot(live.slot).and_then(|seen| seen.record.as_ref());
         if seen.is_some_and(|record| record.generation > live.generation) {
-            self.fence(now, Fence::SlotTaken);
+            self.fence(Fence::SlotTaken);
         } else if watch.declared_dead(live.slot, live.generation) {
-            self.fence(now, Fence::DeclaredDead);
+            self.fence(Fence::DeclaredDead);
         }
     }
 
@@ -550,14 +549,14 @@ impl HostLease {
     /// The deadline is looked at before any input: a process that was stopped learns of the time first.
     fn fence_if_due(&mut self, now: Instant) {
         match &self.state {
-            State::Live(live) if now >= live.fence_at() => self.fence(now, Fence::NotRenewed),
+            State::Live(live) if now >= live.fence_at() => self.fence(Fence::NotRenewed),
             State::Leaving(live) if now >= live.fence_at() => self.state = State::Left,
             State::Looking => {
                 let due = self.inherited.take_if(|inherited| now >= fence_at(inherited.renewed_at()));
                 if let Some(inherited) = due {
                     self.rest();
                     self.last_life = Some((inherited.slot, inherited.generation));
-                    self.fence(now, Fence::Predecessor);
+                    self.fence(Fence::Predecessor);
                 }
             }
             _ => {}
@@ -578,8 +577,8 @@ impl HostLease {
         }
     }
 
-    fn fence(&mut self, now: Instant, why: Fence) {
-        self.state = State::Fencing(Fencing { why, overdue_at: now + KILL });
+    fn fence(&mut self, why: Fence) {
+        self.state = State::Fencing(Fencing { why });
         self.effects.push_back(OwnEffect::Fence(why));
     }
 
@@ -588,8 +587,7 @@ impl HostLease {
             return;
         }
         self.feed_at = now + FEED;
-        let overdue = matches!(&self.state, State::Fencing(fencing) if now >= fencing.overdue_at);
-        if !overdue {
+        if !matches!(self.state, State::Fencing(_)) {
             self.effects.push_back(OwnEffect::FeedWatchdog);
         }
     }

@@ -352,6 +352,10 @@ impl World {
                 self.note(|| format!("host-{host} fences: {why:?}"));
                 let takes = self.rng.latency(Duration::from_millis(5), KILL_MOST);
                 let boot = self.hosts[host].boot;
+                // A VM that hangs in the kernel does not die: the watchdog is there for that too.
+                if self.faults.fences == Fences::Watchdog && self.rng.chance(100_000) {
+                    return self.note(|| format!("host-{host} cannot kill its VMs"));
+                }
                 self.queue.after(takes, Event::Killed { host, boot, process });
             }
             Effect::FeedWatchdog => {
