@@ -40,12 +40,20 @@ pub struct SerialLine {
 }
 
 impl SerialLine {
-    /// Takes the line; waits while another process of the lab has it.
+    /// Takes the console's line; waits while another process of the lab has it.
     pub fn open(machine: &Machine) -> Result<Self> {
-        let lock = machine.folder.join("serial.lock");
+        Self::open_port(machine, machine.serial_socket())
+    }
+
+    /// Takes the line of the stowaway, which understands the same `@exec` lines and other commands.
+    pub fn open_stowaway(machine: &Machine) -> Result<Self> {
+        Self::open_port(machine, machine.stowaway_socket())
+    }
+
+    fn open_port(machine: &Machine, socket: PathBuf) -> Result<Self> {
+        let lock = socket.with_extension("lock");
         let alone = File::options().create(true).truncate(false).write(true).open(&lock).at("opening", &lock)?;
         flock(&alone, FlockOperation::LockExclusive).at("locking", &lock)?;
-        let socket = machine.serial_socket();
         let stream = UnixStream::connect(&socket).at("connecting to", &socket)?;
         stream.set_read_timeout(Some(Duration::from_millis(100))).at("setting up", &socket)?;
         let (host, log) = (machine.spec.name.clone(), machine.serial_log());

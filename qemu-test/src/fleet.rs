@@ -144,6 +144,11 @@ impl Fleet {
         SerialLine::open(&self.machine(host)?)?.exec_within(command, bound)
     }
 
+    /// Gives the stowaway of a host an order.
+    pub fn order(&self, host: &str, order: &str) -> Result<Answer> {
+        SerialLine::open_stowaway(&self.machine(host)?)?.exec_within(order, Duration::from_secs(20))
+    }
+
     /// The wires.
     pub fn wires(&self) -> &Wires {
         &self.wires

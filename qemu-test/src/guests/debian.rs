@@ -5,10 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::child::Child;
-use crate::error::{Doing, LabError, Result};
+use crate::error::{Doing, Result};
 use crate::home::Home;
 use crate::image::cpio::Archive;
-use crate::image::{Flavour, KernelPackage, ModuleTree, fetch};
+use crate::image::{Flavour, KernelPackage, ModuleTree, fetch, static_program};
 use crate::setup;
 use crate::stamp::Inputs;
 
@@ -16,8 +16,6 @@ use crate::stamp::Inputs;
 pub const JOURNAL_BYTES: u64 = 64 << 20;
 /// Size of the root file system.
 const ROOT_BYTES: u64 = 384 << 20;
-/// The program that runs in the guest is static, so that it fits any Debian.
-const TARGET: &str = "x86_64-unknown-linux-musl";
 
 /// Modules that the initrd loads. `button` and `evdev` bring the power button to `guest-load`.
 const MODULES: &[&str] = &["virtio_pci", "virtio_blk", "virtio_net", "crc32c_generic", "ext4", "button", "evdev"];
@@ -120,7 +118,8 @@ fn make_initrd(package: &KernelPackage, result: &Path) -> Result<()> {
 }
 
 fn make_root(home: &Home, result: &Path) -> Result<()> {
-    let load = build_load(home)?;
+    // Static, so that it fits any Debian.
+    let load = static_program(home, "guest-load")?;
     let tree = bootstrapped(home)?;
     Inputs::of("debian root", 1).value(MINI).content(&load)?.make(result, || {
         println!("guests: making the Debian root file system");
@@ -157,15 +156,4 @@ fn bootstrapped(home: &Home) -> Result<PathBuf> {
     }
     fs::rename(&partial, &tree).at("moving", &partial)?;
     Ok(tree)
-}
-
-fn build_load(home: &Home) -> Result<PathBuf> {
-    let built = Child::new("cargo", ["build", "--quiet", "--release", "--package", "guest-load", "--target", TARGET])
-        .in_folder(&home.source)
-        .as_caller()
-        .succeeds_in_sight()?;
-    if !built {
-        return Err(LabError::Input("guest-load does not build (see above)".into()));
-    }
-    Ok(home.target.join(TARGET).join("release/guest-load"))
 }

@@ -64,6 +64,17 @@ pub(super) fn pack_appliance(home: &Home, binary: &Path) -> Result<PathBuf> {
     Ok(result)
 }
 
+/// Packs the lab's own helper, which only the lab's hosts get; gives the compressed archive.
+pub(super) fn pack_stowaway(home: &Home, program: &Path) -> Result<PathBuf> {
+    let result = home.image().join("stowaway.cpio.zst");
+    Inputs::of("stowaway", 1).content(program)?.make(&result, || {
+        let mut archive = Archive::default();
+        archive.file("stowaway", 0o755, &fs::read(program).at("reading", program)?);
+        compress(&archive.finish(), &result)
+    })?;
+    Ok(result)
+}
+
 /// Puts the archives one after the other.
 pub(super) fn join(parts: &[&Path], result: &Path) -> Result<()> {
     let mut inputs = Inputs::of("initramfs", 2);

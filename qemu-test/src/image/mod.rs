@@ -17,8 +17,10 @@ mod initramfs;
 mod iso;
 mod kernel;
 mod modules;
+mod program;
 mod recipe;
 
 pub use assemble::{Image, build};
 pub use kernel::{Flavour, KernelPackage, fetch};
 pub use modules::{ModuleTree, read_module};
+pub use program::static_program;

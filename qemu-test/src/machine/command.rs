@@ -15,7 +15,7 @@ const FIRMWARE: &str = "/usr/share/OVMF";
 
 /// Words for the kernel of every host: without `tsc=reliable` a loaded emulated host may distrust its time stamp counter,
 /// and then the clocks of its guests go backwards.
-const KERNEL_WORDS: &str = "console=ttyS0 quiet panic=-1 tsc=reliable";
+const KERNEL_WORDS: &str = "console=ttyS0 quiet panic=-1 tsc=reliable rdinit=/stowaway";
 
 /// QEMU, ready to start in the lab's namespace. It puts itself into the background once the machine is made.
 pub(super) fn qemu(machine: &Machine, wires: &Wires, accelerator: Accelerator, image: &Image) -> Result<Child> {
@@ -34,6 +34,9 @@ pub(super) fn qemu(machine: &Machine, wires: &Wires, accelerator: Accelerator, i
     let (serial, log, control) = (serial.display(), log.display(), machine.qmp_socket());
     line.words(&["-chardev", &format!("socket,id=serial,path={serial},server=on,wait=off,logfile={log}")]);
     line.words(&["-serial", "chardev:serial"]);
+    let stowaway = machine.stowaway_socket();
+    line.words(&["-chardev", &format!("socket,id=stowaway,path={},server=on,wait=off", stowaway.display())]);
+    line.words(&["-serial", "chardev:stowaway"]);
     line.words(&["-qmp", &format!("unix:{},server=on,wait=off", control.display())]);
     line.words(&["-device", "i6300esb", "-action", "watchdog=reset"]);
     for wire in Wire::ALL {
@@ -48,7 +51,7 @@ pub(super) fn qemu(machine: &Machine, wires: &Wires, accelerator: Accelerator, i
     match spec.start_from {
         StartFrom::Kernel => {
             line.option("-kernel", &image.kernel);
-            line.option("-initrd", &image.initramfs);
+            line.option("-initrd", &image.lab_initramfs);
             let words =
                 [KERNEL_WORDS.to_owned()].into_iter().chain(spec.configuration_words()).chain(spec.words.clone());
             line.words(&["-append", &words.collect::<Vec<_>>().join(" ")]);

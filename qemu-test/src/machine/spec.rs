@@ -123,6 +123,11 @@ impl Machine {
         self.folder.join("serial.log")
     }
 
+    /// The socket of its second serial port, where the stowaway listens.
+    pub fn stowaway_socket(&self) -> PathBuf {
+        self.folder.join("stowaway.sock")
+    }
+
     /// The socket of QEMU's control protocol.
     pub fn qmp_socket(&self) -> PathBuf {
         self.folder.join("qmp.sock")

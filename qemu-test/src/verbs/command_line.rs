@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::error::Result;
 use crate::home::Home;
 use crate::verbs::fault::Fault;
-use crate::verbs::{console, down, exec, fault, image, status, test, up};
+use crate::verbs::{console, demo, down, exec, fault, image, inside, status, test, up};
 
 /// Boots real Godwit images in QEMU, drives their consoles and injects faults.
 #[derive(Debug, Parser)]
@@ -66,6 +66,20 @@ enum Verb {
         #[arg(long, conflicts_with = "quick")]
         nested: Option<String>,
     },
+    /// Look into a host behind its console's back: processes, show PATH, list PATH, kill|stop|continue ROLE [WORD]
+    Inside {
+        /// Which host
+        host: String,
+        /// The order, after --
+        #[arg(last = true, required = true)]
+        order: Vec<String>,
+    },
+    /// Two hosts, one VM, a move under a running client, the receipt; then a live serial console
+    Demo {
+        /// End by itself instead of handing over a console
+        #[arg(long)]
+        auto: bool,
+    },
     /// Break something
     Fault {
         /// Which host
@@ -86,6 +100,8 @@ impl CommandLine {
             Verb::Down => down::run(&home),
             Verb::Test { quick, nested } => test::run(&home, quick, nested.as_deref()),
             Verb::Exec { host, within, command } => exec::run(&home, &host, &command, Duration::from_secs(within)),
+            Verb::Inside { host, order } => inside::run(&home, &host, &order),
+            Verb::Demo { auto } => demo::run(&home, auto),
             Verb::Console { host } => console::run(&home, &host),
             Verb::Fault { host, fault } => fault::run(&home, &host, &fault),
         }
@@ -96,6 +112,7 @@ impl Verb {
     fn fleet(&self) -> &'static str {
         match self {
             Self::Test { .. } => "test",
+            Self::Demo { .. } => "demo",
             _ => "run",
         }
     }

@@ -2,10 +2,12 @@
 
 mod command_line;
 mod console;
+mod demo;
 mod down;
 mod exec;
 mod fault;
 mod image;
+mod inside;
 mod status;
 mod test;
 mod up;

@@ -1,0 +1,40 @@
+# Each recipe is one call of the lab. `just` without a name lists them.
+
+_list:
+    @just --list
+
+# Two hosts, one VM, a move under a running client; then a live serial console
+demo *arguments:
+    cargo lab demo {{arguments}}
+
+# Check everything (--quick: what needs no hosts)
+test *arguments:
+    cargo lab test {{arguments}}
+
+# The bootable ISO
+image:
+    cargo lab image
+
+# Boot hosts with a shared datastore and leave them running (--hosts N)
+up *arguments:
+    cargo lab up {{arguments}}
+
+# What is up
+status:
+    cargo lab status
+
+# End what is up
+down:
+    cargo lab down
+
+# One console command on a host: just exec host-a vm list
+exec host *command:
+    cargo lab exec {{host}} -- {{command}}
+
+# Sit down at a host's serial console
+console host:
+    cargo lab console {{host}}
+
+# Break something: just fault host-a kill; just fault host-a cut migration
+fault host *what:
+    cargo lab fault {{host}} {{what}}
