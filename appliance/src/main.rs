@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use godwit::api::paths::RunDir;
 use godwit::role::{self, RoleName};
-use godwit::{console, init};
+use godwit::{console, host, init, lease, vmm};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -23,16 +23,23 @@ fn main() -> ExitCode {
     match name {
         RoleName::Init => init::run(),
         RoleName::Configure => init::configure::run(),
-        RoleName::Console => match console::session::run(&RunDir::from_environment()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("godwit console: {error}");
-                ExitCode::FAILURE
-            }
-        },
-        RoleName::Host | RoleName::Lease | RoleName::Migrate | RoleName::Vmm => {
+        RoleName::Console => ended(name, console::session::run(&RunDir::from_environment())),
+        RoleName::Host => ended(name, host::role::run(&RunDir::from_environment())),
+        RoleName::Vmm => ended(name, vmm::role::run()),
+        RoleName::Lease => ended(name, lease::role::run(&RunDir::from_environment())),
+        RoleName::Migrate => {
             eprintln!("godwit {name}: this build does not contain the role");
             ExitCode::from(role::EXIT_ABSENT)
+        }
+    }
+}
+
+fn ended(name: RoleName, outcome: Result<(), impl std::fmt::Display>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("godwit {name}: {error}");
+            ExitCode::FAILURE
         }
     }
 }

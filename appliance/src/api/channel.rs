@@ -93,6 +93,18 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
     /// # Errors
     /// The message is too long, or the other side is gone.
     pub fn send(&self, message: &S, descriptors: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
+        self.send_with(message, descriptors, SendFlags::NOSIGNAL)
+    }
+
+    /// Sends a message unless that would have to wait for the other side to read earlier ones.
+    ///
+    /// # Errors
+    /// As [`Channel::send`], or the other side is too slow.
+    pub fn send_at_once(&self, message: &S) -> Result<(), ChannelError> {
+        self.send_with(message, &[], SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+    }
+
+    fn send_with(&self, message: &S, descriptors: &[BorrowedFd<'_>], flags: SendFlags) -> Result<(), ChannelError> {
         let bytes = postcard::to_stdvec(message).map_err(ChannelError::Malformed)?;
         if bytes.len() as u64 > limits::API_MESSAGE_BYTES_MAX || descriptors.len() > DESCRIPTORS_MAX {
             return Err(ChannelError::TooLong);
@@ -102,7 +114,7 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
         if !descriptors.is_empty() {
             beside.push(SendAncillaryMessage::ScmRights(descriptors));
         }
-        rustix::io::retry_on_intr(|| sendmsg(&self.socket, &[IoSlice::new(&bytes)], &mut beside, SendFlags::NOSIGNAL))?;
+        rustix::io::retry_on_intr(|| sendmsg(&self.socket, &[IoSlice::new(&bytes)], &mut beside, flags))?;
         Ok(())
     }
 

@@ -33,7 +33,8 @@ pub enum LeaseRequest {
     /// Takes the lease of a VM that nobody holds, or whose holder's host lease has expired.
     Acquire(VmOnDatastore),
     /// Registers the VM's monitor, which is killed when the host lease is lost. Must come before the VM runs.
-    /// Beside it: a pidfd.
+    /// Beside it: a pidfd. Answered with `Held` where this host holds the VM at that moment, with `Done` where it does
+    /// not (yet: the destination of a move).
     Guard(VmOnDatastore),
     /// Gives the lease of a VM that does not run any more up.
     GiveUp(VmOnDatastore),

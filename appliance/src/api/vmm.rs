@@ -1,7 +1,6 @@
 //! How the monitor of one VM is driven. It gets open descriptors, never paths. A connection carries one request at a
 //! time; several connections may be open (the control plane's, and during a move the migration engine's).
 
-use model::cpu_report::Baseline;
 use serde::{Deserialize, Serialize};
 use vmm::machine::spec::MachineSpec;
 
@@ -12,8 +11,6 @@ pub enum VmmRequest {
     Build {
         /// Its shape.
         spec: MachineSpec,
-        /// What the guest sees of the processor.
-        baseline: Baseline,
     },
     /// Puts a file behind a disk. Beside it: the file, opened O_DIRECT.
     AttachDisk {

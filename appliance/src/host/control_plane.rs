@@ -1,0 +1,198 @@
+//! What the parts of the control plane share: the configuration, the datastores, the hosts, the VMs, the other roles.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use model::config_tree::nearest;
+use model::cpu_report::CpuReport;
+use model::diagnosis::{Diagnosis, Reason};
+use model::names::{HostName, PortGroupName};
+use model::units::Bytes;
+
+use crate::api::init::{self, InitRequest};
+use crate::api::migrate::{Own, ToMigrate};
+use crate::api::paths::RunDir;
+use crate::configuration::Configuration;
+use crate::datastore::Datastores;
+use crate::host::discovery::{HostRecord, Hosts, MigrationRecord};
+use crate::host::engine::Engine;
+use crate::host::leases::Leases;
+use crate::host::moves::Moves;
+use crate::host::vms::{Running, Vms};
+use crate::network::fabric::Fabric;
+use crate::network::netlink::Netlink;
+use crate::network::tap::Tap;
+
+/// Memory that is kept for the host itself.
+const HOST_MEMORY: Bytes = Bytes::mib(192);
+
+/// The control plane's state.
+pub struct ControlPlane {
+    /// Sockets and logs of this host.
+    pub run_dir: RunDir,
+    /// This host's random identity.
+    pub identity: [u8; 16],
+    /// The configuration that it came up with.
+    pub configuration: Configuration,
+    /// What the processor can show, if KVM can be used.
+    pub cpu: Option<CpuReport>,
+    /// Its networks, where the configuration is good.
+    pub fabric: Mutex<Option<Fabric>>,
+    /// Its datastores.
+    pub datastores: Datastores,
+    /// The lease role.
+    pub leases: Leases,
+    /// The migrate role.
+    pub engine: Engine,
+    /// Hosts that share a datastore.
+    pub hosts: Hosts,
+    /// VMs that this host has to do with.
+    pub vms: Vms,
+    /// Migrations that it takes or took part in.
+    pub moves: Moves,
+}
+
+impl ControlPlane {
+    /// This host's name.
+    pub fn name(&self) -> &HostName {
+        &self.configuration.hostname
+    }
+
+    fn fabric(&self) -> MutexGuard<'_, Option<Fabric>> {
+        self.fabric.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Works with the networks of this host.
+    ///
+    /// # Errors
+    /// The host came up with a bad configuration and has none.
+    pub fn with_fabric<T>(&self, what: &str, work: impl FnOnce(&mut Fabric) -> T) -> Result<T, Diagnosis> {
+        match &mut *self.fabric() {
+            Some(fabric) => Ok(work(fabric)),
+            None => Err(Diagnosis::new(what, "this host came up with a bad configuration", "config show")),
+        }
+    }
+
+    /// Makes a tap for a NIC and plugs it in; nothing passes until [`ControlPlane::open_taps`].
+    ///
+    /// # Errors
+    /// The port group is not there.
+    pub fn plug(&self, label: &PortGroupName, tap: &str) -> Result<Tap, Reason> {
+        let plugged = self.with_fabric("no NIC was plugged in", |fabric| fabric.plug(label, tap));
+        plugged.and_then(|plugged| plugged).map_err(first_reason)
+    }
+
+    /// Lets frames pass through a VM's taps.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn open_taps(&self, running: &Running) -> Result<(), Reason> {
+        let open = || {
+            running.with_taps(|taps| {
+                let mut netlink = Netlink::open()?;
+                taps.iter().try_for_each(|tap| tap.set_up(&mut netlink, true))
+            })
+        };
+        open().map_err(|error| Reason::new(format!("a NIC cannot be switched on: {error}"), "host check"))
+    }
+
+    /// Tells the network where a VM's NICs are now. A frame that cannot be sent costs a second of the VM's connections
+    /// and not the VM.
+    pub fn announce(&self, running: &Running) {
+        running.with_taps(|taps| {
+            for (nic, tap) in running.spec.nics.iter().zip(taps) {
+                if let Err(error) = tap.announce(nic.mac) {
+                    log::warn!("VM {}: {} is not announced: {error}", running.vm.vm, tap.name);
+                }
+            }
+        });
+    }
+
+    /// What is wrong with a port group on this host, if anything is.
+    pub fn port_group_problem(&self, label: &PortGroupName) -> Option<Reason> {
+        let Some(config) = &self.configuration.config else {
+            return Some(Reason::new("this host came up with a bad configuration", "config show"));
+        };
+        if config.port_groups.iter().any(|group| group.name == *label) {
+            return None;
+        }
+        let labels: Vec<&str> = config.port_groups.iter().map(|group| group.name.as_str()).collect();
+        let hint = match nearest(label.as_str(), &labels) {
+            Some(near) => {
+                format!("did you mean \"{near}\"? Labels must be the same to the letter: network port-group list")
+            }
+            None => format!("add [port_group.\"{label}\"] to the configuration of {}", self.name()),
+        };
+        Some(Reason::new(format!("{} has no port group with the label \"{label}\"", self.name()), hint))
+    }
+
+    /// The VLAN of a port group of this host.
+    pub fn vlan(&self, label: &PortGroupName) -> Option<u16> {
+        self.configuration.config.as_ref()?.port_groups.iter().find(|group| group.name == *label)?.vlan
+    }
+
+    /// All memory of this host.
+    pub fn memory(&self) -> Bytes {
+        memory_line("MemTotal")
+    }
+
+    /// Memory that VMs can still be given: all, less the host's own and what running VMs may come to use.
+    pub fn memory_free(&self) -> Bytes {
+        let used: u64 = self.vms.all_running().iter().map(|(running, _)| running.spec.memory_bytes).sum();
+        Bytes(self.memory().0.saturating_sub(HOST_MEMORY.0).saturating_sub(used))
+    }
+
+    /// What the migration engine has to know first, if this host has a migration NIC.
+    pub fn own(&self) -> Option<ToMigrate> {
+        let nic = self.configuration.config.as_ref()?.migration_nic.clone()?;
+        let cpu = self.cpu.clone()?;
+        Some(ToMigrate::Configure(Box::new(Own { name: self.name().clone(), identity: self.identity, nic, cpu })))
+    }
+
+    /// What this host tells others of itself.
+    pub fn own_record(&self, beat: u64) -> HostRecord {
+        let config = self.configuration.config.as_ref();
+        let nic = config.and_then(|config| config.migration_nic.as_ref());
+        let migration = nic.and_then(|nic| {
+            let public_key = self.engine.public_key()?;
+            Some(MigrationRecord { address: nic.address.address, port: nic.port, public_key })
+        });
+        let groups = config.map(|config| config.port_groups.as_slice()).unwrap_or_default();
+        HostRecord {
+            name: self.name().clone(),
+            identity: self.identity.iter().map(|byte| format!("{byte:02x}")).collect(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            beat,
+            vms: u32::try_from(self.vms.all_running().len()).unwrap_or(u32::MAX),
+            memory: self.memory(),
+            memory_free: self.memory_free(),
+            migration,
+            port_groups: groups.iter().map(|group| (group.name.to_string(), group.vlan.unwrap_or(0))).collect(),
+            cpu: self.cpu.clone(),
+        }
+    }
+
+    /// Ends this host in order: `init` stops the roles, and this one its VMs before.
+    ///
+    /// # Errors
+    /// `init` does not answer.
+    pub fn end_host(&self, order: InitRequest) -> Result<String, Diagnosis> {
+        let what =
+            if order == InitRequest::Reboot { "the host is not restarted" } else { "the host is not powered off" };
+        let given = init::ask(&self.run_dir, order);
+        given.map_err(|error| Diagnosis::new(what, error.to_string(), "log show init"))?;
+        Ok("VMs are shut down first; then the host follows".to_owned())
+    }
+}
+
+fn first_reason(diagnosis: Diagnosis) -> Reason {
+    let what = diagnosis.what;
+    diagnosis.reasons.into_iter().next().unwrap_or_else(|| Reason::new(what, ""))
+}
+
+/// A line of /proc/meminfo (proc_meminfo(5)), whose values are KiB.
+fn memory_line(name: &str) -> Bytes {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    Bytes(kib.unwrap_or(0) * 1024)
+}

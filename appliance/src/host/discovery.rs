@@ -1,0 +1,244 @@
+//! How hosts find each other: each keeps a record on every datastore that it has, and reads those of the others.
+//! Nothing else is configured. Whether a host lives is seen by its record changing, on this host's own clock.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use model::cpu_report::CpuReport;
+use model::limits;
+use model::names::HostName;
+use model::units::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::api::host::{HostRow, HostState};
+use crate::api::migrate::{Peer, ToMigrate};
+use crate::datastore::{Datastore, DatastoreError};
+use crate::host::control_plane::ControlPlane;
+
+/// Largest record that is read.
+const RECORD_BYTES_MAX: u64 = 65_536;
+/// A host whose record did not change for so many heartbeats is silent.
+const SILENT_BEATS: u32 = 3;
+
+/// What a host says of itself: `hosts/<hostname>/record.toml`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostRecord {
+    /// Its name.
+    pub name: HostName,
+    /// Its random identity, hex.
+    pub identity: String,
+    /// Godwit's version.
+    pub version: String,
+    /// Counts up with each heartbeat.
+    pub beat: u64,
+    /// VMs that run there.
+    pub vms: u32,
+    /// All its memory.
+    pub memory: Bytes,
+    /// Memory that is free for VMs.
+    pub memory_free: Bytes,
+    /// How its migration stack is reached, if it has one.
+    pub migration: Option<MigrationRecord>,
+    /// The labels of its port groups with their VLANs, 0 for untagged.
+    pub port_groups: BTreeMap<String, u16>,
+    /// What its processor can show.
+    pub cpu: Option<CpuReport>,
+}
+
+/// How a migration stack is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MigrationRecord {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its UDP port.
+    pub port: u16,
+    /// Its public key, hex.
+    pub public_key: String,
+}
+
+#[derive(Debug)]
+struct Seen {
+    record: HostRecord,
+    changed: Instant,
+}
+
+/// The hosts that share a datastore with this one.
+#[derive(Debug, Default)]
+pub struct Hosts {
+    seen: Mutex<BTreeMap<HostName, Seen>>,
+}
+
+impl Hosts {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<HostName, Seen>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of a record that was read now. A record whose beat did not change is no sign of life.
+    fn note(&self, record: HostRecord, now: Instant) {
+        let mut seen = self.lock();
+        match seen.get_mut(&record.name) {
+            Some(known) if known.record.beat == record.beat && known.record.identity == record.identity => {}
+            Some(known) => *known = Seen { record, changed: now },
+            None => {
+                seen.insert(record.name.clone(), Seen { record, changed: now });
+            }
+        }
+    }
+
+    /// Whether a host of this name can be moved to.
+    pub fn knows(&self, name: &HostName) -> bool {
+        self.lock().get(name).is_some_and(|seen| seen.record.migration.is_some())
+    }
+
+    /// All names.
+    pub fn names(&self) -> Vec<HostName> {
+        self.lock().keys().cloned().collect()
+    }
+
+    /// All of them, `own` marked as this host.
+    pub fn rows(&self, own: &HostName) -> Vec<HostRow> {
+        let silent = Duration::from_millis(limits::HOST_HEARTBEAT_MS) * SILENT_BEATS;
+        let seen = self.lock();
+        let row = |seen: &Seen| {
+            let age = seen.changed.elapsed();
+            let record = &seen.record;
+            let state = match (record.name == *own, age < silent) {
+                (true, _) => HostState::ThisHost,
+                (false, true) => HostState::Alive,
+                (false, false) => HostState::Silent,
+            };
+            HostRow {
+                name: record.name.clone(),
+                state,
+                seen_s: age.as_secs(),
+                vms: record.vms,
+                memory: record.memory,
+                memory_free: record.memory_free,
+                migration_address: record.migration.as_ref().map(|migration| migration.address),
+                version: record.version.clone(),
+            }
+        };
+        seen.values().map(row).collect()
+    }
+
+    /// Those that the migration engine may talk to.
+    fn peers(&self, own: &HostName) -> Vec<Peer> {
+        let seen = self.lock();
+        let peer = |seen: &Seen| {
+            let MigrationRecord { address, port, public_key } = seen.record.migration.as_ref()?;
+            Some(Peer {
+                name: seen.record.name.clone(),
+                identity: bytes_of_hex(&seen.record.identity)?.try_into().ok()?,
+                address: *address,
+                port: *port,
+                public_key: bytes_of_hex(public_key)?,
+            })
+        };
+        seen.values().filter(|seen| seen.record.name != *own).filter_map(peer).collect()
+    }
+}
+
+/// The bytes that an even number of hex digits stands for.
+pub fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
+}
+
+/// Writes this host's record and reads the others', for ever.
+pub fn keep(plane: &Arc<ControlPlane>) {
+    let mut beat = 0;
+    let mut told = Vec::new();
+    loop {
+        beat += 1;
+        let record = plane.own_record(beat);
+        for datastore in plane.datastores.all().iter().filter(|datastore| datastore.available()) {
+            if let Err(error) = exchange(plane, datastore, &record) {
+                log::warn!("discovery on datastore {}: {error}", datastore.name());
+            }
+        }
+        let peers = plane.hosts.peers(plane.name());
+        if peers != told && plane.engine.tell(&ToMigrate::Peers(peers.clone()), &[]).is_ok() {
+            told = peers;
+        }
+        // The first records are exchanged at once when a datastore comes up, and often while hosts are new.
+        let pause = if beat < 20 { 1_000 } else { limits::HOST_HEARTBEAT_MS };
+        std::thread::sleep(Duration::from_millis(pause));
+    }
+}
+
+/// The peers as they are now, for an engine that was restarted.
+pub fn peers(plane: &ControlPlane) -> ToMigrate {
+    ToMigrate::Peers(plane.hosts.peers(plane.name()))
+}
+
+fn exchange(plane: &ControlPlane, datastore: &Datastore, own: &HostRecord) -> Result<(), DatastoreError> {
+    let text = toml::to_string(own).map_err(std::io::Error::other)?;
+    datastore.make_folder(&format!("hosts/{}", own.name))?;
+    datastore.replace(&format!("hosts/{}/record.toml", own.name), text.as_bytes())?;
+    for name in datastore.list("hosts")? {
+        let Ok(name) = name.parse::<HostName>() else { continue };
+        let text = match datastore.read_text(&format!("hosts/{name}/record.toml"), RECORD_BYTES_MAX) {
+            Ok(text) => text,
+            Err(error) if error.is_missing() => continue,
+            Err(error) => return Err(error),
+        };
+        match toml::from_str::<HostRecord>(&text) {
+            Ok(record) if record.name == name => plane.hosts.note(record, Instant::now()),
+            Ok(record) => log::warn!("hosts/{name}/record.toml is of host {}", record.name),
+            Err(error) => log::warn!("hosts/{name}/record.toml: {error}"),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(beat: u64) -> HostRecord {
+        HostRecord {
+            name: "host-b".parse().expect("valid"),
+            identity: "00".repeat(16),
+            version: "0.1.0".to_owned(),
+            beat,
+            vms: 0,
+            memory: Bytes(0),
+            memory_free: Bytes(0),
+            migration: Some(MigrationRecord {
+                address: "10.0.0.2".parse().expect("valid"),
+                port: 7780,
+                public_key: "0aff".to_owned(),
+            }),
+            port_groups: BTreeMap::from([("lab net".to_owned(), 10)]),
+            cpu: None,
+        }
+    }
+
+    #[test]
+    fn a_record_that_does_not_change_is_no_sign_of_life() {
+        let own = "host-a".parse().expect("valid");
+        let hosts = Hosts::default();
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(3600)).expect("the machine is up that long");
+        hosts.note(record(1), long_ago);
+        hosts.note(record(1), Instant::now());
+        assert_eq!(hosts.rows(&own)[0].state, HostState::Silent);
+        hosts.note(record(2), Instant::now());
+        assert_eq!(hosts.rows(&own)[0].state, HostState::Alive);
+    }
+
+    #[test]
+    fn a_record_survives_writing_and_reading_and_makes_a_peer() {
+        let text = toml::to_string(&record(7)).expect("written");
+        let read: HostRecord = toml::from_str(&text).expect("read");
+        assert_eq!(read, record(7));
+        let hosts = Hosts::default();
+        hosts.note(read, Instant::now());
+        let peers = hosts.peers(&"host-a".parse().expect("valid"));
+        assert_eq!(peers[0].public_key, [0x0a, 0xff]);
+        assert!(hosts.peers(&"host-b".parse().expect("valid")).is_empty(), "a host is no peer of itself");
+    }
+}

@@ -1,0 +1,176 @@
+//! The control plane's connection to the migration engine (the migrate role): one connection, messages both ways,
+//! made again when the engine is restarted.
+
+use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::api::channel::{Channel, ChannelError};
+use crate::api::host::MigrationNicDetail;
+use crate::api::migrate::{FromMigrate, MigrationId, MigrationProgress, ToMigrate};
+use crate::api::paths::RunDir;
+
+/// Pause between two attempts to reach the engine.
+const RETRY: Duration = Duration::from_millis(300);
+/// How long an answer about the NIC is waited for.
+const NIC_BOUND: Duration = Duration::from_secs(3);
+
+type EngineChannel = Channel<ToMigrate, FromMigrate>;
+
+/// The engine as the control plane reaches it.
+#[derive(Debug)]
+pub struct Engine {
+    socket: PathBuf,
+    shared: Mutex<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    channel: Option<Arc<EngineChannel>>,
+    trouble: Option<String>,
+    listeners: BTreeMap<MigrationId, Sender<FromMigrate>>,
+    progress: BTreeMap<MigrationId, MigrationProgress>,
+    public_key: Option<String>,
+    nic_waiters: Vec<Sender<Box<MigrationNicDetail>>>,
+}
+
+impl Engine {
+    /// The engine of this host; it is reached when [`Engine::keep`] runs.
+    pub fn new(run_dir: &RunDir) -> Self {
+        Self { socket: run_dir.socket("migrate"), shared: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says something to the engine.
+    ///
+    /// # Errors
+    /// It is away.
+    pub fn tell(&self, message: &ToMigrate, descriptors: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
+        let channel = self.lock().channel.clone().ok_or(ChannelError::Closed)?;
+        channel.send(message, descriptors)
+    }
+
+    /// Everything that the engine says of a migration from now on.
+    pub fn listen(&self, id: MigrationId) -> Receiver<FromMigrate> {
+        let (sender, receiver) = channel();
+        self.lock().listeners.insert(id, sender);
+        receiver
+    }
+
+    /// Nothing more of this migration is wanted.
+    pub fn forget(&self, id: MigrationId) {
+        let mut shared = self.lock();
+        shared.listeners.remove(&id);
+        shared.progress.remove(&id);
+    }
+
+    /// How far the migrations under way are.
+    pub fn progress(&self) -> Vec<MigrationProgress> {
+        self.lock().progress.values().cloned().collect()
+    }
+
+    /// Why the migration stack is not up, where it is not.
+    pub fn trouble(&self) -> Option<String> {
+        self.lock().trouble.clone()
+    }
+
+    /// The migration NIC as the engine knows it.
+    pub fn nic(&self) -> Option<Box<MigrationNicDetail>> {
+        let (sender, receiver) = channel();
+        self.lock().nic_waiters.push(sender);
+        self.tell(&ToMigrate::Nic, &[]).ok()?;
+        receiver.recv_timeout(NIC_BOUND).ok()
+    }
+
+    /// The public key by which the engine is known, hex, once its stack is up.
+    pub fn public_key(&self) -> Option<String> {
+        if let Some(known) = self.lock().public_key.clone() {
+            return Some(known);
+        }
+        let key = self.nic()?.public_key;
+        self.lock().public_key = Some(key.clone()).filter(|key| !key.is_empty());
+        Some(key).filter(|key| !key.is_empty())
+    }
+
+    /// Reaches the engine, again and again, and passes on what it says; `greet` is said first on each connection, and
+    /// `incoming` gets what concerns no migration that is listened to.
+    pub fn keep(&self, greet: impl Fn() -> Vec<ToMigrate>, incoming: impl Fn(FromMigrate)) {
+        loop {
+            match EngineChannel::connect(&self.socket) {
+                Ok(channel) => self.serve(Arc::new(channel), &greet, &incoming),
+                Err(error) => self.away(&error.to_string()),
+            }
+            std::thread::sleep(RETRY);
+        }
+    }
+
+    fn serve(&self, channel: Arc<EngineChannel>, greet: &impl Fn() -> Vec<ToMigrate>, incoming: &impl Fn(FromMigrate)) {
+        for message in greet() {
+            if let Err(error) = channel.send(&message, &[]) {
+                return self.away(&error.to_string());
+            }
+        }
+        self.lock().channel = Some(Arc::clone(&channel));
+        loop {
+            match channel.receive() {
+                Ok((message, _)) => {
+                    if let Some(message) = self.take(message) {
+                        incoming(message);
+                    }
+                }
+                Err(error) => return self.away(&error.to_string()),
+            }
+        }
+    }
+
+    /// The engine went away: who waits for a migration learns it by the end of its receiver.
+    fn away(&self, why: &str) {
+        let mut shared = self.lock();
+        if shared.channel.take().is_some() {
+            log::error!("the migration engine went away: {why}");
+        }
+        shared.trouble = Some(format!("the migrate role does not run: {why}"));
+        shared.public_key = None;
+        shared.listeners.clear();
+        shared.progress.clear();
+        shared.nic_waiters.clear();
+    }
+
+    /// Keeps what the engine says of itself, hands on what is listened to, and returns the rest.
+    fn take(&self, message: FromMigrate) -> Option<FromMigrate> {
+        let mut shared = self.lock();
+        let id = match &message {
+            FromMigrate::Configured(outcome) => {
+                shared.trouble = outcome.clone().err();
+                return None;
+            }
+            FromMigrate::Nic(nic) => {
+                for waiter in shared.nic_waiters.drain(..) {
+                    // Who waited may have given up.
+                    let _ = waiter.send(nic.clone());
+                }
+                return None;
+            }
+            FromMigrate::Progress(progress) => {
+                shared.progress.insert(progress.id, progress.clone());
+                progress.id
+            }
+            FromMigrate::Incoming(incoming) => incoming.id,
+            FromMigrate::OpenDisks(id) | FromMigrate::Resumed(id) | FromMigrate::Release(id) => *id,
+            FromMigrate::Ended(ended) => {
+                shared.progress.remove(&ended.id);
+                ended.id
+            }
+        };
+        match shared.listeners.get(&id) {
+            Some(listener) => listener.send(message).err().map(|unsent| unsent.0),
+            None => Some(message),
+        }
+    }
+}

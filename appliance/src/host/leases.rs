@@ -1,0 +1,124 @@
+//! The control plane's side of the lease role.
+
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use model::diagnosis::Reason;
+use model::limits;
+
+use crate::api::channel::{Channel, ChannelError};
+use crate::api::lease::{Holder, LeaseAnswer, LeaseRequest, VmOnDatastore};
+use crate::api::paths::RunDir;
+
+/// Asks the lease role, a connection for each request: they are rare, and none waits for another.
+#[derive(Clone, Debug)]
+pub struct Leases {
+    socket: PathBuf,
+}
+
+/// Why a lease was not got.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseFailure {
+    /// Another host holds it.
+    #[error("host {} holds its lease (epoch {})", .0.name, .0.epoch)]
+    HeldBy(Holder),
+    /// The lease role could not.
+    #[error("{0}")]
+    Failed(String),
+    /// The lease role does not answer.
+    #[error("the lease role does not answer: {0}")]
+    Away(#[from] ChannelError),
+}
+
+impl LeaseFailure {
+    /// The failure with what can be done about it.
+    pub fn reason(&self) -> Reason {
+        let hint = match self {
+            Self::HeldBy(holder) if holder.alive => format!("use it there, or on {}: vm migrate, vm stop", holder.name),
+            Self::HeldBy(holder) => format!("wait until the lease of {} has expired, then try again", holder.name),
+            Self::Failed(_) => "datastore list, then: log show lease".to_owned(),
+            Self::Away(_) => "init restarts it within seconds; then: log show lease".to_owned(),
+        };
+        Reason::new(self.to_string(), hint)
+    }
+}
+
+impl Leases {
+    /// Asks the lease role of this host.
+    pub fn new(run_dir: &RunDir) -> Self {
+        Self { socket: run_dir.socket("lease") }
+    }
+
+    /// One request and its answer.
+    ///
+    /// # Errors
+    /// The role is away or does not answer within the bound of a take-over.
+    pub fn ask(&self, request: &LeaseRequest, descriptors: &[BorrowedFd<'_>]) -> Result<LeaseAnswer, LeaseFailure> {
+        let channel = Channel::<LeaseRequest, LeaseAnswer>::connect(&self.socket).map_err(ChannelError::from)?;
+        let bound = Duration::from_millis(limits::API_REQUEST_MS_MAX + limits::LEASE_EXPIRY_MS);
+        match channel.ask(request, descriptors, bound)?.0 {
+            LeaseAnswer::HeldBy(holder) => Err(LeaseFailure::HeldBy(holder)),
+            LeaseAnswer::Failed(why) | LeaseAnswer::Unknown(why) => Err(LeaseFailure::Failed(why)),
+            answer => Ok(answer),
+        }
+    }
+
+    /// Takes a VM's lease; returns its epoch.
+    ///
+    /// # Errors
+    /// Another host holds it, or the datastore does not answer.
+    pub fn acquire(&self, vm: &VmOnDatastore) -> Result<u64, LeaseFailure> {
+        match self.ask(&LeaseRequest::Acquire(vm.clone()), &[])? {
+            LeaseAnswer::Held { epoch } => Ok(epoch),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Registers the monitor that is killed when the host lease is lost. Returns whether this host holds the VM now.
+    ///
+    /// # Errors
+    /// The lease role is away.
+    pub fn guard(&self, vm: &VmOnDatastore, pidfd: BorrowedFd<'_>) -> Result<bool, LeaseFailure> {
+        match self.ask(&LeaseRequest::Guard(vm.clone()), &[pidfd])? {
+            LeaseAnswer::Held { .. } => Ok(true),
+            LeaseAnswer::Done => Ok(false),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Gives the lease of a VM that does not run any more up.
+    ///
+    /// # Errors
+    /// The datastore does not answer: the lease then ends with this host's.
+    pub fn give_up(&self, vm: &VmOnDatastore) -> Result<(), LeaseFailure> {
+        self.ask(&LeaseRequest::GiveUp(vm.clone()), &[]).map(|_| ())
+    }
+
+    /// After a commit whose outcome is unknown: learns who won the epoch after `epoch`, or wins it for this host.
+    /// Returns the epoch in which this host holds the VM.
+    ///
+    /// # Errors
+    /// Another host won it, or the datastore does not answer.
+    pub fn resolve(&self, vm: &VmOnDatastore, epoch: u64) -> Result<u64, LeaseFailure> {
+        match self.ask(&LeaseRequest::Resolve { vm: vm.clone(), epoch }, &[])? {
+            LeaseAnswer::Held { epoch } => Ok(epoch),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Who holds a VM.
+    ///
+    /// # Errors
+    /// The datastore does not answer.
+    pub fn holder(&self, vm: &VmOnDatastore) -> Result<Option<Holder>, LeaseFailure> {
+        match self.ask(&LeaseRequest::Query(vm.clone()), &[])? {
+            LeaseAnswer::Holder(holder) => Ok(holder),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+fn unexpected(answer: &LeaseAnswer) -> LeaseFailure {
+    LeaseFailure::Failed(format!("the lease role answered something that was not asked: {answer:?}"))
+}

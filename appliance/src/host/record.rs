@@ -1,0 +1,70 @@
+//! What a control plane leaves beside a running VM, so that after a restart it finds the VM again. It lies in the
+//! host's memory: a reboot of the host leaves neither records nor VMs.
+
+use std::fs;
+use std::io;
+
+use model::names::VmName;
+use serde::{Deserialize, Serialize};
+
+use crate::api::lease::VmOnDatastore;
+use crate::api::paths::RunDir;
+use crate::host::vms::Running;
+
+/// What is needed to adopt a VM.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VmRecord {
+    /// Its place.
+    pub vm: VmOnDatastore,
+    /// The epoch in which this host holds it.
+    pub epoch: u64,
+    /// Its vm.toml as it was when it started.
+    pub config_text: String,
+    /// The process of its monitor.
+    pub pid: u32,
+    /// Its vCPUs were paused by a person.
+    pub paused: bool,
+}
+
+/// Writes the record of a VM; without it a restart of the control plane would not find the VM, which is worth a
+/// warning but not the VM's life.
+pub fn write(run_dir: &RunDir, running: &Running, paused: bool) {
+    let record = VmRecord {
+        vm: running.vm.clone(),
+        epoch: running.epoch(),
+        config_text: running.config_text.clone(),
+        pid: running.monitor.pid(),
+        paused,
+    };
+    let name = &running.vm.vm;
+    let written = postcard::to_stdvec(&record).map_err(io::Error::other).and_then(|bytes| {
+        let folder = run_dir.vm(name);
+        fs::write(folder.join("record.new"), bytes)?;
+        fs::rename(folder.join("record.new"), folder.join("record"))
+    });
+    if let Err(error) = written {
+        log::warn!("record of VM {name}: {error}");
+    }
+}
+
+/// Removes the record of a VM that does not run here any more, with its sockets.
+pub fn remove(run_dir: &RunDir, vm: &VmName) {
+    if let Err(error) = fs::remove_dir_all(run_dir.vm(vm)) {
+        log::warn!("folder of VM {vm}: {error}");
+    }
+}
+
+/// The records that an earlier control plane left.
+pub fn all(run_dir: &RunDir) -> Vec<VmRecord> {
+    let Ok(folders) = fs::read_dir(run_dir.vms()) else { return Vec::new() };
+    let mut records = Vec::new();
+    for folder in folders.flatten() {
+        let read = fs::read(folder.path().join("record")).map(|bytes| postcard::from_bytes(&bytes));
+        match read {
+            Ok(Ok(record)) => records.push(record),
+            Ok(Err(error)) => log::error!("{}: {error}", folder.path().display()),
+            Err(error) => log::warn!("{}: {error}", folder.path().display()),
+        }
+    }
+    records
+}

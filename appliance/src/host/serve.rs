@@ -1,0 +1,105 @@
+//! Serves consoles: a thread for each connection, a request at a time, Ctrl-C heard meanwhile.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::diagnosis::Diagnosis;
+
+use crate::api::channel::{Channel, ChannelError, Listener, wait_readable};
+use crate::api::host::{HostAnswer, HostRequest};
+use crate::api::init::InitRequest;
+use crate::host::control_plane::ControlPlane;
+use crate::host::{answers, lifecycle, moves};
+
+/// The console at the other end of a request that takes long: it is told how far it is, and may give up.
+pub struct Caller<'a> {
+    channel: &'a Channel<HostAnswer, HostRequest>,
+}
+
+impl Caller<'_> {
+    /// Tells how far the command is.
+    pub fn progress(&self, doing: &str, thousandths: Option<u16>) {
+        // A console that went away has given up what it watched, not the command.
+        let _ = self.channel.send(&HostAnswer::Progress { doing: doing.to_owned(), thousandths }, &[]);
+    }
+
+    /// Whether Ctrl-C was pressed since the last call.
+    pub fn cancelled(&self) -> bool {
+        match wait_readable(self.channel.as_fd(), Duration::ZERO) {
+            Ok(true) => matches!(self.channel.receive(), Ok((HostRequest::Cancel, _))),
+            _ => false,
+        }
+    }
+}
+
+/// Serves consoles until the process ends.
+pub fn serve(plane: &Arc<ControlPlane>, listener: &Listener) {
+    loop {
+        match listener.accept::<HostAnswer, HostRequest>() {
+            Ok(channel) => {
+                let plane = Arc::clone(plane);
+                let served =
+                    std::thread::Builder::new().name("console".to_owned()).spawn(move || converse(&plane, &channel));
+                if let Err(error) = served {
+                    log::error!("a console is not served: {error}");
+                }
+            }
+            Err(error) => {
+                log::error!("consoles cannot be accepted: {error}");
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        }
+    }
+}
+
+fn converse(plane: &Arc<ControlPlane>, channel: &Channel<HostAnswer, HostRequest>) {
+    loop {
+        let request = match channel.receive() {
+            // A Ctrl-C that came after the answer concerns nothing any more.
+            Ok((HostRequest::Cancel, _)) => continue,
+            Ok((request, _)) => request,
+            Err(ChannelError::Closed) => return,
+            Err(error) => return log::warn!("a console was not understood: {error}"),
+        };
+        let (answer, beside) = answer(plane, request, &Caller { channel });
+        let beside: Vec<_> = beside.iter().map(AsFd::as_fd).collect();
+        let sent = match channel.send(&answer, &beside) {
+            Err(ChannelError::TooLong) => channel.send(&HostAnswer::Refused(too_long()), &[]),
+            other => other,
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+fn too_long() -> Diagnosis {
+    Diagnosis::new("the answer cannot be shown", "it is longer than one message may be", "ask for less of it")
+}
+
+fn answer(plane: &Arc<ControlPlane>, request: HostRequest, caller: &Caller<'_>) -> (HostAnswer, Vec<OwnedFd>) {
+    let alone = |answer: Result<HostAnswer, Diagnosis>| (answer.unwrap_or_else(HostAnswer::Refused), Vec::new());
+    let line = |line: Result<String, Diagnosis>| alone(line.map(HostAnswer::Done));
+    match request {
+        HostRequest::VmStart(vm) => {
+            caller.progress(&format!("starting {vm}"), None);
+            line(lifecycle::start(plane, &vm))
+        }
+        HostRequest::VmStop(vm) => line(lifecycle::stop(plane, &vm)),
+        HostRequest::VmKill(vm) => line(lifecycle::kill(plane, &vm)),
+        HostRequest::VmPause(vm) => line(lifecycle::pause(plane, &vm)),
+        HostRequest::VmResume(vm) => line(lifecycle::resume(plane, &vm)),
+        HostRequest::VmConsole(vm) => match answers::vm_console(plane, &vm) {
+            Ok(monitor) => (HostAnswer::Console, vec![monitor]),
+            Err(refusal) => (HostAnswer::Refused(refusal), Vec::new()),
+        },
+        HostRequest::VmMigrate { vm, destination, check_only } => {
+            alone(moves::migrate(plane, &vm, &destination, check_only, caller))
+        }
+        HostRequest::MigrationCancel(id) => line(moves::cancel(plane, &id)),
+        HostRequest::HostReboot => line(plane.end_host(InitRequest::Reboot)),
+        HostRequest::HostShutdown => line(plane.end_host(InitRequest::Shutdown)),
+        other => alone(answers::answer(plane, &other)),
+    }
+}

@@ -1,0 +1,106 @@
+//! The lease area of a datastore: opened past the page cache, made if it is not there.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use protocol::lease::identity::AreaId;
+use protocol::lease::layout::{Area, Geometry};
+use protocol::lease::record::AreaHeader;
+use protocol::lease::sector::{Content, decode, encode};
+use rustix::fs::OFlags;
+
+use crate::lease::lane::Aligned;
+
+/// The identity that seeds the checksum of the header itself, which has to be read before the area's own is known.
+const HEADER_SEED: AreaId = AreaId(0);
+/// Logical blocks of storage whose block size is not known: files on NFS.
+const BLOCK_BYTES: u32 = 4096;
+
+/// Opens the area at `path`, or makes it. Two hosts that make it at once end up with the same one.
+///
+/// # Errors
+/// The file cannot be opened or made, or is not a lease area.
+pub fn open_or_make(path: &Path, made_by: &str) -> io::Result<(File, Area)> {
+    match open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        other => return other,
+    }
+    make(path, made_by)?;
+    open(path)
+}
+
+/// Opens a file past the page cache: each write is on the storage when it returns.
+///
+/// # Errors
+/// It is not there or not accessible.
+pub fn direct(path: &Path) -> io::Result<File> {
+    let flags = i32::try_from((OFlags::DIRECT | OFlags::DSYNC).bits()).map_err(io::Error::other)?;
+    File::options().read(true).write(true).custom_flags(flags).open(path)
+}
+
+fn open(path: &Path) -> io::Result<(File, Area)> {
+    let file = direct(path)?;
+    let mut buffer = Aligned::new(4096);
+    file.read_exact_at(buffer.bytes_mut(), 0)?;
+    match decode::<AreaHeader>(buffer.bytes(), HEADER_SEED, 0) {
+        Content::Valid(_, header) => Ok((file, Area { id: header.area, geometry: header.geometry })),
+        _ => Err(io::Error::other(format!(
+            "{} is not a lease area; move it away if no host uses this datastore, and a new one is made",
+            path.display()
+        ))),
+    }
+}
+
+/// Makes the whole area beside its place and then links it there: a link to a name that exists fails, so exactly one
+/// maker wins, and nobody ever sees a part of an area.
+fn make(path: &Path, made_by: &str) -> io::Result<()> {
+    let geometry = Geometry::for_blocks_of(BLOCK_BYTES).ok_or_else(|| io::Error::other("the blocks are too large"))?;
+    let mut id = [0; 16];
+    rustix::rand::getrandom(&mut id[..], rustix::rand::GetRandomFlags::empty())?;
+    let header =
+        AreaHeader { area: AreaId(u128::from_le_bytes(id)), generation: 1, geometry, made_by: made_by.to_owned() };
+    let fresh = path.with_extension(format!("new-{:032x}", header.area.0));
+    let made = write_fresh(&fresh, &header).and_then(|()| match std::fs::hard_link(&fresh, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    });
+    let removed = std::fs::remove_file(&fresh);
+    made.and(removed)
+}
+
+fn write_fresh(fresh: &Path, header: &AreaHeader) -> io::Result<()> {
+    File::create_new(fresh)?.set_len(header.geometry.area_bytes())?;
+    let file = direct(fresh)?;
+    let mut buffer = Aligned::new(4096);
+    let sector = encode(header, 1, HEADER_SEED, 0);
+    buffer.bytes_mut()[..sector.len()].copy_from_slice(&sector);
+    file.write_all_at(buffer.bytes(), 0)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_hosts_that_make_the_area_at_once_share_it() {
+        let folder = std::env::temp_dir().join(format!("godwit-area-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("made");
+        let path = folder.join("lease");
+        let makers: Vec<_> = (0..8)
+            .map(|n| {
+                let path = path.clone();
+                std::thread::spawn(move || open_or_make(&path, &format!("host-{n}")).expect("an area").1.id)
+            })
+            .collect();
+        let mut ids: Vec<AreaId> = makers.into_iter().map(|maker| maker.join().expect("ended")).collect();
+        ids.dedup();
+        assert_eq!(ids.len(), 1);
+        assert_eq!(std::fs::read_dir(&folder).expect("listed").count(), 1, "nothing is left beside it");
+        std::fs::write(&path, vec![7; 4096]).expect("written");
+        assert!(open_or_make(&path, "host").expect_err("garbage").to_string().contains("not a lease area"));
+        std::fs::remove_dir_all(&folder).expect("removed");
+    }
+}

@@ -1,0 +1,292 @@
+//! Runs the keeper of one datastore: feeds it requests, ends of I/O and time, and carries out what it wants.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration as Wait;
+
+use model::limits;
+use model::names::{DatastoreName, VmName};
+use protocol::lease::host_lease::{HostIdentity, Standing};
+use protocol::lease::keeper::{Effect, HostView, Input, IoId, IoResult, Keeper, Lane, RequestId};
+use protocol::lease::layout::Area;
+use protocol::lease::vm_lease::{Answer, LeaseError, Request};
+use protocol::time::{Duration, Instant};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::api::lease::LeaseEvent;
+use crate::lease::area;
+use crate::lease::guard::Guard;
+use crate::lease::lane::Lanes;
+use crate::lease::memory::Memory;
+
+const IO_BOUND: Duration = Duration::from_millis(limits::LEASE_IO_BOUND_MS);
+/// Longest sleep of the loop.
+const SLEEP_MAX: Wait = Wait::from_secs(1);
+/// Pause before an area that cannot be opened is tried again.
+const RETRY: Wait = Wait::from_secs(2);
+
+/// What a keeper answered, with the hosts that it saw then.
+pub type Reply = Result<(Answer, Vec<HostView>), LeaseError>;
+
+/// What a datastore's thread is told.
+pub enum Told {
+    /// A request for the keeper.
+    Ask(Request, Sender<Reply>),
+    /// A monitor to kill when the host lease is lost; answered with the epoch in which the VM is held now, if it is.
+    Guard(VmName, OwnedFd, Sender<std::io::Result<Option<u64>>>),
+    /// How the host lease stands.
+    Standing(Sender<View>),
+    /// The host lease is to be given up; refused while monitors run.
+    Leave(Sender<Result<(), String>>),
+    /// An I/O ended.
+    IoEnded(IoId, IoResult),
+    /// All monitors that had to be killed are gone.
+    Killed(Vec<VmName>),
+}
+
+/// How one datastore stands.
+#[derive(Debug)]
+pub struct View {
+    /// The host lease is held.
+    pub held: bool,
+    /// Milliseconds since the start of its last renewal.
+    pub renewed_ms: u64,
+    /// What hinders it.
+    pub trouble: String,
+    /// The hosts.
+    pub hosts: Vec<HostView>,
+    /// The VMs that have a lease.
+    pub vms: Vec<VmName>,
+}
+
+/// Who this host is and where the area lies.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The datastore.
+    pub datastore: DatastoreName,
+    /// Its lease area.
+    pub area: PathBuf,
+    /// The list of guarded monitors.
+    pub guards: PathBuf,
+    /// Where one process of this role leaves its life to the next.
+    pub memory: PathBuf,
+    /// Who this host is.
+    pub identity: HostIdentity,
+}
+
+/// Starts the thread of a datastore; `event` is called for what others want to know.
+///
+/// # Errors
+/// No thread is to be had.
+pub fn start(place: Place, event: impl Fn(LeaseEvent) + Send + 'static) -> std::io::Result<Sender<Told>> {
+    let (sender, receiver) = channel();
+    let own = sender.clone();
+    let name = format!("lease-{}", place.datastore);
+    std::thread::Builder::new().name(name).spawn(move || run(&place, &own, &receiver, &event))?;
+    Ok(sender)
+}
+
+/// Now, on the clock that goes on while the machine sleeps.
+fn now() -> Instant {
+    let time = clock_gettime(ClockId::Boottime);
+    let (seconds, nanos) = (u64::try_from(time.tv_sec).unwrap_or(0), u64::try_from(time.tv_nsec).unwrap_or(0));
+    Instant::from_nanos(seconds * 1_000_000_000 + nanos)
+}
+
+struct Running<'a> {
+    place: &'a Place,
+    own: Sender<Told>,
+    event: &'a dyn Fn(LeaseEvent),
+    area: Area,
+    keeper: Keeper,
+    memory: Memory,
+    lanes: Lanes,
+    guard: Guard,
+    ios: BTreeMap<IoId, (Lane, Instant)>,
+    replies: BTreeMap<RequestId, Sender<Reply>>,
+    requests: u64,
+    trouble: String,
+    was_live: bool,
+}
+
+fn run(place: &Place, own: &Sender<Told>, told: &Receiver<Told>, event: &dyn Fn(LeaseEvent)) {
+    let made_by = place.identity.name.to_string();
+    let memory = Memory::at(place.memory.clone());
+    let recalled = memory.recall();
+    let inherited = recalled.as_ref().map(|(_, life)| *life);
+    // A predecessor's life is gone on with, or fenced, before the datastore is looked at: it may not answer.
+    let mut known = recalled.map(|(area, _)| area);
+    let area = loop {
+        if let Some(area) = known.take() {
+            break area;
+        }
+        match area::open_or_make(&place.area, &made_by) {
+            Ok((_, area)) => break area,
+            Err(error) => {
+                log::error!("lease area of datastore {}: {error}", place.datastore);
+                refuse_for(told, RETRY, &error.to_string());
+            }
+        }
+    };
+    let chance = now().nanos() ^ u64::from(std::process::id());
+    let mut running = Running {
+        place,
+        own: own.clone(),
+        event,
+        area,
+        keeper: Keeper::new(area, place.identity.clone(), inherited, chance, now()),
+        memory,
+        lanes: Lanes::new(place.area.clone()),
+        guard: Guard::load(place.guards.clone()),
+        ios: BTreeMap::new(),
+        replies: BTreeMap::new(),
+        requests: 0,
+        trouble: "it is being claimed".to_owned(),
+        was_live: false,
+    };
+    running.go_on(told);
+}
+
+/// Answers that nothing can be done, for a while.
+fn refuse_for(told: &Receiver<Told>, pause: Wait, why: &str) {
+    let until = std::time::Instant::now() + pause;
+    while let Ok(message) = told.recv_timeout(until.saturating_duration_since(std::time::Instant::now())) {
+        // Who asked may have given up.
+        match message {
+            Told::Ask(_, reply) => drop(reply.send(Err(LeaseError::Storage))),
+            Told::Guard(_, _, reply) => drop(reply.send(Err(std::io::Error::other(why.to_owned())))),
+            Told::Leave(reply) => drop(reply.send(Ok(()))),
+            Told::Standing(reply) => {
+                let view =
+                    View { held: false, renewed_ms: 0, trouble: why.to_owned(), hosts: Vec::new(), vms: Vec::new() };
+                drop(reply.send(view));
+            }
+            Told::IoEnded(..) | Told::Killed(_) => {}
+        }
+    }
+}
+
+impl Running<'_> {
+    fn go_on(&mut self, told: &Receiver<Told>) {
+        loop {
+            self.keeper.handle_timeout(now());
+            self.expire_ios();
+            self.carry_out();
+            let due = self.ios.values().map(|(_, deadline)| *deadline).min().unwrap_or(Instant::NEVER);
+            let sleep = self.keeper.poll_timeout().min(due).since(now());
+            match told.recv_timeout(Wait::from_nanos(sleep.nanos()).min(SLEEP_MAX)) {
+                Ok(message) => self.take(message),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Answers I/O that the storage holds beyond the bound as failed.
+    fn expire_ios(&mut self) {
+        let time = now();
+        let expired: Vec<IoId> = self.ios.iter().filter(|(_, (_, due))| time >= *due).map(|(id, _)| *id).collect();
+        for id in expired {
+            if let Some((lane, _)) = self.ios.remove(&id) {
+                self.lanes.abandon(lane);
+                self.keeper.handle_input(time, Input::IoEnded(id, IoResult::Failed));
+            }
+        }
+    }
+
+    fn take(&mut self, message: Told) {
+        match message {
+            Told::Ask(request, reply) => {
+                self.requests += 1;
+                let id = RequestId(self.requests);
+                self.replies.insert(id, reply);
+                self.keeper.handle_input(now(), Input::Request(id, request));
+            }
+            Told::Guard(vm, pidfd, reply) => {
+                let guarded = self.guard.add(vm.clone(), pidfd);
+                let held = self.keeper.holds(now(), &vm).map(|epoch| epoch.0);
+                drop(reply.send(guarded.map(|()| held)));
+            }
+            Told::Standing(reply) => drop(reply.send(self.view())),
+            Told::Leave(reply) => {
+                let running = self.guard.running();
+                let left = if running.is_empty() {
+                    self.keeper.handle_input(now(), Input::Leave);
+                    Ok(())
+                } else {
+                    Err(format!("VMs still run: {running:?}"))
+                };
+                drop(reply.send(left));
+            }
+            Told::IoEnded(id, result) => {
+                if self.ios.remove(&id).is_some() {
+                    self.keeper.handle_input(now(), Input::IoEnded(id, result));
+                }
+            }
+            Told::Killed(vms) => {
+                self.keeper.handle_input(now(), Input::Killed);
+                (self.event)(LeaseEvent::Fenced { datastore: self.place.datastore.clone(), vms });
+            }
+        }
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(effect) = self.keeper.poll_effect() {
+            match effect {
+                Effect::Io(io) => {
+                    self.ios.insert(io.id, (io.lane, now() + IO_BOUND));
+                    let own = self.own.clone();
+                    // The receiver is this loop, which lives as long as the process.
+                    self.lanes.begin(io, move |id, result| drop(own.send(Told::IoEnded(id, result))));
+                }
+                Effect::Fence(why) => {
+                    log::error!(
+                        "datastore {}: the host lease is lost ({why:?}); its VMs are killed",
+                        self.place.datastore
+                    );
+                    self.trouble = format!("it was lost: {why:?}");
+                    let own = self.own.clone();
+                    self.guard.kill_all(move |vms| drop(own.send(Told::Killed(vms))));
+                }
+                // No watchdog is published (`Watchdog::None`), so nobody counts on one.
+                Effect::FeedWatchdog => {}
+                Effect::Remember(life) => {
+                    if let Err(error) = self.memory.leave(self.area, life) {
+                        log::error!(
+                            "datastore {}: a restart of this role would not know its life: {error}",
+                            self.place.datastore
+                        );
+                    }
+                }
+                Effect::Reply(id, result) => {
+                    if let Some(reply) = self.replies.remove(&id) {
+                        // Who asked may have given up; the answer then only stands on the datastore.
+                        let _ = reply.send(result.map(|answer| (answer, self.keeper.hosts())));
+                    }
+                }
+                Effect::Note(note) => {
+                    log::info!("datastore {}: {note:?}", self.place.datastore);
+                    self.trouble = format!("{note:?}");
+                }
+            }
+        }
+        let live = matches!(self.keeper.standing(), Standing::Live(_));
+        if live && !self.was_live {
+            (self.event)(LeaseEvent::Held(self.place.datastore.clone()));
+        }
+        self.was_live = live;
+    }
+
+    fn view(&self) -> View {
+        let held = matches!(self.keeper.standing(), Standing::Live(_));
+        View {
+            held,
+            renewed_ms: self.keeper.renewed_at().map_or(0, |at| now().since(at).millis()),
+            trouble: if held { String::new() } else { self.trouble.clone() },
+            hosts: self.keeper.hosts(),
+            vms: self.keeper.known_vms(),
+        }
+    }
+}

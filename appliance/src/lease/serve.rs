@@ -1,0 +1,258 @@
+//! Turns messages of other roles into requests of keepers, and their answers back.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use model::limits;
+use model::names::{DatastoreName, VmName};
+use protocol::lease::host_lease::HostIdentity;
+use protocol::lease::identity::{BootId, Epoch, HostId};
+use protocol::lease::keeper::HostView;
+use protocol::lease::record::Watchdog;
+use protocol::lease::vm_lease::{self, Answer, LeaseError, Request, Take};
+use protocol::lease::watch::Life;
+
+use crate::api::channel::{Channel, ChannelError};
+use crate::api::lease::{DatastoreLease, Holder, HostLease, LeaseAnswer, LeaseEvent, LeaseRequest, VmOnDatastore};
+use crate::api::paths::RunDir;
+use crate::lease::datastore::{self, Place, Told};
+
+type Connection = Arc<Channel<LeaseAnswer, LeaseRequest>>;
+
+/// How long a keeper may take over a request: a take-over waits for an expiry.
+const REPLY_BOUND: Duration = Duration::from_millis(limits::API_REQUEST_MS_MAX + limits::LEASE_EXPIRY_MS);
+/// How long a new datastore may take until its host lease is held: its last life may have to expire.
+const OPEN_BOUND: Duration = Duration::from_millis(2 * limits::LEASE_EXPIRY_MS);
+
+/// A datastore's thread, and who this host is there.
+#[derive(Clone)]
+struct Kept {
+    told: Sender<Told>,
+    host: HostId,
+}
+
+/// All datastores, and who watches.
+pub struct Leases {
+    run_dir: RunDir,
+    datastores: Mutex<BTreeMap<DatastoreName, Kept>>,
+    watchers: Mutex<Vec<Connection>>,
+}
+
+impl Leases {
+    /// None yet.
+    pub fn new(run_dir: RunDir) -> Self {
+        Self { run_dir, datastores: Mutex::default(), watchers: Mutex::default() }
+    }
+
+    fn datastores(&self) -> MutexGuard<'_, BTreeMap<DatastoreName, Kept>> {
+        self.datastores.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn watchers(&self) -> MutexGuard<'_, Vec<Connection>> {
+        self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, event: &LeaseEvent) {
+        self.watchers().retain(|watcher| watcher.send_at_once(&LeaseAnswer::Event(event.clone())).is_ok());
+    }
+
+    /// Serves a connection to its end.
+    pub fn serve(self: &Arc<Self>, connection: &Connection) {
+        loop {
+            let answer = match connection.receive() {
+                Ok((LeaseRequest::Watch, _)) => {
+                    self.watchers().push(Arc::clone(connection));
+                    continue;
+                }
+                Ok((request, beside)) => self.answer(request, beside),
+                Err(ChannelError::Closed) => return,
+                Err(error) => return log::warn!("a connection was not understood: {error}"),
+            };
+            if connection.send(&answer, &[]).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn answer(self: &Arc<Self>, request: LeaseRequest, beside: Vec<OwnedFd>) -> LeaseAnswer {
+        match request {
+            LeaseRequest::Open { datastore, area, host, name } => {
+                let identity = HostIdentity {
+                    host: HostId(u128::from_be_bytes(host)),
+                    boot: boot(),
+                    name,
+                    watchdog: Watchdog::None,
+                };
+                self.open(datastore, PathBuf::from(area), identity)
+            }
+            LeaseRequest::Close(datastore) => self.close(&datastore),
+            LeaseRequest::Acquire(vm) => self.ask(&vm.datastore, Request::Acquire(vm.vm.clone(), Take::IfFree)),
+            LeaseRequest::Guard(vm) => self.guard(&vm, beside),
+            LeaseRequest::GiveUp(vm) => self.ask(&vm.datastore, Request::GiveUp(vm.vm.clone())),
+            LeaseRequest::Query(vm) => self.ask(&vm.datastore, Request::Query(vm.vm.clone())),
+            LeaseRequest::List(datastore) => self.list(&datastore),
+            LeaseRequest::Hosts(datastore) => match self.view(&datastore) {
+                Ok(view) => LeaseAnswer::Hosts(view.hosts.iter().map(host_lease).collect()),
+                Err(why) => LeaseAnswer::Failed(why),
+            },
+            LeaseRequest::Status => LeaseAnswer::Status(self.status()),
+            LeaseRequest::Prepare { vm, source } => {
+                let source = HostId(u128::from_be_bytes(source));
+                self.ask(&vm.datastore, Request::Prepare(vm.vm.clone(), source))
+            }
+            LeaseRequest::Commit(vm) => self.ask(&vm.datastore, Request::Commit(vm.vm.clone())),
+            LeaseRequest::Resolve { vm, epoch } => {
+                self.ask(&vm.datastore, Request::Resolve(vm.vm.clone(), Epoch(epoch)))
+            }
+            LeaseRequest::Watch => LeaseAnswer::Failed("it is no request".to_owned()),
+        }
+    }
+
+    fn open(self: &Arc<Self>, datastore: DatastoreName, area: PathBuf, identity: HostIdentity) -> LeaseAnswer {
+        let known = self.datastores().contains_key(&datastore);
+        if !known {
+            let guards = self.run_dir.path().join(format!("guards-{datastore}"));
+            let host = identity.host;
+            let memory = self.run_dir.path().join(format!("life-{datastore}"));
+            let place = Place { datastore: datastore.clone(), area, guards, memory, identity };
+            let leases = Arc::clone(self);
+            match datastore::start(place, move |event| leases.tell(&event)) {
+                Ok(told) => drop(self.datastores().insert(datastore.clone(), Kept { told, host })),
+                Err(error) => return LeaseAnswer::Failed(format!("no thread for the datastore: {error}")),
+            }
+        }
+        let deadline = Instant::now() + if known { Duration::ZERO } else { OPEN_BOUND };
+        loop {
+            match self.view(&datastore) {
+                Ok(view) if view.held => return LeaseAnswer::Done,
+                Ok(view) if Instant::now() >= deadline => return LeaseAnswer::Failed(view.trouble),
+                Ok(_) => std::thread::sleep(Duration::from_millis(50)),
+                Err(why) => return LeaseAnswer::Failed(why),
+            }
+        }
+    }
+
+    /// Sends a message to a datastore's thread and waits for what it answers.
+    fn exchange<T>(&self, datastore: &DatastoreName, message: impl FnOnce(Sender<T>) -> Told) -> Result<T, String> {
+        let kept = self.datastores().get(datastore).cloned();
+        let kept = kept.ok_or_else(|| format!("no host lease is held on datastore {datastore}"))?;
+        let (reply, answered) = channel();
+        kept.told.send(message(reply)).map_err(|_| format!("the thread of datastore {datastore} ended"))?;
+        answered.recv_timeout(REPLY_BOUND).map_err(|_| format!("datastore {datastore} did not answer"))
+    }
+
+    fn view(&self, datastore: &DatastoreName) -> Result<datastore::View, String> {
+        self.exchange(datastore, Told::Standing)
+    }
+
+    fn close(&self, datastore: &DatastoreName) -> LeaseAnswer {
+        match self.exchange(datastore, Told::Leave) {
+            Ok(Ok(())) => LeaseAnswer::Done,
+            Ok(Err(why)) | Err(why) => LeaseAnswer::Failed(why),
+        }
+    }
+
+    fn guard(&self, vm: &VmOnDatastore, beside: Vec<OwnedFd>) -> LeaseAnswer {
+        let Some(pidfd) = beside.into_iter().next() else {
+            return LeaseAnswer::Failed("no process came with the request".to_owned());
+        };
+        match self.exchange(&vm.datastore, |reply| Told::Guard(vm.vm.clone(), pidfd, reply)) {
+            Ok(Ok(Some(epoch))) => LeaseAnswer::Held { epoch },
+            Ok(Ok(None)) => LeaseAnswer::Done,
+            Ok(Err(error)) => LeaseAnswer::Failed(error.to_string()),
+            Err(why) => LeaseAnswer::Failed(why),
+        }
+    }
+
+    fn ask(&self, datastore: &DatastoreName, request: Request) -> LeaseAnswer {
+        match self.exchange(datastore, |reply| Told::Ask(request, reply)) {
+            Ok(Ok((answer, hosts))) => translated(answer, &hosts, self.own(datastore)),
+            Ok(Err(error @ (LeaseError::OutcomeUnknown | LeaseError::Contended))) => {
+                LeaseAnswer::Unknown(error.to_string())
+            }
+            Ok(Err(error)) => LeaseAnswer::Failed(error.to_string()),
+            Err(why) => LeaseAnswer::Unknown(why),
+        }
+    }
+
+    /// Who this host is on a datastore, in this boot.
+    fn own(&self, datastore: &DatastoreName) -> (HostId, BootId) {
+        (self.datastores().get(datastore).map_or(HostId(0), |kept| kept.host), boot())
+    }
+
+    fn list(&self, datastore: &DatastoreName) -> LeaseAnswer {
+        let view = match self.view(datastore) {
+            Ok(view) => view,
+            Err(why) => return LeaseAnswer::Failed(why),
+        };
+        let mut holders: Vec<(VmName, Holder)> = Vec::new();
+        for vm in view.vms {
+            match self.ask(datastore, Request::Query(vm.clone())) {
+                LeaseAnswer::Holder(Some(holder)) | LeaseAnswer::HeldBy(holder) => holders.push((vm, holder)),
+                LeaseAnswer::Holder(None) => {}
+                failure => return failure,
+            }
+        }
+        LeaseAnswer::Holders(holders)
+    }
+
+    fn status(&self) -> Vec<DatastoreLease> {
+        let names: Vec<DatastoreName> = self.datastores().keys().cloned().collect();
+        let lease = |datastore: DatastoreName| match self.view(&datastore) {
+            Ok(view) => {
+                DatastoreLease { datastore, held: view.held, renewed_ms: view.renewed_ms, trouble: view.trouble }
+            }
+            Err(trouble) => DatastoreLease { datastore, held: false, renewed_ms: 0, trouble },
+        };
+        names.into_iter().map(lease).collect()
+    }
+}
+
+/// The identity of this boot (random(4), /proc/sys/kernel/random/boot_id).
+fn boot() -> BootId {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    BootId(u128::from_str_radix(&digits, 16).unwrap_or(0))
+}
+
+fn translated(answer: Answer, hosts: &[HostView], own: (HostId, BootId)) -> LeaseAnswer {
+    match answer {
+        Answer::Held { epoch, .. } => LeaseAnswer::Held { epoch: epoch.0 },
+        Answer::HeldBy(holder) => match named(&holder, hosts, own) {
+            Some(holder) => LeaseAnswer::HeldBy(holder),
+            None => LeaseAnswer::Failed(format!("{} holds it, a host that cannot be read", holder.who)),
+        },
+        Answer::GivenUp | Answer::Forgotten => LeaseAnswer::Done,
+        Answer::Prepared(epoch) => LeaseAnswer::Prepared { epoch: epoch.0 },
+        Answer::Holder(holder) => LeaseAnswer::Holder(holder.and_then(|holder| named(&holder, hosts, own))),
+    }
+}
+
+/// A holder with its name. The slot of a host that is long gone may be another's by now.
+fn named(holder: &vm_lease::Holder, hosts: &[HostView], own: (HostId, BootId)) -> Option<Holder> {
+    let view = hosts.iter().find(|view| view.slot == holder.who.slot)?;
+    let same = view.record.host == holder.who.host && view.record.generation == holder.who.generation;
+    Some(Holder {
+        host: holder.who.host.0.to_be_bytes(),
+        name: view.record.name.clone(),
+        generation: holder.who.generation.0,
+        epoch: holder.epoch.0,
+        alive: matches!(holder.life, Life::Alive { .. } | Life::LookAgain),
+        own: same && (view.record.host, view.record.boot) == own,
+    })
+}
+
+fn host_lease(view: &HostView) -> HostLease {
+    let (alive, silent_ms) = match view.life {
+        Life::Alive { silent_ms } => (true, silent_ms),
+        Life::LookAgain => (true, limits::LEASE_EXPIRY_MS),
+        Life::Over(_) => (false, limits::LEASE_EXPIRY_MS),
+    };
+    let record = &view.record;
+    let host = record.host.0.to_be_bytes();
+    HostLease { host, name: record.name.clone(), generation: record.generation.0, alive, silent_ms }
+}

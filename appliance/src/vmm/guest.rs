@@ -1,0 +1,147 @@
+//! The machine of this monitor and what its sessions share of it.
+
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use vmm::machine::{Event, Machine, MachineSpec, Phase};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::api::vmm::{VmmAnswer, VmmEvent, VmmLife};
+use crate::vmm::broadcast::{Broadcast, Connection};
+
+/// Bytes of serial output in one message.
+const SERIAL_BYTES: usize = 16 * 1024;
+
+/// What the sessions of a monitor share.
+#[derive(Debug, Default)]
+pub struct Guest {
+    machine: Mutex<Option<Machine>>,
+    memory: OnceLock<OwnedFd>,
+    events: Mutex<Vec<VmmEvent>>,
+    watchers: Broadcast,
+    serial: Broadcast,
+    /// Position in the serial output up to which it was sent.
+    serial_sent: Mutex<u64>,
+}
+
+impl Guest {
+    /// The machine, for one session at a time.
+    pub fn machine(&self) -> MutexGuard<'_, Option<Machine>> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The memfd of the memory, once the machine is built.
+    pub fn memory(&self) -> Option<&OwnedFd> {
+        self.memory.get()
+    }
+
+    /// Takes the machine that was just built, and begins to tell what happens in it.
+    ///
+    /// # Errors
+    /// There is one already, or no thread is to be had.
+    pub fn put(self: &Arc<Self>, machine: Machine, memory: OwnedFd) -> Result<(), String> {
+        let mut place = self.machine();
+        if place.is_some() || self.memory.set(memory).is_err() {
+            return Err("the machine is built already".to_owned());
+        }
+        let (events, output) = (machine.events().clone(), machine.serial_output());
+        *place = Some(machine);
+        drop(place);
+        let guest = Arc::clone(self);
+        let told = std::thread::Builder::new().name("events".to_owned()).spawn(move || {
+            each_time(events.event(), || {
+                while let Some(event) = events.take() {
+                    guest.tell(event);
+                }
+            });
+        });
+        told.map_err(|error| format!("no thread for events: {error}"))?;
+        let guest = Arc::clone(self);
+        let told = std::thread::Builder::new().name("serial".to_owned()).spawn(move || {
+            each_time(output.event(), || guest.send_serial());
+        });
+        told.map_err(|error| format!("no thread for serial output: {error}")).map(|_| ())
+    }
+
+    fn tell(&self, event: Event) {
+        let event = match event {
+            Event::Shutdown => VmmEvent::Shutdown,
+            Event::Reset => VmmEvent::Reset,
+            Event::TripleFault => VmmEvent::TripleFault,
+            Event::Failed(why) => VmmEvent::Failed(why),
+        };
+        log::info!("the guest ended: {event:?}");
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        events.push(event.clone());
+        // Under the lock, so that a watcher that is added now gets it once.
+        self.watchers.send(&VmmAnswer::Event(event));
+    }
+
+    /// Adds a connection that gets all events, those that happened too.
+    pub fn watch(&self, connection: Connection) {
+        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        self.watchers.add(connection, events.iter().cloned().map(VmmAnswer::Event));
+    }
+
+    /// Adds a connection that gets the serial output, what is kept of it first.
+    pub fn attach_serial(&self, connection: Connection) {
+        let sent = self.serial_sent.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(output) = self.machine().as_ref().map(Machine::serial_output) else { return };
+        let kept = output.read(0);
+        let already = kept.bytes.len() - usize::try_from(kept.next - *sent).unwrap_or(0).min(kept.bytes.len());
+        self.serial
+            .add(connection, kept.bytes[..already].chunks(SERIAL_BYTES).map(|piece| VmmAnswer::Serial(piece.to_vec())));
+        drop(sent);
+        self.send_serial();
+    }
+
+    fn send_serial(&self) {
+        let mut sent = self.serial_sent.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(output) = self.machine().as_ref().map(Machine::serial_output) else { return };
+        let fresh = output.read(*sent);
+        *sent = fresh.next;
+        for piece in fresh.bytes.chunks(SERIAL_BYTES) {
+            self.serial.send(&VmmAnswer::Serial(piece.to_vec()));
+        }
+    }
+
+    /// The shape of the machine, once it is built.
+    pub fn spec(&self) -> Option<MachineSpec> {
+        self.machine().as_ref().map(|machine| machine.spec().clone())
+    }
+
+    /// Where the VM is in its life.
+    pub fn life(&self) -> VmmLife {
+        if !self.events.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+            return VmmLife::Ended;
+        }
+        match self.machine().as_ref().map(Machine::phase) {
+            None => VmmLife::Empty,
+            Some(Phase::Empty) => VmmLife::Built,
+            Some(Phase::Ready) => VmmLife::Paused,
+            Some(Phase::Running) => VmmLife::Running,
+        }
+    }
+}
+
+/// Does the work each time that the event is posted. It is emptied first: what is posted from there on wakes this thread
+/// again.
+fn each_time(event: &EventFd, work: impl Fn()) {
+    let waited = || -> std::io::Result<()> {
+        let epoll = Epoll::new()?;
+        epoll.ctl(ControlOperation::Add, event.as_raw_fd(), EpollEvent::new(EventSet::IN, 0))?;
+        loop {
+            match epoll.wait(-1, &mut [EpollEvent::default()]) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                other => other?,
+            };
+            // Empty already if another thread was faster; there is none.
+            let _ = event.read();
+            work();
+        }
+    };
+    if let Err(error) = waited() {
+        log::error!("an event cannot be waited for: {error}");
+    }
+}

@@ -1,0 +1,230 @@
+//! Serves one connection: a request, its answer, the next request.
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use model::limits;
+use rustix::fs::MemfdFlags;
+use vmm::machine::{Machine, MachineSpec, Resources};
+use vmm::memory::DirtyBitmap;
+
+use crate::api::channel::ChannelError;
+use crate::api::vmm::{VmmAnswer, VmmRequest, VmmStatus};
+use crate::vmm::broadcast::Connection;
+use crate::vmm::guest::Guest;
+
+/// An answer and the descriptor beside it, or why the request was not done.
+type Outcome = Result<(VmmAnswer, Option<OwnedFd>), String>;
+
+/// What belongs to one connection: its end ends the dirty log that it started.
+struct Session<'a> {
+    guest: &'a Arc<Guest>,
+    bitmap: Option<DirtyBitmap>,
+}
+
+/// Serves a connection to its end.
+pub fn serve(guest: &Arc<Guest>, connection: &Connection) {
+    let mut session = Session { guest, bitmap: None };
+    loop {
+        let (request, beside) = match connection.receive() {
+            Ok(received) => received,
+            Err(ChannelError::Closed) => return,
+            Err(error) => return log::warn!("a connection was not understood: {error}"),
+        };
+        let answered = match request {
+            VmmRequest::Watch => {
+                guest.watch(Arc::clone(connection));
+                continue;
+            }
+            VmmRequest::SerialAttach => {
+                guest.attach_serial(Arc::clone(connection));
+                continue;
+            }
+            VmmRequest::Serial(input) => {
+                session.type_in(&input);
+                continue;
+            }
+            VmmRequest::Quit => std::process::exit(0),
+            request => session.answer(request, beside),
+        };
+        let (answer, beside) = answered.unwrap_or_else(|why| (VmmAnswer::Failed(why), None));
+        let beside: Vec<_> = beside.iter().map(AsFd::as_fd).collect();
+        if connection.send(&answer, &beside).is_err() {
+            return;
+        }
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        if self.bitmap.take().is_some() {
+            let stopped = self.with_machine(|machine| {
+                unthrottle(machine)?;
+                machine.dirty_log().stop().map_err(|error| chain(&error))
+            });
+            if let Err(why) = stopped {
+                log::warn!("the dirty log of a lost connection was not stopped: {why}");
+            }
+        }
+    }
+}
+
+impl Session<'_> {
+    fn answer(&mut self, request: VmmRequest, beside: Vec<OwnedFd>) -> Outcome {
+        let done = |result: Result<(), String>| result.map(|()| (VmmAnswer::Done, None));
+        match request {
+            VmmRequest::Build { spec } => done(self.build(spec, beside)),
+            VmmRequest::AttachDisk { index } => done(self.attach_disk(index, beside)),
+            VmmRequest::Load { cmdline, initrd } => done(self.load(&cmdline, initrd, beside)),
+            VmmRequest::Resume => done(self.with_machine(|machine| machine.resume().map_err(|error| chain(&error)))),
+            VmmRequest::Pause => done(self.with_machine(|machine| machine.pause().map_err(|error| chain(&error)))),
+            VmmRequest::PowerButton => done(self.with_machine(|machine| {
+                machine.power_button();
+                Ok(())
+            })),
+            VmmRequest::Status => Ok((VmmAnswer::Status(self.status()), None)),
+            VmmRequest::Describe => self.describe(),
+            VmmRequest::DirtyLogStart => done(self.start_dirty_log(beside)),
+            VmmRequest::DirtyLogHarvest => self.harvest(),
+            VmmRequest::DirtyLogStop => {
+                self.bitmap = None;
+                done(self.with_machine(|machine| {
+                    unthrottle(machine)?;
+                    machine.dirty_log().stop().map_err(|error| chain(&error))
+                }))
+            }
+            VmmRequest::Throttle { percent } => done(self.with_machine(|machine| throttle(machine, percent))),
+            VmmRequest::Save => self.save(),
+            VmmRequest::Restore { length } => done(self.restore(length, beside)),
+            VmmRequest::Watch | VmmRequest::SerialAttach | VmmRequest::Serial(_) | VmmRequest::Quit => {
+                Err("this request has no answer".to_owned())
+            }
+        }
+    }
+
+    fn with_machine<T>(&self, work: impl FnOnce(&mut Machine) -> Result<T, String>) -> Result<T, String> {
+        work(self.guest.machine().as_mut().ok_or("the machine is not built")?)
+    }
+
+    fn build(&self, spec: MachineSpec, beside: Vec<OwnedFd>) -> Result<(), String> {
+        let mut beside = beside.into_iter();
+        let kvm = beside.next().ok_or("no /dev/kvm came with the request")?;
+        let memory = beside.next().ok_or("no memory came with the request")?;
+        let kept = memory.try_clone().map_err(|error| error.to_string())?;
+        let resources = Resources { kvm, memory, taps: beside.collect() };
+        let machine = Machine::build(spec, resources).map_err(|error| chain(&error))?;
+        self.guest.put(machine, kept)
+    }
+
+    fn attach_disk(&self, index: u8, beside: Vec<OwnedFd>) -> Result<(), String> {
+        let file = one(beside)?;
+        self.with_machine(|machine| machine.attach_disk(usize::from(index), file).map_err(|error| chain(&error)))
+    }
+
+    fn load(&self, cmdline: &str, initrd: bool, beside: Vec<OwnedFd>) -> Result<(), String> {
+        let mut files = beside.into_iter().map(File::from);
+        let kernel = files.next().ok_or("no kernel came with the request")?;
+        let initrd = if initrd { Some(files.next().ok_or("no initrd came with the request")?) } else { None };
+        self.with_machine(|machine| machine.load(kernel, initrd, cmdline).map_err(|error| chain(&error)))
+    }
+
+    fn type_in(&self, input: &[u8]) {
+        // What the guest does not read in time is lost, as on a real serial line.
+        let _ = self.with_machine(|machine| {
+            machine.serial_input(input);
+            Ok(())
+        });
+    }
+
+    fn status(&self) -> VmmStatus {
+        // Everything that this process computed; the vCPUs are nearly all of it.
+        let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        let cpu_us =
+            u64::try_from(used.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(used.tv_nsec).unwrap_or(0) / 1000;
+        VmmStatus { life: self.guest.life(), cpu_us }
+    }
+
+    fn describe(&self) -> Outcome {
+        let spec = self.guest.spec().ok_or("the machine is not built")?;
+        let memory = self.guest.memory().ok_or("the machine is not built")?;
+        let memory = memory.try_clone().map_err(|error| error.to_string())?;
+        Ok((VmmAnswer::Described(spec), Some(memory)))
+    }
+
+    fn start_dirty_log(&mut self, beside: Vec<OwnedFd>) -> Result<(), String> {
+        let shared = OwnedFd::from(one(beside)?);
+        let bitmap = self.with_machine(|machine| {
+            let bitmap = DirtyBitmap::shared(shared, machine.dirty_log().pages()).map_err(|error| chain(&error))?;
+            machine.dirty_log().start().map_err(|error| chain(&error))?;
+            Ok(bitmap)
+        })?;
+        self.bitmap = Some(bitmap);
+        Ok(())
+    }
+
+    fn harvest(&self) -> Outcome {
+        let bitmap = self.bitmap.as_ref().ok_or("this connection did not start the dirty log")?;
+        // The machine is not held meanwhile: a harvest must not wait for a pause, nor hold one up.
+        let log = self.with_machine(|machine| Ok(Arc::clone(machine.dirty_log())))?;
+        log.harvest(bitmap).map_err(|error| chain(&error))?;
+        Ok((VmmAnswer::Harvested { pages: bitmap.count() }, None))
+    }
+
+    fn save(&self) -> Outcome {
+        let begun = Instant::now();
+        let (state, stopped) = self.with_machine(|machine| {
+            machine.pause().map_err(|error| chain(&error))?;
+            let stopped = begun.elapsed();
+            Ok((machine.export_state().map_err(|error| chain(&error))?, stopped))
+        })?;
+        let save = begun.elapsed() - stopped;
+        let length = state.len() as u64;
+        if length > limits::MIGRATION_STATE_BYTES_MAX {
+            return Err(format!("the state has {length} bytes, more than {}", limits::MIGRATION_STATE_BYTES_MAX));
+        }
+        let memfd = rustix::fs::memfd_create("state", MemfdFlags::CLOEXEC).map_err(|error| error.to_string())?;
+        File::from(memfd.try_clone().map_err(|error| error.to_string())?)
+            .write_all(&state)
+            .map_err(|error| error.to_string())?;
+        let us = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        Ok((VmmAnswer::Saved { length, stop_us: us(stopped), save_us: us(save) }, Some(memfd)))
+    }
+
+    fn restore(&self, length: u64, beside: Vec<OwnedFd>) -> Result<(), String> {
+        if length > limits::MIGRATION_STATE_BYTES_MAX {
+            return Err(format!("a state of {length} bytes is larger than {}", limits::MIGRATION_STATE_BYTES_MAX));
+        }
+        let mut file = one(beside)?;
+        let mut state = Vec::new();
+        file.rewind().map_err(|error| error.to_string())?;
+        file.take(length).read_to_end(&mut state).map_err(|error| error.to_string())?;
+        self.with_machine(|machine| machine.import_state(&state).map_err(|error| chain(&error)))
+    }
+}
+
+fn throttle(machine: &mut Machine, percent: u8) -> Result<(), String> {
+    (0..machine.spec().cpus).try_for_each(|vcpu| machine.throttle(vcpu, percent).map_err(|error| chain(&error)))
+}
+
+fn unthrottle(machine: &mut Machine) -> Result<(), String> {
+    throttle(machine, 0)
+}
+
+/// The file that came beside a request.
+fn one(beside: Vec<OwnedFd>) -> Result<File, String> {
+    beside.into_iter().next().map(File::from).ok_or_else(|| "no file came with the request".to_owned())
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
