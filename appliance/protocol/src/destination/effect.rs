@@ -4,6 +4,7 @@
 use model::diagnosis::Reason;
 use model::names::VmName;
 
+use crate::checks::Finding;
 use crate::checks::facts::HostFacts;
 use crate::pages::PageSet;
 use crate::session::{LeaseAnswer, LeaseAsk, Outcome, RightToRun};
@@ -24,7 +25,7 @@ pub enum Effect {
         bytes: u64,
     },
     /// Build the VMM round that memory from the offered configuration: vCPUs, devices, silent taps, no disks; with
-    /// its dirty log on from the first instruction, if `dirty_log`. Answered by [`Input::VmmBuilt`].
+    /// its dirty log on, and harvested once, before the first instruction, if `dirty_log`. Answered by [`Input::VmmBuilt`].
     BuildVmm {
         /// The audit needs to know what the guest writes after the resume.
         dirty_log: bool,
@@ -81,7 +82,12 @@ pub enum Input {
         cause: String,
     },
     /// To [`Effect::Examine`].
-    Examined(Box<HostFacts>),
+    Examined {
+        /// The facts.
+        facts: Box<HostFacts>,
+        /// What else this host found that stands in the way: each with the condition's name.
+        findings: Vec<Finding>,
+    },
     /// To [`Effect::Reserve`].
     Reserved(Result<(), Reason>),
     /// To [`Effect::BuildVmm`].

@@ -8,7 +8,7 @@ use super::effect::{Effect, Input};
 use super::greeting::end;
 use super::machine::{Phase, Step};
 use crate::checks::facts::HostFacts;
-use crate::checks::{Conditions, judge};
+use crate::checks::{Conditions, FINDINGS_MAX, Finding, judge};
 use crate::wire::message::Answer;
 use crate::wire::{Message, ValidatedOffer};
 
@@ -24,15 +24,18 @@ impl Examining {
         Self(())
     }
 
-    fn examined(self, cx: &mut Context, facts: &HostFacts) -> Phase {
+    fn examined(self, cx: &mut Context, facts: &HostFacts, others: Vec<Finding>) -> Phase {
         let Some(offer) = &cx.offer else { return self.into() };
-        let findings = judge(&Conditions {
+        let mut findings = judge(&Conditions {
             vm: &offer.vm,
             source: &offer.source,
             destination: facts,
             link: &offer.link,
             force_link: offer.force_link,
         });
+        let known: Vec<_> = findings.iter().map(|finding| finding.reason.cause.clone()).collect();
+        findings.extend(others.into_iter().filter(|finding| !known.contains(&finding.reason.cause)));
+        findings.truncate(FINDINGS_MAX);
         cx.findings.clone_from(&findings);
         cx.say(&Message::Answer(Answer { findings }));
         // Whether it goes on, the source says: by the next word, or by ending the migration.
@@ -48,7 +51,7 @@ impl Step for Examining {
 
     fn input(self, cx: &mut Context, input: Input) -> Phase {
         match input {
-            Input::Examined(facts) => self.examined(cx, &facts),
+            Input::Examined { facts, findings } => self.examined(cx, &facts, findings),
             _ => self.into(),
         }
     }

@@ -60,8 +60,9 @@ impl Precopy {
             Convergence::new(cx.now, plan.policy, plan.costs, plan.offer.state_bytes, rtt, plan.bandwidth_bytes_per_s);
         let pump = Pump::new(cx.now, pages);
         let pending = PageSet::full(pages);
-        let mut precopy = Self { pump, convergence, pending, waiting: Waiting::Sending, ready: false };
-        precopy.next_round(cx);
+        let mut precopy = Self { pump, convergence, pending, waiting: Waiting::Harvest, ready: false };
+        // A log that begins with every page marked sees no write of a page before its mark was taken.
+        precopy.harvest(cx);
         cx.deadline(Timer::SwitchReady, SWITCH_READY);
         precopy
     }
@@ -127,6 +128,11 @@ impl Precopy {
     }
 
     fn harvested(mut self, cx: &mut Context, dirty: &PageSet) -> Phase {
+        if self.pump.round() == 0 {
+            self.convergence.harvested(cx.now, 0);
+            self.next_round(cx);
+            return self.into();
+        }
         self.convergence.harvested(cx.now, dirty.count());
         self.pending.union(dirty);
         cx.draft.receipt_mut().dirty_pages_per_s = self.convergence.dirty_pages_per_s();

@@ -63,6 +63,8 @@ pub struct Offer {
     pub vm: VmFacts,
     /// Its `vm.toml`, as the source runs it.
     pub config_text: String,
+    /// How its machine is built, for the VMM of the other side; means nothing here.
+    pub machine: Vec<u8>,
     /// The source.
     pub source: HostFacts,
     /// The migration link as the source measured it.
@@ -104,6 +106,7 @@ impl ValidatedOffer {
             return value("the number of vCPUs of the offered VM");
         }
         bound("the configuration of the offered VM", offer.config_text.len() as u64, limits::VM_CONFIG_BYTES_MAX)?;
+        bound("the machine of the offered VM", offer.machine.len() as u64, limits::API_MESSAGE_BYTES_MAX)?;
         bound("the state of the offered VM", offer.state_bytes, limits::MIGRATION_STATE_BYTES_MAX)?;
         if offer.stun_us_max > limits::MIGRATION_STUN_MS_MAX * 1_000 {
             return value("the stun of the offered VM");
@@ -493,6 +496,7 @@ mod tests {
         Offer {
             vm: example::vm(),
             config_text: "[vm]\nname = \"web\"".to_owned(),
+            machine: vec![1, 2, 3],
             source: example::host("host-a"),
             link: example::link(),
             run_state: RunState::Paused,

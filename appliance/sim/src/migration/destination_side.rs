@@ -60,7 +60,7 @@ impl World {
             Effect::SendControl(bytes) => self.send_control(Side::Destination, bytes),
             Effect::Examine(_) => {
                 let facts = facts(&self.hosts[1]);
-                self.answer_destination(Input::Examined(Box::new(facts)));
+                self.answer_destination(Input::Examined { facts: Box::new(facts), findings: Vec::new() });
             }
             Effect::Reserve { .. } => {
                 self.vmms += 1;

@@ -42,6 +42,9 @@ pub struct Vmm {
     pub dirty: PageSet,
     /// Whether the dirty log is on.
     pub log: bool,
+    /// The log was never harvested: every page is marked, and no write is seen until the marks are taken (KVM's
+    /// INITIALLY_SET).
+    pub all_marked: bool,
     /// vCPU state: how many writes the guest has made.
     pub writes: u64,
 }
@@ -50,19 +53,28 @@ impl Vmm {
     /// A VMM with zeroed memory.
     pub fn new(id: u64, life: Life, run_state: RunState) -> Self {
         let pages = vec![0; PAGES as usize];
-        Self { id, life, run_state, pages, dirty: PageSet::empty(PAGES), log: false, writes: 0 }
+        Self { id, life, run_state, pages, dirty: PageSet::empty(PAGES), log: false, all_marked: false, writes: 0 }
     }
 
     /// The guest, or a device, writes a page.
     pub fn write(&mut self, page: u64, version: u64) {
         self.pages[page as usize] = version;
-        if self.log {
+        if self.log && !self.all_marked {
             self.dirty.insert(page);
         }
     }
 
+    /// Turns the dirty log on.
+    pub fn start_log(&mut self) {
+        self.log = true;
+        self.all_marked = true;
+    }
+
     /// Takes the dirty log out.
     pub fn harvest(&mut self) -> PageSet {
+        if std::mem::take(&mut self.all_marked) {
+            return PageSet::full(PAGES);
+        }
         std::mem::replace(&mut self.dirty, PageSet::empty(PAGES))
     }
 

@@ -36,7 +36,7 @@ impl World {
         match effect {
             Effect::SendControl(bytes) => self.send_control(Side::Source, bytes),
             Effect::StartDirtyLog => {
-                self.host(Side::Source).vmm.iter_mut().for_each(|vmm| vmm.log = true);
+                self.host(Side::Source).vmm.iter_mut().for_each(guest::Vmm::start_log);
                 self.answer_source(Input::DirtyLogStarted(Ok(())));
             }
             Effect::SendPages(batch) => self.source_will(Doing::Read(batch)),

@@ -323,6 +323,7 @@ impl World {
                 nics: Vec::new(),
             },
             config_text: String::new(),
+            machine: Vec::new(),
             source: facts(&self.hosts[0]),
             link: LinkFacts { rtt_us: 500, mtu: 9000, ..LinkFacts::default() },
             run_state: self.setup.run_state,
