@@ -309,7 +309,7 @@ impl HostLease {
         match self.state.clone() {
             State::Looking => self.look_for_slot(now, began, watch),
             State::Claiming(claiming) => self.prove_claim(now, began, watch, &claiming),
-            State::Live(live) => self.check_own_slot(now, watch, &live),
+            State::Live(live) => self.check_own_slot(watch, &live),
             State::Fencing(_) | State::Leaving(_) | State::Left => {}
         }
     }
@@ -523,7 +523,7 @@ impl HostLease {
         self.tickets
     }
 
-    fn check_own_slot(&mut self, now: Instant, watch: &Watch, live: &Live) {
+    fn check_own_slot(&mut self, watch: &Watch, live: &Live) {
         let seen = watch.slot(live.slot).and_then(|seen| seen.record.as_ref());
         if seen.is_some_and(|record| record.generation > live.generation) {
             self.fence(Fence::SlotTaken);

@@ -38,10 +38,11 @@ pub enum Request {
     Acquire(VmName, Take),
     /// The VM does not run here any more: let others have it at once.
     GiveUp(VmName),
-    /// As the destination of a move that the living holder, this host, invited: phase 1 of the next epoch.
-    Prepare(VmName, HostId),
-    /// Phase 2 of what was prepared.
-    Commit(VmName),
+    /// As the destination of a move that the living holder, this host in this epoch, invited: phase 1 of the next
+    /// epoch. An invitation is for one epoch: one that arrives late must not put the next at stake.
+    Prepare(VmName, HostId, Epoch),
+    /// Phase 2 of what was prepared for the epoch after this one, which the source holds and runs no longer.
+    Commit(VmName, Epoch),
     /// Learn who holds the epoch after this one, or win it. Only the source of a move, and a destination that has
     /// prepared (its block says so), contend; anybody else only learns.
     Resolve(VmName, Epoch),
@@ -57,8 +58,8 @@ impl Request {
         match self {
             Self::Acquire(vm, _)
             | Self::GiveUp(vm)
-            | Self::Prepare(vm, _)
-            | Self::Commit(vm)
+            | Self::Prepare(vm, ..)
+            | Self::Commit(vm, _)
             | Self::Resolve(vm, _)
             | Self::Query(vm)
             | Self::Forget(vm) => vm,
@@ -266,8 +267,8 @@ impl VmJob {
 
     /// The first thing to do.
     pub fn begin(&mut self, context: &Context<'_>) -> Next {
-        if let Request::Commit(_) = self.request {
-            let Some((home, prepared)) = self.prepared.take() else {
+        if let Request::Commit(_, base) = self.request {
+            let Some((home, prepared)) = self.prepared.take().filter(|(_, p)| p.epoch() == base.next()) else {
                 return Next::Finish(Err(LeaseError::NotPrepared));
             };
             self.home = Some(home);
@@ -364,8 +365,10 @@ impl VmJob {
                 Next::Finish(Ok(Answer::Holder(held.map(|(epoch, who)| describe(context, epoch, who)))))
             }
             Request::GiveUp(_) => self.judge_give_up(context, view, mine),
-            Request::Prepare(_, source) => match held {
-                Some((_, who)) if who.host == source && who != context.me => self.contend(context, view, me),
+            Request::Prepare(_, source, base) => match held {
+                Some((epoch, who)) if who.host == source && epoch == base && who != context.me => {
+                    self.contend(context, view, me)
+                }
                 Some((epoch, who)) => Next::Finish(Ok(Answer::HeldBy(describe(context, epoch, who)))),
                 None => Next::Finish(Err(LeaseError::NoLease)),
             },
@@ -383,7 +386,7 @@ impl VmJob {
             },
             Request::Acquire(_, take) => self.judge_acquire(context, view, learned_at, held, take),
             Request::Forget(_) => self.judge_acquire(context, view, learned_at, held, Take::IfFree),
-            Request::Commit(_) => Next::Finish(Err(LeaseError::NotPrepared)),
+            Request::Commit(..) => Next::Finish(Err(LeaseError::NotPrepared)),
         }
     }
 
@@ -445,7 +448,7 @@ impl VmJob {
     }
 
     fn turn(&mut self, context: &Context<'_>, accepting: bool, turn: Turn) -> Next {
-        let committing = matches!(self.request, Request::Commit(_));
+        let committing = matches!(self.request, Request::Commit(..));
         match turn {
             Turn::Ask(round, ask) => {
                 self.step = Step::Round(round);

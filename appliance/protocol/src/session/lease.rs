@@ -51,8 +51,8 @@ impl LeaseAsk {
     /// it holds.
     pub fn request(self, vm: VmName, source: HostId, base: Epoch) -> Request {
         match self {
-            Self::Prepare => Request::Prepare(vm, source),
-            Self::Commit => Request::Commit(vm),
+            Self::Prepare => Request::Prepare(vm, source, base),
+            Self::Commit => Request::Commit(vm, base),
             Self::Reclaim => Request::Resolve(vm, base),
         }
     }

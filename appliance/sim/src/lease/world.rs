@@ -644,7 +644,7 @@ impl World {
             Message::Invite => {
                 let source = self.hosts[moving.from].identity();
                 if !self.hosts[to].instances.contains_key(&vm) {
-                    self.ask(to, Wish::Prepare(vm, moving), Request::Prepare(vm_name(vm), source));
+                    self.ask(to, Wish::Prepare(vm, moving), Request::Prepare(vm_name(vm), source, moving.base));
                 }
             }
             Message::Ready => {
@@ -662,7 +662,7 @@ impl World {
             }
             Message::Stopped => {
                 if self.hosts[to].incoming.remove(&vm) == Some(moving) {
-                    self.ask(to, Wish::Commit(vm, moving), Request::Commit(vm_name(vm)));
+                    self.ask(to, Wish::Commit(vm, moving), Request::Commit(vm_name(vm), moving.base));
                 }
             }
             Message::Done => {
@@ -838,7 +838,9 @@ impl World {
 
     fn crash(&mut self, host: usize) {
         let off = self.rng.span(Duration::from_secs(1), Duration::from_secs(20));
+        let now = self.queue.now();
         let it = &mut self.hosts[host];
+        it.clock.go_on(now);
         it.up = false;
         it.process = None;
         it.frozen = None;
