@@ -311,6 +311,9 @@ impl Keeper {
         if self.waiting.len() as u64 >= limits::LEASE_VMS_MAX {
             return self.reply(id, Err(LeaseError::Busy));
         }
+        if request.ends_holding() {
+            self.held.remove(request.vm());
+        }
         self.waiting.push_back((id, request));
         self.begin_waiting(now);
     }
@@ -323,9 +326,6 @@ impl Keeper {
             if !busy.insert(vm.clone()) {
                 self.waiting.push_back((id, request));
                 continue;
-            }
-            if matches!(request, Request::GiveUp(_) | Request::Forget(_)) {
-                self.held.remove(&vm);
             }
             // Whoever writes the own block makes void what was prepared.
             let reads_only = matches!(request, Request::Query(_));
@@ -410,6 +410,8 @@ impl Keeper {
 
     fn learned(&mut self, vm: &VmName, answer: &Answer) {
         match answer {
+            // A VM that is about to be given up must not be started on the strength of an earlier answer.
+            Answer::Held { .. } if self.waiting.iter().any(|(_, r)| r.ends_holding() && r.vm() == vm) => {}
             Answer::Held { epoch, .. } => {
                 self.held.insert(vm.clone(), *epoch);
             }

@@ -67,6 +67,13 @@ impl Request {
     }
 }
 
+impl Request {
+    /// Whether this host does not hold the VM any more as soon as this is asked for.
+    pub fn ends_holding(&self) -> bool {
+        matches!(self, Self::GiveUp(_) | Self::Forget(_))
+    }
+}
+
 /// How much a contender may dare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Take {
