@@ -1,8 +1,8 @@
 //! Runs one VM from files, on the terminal: for work on the VMM. No lease, no sandbox, no control plane.
 //!
 //! `run --kernel FILE [--initrd FILE] [--cmdline WORDS] [--cpus N] [--memory-mib N] [--disk FILE[,ro]]... [--tap NAME]... [--hops N
-//! --every-ms N]`. With hops the VM is moved, again and again, into a new machine round the same memory: everything but the
-//! copying of a migration.
+//! --every-ms N --after TEXT]`. With hops the VM is moved, again and again once TEXT was on its serial line, into a new machine
+//! round the same memory: everything but the copying of a migration. A guest that reboots is started again.
 
 use std::error::Error;
 use std::fs::File;
@@ -29,6 +29,7 @@ struct Arguments {
     taps: Vec<String>,
     hops: u32,
     every_ms: u64,
+    after: String,
 }
 
 fn arguments() -> Outcome<Arguments> {
@@ -48,6 +49,7 @@ fn arguments() -> Outcome<Arguments> {
             },
             "--tap" => found.taps.push(value),
             "--hops" => found.hops = value.parse()?,
+            "--after" => found.after = value,
             "--every-ms" => found.every_ms = value.parse()?,
             _ => return Err(format!("unknown word {word}").into()),
         }
@@ -61,6 +63,10 @@ fn open_disk(path: &str, read_only: bool) -> Outcome<File> {
     options.read(true).write(!read_only);
     let direct = options.clone().custom_flags(libc::O_DIRECT).open(path);
     Ok(direct.or_else(|_| options.open(path))?)
+}
+
+fn initrd(arguments: &Arguments) -> Outcome<Option<File>> {
+    Ok(arguments.initrd.as_ref().map(File::open).transpose()?)
 }
 
 fn open_tap(name: &str) -> Outcome<OwnedFd> {
@@ -117,11 +123,13 @@ fn hop(mut source: Machine, spec: &MachineSpec, memory: &OwnedFd, taps: &[OwnedF
     let all = begin.elapsed();
     target.announce();
     eprintln!(
-        "hop: pause {paused:?}, save {:?}, restore {:?}, resume {:?}, all {all:?}, {} bytes",
+        "hop: pause {paused:?}, save {:?}, restore {:?}, resume {:?}, all {all:?}, {} bytes; {:?}; {:?}",
         saved - paused,
         restored - saved,
         all - restored,
-        state.len()
+        state.len(),
+        source.timings(),
+        target.timings()
     );
     Ok(target)
 }
@@ -149,25 +157,36 @@ fn main() -> Outcome<()> {
     for (index, (path, read_only)) in arguments.disks.iter().enumerate() {
         machine.attach_disk(index, open_disk(path, *read_only)?)?;
     }
-    let initrd = arguments.initrd.as_ref().map(File::open).transpose()?;
-    machine.load(File::open(&arguments.kernel)?, initrd, &arguments.cmdline)?;
+    machine.load(File::open(&arguments.kernel)?, initrd(&arguments)?, &arguments.cmdline)?;
     machine.start()?;
     let typed = typed();
-    let (mut shown, mut hops, mut last_hop) = (0, 0, Instant::now());
+    let (mut shown, mut hops, mut last_hop, mut said) = (0, 0, Instant::now(), String::new());
     loop {
         let output = machine.serial_output().read(shown);
         std::io::stdout().write_all(&output.bytes)?;
         std::io::stdout().flush()?;
         shown = output.next;
+        if hops == 0 {
+            said.push_str(&String::from_utf8_lossy(&output.bytes));
+        }
         if let Some(event) = machine.take_event() {
             eprintln!("the VM has ended: {event:?}");
+            if event == Event::Reset {
+                machine.reset()?;
+                machine.start()?;
+                continue;
+            }
             return if event == Event::Shutdown { Ok(()) } else { Err("not by itself".into()) };
         }
         if let Ok(bytes) = typed.try_recv() {
             machine.serial_input(&bytes);
         }
-        if hops < arguments.hops && last_hop.elapsed() >= Duration::from_millis(arguments.every_ms) {
+        if hops < arguments.hops
+            && said.contains(&arguments.after)
+            && last_hop.elapsed() >= Duration::from_millis(arguments.every_ms)
+        {
             machine = hop(machine, &spec, &memory, &taps)?;
+            machine.set_image(File::open(&arguments.kernel)?, initrd(&arguments)?, &arguments.cmdline);
             (hops, last_hop) = (hops + 1, Instant::now());
         }
         std::thread::sleep(Duration::from_millis(5));
