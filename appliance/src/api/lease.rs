@@ -46,15 +46,22 @@ pub enum LeaseRequest {
     Hosts(DatastoreName),
     /// How this host's own leases are.
     Status,
-    /// The destination of a move, in pre-copy: phase 1 of the next epoch.
+    /// The destination of a move, in pre-copy: phase 1 of the epoch after `epoch`.
     Prepare {
         /// The VM.
         vm: VmOnDatastore,
         /// The source's identity, which must hold it now.
         source: [u8; 16],
+        /// The epoch that the source holds: an invitation is for one epoch.
+        epoch: u64,
     },
     /// The destination, in the stun: phase 2 of the epoch that was prepared. The commit.
-    Commit(VmOnDatastore),
+    Commit {
+        /// The VM.
+        vm: VmOnDatastore,
+        /// The epoch that the source held.
+        epoch: u64,
+    },
     /// Source or destination, when the outcome of the commit is unknown: learns the decision of the epoch after
     /// `epoch`, or wins it for this host at a higher ballot.
     Resolve {

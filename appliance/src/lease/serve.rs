@@ -100,11 +100,11 @@ impl Leases {
                 Err(why) => LeaseAnswer::Failed(why),
             },
             LeaseRequest::Status => LeaseAnswer::Status(self.status()),
-            LeaseRequest::Prepare { vm, source } => {
+            LeaseRequest::Prepare { vm, source, epoch } => {
                 let source = HostId(u128::from_be_bytes(source));
-                self.ask(&vm.datastore, Request::Prepare(vm.vm.clone(), source))
+                self.ask(&vm.datastore, Request::Prepare(vm.vm.clone(), source, Epoch(epoch)))
             }
-            LeaseRequest::Commit(vm) => self.ask(&vm.datastore, Request::Commit(vm.vm.clone())),
+            LeaseRequest::Commit { vm, epoch } => self.ask(&vm.datastore, Request::Commit(vm.vm.clone(), Epoch(epoch))),
             LeaseRequest::Resolve { vm, epoch } => {
                 self.ask(&vm.datastore, Request::Resolve(vm.vm.clone(), Epoch(epoch)))
             }
