@@ -1,11 +1,16 @@
 //! What the kernel is asked when a datastore is mounted, and what its refusals mean.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
+use std::time::Duration;
 
 use model::diagnosis::Reason;
 use model::host_config::{DatastoreKind, NfsVersion};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+/// How long a server may take to accept a connection before a mount.
+const CONNECT: Duration = Duration::from_secs(5);
 
 /// Mounts an NFS export with the kernel's client. Blocks for as long as the kernel tries.
 ///
@@ -28,8 +33,18 @@ pub fn mount_nfs(kind: &DatastoreKind, target: &Path) -> io::Result<()> {
         }
     };
     let options = std::ffi::CString::new(options)?;
+    // mount(2) tries a server that is away for minutes, and nobody would know why. A connection tells at once.
+    connect(*server, *port)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOATIME;
     Ok(mount(source, target, filesystem, flags, options.as_c_str())?)
+}
+
+/// Whether a server accepts connections.
+fn connect(server: IpAddr, port: u16) -> io::Result<()> {
+    match TcpStream::connect_timeout(&SocketAddr::new(server, port), CONNECT) {
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(rustix::io::Errno::TIMEDOUT.into()),
+        outcome => outcome.map(drop),
+    }
 }
 
 /// Ends a mount whatever hangs in it: its requests to the server are killed.
@@ -72,4 +87,19 @@ pub fn refusal(kind: &DatastoreKind, error: &io::Error) -> Reason {
         _ => (format!("{server}:{export} cannot be mounted: {error}"), "log show host".to_owned()),
     };
     Reason::new(cause, hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_on_which_nothing_listens_is_told_at_once() {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
+        let export = "/lab".to_owned();
+        let server = IpAddr::from([127, 0, 0, 1]);
+        let kind = DatastoreKind::Nfs { server, port, export, version: NfsVersion::V4_1 };
+        let error = mount_nfs(&kind, Path::new("/nowhere")).expect_err("nothing listens");
+        assert_eq!(refusal(&kind, &error).cause, format!("nothing listens on 127.0.0.1 port {port}"));
+    }
 }

@@ -18,6 +18,7 @@ pub mod identity;
 mod modalias;
 mod modules;
 mod order;
+mod power_button;
 mod screen;
 mod shutdown;
 mod supervise;
