@@ -25,7 +25,8 @@ pub(crate) const PAGE_COUNT: u64 = 0x20_1000;
 /// Their addresses.
 pub(crate) const PAGE_LIST: u64 = 0x20_2000;
 
-const LOAD_ADDRESS: u64 = 0x10_0000;
+/// Where the code lies in guest memory.
+pub(crate) const LOAD_ADDRESS: u64 = 0x10_0000;
 
 core::arch::global_asm!(
     r#"
@@ -205,7 +206,11 @@ fn code() -> &'static [u8] {
 
 /// The guest as an ELF with a PVH note.
 pub(crate) fn image() -> File {
-    let code = code();
+    elf(code())
+}
+
+/// Code that is entered at its first byte, as an ELF with a PVH note.
+pub(crate) fn elf(code: &[u8]) -> File {
     let mut note = Vec::new();
     for word in [4u32, 4, 18] {
         note.extend_from_slice(&word.to_le_bytes());

@@ -16,7 +16,9 @@ mod dirty;
 mod guest;
 mod life;
 mod linux;
+mod messenger;
 mod state;
+mod virtio;
 mod witness;
 
 const MEMORY_BYTES: u64 = 32 << 20;
