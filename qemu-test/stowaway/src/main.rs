@@ -11,11 +11,12 @@ mod orders;
 mod port;
 
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 
 fn main() -> ExitCode {
     if rustix::process::getpid().is_init() {
-        let copy = Command::new("/stowaway").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        // Nothing is mounted yet: there is no /dev/null to give it.
+        let copy = Command::new("/stowaway").spawn();
         let error = Command::new("/init").arg0("/init").exec();
         println!("stowaway: /init was not started: {error} (copy: {copy:?})");
         return ExitCode::FAILURE;
