@@ -19,7 +19,7 @@ use crate::machine::Machine;
 /// Ctrl-U: takes back whatever somebody left typed.
 const TAKE_BACK: u8 = 0x15;
 /// How long a healthy console may take from the typed line to `@begin`.
-const ANSWER_BOUND: Duration = Duration::from_secs(10);
+const ANSWER_BOUND: Duration = Duration::from_secs(60);
 
 /// What a console command gave.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -19,7 +19,7 @@ use crate::wire::Wires;
 /// The most hosts of a fleet: names are single letters, and each takes 1.5 GiB.
 pub const HOSTS_MAX: u8 = 16;
 /// From init's first line to a console that answers.
-const CONSOLE_BOUND: Duration = Duration::from_secs(120);
+const CONSOLE_BOUND: Duration = Duration::from_secs(240);
 
 /// What the state file remembers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -146,7 +146,7 @@ impl Fleet {
 
     /// Gives the stowaway of a host an order.
     pub fn order(&self, host: &str, order: &str) -> Result<Answer> {
-        SerialLine::open_stowaway(&self.machine(host)?)?.exec_within(order, Duration::from_secs(20))
+        SerialLine::open_stowaway(&self.machine(host)?)?.exec_within(order, Duration::from_secs(60))
     }
 
     /// The wires.

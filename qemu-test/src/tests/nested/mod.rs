@@ -6,7 +6,11 @@
 mod bench;
 mod boot;
 mod console;
+mod faults;
+mod guest;
 mod image;
+mod migration;
 mod promises;
+mod vm;
 
 pub use promises::check_nested;

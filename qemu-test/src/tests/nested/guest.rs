@@ -1,0 +1,160 @@
+//! VMs as the nested tests see them: what each host says of one, where its monitor process really is, and the ways to
+//! bring one into a known place.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::error::{LabError, Result};
+use crate::guests::{self, Example, Talker};
+use crate::tests::nested::bench::{Bench, expect};
+use crate::wait;
+
+/// A guest of an emulated host, on a machine that does other things too, takes its time to boot.
+const GUEST_BOUND: Duration = Duration::from_secs(300);
+/// How long a state may take to come about.
+const STATE_BOUND: Duration = Duration::from_secs(180);
+/// How long a move of an example VM may take.
+pub(super) const MOVE_BOUND: Duration = Duration::from_secs(300);
+
+pub(super) const HOSTS: [&str; 2] = ["host-a", "host-b"];
+
+impl Bench {
+    /// What a host says of a VM: `running`, `stopped`, `elsewhere host-b`, ...
+    pub(super) fn state(&self, host: &str, vm: &str) -> Result<String> {
+        let said = self.done(host, "vm list --json")?;
+        let rows: Value = serde_json::from_str(&said).map_err(|error| LabError::Input(format!("{error}: {said}")))?;
+        let row = rows.as_array().into_iter().flatten().find(|row| row.get("name").and_then(Value::as_str) == Some(vm));
+        let state = row.and_then(|row| row.get("state"));
+        state.map(state_text).ok_or_else(|| LabError::Input(format!("{host} lists no VM {vm}: {said}")))
+    }
+
+    /// Waits until a host says that a VM is in this state.
+    pub(super) fn wait_for_state(&self, host: &str, vm: &str, wanted: &str) -> Result<()> {
+        let mut last = String::new();
+        let look = || {
+            last = self.state(host, vm)?;
+            Ok((last == wanted).then_some(()))
+        };
+        let outcome = wait::until(&format!("{host} to call {vm} {wanted}"), STATE_BOUND, look, String::new);
+        outcome.map_err(|error| match error {
+            LabError::TimedOut { waiting_for, after, .. } => {
+                LabError::TimedOut { waiting_for, after, instead: format!("it is {last}") }
+            }
+            other => other,
+        })
+    }
+
+    /// The hosts on which a monitor process of the VM exists, whatever the consoles say.
+    pub(super) fn monitors(&self, vm: &str) -> Result<Vec<&'static str>> {
+        let mut found = Vec::new();
+        for host in HOSTS {
+            if !self.fleet.machine(host)?.process().runs() {
+                continue;
+            }
+            let processes = self.fleet.order(host, "processes")?.output;
+            if processes.lines().any(|line| line.ends_with(&format!(" vmm {vm}"))) {
+                found.push(host);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Waits until exactly one host has a monitor of the VM and calls it running, and every host agrees; gives that host.
+    pub(super) fn settled_on(&self, vm: &str) -> Result<&'static str> {
+        let mut last = String::new();
+        let look = || {
+            let monitors = self.monitors(vm)?;
+            let states = HOSTS.map(|host| self.state(host, vm).unwrap_or_else(|error| error.to_string()));
+            last = format!("monitors on {monitors:?}; host-a says {}, host-b says {}", states[0], states[1]);
+            let [host] = monitors[..] else { return Ok(None) };
+            let agree = HOSTS.iter().zip(&states).all(|(other, state)| match *other == host {
+                true => state == "running",
+                false => *state == format!("elsewhere {host}"),
+            });
+            Ok(agree.then_some(host))
+        };
+        let outcome = wait::until(&format!("{vm} to run on exactly one host"), STATE_BOUND, look, String::new);
+        outcome.map_err(|error| match error {
+            LabError::TimedOut { waiting_for, after, .. } => LabError::TimedOut { waiting_for, after, instead: last },
+            other => other,
+        })
+    }
+
+    /// Sees to it that the VM runs on this host.
+    pub(super) fn bring(&self, vm: &str, host: &str) -> Result<()> {
+        if self.monitors(vm)?.is_empty() {
+            self.done(host, &format!("vm start {vm}"))?;
+        } else {
+            let source = self.settled_on(vm)?;
+            if source != host {
+                self.move_vm(vm, source, host)?;
+            }
+        }
+        expect(self.settled_on(vm)? == host, || format!("{vm} does not run on {host}"))
+    }
+
+    /// Sees to it that the VM runs nowhere.
+    pub(super) fn end(&self, vm: &str) -> Result<()> {
+        for host in self.monitors(vm)? {
+            self.done(host, &format!("vm kill {vm}"))?;
+        }
+        for host in HOSTS {
+            self.wait_for_state(host, vm, "stopped")?;
+        }
+        Ok(())
+    }
+
+    /// Moves a VM; gives the receipt as the console prints it in JSON.
+    pub(super) fn move_vm(&self, vm: &str, from: &str, to: &str) -> Result<Value> {
+        let command = format!("vm migrate {vm} {to} --json");
+        let answer = self.fleet.exec(from, &command, MOVE_BOUND)?;
+        if answer.status != 0 {
+            return Err(self.unexpected(from, &command, &answer));
+        }
+        serde_json::from_str(&answer.output).map_err(|error| LabError::Input(format!("{error}: {}", answer.output)))
+    }
+
+    /// A client that talks to the VM.
+    pub(super) fn talk(&self, vm: &str) -> Result<Talker> {
+        Talker::start(self.fleet.wires(), address(vm)?, GUEST_BOUND)
+    }
+
+    /// Ends a client and holds what it heard against the VM's journal.
+    pub(super) fn judge(&self, talker: Talker, vm: &str) -> Result<()> {
+        let heard = talker.stop()?;
+        let audit = guests::audit_journal(&self.fleet.datastore(), vm)?;
+        let faults = heard.compare(&audit);
+        expect(faults.is_empty(), || faults.join("; "))?;
+        expect(heard.acknowledged.len() > 10, || {
+            format!("only {} records were acknowledged", heard.acknowledged.len())
+        })?;
+        println!(
+            "  {} answers, longest wait {:.0} ms, guest's own longest gap {:.0} ms, {} records",
+            heard.ticks,
+            heard.longest_silence.as_secs_f64() * 1e3,
+            heard.guest_gap.as_secs_f64() * 1e3,
+            audit.records
+        );
+        Ok(())
+    }
+}
+
+/// The address of an example VM.
+pub(super) fn address(vm: &str) -> Result<Ipv4Addr> {
+    let example = Example::ALL.into_iter().find(|example| example.name == vm);
+    let address = example.and_then(|example| example.address);
+    address.map(Ipv4Addr::from).ok_or_else(|| LabError::Input(format!("the VM {vm} has no address")))
+}
+
+/// `"running"` or `{"elsewhere": "host-b"}` as words.
+fn state_text(state: &Value) -> String {
+    match state {
+        Value::String(word) => word.clone(),
+        Value::Object(map) => {
+            map.iter().map(|(word, of)| format!("{word} {}", of.as_str().unwrap_or_default())).collect()
+        }
+        other => other.to_string(),
+    }
+}

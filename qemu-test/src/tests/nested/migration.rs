@@ -1,0 +1,87 @@
+//! Moves that go well.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::error::Result;
+use crate::guests;
+use crate::tests::nested::bench::{Bench, expect};
+use crate::tests::nested::guest::address;
+use crate::tests::tally::Verdict;
+
+/// Memory that the guest keeps rewriting: several pre-copy rounds.
+const LOAD_MIB: u32 = 48;
+const LOAD_PAGES_PER_SECOND: u32 = 1500;
+
+pub(super) fn a_vm_moves_there_and_back_three_times_while_its_client_talks(bench: &mut Bench) -> Result<Verdict> {
+    there_and_back(bench, "deb", 3)
+}
+
+pub(super) fn a_vm_with_two_vcpus_moves_there_and_back_three_times(bench: &mut Bench) -> Result<Verdict> {
+    bench.end("deb")?;
+    let outcome = there_and_back(bench, "deb2", 3);
+    bench.end("deb2")?;
+    outcome
+}
+
+fn there_and_back(bench: &Bench, vm: &str, times: u32) -> Result<Verdict> {
+    bench.bring(vm, "host-a")?;
+    let talker = bench.talk(vm)?;
+    let wires = bench.fleet.wires();
+    guests::set_memory_load(wires, address(vm)?, LOAD_MIB, LOAD_PAGES_PER_SECOND)?;
+    for _ in 0..times {
+        for (from, to) in [("host-a", "host-b"), ("host-b", "host-a")] {
+            let receipt = bench.move_vm(vm, from, to)?;
+            println!("  {from} to {to}: {}", summary(&receipt));
+            check_receipt(&receipt)?;
+            expect(bench.settled_on(vm)? == to, || format!("{vm} does not run on {to}"))?;
+        }
+    }
+    let memory = guests::memory_report(wires, address(vm)?)?;
+    expect(memory.damaged == 0, || format!("{} of the guest's pages were damaged", memory.damaged))?;
+    expect(memory.writes > 0, || "the guest's memory was under no load".into())?;
+    guests::set_memory_load(wires, address(vm)?, 0, 0)?;
+    bench.judge(talker, vm)?;
+    Ok(Verdict::Passed)
+}
+
+pub(super) fn the_check_alone_moves_nothing(bench: &mut Bench) -> Result<Verdict> {
+    bench.bring("deb", "host-a")?;
+    bench.done("host-a", "vm migrate deb host-b --check")?;
+    expect(bench.settled_on("deb")? == "host-a", || "the check moved the VM".into())?;
+    Ok(Verdict::Passed)
+}
+
+pub(super) fn a_move_to_nowhere_is_refused_and_the_vm_stays(bench: &mut Bench) -> Result<Verdict> {
+    bench.bring("deb", "host-a")?;
+    for to in ["host-z", "host-a"] {
+        let command = format!("vm migrate deb {to}");
+        let answer = bench.exec("host-a", &command)?;
+        let explained = answer.status != 0 && answer.output.contains("still running on host-a");
+        expect(explained, || bench.unexpected("host-a", &command, &answer).to_string())?;
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    expect(bench.settled_on("deb")? == "host-a", || "the VM left".into())?;
+    Ok(Verdict::Passed)
+}
+
+fn check_receipt(receipt: &Value) -> Result<()> {
+    let number = |path: &str| receipt.pointer(path).and_then(Value::as_u64);
+    expect(receipt.get("verdict").and_then(Value::as_str) == Some("moved"), || format!("the receipt says: {receipt}"))?;
+    expect(number("/audit/different_pages") == Some(0), || format!("the audit found different pages: {receipt}"))?;
+    expect(receipt.pointer("/audit/done") == Some(&Value::Bool(true)), || format!("no audit was made: {receipt}"))?;
+    expect(number("/stun/total_us").is_some_and(|stun| stun > 0), || format!("the receipt tells no stun: {receipt}"))
+}
+
+fn summary(receipt: &Value) -> String {
+    let number = |path: &str| receipt.pointer(path).and_then(Value::as_u64).unwrap_or_default();
+    let rounds = receipt.get("rounds").and_then(Value::as_array).map_or(0, Vec::len);
+    format!(
+        "{:.1} s, {} rounds, {:.0} MiB, stun {} ms",
+        number("/total_us") as f64 / 1e6,
+        rounds,
+        number("/sent_bytes") as f64 / f64::from(1 << 20),
+        number("/stun/total_us") / 1000
+    )
+}

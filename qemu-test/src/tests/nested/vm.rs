@@ -1,0 +1,85 @@
+//! A VM's life on one host.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::error::{Doing, Result};
+use crate::guests;
+use crate::tests::nested::bench::{Bench, expect};
+use crate::tests::nested::guest::HOSTS;
+use crate::tests::tally::Verdict;
+
+pub(super) fn a_debian_guest_starts_from_the_datastore_and_answers_its_client(bench: &mut Bench) -> Result<Verdict> {
+    bench.end("deb")?;
+    bench.done("host-a", "vm start deb")?;
+    let talker = bench.talk("deb")?;
+    std::thread::sleep(Duration::from_secs(3));
+    bench.judge(talker, "deb")?;
+    expect(bench.settled_on("deb")? == "host-a", || "deb does not run where it was started".into())?;
+    Ok(Verdict::Passed)
+}
+
+pub(super) fn a_vm_that_runs_is_not_started_a_second_time(bench: &mut Bench) -> Result<Verdict> {
+    bench.bring("deb", "host-a")?;
+    for host in HOSTS {
+        let answer = bench.exec(host, "vm start deb")?;
+        let explained = answer.status != 0 && answer.output.contains("host-a") && answer.output.contains("\nhint:  ");
+        expect(explained, || bench.unexpected(host, "vm start deb", &answer).to_string())?;
+    }
+    expect(bench.settled_on("deb")? == "host-a", || "deb does not run where it ran".into())?;
+    Ok(Verdict::Passed)
+}
+
+pub(super) fn a_paused_vm_is_silent_and_goes_on_where_it_was(bench: &mut Bench) -> Result<Verdict> {
+    bench.bring("deb", "host-a")?;
+    let talker = bench.talk("deb")?;
+    std::thread::sleep(Duration::from_secs(1));
+    bench.done("host-a", "vm pause deb")?;
+    std::thread::sleep(Duration::from_millis(500));
+    let before = guests::audit_journal(&bench.fleet.datastore(), "deb")?.last;
+    std::thread::sleep(Duration::from_secs(2));
+    let after = guests::audit_journal(&bench.fleet.datastore(), "deb")?.last;
+    expect(before == after, || format!("a paused guest wrote: {before:?}, then {after:?}"))?;
+    bench.done("host-a", "vm resume deb")?;
+    std::thread::sleep(Duration::from_secs(2));
+    bench.judge(talker, "deb")?;
+    Ok(Verdict::Passed)
+}
+
+pub(super) fn a_vm_obeys_its_power_button(bench: &mut Bench) -> Result<Verdict> {
+    bench.bring("deb", "host-a")?;
+    bench.judge_nothing_lost_after(|bench| {
+        bench.done("host-a", "vm stop deb")?;
+        HOSTS.iter().try_for_each(|host| bench.wait_for_state(host, "deb", "stopped"))
+    })?;
+    expect(bench.monitors("deb")?.is_empty(), || "a monitor of a stopped VM is left".into())?;
+    Ok(Verdict::Passed)
+}
+
+pub(super) fn a_bad_vm_configuration_is_refused_with_every_reason_at_once(bench: &mut Bench) -> Result<Verdict> {
+    let folder = bench.fleet.datastore().join("vms/bad");
+    fs::create_dir_all(&folder).at("creating", &folder)?;
+    let text =
+        "[vm]\nname = \"bad\"\ncpus = 1000\nmemory = \"lots\"\ncolour = \"red\"\n\n[boot]\nkernel = \"vmlinuz\"\n";
+    fs::write(folder.join("vm.toml"), text).at("writing", &folder)?;
+    let answer = bench.exec("host-a", "vm start bad");
+    fs::remove_dir_all(&folder).at("removing", &folder)?;
+    let answer = answer?;
+    for word in ["error: ", "cpus", "memory", "colour", "line 3"] {
+        let explained = answer.status != 0 && answer.output.contains(word);
+        expect(explained, || format!("{word} is missing: {}", bench.unexpected("host-a", "vm start bad", &answer)))?;
+    }
+    Ok(Verdict::Passed)
+}
+
+impl Bench {
+    /// A client talks, is stopped, `work` is done; then the journal must hold everything that the client saw.
+    fn judge_nothing_lost_after(&self, work: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        let talker = self.talk("deb")?;
+        std::thread::sleep(Duration::from_secs(2));
+        let heard = talker.stop()?;
+        work(self)?;
+        let faults = heard.compare(&guests::audit_journal(&self.fleet.datastore(), "deb")?);
+        expect(faults.is_empty(), || faults.join("; "))
+    }
+}
