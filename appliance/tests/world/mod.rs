@@ -1,0 +1,254 @@
+//! Hosts of a test: the roles as processes of this machine, on a datastore that is a folder.
+#![allow(dead_code, reason = "each test file uses its part of the world")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use godwit::api::channel::{Channel, wait_readable};
+use godwit::api::host::{HostAnswer, HostRequest, VmDetail, VmState};
+use godwit::api::vmm::{VmmAnswer, VmmRequest};
+use godwit::console::command::{Line, parse};
+use rustix::fd::AsFd;
+
+/// Longest wait for anything: machines that run tests are slow.
+pub(crate) const BOUND: Duration = Duration::from_secs(180);
+
+/// Waits until something holds.
+pub(crate) fn wait(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + BOUND;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}: not within {BOUND:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// An answer as a person reads it.
+pub(crate) fn line(answer: &HostAnswer) -> String {
+    godwit::console::render::text(answer)
+}
+
+/// A folder that hosts share, removed at the end.
+pub(crate) struct Datastore {
+    folder: PathBuf,
+}
+
+impl Datastore {
+    /// A datastore with the VM `witness`; none, with the reason on standard error, where this machine has no KVM.
+    pub(crate) fn with_witness(name: &str) -> Option<Self> {
+        if !Path::new("/dev/kvm").exists() {
+            eprintln!("skipped: this machine has no /dev/kvm");
+            return None;
+        }
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+        let datastore = Self { folder };
+        std::fs::create_dir_all(datastore.folder.join("data/vms/witness")).expect("made");
+        std::fs::copy(witness(), datastore.folder.join("data/vms/witness/witness.elf")).expect("copied");
+        let config = "[vm]\nname = \"witness\"\ncpus = 1\nmemory = \"64 MiB\"\ncpu_baseline = \"host\"\n[boot]\nkernel = \"witness.elf\"\n\
+                      cmdline = \"seed=7 rate=1000 set=16M report_ms=200\"\n";
+        datastore.write("vms/witness/vm.toml", config);
+        Some(datastore)
+    }
+
+    /// Puts a file there.
+    pub(crate) fn write(&self, path: &str, text: &str) {
+        let path = self.folder.join("data").join(path);
+        std::fs::create_dir_all(path.parent().expect("below the datastore")).expect("made");
+        std::fs::write(path, text).expect("written");
+    }
+}
+
+impl Drop for Datastore {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// The witness, built once for all tests.
+fn witness() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-kernel/Cargo.toml");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guest-kernel");
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--release", "--target", "x86_64-unknown-none", "--manifest-path"])
+        .arg(manifest)
+        .env("CARGO_TARGET_DIR", &target)
+        .status()
+        .expect("cargo runs");
+    assert!(built.success(), "the witness is built");
+    target.join("x86_64-unknown-none/release/witness")
+}
+
+/// A host: its folder of sockets and its roles.
+pub(crate) struct Host {
+    run: PathBuf,
+    lease: Child,
+    control_plane: Child,
+}
+
+impl Host {
+    /// Starts the lease role and the control plane, and waits until the host lease is held.
+    pub(crate) fn boot(datastore: &Datastore, name: &str, identity: u8) -> Self {
+        let run = datastore.folder.join(name);
+        for folder in ["log", "vm", "config"] {
+            std::fs::create_dir_all(run.join(folder)).expect("made");
+        }
+        let data = datastore.folder.join("data");
+        let config =
+            format!("hostname = \"{name}\"\n[datastore.lab]\nkind = \"directory\"\npath = \"{}\"\n", data.display());
+        std::fs::write(run.join("config/host.toml"), config).expect("written");
+        std::fs::write(run.join("identity"), format!("{identity:02x}").repeat(16)).expect("written");
+        let (lease, control_plane) = (start(&run, "lease"), start(&run, "host"));
+        let host = Self { run, lease, control_plane };
+        wait("the host lease is held", || {
+            matches!(host.try_ask("host check"), Some((_, answer)) if line(&answer).contains("leases: renewed")
+                && line(&answer).contains("datastore lab: available")
+                && line(&host.ask("datastore show lab").1).contains("held, renewed"))
+        });
+        host
+    }
+
+    /// Types a command; its status and answer.
+    pub(crate) fn ask(&self, typed: &str) -> (u8, HostAnswer) {
+        self.try_ask(typed).expect("the control plane answers")
+    }
+
+    fn try_ask(&self, typed: &str) -> Option<(u8, HostAnswer)> {
+        let Ok(Line::Ask(request, _)) = parse(typed) else { panic!("{typed} is a command") };
+        let (answer, _) = self.request(&request)?;
+        let refused = match &answer {
+            HostAnswer::Refused(_) => true,
+            HostAnswer::Checks(checks) => checks.iter().any(|check| !check.problems.is_empty()),
+            _ => false,
+        };
+        Some((u8::from(refused), answer))
+    }
+
+    fn request(&self, request: &HostRequest) -> Option<(HostAnswer, Vec<rustix::fd::OwnedFd>)> {
+        let channel = Channel::<HostRequest, HostAnswer>::connect(&self.run.join("host.sock")).ok()?;
+        channel.send(request, &[]).ok()?;
+        loop {
+            match channel.receive_within(BOUND).ok()? {
+                (HostAnswer::Progress { .. }, _) => {}
+                answered => return Some(answered),
+            }
+        }
+    }
+
+    fn vm(&self, name: &str) -> VmDetail {
+        match self.ask(&format!("vm show {name}")).1 {
+            HostAnswer::Vm(vm) => *vm,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Where a VM is in its life.
+    pub(crate) fn state(&self, name: &str) -> VmState {
+        self.vm(name).row.state
+    }
+
+    /// The epoch of a VM's lease.
+    pub(crate) fn epoch(&self, name: &str) -> u64 {
+        self.vm(name).epoch
+    }
+
+    /// How a VM ended the last time.
+    pub(crate) fn last_end(&self, name: &str) -> String {
+        self.vm(name).last_end.unwrap_or_default()
+    }
+
+    /// The process of a VM's monitor.
+    pub(crate) fn pid(&self, name: &str) -> Option<u32> {
+        self.vm(name).pid
+    }
+
+    /// Attaches to a VM's serial port.
+    pub(crate) fn serial(&self, name: &str) -> Serial {
+        let request = HostRequest::VmConsole(name.parse().expect("valid"));
+        let (_, descriptors) = self.request(&request).expect("the control plane answers");
+        let monitor = descriptors.into_iter().next().expect("the VM runs here");
+        let channel = Channel::of(monitor);
+        channel.send(&VmmRequest::SerialAttach, &[]).expect("sent");
+        Serial { channel, seen: String::new() }
+    }
+
+    /// Kills the control plane and starts it again.
+    pub(crate) fn restart_control_plane(&mut self) {
+        self.control_plane.kill().expect("killed");
+        self.control_plane.wait().expect("collected");
+        self.control_plane = start(&self.run, "host");
+        wait("the control plane answers", || self.try_ask("host show").is_some());
+    }
+
+    /// Kills everything of the host at once, as a power failure would.
+    pub(crate) fn power_off(&mut self) {
+        let monitors: Vec<u32> = match self.ask("vm list").1 {
+            HostAnswer::Vms(rows) => rows.iter().filter_map(|row| self.pid(row.name.as_str())).collect(),
+            other => panic!("{other:?}"),
+        };
+        for role in [&mut self.lease, &mut self.control_plane] {
+            let _ = role.kill();
+            let _ = role.wait();
+        }
+        for pid in monitors {
+            kill(pid);
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = self.control_plane.kill();
+        let _ = self.control_plane.wait();
+        let _ = self.lease.kill();
+        let _ = self.lease.wait();
+        // What they left running names its folder as its standing place.
+        for record in godwit::host::record::all(&godwit::api::paths::RunDir::at(&self.run)) {
+            kill(record.pid);
+        }
+    }
+}
+
+fn kill(pid: u32) {
+    if let Some(pid) = rustix::process::Pid::from_raw(pid.cast_signed()) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
+fn start(run: &Path, role: &str) -> Child {
+    let log =
+        std::fs::File::options().create(true).append(true).open(run.join(format!("log/{role}.log"))).expect("a log");
+    let role_process = Command::new(env!("CARGO_BIN_EXE_godwit")).arg(role).env("GODWIT_RUN", run).stderr(log).spawn();
+    let role_process = role_process.expect("started");
+    wait("it listens", || Channel::<(), ()>::connect(&run.join(format!("{role}.sock"))).is_ok());
+    role_process
+}
+
+/// A VM's serial port.
+pub(crate) struct Serial {
+    channel: Channel<VmmRequest, VmmAnswer>,
+    seen: String,
+}
+
+impl Serial {
+    /// Waits until the guest has written `text` since the last call.
+    pub(crate) fn wait_for(&mut self, text: &str) {
+        let deadline = Instant::now() + BOUND;
+        loop {
+            if let Some(at) = self.seen.find(text) {
+                self.seen.drain(..at + text.len());
+                return;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(wait_readable(self.channel.as_fd(), left).expect("polled"), "no {text:?} in {:?}", self.seen);
+            match self.channel.receive() {
+                Ok((VmmAnswer::Serial(bytes), _)) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
+                other => panic!("{other:?} before {text:?} in {:?}", self.seen),
+            }
+        }
+    }
+
+    /// Types a line.
+    pub(crate) fn type_line(&mut self, text: &str) {
+        self.channel.send(&VmmRequest::Serial(format!("{text}\n").into_bytes()), &[]).expect("sent");
+    }
+}
