@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
 use smoltcp::phy::{self, Checksum, DeviceCapabilities, Medium, PacketMeta};
@@ -48,6 +49,7 @@ pub(crate) struct FrameDevice<P> {
     pub(crate) port: P,
     received: FrameBatch,
     sender: Sender,
+    refused: Option<SocketAddr>,
 }
 
 /// The sending half, apart so that a received frame can be looked at while its answer is sent.
@@ -70,7 +72,7 @@ impl<P: Port> FrameDevice<P> {
             udp_port,
             failed: 0,
         };
-        Self { port, received: FrameBatch::new(RECEIVE_FRAMES), sender }
+        Self { port, received: FrameBatch::new(RECEIVE_FRAMES), sender, refused: None }
     }
 
     /// The number of a batch that is not under way.
@@ -109,6 +111,11 @@ impl<P: Port> FrameDevice<P> {
                 return;
             }
         }
+    }
+
+    /// To whom we sent something that came back as "port unreachable", since the last call.
+    pub(crate) fn take_refused(&mut self) -> Option<SocketAddr> {
+        self.refused.take()
     }
 
     /// Whether frames were taken from the NIC and not looked at yet.
@@ -188,6 +195,27 @@ impl Sender {
     }
 }
 
+/// If the frame is an ICMP "port unreachable" (type 3 code 3 of RFC 792, type 1 code 4 of RFC 4443) about a datagram
+/// from our port: where that datagram went. smoltcp wants the whole datagram in it, and what comes is its beginning.
+fn refused_by(frame: &[u8], udp_port: u16) -> Option<SocketAddr> {
+    let packet = frame.get(14..)?;
+    let (quoted, udp, to): (&[u8], usize, IpAddr) = match frame.get(12..14)? {
+        [0x08, 0x00] if packet.first()? == &0x45 && packet.get(9)? == &1 && packet.get(20..22)? == [3, 3] => {
+            let quoted = packet.get(28..)?;
+            (quoted, 20, IpAddr::from(*quoted.get(16..)?.first_chunk::<4>()?))
+        }
+        [0x86, 0xdd] if packet.get(6)? == &58 && packet.get(40..42)? == [1, 4] => {
+            let quoted = packet.get(48..)?;
+            (quoted, 40, IpAddr::from(*quoted.get(24..)?.first_chunk::<16>()?))
+        }
+        _ => return None,
+    };
+    let is_udp = if udp == 20 { quoted[..1] == [0x45] && quoted[9] == 17 } else { quoted[6] == 17 };
+    let ports = quoted.get(udp..udp + 4)?;
+    let ours = ports[..2] == udp_port.to_be_bytes();
+    (is_udp && ours).then(|| SocketAddr::new(to, u16::from_be_bytes([ports[2], ports[3]])))
+}
+
 /// A received frame.
 pub(crate) struct ReceivedFrame<'a>(&'a mut FrameBuffer);
 
@@ -232,6 +260,7 @@ impl<P: Port> phy::Device for FrameDevice<P> {
             return None;
         }
         let frame = self.received.take()?;
+        self.refused = self.refused.or_else(|| refused_by(&frame.bytes[..frame.length], self.sender.udp_port));
         Some((ReceivedFrame(frame), Leave { sender: &mut self.sender, port: &mut self.port }))
     }
 

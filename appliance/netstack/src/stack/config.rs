@@ -3,6 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use model::limits;
+
 /// Address and bounds of a stack.
 #[derive(Debug, Clone)]
 pub struct StackConfig {
@@ -53,9 +55,9 @@ impl Default for TransportLimits {
         Self {
             connections_max: 16,
             handshakes_max: 8,
-            handshake_timeout: Duration::from_secs(5),
-            idle_timeout: Duration::from_secs(5),
-            keepalive_interval: Duration::from_millis(500),
+            handshake_timeout: Duration::from_millis(limits::MIGRATION_HANDSHAKE_MS),
+            idle_timeout: Duration::from_millis(limits::MIGRATION_IDLE_MS),
+            keepalive_interval: Duration::from_millis(limits::MIGRATION_KEEPALIVE_MS),
             receive_window_bytes: 32 << 20,
             send_window_bytes: 32 << 20,
             records_waiting_max: 32,

@@ -1,7 +1,7 @@
 //! The stack: QUIC connections over one IP layer, driven by its caller.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -80,7 +80,7 @@ impl<P: Port> Stack<P> {
             .incoming_buffer_size_total(256 << 10)
             .retry_token_lifetime(config.limits.handshake_timeout);
         let server = Arc::new(server);
-        let mut endpoint_config = EndpointConfig::new(Arc::new(reset_key()?));
+        let mut endpoint_config = EndpointConfig::new(Arc::new(reset_key(&identity)));
         let datagram = transport::datagram_of(port.mtu(), config.address.is_ipv6());
         endpoint_config.max_udp_payload_size(datagram).map_err(|error| tls(error.to_string()))?;
         endpoint_config.grease_quic_bit(false);
@@ -101,7 +101,7 @@ impl<P: Port> Stack<P> {
             answer: Vec::new(),
             link,
             link_checked: now,
-            link_down_at: (!link.up).then_some(now),
+            link_down_at: None,
             next_to_send: 0,
             more_to_do: false,
         })
@@ -138,6 +138,11 @@ impl<P: Port> Stack<P> {
         &mut self.ip.device.port
     }
 
+    /// Connections that are open or on their way there.
+    pub fn open_connections(&self) -> usize {
+        self.connections.values().filter(|connection| !connection.is_closed()).count()
+    }
+
     /// Begins a connection to a peer that must have the key `peer`. `Connected` or `Closed` tells how it went, within
     /// the handshake timeout.
     pub fn connect(&mut self, address: SocketAddr, peer: PublicKey, now: Instant) -> Result<ConnectionId, StackError> {
@@ -157,10 +162,6 @@ impl<P: Port> Stack<P> {
         let id = self.add(handle, quic, address, Some(peer), meter, now)?;
         self.transmit(now);
         Ok(id)
-    }
-
-    fn open_connections(&self) -> usize {
-        self.connections.values().filter(|connection| !connection.is_closed()).count()
     }
 
     fn transport_config(&self, meter: &Arc<PathMeter>) -> quinn_proto::TransportConfig {
@@ -192,9 +193,6 @@ impl<P: Port> Stack<P> {
     pub fn poll(&mut self, now: Instant) {
         self.check_link(now);
         self.more_to_do = self.receive(now);
-        while let Some(from) = self.ip.next_unreachable() {
-            self.port_is_closed(from, now);
-        }
         let due: Vec<ConnectionId> = self.connections.keys().copied().collect();
         for id in &due {
             if let Some(connection) = self.connections.get_mut(id) {
@@ -328,7 +326,7 @@ impl<P: Port> Stack<P> {
         }
         self.link_checked = now;
         let link = self.ip.device.port.link();
-        if !link.up {
+        if self.link.up && !link.up {
             self.link_down_at = Some(now);
         }
         if link != self.link {
@@ -348,6 +346,9 @@ impl<P: Port> Stack<P> {
             });
             while let Some(batch) = self.received.pop() {
                 self.receive_batch(batch, now);
+            }
+            if let Some(address) = self.ip.device.take_refused() {
+                self.port_is_closed(address, now);
             }
             if !any {
                 return false;
@@ -420,11 +421,10 @@ impl<P: Port> Stack<P> {
         }
     }
 
-    fn port_is_closed(&mut self, from: IpAddr, now: Instant) {
+    fn port_is_closed(&mut self, address: SocketAddr, now: Instant) {
         // ICMP is not authenticated: it only shortens the wait for a peer that has not answered at all.
         for connection in self.connections.values_mut() {
-            let address = connection.address;
-            if address.ip() == from && connection.is_handshaking() && connection.expected.is_some() {
+            if connection.address == address && connection.is_handshaking() && connection.expected.is_some() {
                 connection.give_up(now, CloseReason::PortClosed { address });
             }
         }
@@ -511,7 +511,8 @@ impl<P: Port> Stack<P> {
                     incoming,
                     established: connection.is_told(),
                     no_neighbour: self.ip.is_waiting(connection.sender),
-                    link_was_down: self.link_down_at.is_some_and(|at| now.saturating_duration_since(at) <= window),
+                    link_was_down: !self.link.up
+                        || self.link_down_at.is_some_and(|at| now.saturating_duration_since(at) <= window),
                     nic: self.ip.device.port.name(),
                     handshake_timeout: self.config.limits.handshake_timeout,
                     idle_timeout: self.config.limits.idle_timeout,
@@ -537,6 +538,10 @@ fn token_key() -> Result<ring::hkdf::Prk, StackError> {
     Ok(ring::hkdf::Salt::new(ring::hkdf::HKDF_SHA256, &[]).extract(&random::<64>()?))
 }
 
-fn reset_key() -> Result<ring::hmac::Key, StackError> {
-    Ok(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &random::<64>()?))
+/// The same after a restart, so that a peer whose connection we no longer know learns it at once (RFC 9000 section
+/// 10.3) and need not wait for the idle timeout.
+fn reset_key(identity: &KeyPair) -> ring::hmac::Key {
+    let salt = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"godwit stateless reset");
+    let key = ring::hmac::sign(&salt, identity.to_pkcs8());
+    ring::hmac::Key::new(ring::hmac::HMAC_SHA256, key.as_ref())
 }

@@ -10,8 +10,8 @@ use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, SocketHandle, SocketSet};
-use smoltcp::socket::{icmp, udp};
-use smoltcp::wire::{EthernetAddress, HardwareAddress, Icmpv4Packet, IpAddress, IpCidr, IpEndpoint};
+use smoltcp::socket::udp;
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpoint};
 
 use super::config::{StackConfig, StackError};
 use crate::device::{FrameDevice, STAND_IN};
@@ -32,7 +32,6 @@ pub(crate) struct IpLayer<P> {
     interface: Interface,
     sockets: SocketSet<'static>,
     receiver: SocketHandle,
-    icmp: SocketHandle,
     senders: HashMap<usize, SocketHandle>,
     next_sender: usize,
     epoch: Instant,
@@ -72,13 +71,11 @@ impl<P: Port> IpLayer<P> {
         .map_err(|_| config.gateway.map_or(StackError::BadPort, StackError::BadGateway))?;
         let mut sockets = SocketSet::new(Vec::new());
         let receiver = sockets.add(udp_socket(config.port, RECEIVE_PACKETS, RECEIVE_BYTES)?);
-        let icmp = sockets.add(icmp_socket(config.port)?);
         Ok(Self {
             device,
             interface,
             sockets,
             receiver,
-            icmp,
             senders: HashMap::from([(STRANGERS, receiver)]),
             next_sender: STRANGERS + 1,
             epoch: now,
@@ -124,23 +121,6 @@ impl<P: Port> IpLayer<P> {
             datagrams(payload, to_std(meta.endpoint), meta.meta.segmentation_offload_size);
         }
         true
-    }
-
-    /// The next peer that told us that nobody listens on its port.
-    pub(crate) fn next_unreachable(&mut self) -> Option<IpAddr> {
-        let socket = self.sockets.get_mut::<icmp::Socket<'_>>(self.icmp);
-        while let Ok((payload, from)) = socket.recv() {
-            let refused = match from {
-                // Type 3 code 3 (RFC 792), type 1 code 4 (RFC 4443 section 3.1).
-                IpAddress::Ipv4(_) => Icmpv4Packet::new_checked(payload)
-                    .is_ok_and(|packet| u8::from(packet.msg_type()) == 3 && packet.msg_code() == 3),
-                IpAddress::Ipv6(_) => payload.len() >= 2 && payload[..2] == [1, 4],
-            };
-            if refused {
-                return Some(from.into());
-            }
-        }
-        None
     }
 
     /// A sender of its own for one peer.
@@ -259,14 +239,6 @@ fn udp_socket(port: u16, packets: usize, bytes: usize) -> Result<udp::Socket<'st
         udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; WAITING_MAX], vec![0; WAITING_MAX * 2 * STAND_IN]);
     let mut socket = udp::Socket::new(receive, send);
     socket.bind(port).map_err(|_| StackError::BadPort)?;
-    Ok(socket)
-}
-
-fn icmp_socket(port: u16) -> Result<icmp::Socket<'static>, StackError> {
-    let receive = icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; 8], vec![0; 8192]);
-    let send = icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; 1], vec![0; 64]);
-    let mut socket = icmp::Socket::new(receive, send);
-    socket.bind(icmp::Endpoint::Udp(port.into())).map_err(|_| StackError::BadPort)?;
     Ok(socket)
 }
 

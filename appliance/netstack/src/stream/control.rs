@@ -8,7 +8,7 @@ use quinn_proto::{Connection, Dir, ReadError, ReadableError, StreamId, WriteErro
 use super::SendError;
 
 /// Bytes of the largest control message.
-pub const CONTROL_MESSAGE_MAX: usize = 1 << 20;
+pub const CONTROL_MESSAGE_MAX: usize = model::limits::MIGRATION_MESSAGE_BYTES_MAX as usize;
 /// Messages that wait for the caller before the peer is held back.
 const WAITING_MAX: usize = 64;
 const PRIORITY: i32 = 1;

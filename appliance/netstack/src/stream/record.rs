@@ -8,7 +8,7 @@ use quinn_proto::{Connection, Dir, ReadError, ReadableError, StreamId, VarInt, W
 use super::SendError;
 
 /// Bytes of the largest record.
-pub const RECORD_MAX: usize = 260 << 10;
+pub const RECORD_MAX: usize = model::limits::MIGRATION_RECORD_BYTES_MAX as usize;
 /// Buffers kept for use again.
 const POOL_MAX: usize = 64;
 /// How much more than the window is taken from the caller, so that the wire does not run dry while it makes more.
