@@ -2,9 +2,12 @@
 
 mod world;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use world::{Host, Wire, connect, transfer, until};
+use bytes::Bytes;
+use netstack::stream::RECORD_MAX;
+use netstack::{CloseReason, Event, SendError};
+use world::{Host, Wire, connect, run, transfer, until};
 
 #[test]
 fn hosts_that_know_each_other_talk_in_order_and_exchange_whole_records() {
@@ -33,6 +36,57 @@ fn hosts_that_know_each_other_talk_in_order_and_exchange_whole_records() {
             (next == 1000 && back).then_some(())
         });
         transfer(&mut a, &mut b, ids, 200, 100_000);
-        println!("{:?}", a.estimates(ids.0));
     }
+}
+
+#[test]
+fn a_gibibyte_of_records_arrives_whole() {
+    if world::cannot_run() {
+        return;
+    }
+    let wire = Wire::new(9000, 9000);
+    let mut a = Host::new(Wire::nic(&wire.a, None).unwrap(), 1, false);
+    let mut b = Host::new(Wire::nic(&wire.b, None).unwrap(), 2, false);
+    let ids = connect(&mut a, &mut b);
+    transfer(&mut a, &mut b, ids, 4096, 256 << 10);
+    let counters = a.stack.counters();
+    assert!(counters.sent_bytes / counters.sent_frames > 20_000, "batches were not offloaded: {counters:?}");
+    assert_eq!(b.stack.counters().dropped_by_socket, 0);
+}
+
+#[test]
+fn a_link_that_goes_down_in_the_middle_is_told_in_time_and_by_name() {
+    if world::cannot_run() {
+        return;
+    }
+    let wire = Wire::new(1500, 1500);
+    let mut a = Host::new(Wire::nic(&wire.a, None).unwrap(), 1, false);
+    let mut b = Host::new(Wire::nic(&wire.b, None).unwrap(), 2, false);
+    let ids = connect(&mut a, &mut b);
+    let record = Bytes::from(vec![7; RECORD_MAX]);
+    let (mut received, mut cut) = (0, None);
+    let reason = until(&mut a, &mut b, "the loss to be told", |a, b| {
+        while let Ok(()) = a.stack.send_record(ids.0, record.clone()) {}
+        while b.stack.recv_record(ids.1, Instant::now()).is_some() {
+            received += 1;
+        }
+        if received > 20 && cut.is_none() {
+            run(&format!("ip -n {} link set mig0 down", wire.b));
+            cut = Some(Instant::now());
+        }
+        a.closed()
+    });
+    assert_eq!(reason, CloseReason::LinkDown { nic: "mig0".to_owned() });
+    assert_eq!(reason.to_string(), "the link of migration NIC mig0 went down");
+    let down = |event: &Event| matches!(event, Event::Link(state) if !state.up);
+    assert!(a.events.iter().any(down), "the link's state was not told: {:?}", a.events);
+    let idle = world::limits().idle_timeout;
+    assert!(cut.unwrap().elapsed() < idle + Duration::from_secs(5), "told {:?} after the cut", cut.unwrap().elapsed());
+    // And the NIC serves again once the link is back.
+    run(&format!("ip -n {} link set mig0 up", wire.b));
+    a.events.clear();
+    b.events.clear();
+    let again = connect(&mut a, &mut b);
+    transfer(&mut a, &mut b, again, 20, 100_000);
+    assert_eq!(a.stack.send_record(ids.0, record), Err(SendError::NotConnected));
 }

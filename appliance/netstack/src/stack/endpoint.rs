@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn_proto::{ClientConfig, ConnectionHandle, DatagramEvent, EndpointConfig, Incoming, ServerConfig};
+use quinn_proto::{
+    ClientConfig, ConnectionHandle, DatagramEvent, EndpointConfig, HashedConnectionIdGenerator, Incoming, ServerConfig,
+};
 use ring::rand::{SecureRandom, SystemRandom};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
@@ -27,6 +29,8 @@ use crate::stream::{Allowed, CloseReason, Estimates, KeyPair, PublicKey, SendErr
 const FRAMES_A_POLL: usize = 64;
 /// Batches sent in one `poll`.
 const BATCHES_A_POLL: usize = 64;
+/// Connections, those included that have ended and whose packets may still be on the way (RFC 9000 section 10.2).
+const REMEMBERED_MAX: usize = 256;
 const LINK_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// Memory for received datagrams, taken anew only when records hold on to it.
 const ARENA_BYTES: usize = 1 << 20;
@@ -83,7 +87,9 @@ impl<P: Port> Stack<P> {
         let mut endpoint_config = EndpointConfig::new(Arc::new(reset_key(&identity)));
         let datagram = transport::datagram_of(port.mtu(), config.address.is_ipv6());
         endpoint_config.max_udp_payload_size(datagram).map_err(|error| tls(error.to_string()))?;
+        let cid_key = cid_key(&identity);
         endpoint_config.grease_quic_bit(false);
+        endpoint_config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
         let endpoint = quinn_proto::Endpoint::new(Arc::new(endpoint_config), Some(Arc::clone(&server)), true, None);
         Ok(Self {
             ip: IpLayer::new(port, &config, now)?,
@@ -398,6 +404,11 @@ impl<P: Port> Stack<P> {
         }
         let handshaking = self.connections.values().filter(|c| c.is_handshaking() && c.expected.is_none()).count();
         let limits = &self.config.limits;
+        if self.connections.len() >= REMEMBERED_MAX {
+            // A friend calls again by itself; by then the strangers' remains are gone.
+            self.endpoint.ignore(incoming);
+            return;
+        }
         if handshaking >= limits.handshakes_max || self.open_connections() >= limits.connections_max {
             let transmit = self.endpoint.refuse(incoming, &mut self.answer);
             self.ip.answer(now, &self.answer[..transmit.size], from);
@@ -437,11 +448,15 @@ impl<P: Port> Stack<P> {
         if ids.is_empty() {
             return;
         }
-        let mut idle = 0;
-        for _ in 0..BATCHES_A_POLL {
+        let (mut idle, mut sent) = (0, 0);
+        while sent < BATCHES_A_POLL {
             let id = ids[self.next_to_send % ids.len()];
             self.next_to_send = self.next_to_send.wrapping_add(1);
-            idle = if self.transmit_one(id, now) { 0 } else { idle + 1 };
+            if self.transmit_one(id, now) {
+                (idle, sent) = (0, sent + 1);
+                continue;
+            }
+            idle += 1;
             if idle == ids.len() {
                 return;
             }
@@ -540,8 +555,15 @@ fn token_key() -> Result<ring::hkdf::Prk, StackError> {
 
 /// The same after a restart, so that a peer whose connection we no longer know learns it at once (RFC 9000 section
 /// 10.3) and need not wait for the idle timeout.
+fn derived(identity: &KeyPair, purpose: &[u8]) -> ring::hmac::Tag {
+    ring::hmac::sign(&ring::hmac::Key::new(ring::hmac::HMAC_SHA256, identity.to_pkcs8()), purpose)
+}
+
 fn reset_key(identity: &KeyPair) -> ring::hmac::Key {
-    let salt = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"godwit stateless reset");
-    let key = ring::hmac::sign(&salt, identity.to_pkcs8());
-    ring::hmac::Key::new(ring::hmac::HMAC_SHA256, key.as_ref())
+    ring::hmac::Key::new(ring::hmac::HMAC_SHA256, derived(identity, b"godwit stateless reset").as_ref())
+}
+
+fn cid_key(identity: &KeyPair) -> u64 {
+    let tag = derived(identity, b"godwit connection ids");
+    tag.as_ref().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }

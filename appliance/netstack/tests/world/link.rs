@@ -23,6 +23,8 @@ pub struct Nature {
     pub lost_ppm: u32,
     /// Of a million frames, how many come 300 us later.
     pub late_ppm: u32,
+    /// Of a million frames, how many have some bytes changed, cut off or put in, headers included.
+    pub mangled_ppm: u32,
     /// Each host looks at the wire only after a random time of up to this: its processors have other work.
     pub busy: Duration,
     pub mtu: u16,
@@ -38,6 +40,7 @@ impl Nature {
             queue: Duration::from_millis(1).max(rtt),
             lost_ppm: 0,
             late_ppm: 0,
+            mangled_ppm: 0,
             busy: Duration::ZERO,
             mtu: 1500,
             path_mtu: 1500,
@@ -69,6 +72,20 @@ impl Direction {
         self.random % 1_000_000 < u64::from(ppm)
     }
 
+    fn mangle(&mut self, bytes: &mut Vec<u8>) {
+        for _ in 0..1 + self.random % 4 {
+            self.chance(0);
+            // Half of it in the headers.
+            let within = if self.random.is_multiple_of(2) { bytes.len().min(80) } else { bytes.len() };
+            let at = (self.random >> 8) as usize % within.max(1);
+            match self.random >> 4 & 7 {
+                0 => bytes.truncate(at),
+                1 => bytes.insert(at, self.random as u8),
+                _ => bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= (self.random >> 40) as u8),
+            }
+        }
+    }
+
     fn carry(&mut self, frame: &OutgoingFrame<'_>, now: Instant) {
         let length = frame.header.len() + frame.body.len();
         let start = self.busy_until.max(now);
@@ -90,6 +107,9 @@ impl Direction {
         bytes.clear();
         bytes.extend_from_slice(frame.header);
         bytes.extend_from_slice(frame.body);
+        if self.chance(self.nature.mangled_ppm) {
+            self.mangle(&mut bytes);
+        }
         self.sequence += 1;
         self.arriving.insert((self.busy_until + self.nature.delay + late, self.sequence), bytes);
     }
@@ -120,6 +140,14 @@ impl Link {
     /// The next arrival in either direction.
     pub fn next_arrival(&self) -> Option<Instant> {
         self.directions.iter().filter_map(|direction| direction.arriving.keys().next()).map(|(at, _)| *at).min()
+    }
+
+    /// Gives each end's NIC an MTU of its own.
+    pub fn set_mtus(&mut self, mtus: [u16; 2]) {
+        for (direction, mtu) in self.directions.iter_mut().zip(mtus) {
+            direction.nature.mtu = mtu;
+            direction.nature.path_mtu = direction.nature.path_mtu.min(mtus[0]).min(mtus[1]);
+        }
     }
 
     pub fn cut(&mut self, up: bool) {

@@ -1,0 +1,195 @@
+//! Records and control messages on paths that lose, reorder, and carry less than they should. Virtual time, no root.
+
+mod world;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use netstack::probe::{MtuProblem, PathReport, Probe};
+use netstack::stack::TransportLimits;
+use netstack::stream::RECORD_MAX;
+use netstack::{Event, SendError};
+use world::link::Nature;
+use world::simulated::{Pair, Simulated};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Sends records and control messages both ways over `nature`; each must arrive once, whole; messages in order.
+fn everything_arrives(nature: Nature, seed: u64) {
+    let mut world = Simulated::connected(nature, seed, &TransportLimits::default());
+    let length = |number: u64| 1 + (number as usize * 7919 + 8) % RECORD_MAX;
+    let (count, messages) = (30u64, 100u32);
+    let (mut sent, mut said, mut heard) = ([0u64; 2], [0u32; 2], [0u32; 2]);
+    let mut seen = [vec![false; count as usize], vec![false; count as usize]];
+    world.until(MINUTE * 10, |world| {
+        let now = world.now();
+        for end in 0..2 {
+            let id = if end == 0 { world.from } else { world.to };
+            let stack = if end == 0 { &mut world.pair.a } else { &mut world.pair.b };
+            while sent[end] < count {
+                let number = sent[end];
+                let buffer = stack.buffer(id).unwrap();
+                match stack.send_record(id, world::record(number, length(number).max(8), buffer)) {
+                    Ok(()) => sent[end] += 1,
+                    Err(SendError::Full) => break,
+                    Err(error) => panic!("seed {seed}: {error}"),
+                }
+            }
+            while said[end] < messages && u64::from(said[end]) <= sent[end] * 4 {
+                stack.send_control(id, &said[end].to_le_bytes()).unwrap();
+                said[end] += 1;
+            }
+            while let Some(message) = stack.recv_control(id, now) {
+                assert_eq!(message[..], heard[end].to_le_bytes(), "seed {seed}: out of order");
+                heard[end] += 1;
+            }
+            while let Some(record) = stack.recv_record(id, now) {
+                let number = u64::from_le_bytes(record[..8].try_into().unwrap());
+                let expected = world::record(number, length(number).max(8), bytes::BytesMut::new());
+                assert!(record == expected, "seed {seed}: record {number} is damaged");
+                let twice = std::mem::replace(&mut seen[end][number as usize], true);
+                assert!(!twice, "seed {seed}: record {number} came twice");
+            }
+        }
+        heard == [messages; 2] && seen.iter().all(|seen| seen.iter().all(|seen| *seen))
+    });
+}
+
+#[test]
+fn records_arrive_whole_and_messages_in_order_over_a_path_that_loses_and_reorders() {
+    for seed in 0..4 {
+        let nature = Nature { late_ppm: 20_000, ..Nature::new(1, Duration::from_millis(1)) };
+        everything_arrives(nature.losing([0, 1_000, 10_000, 50_000][seed as usize % 4]), seed);
+    }
+}
+
+#[test]
+fn mangled_frames_do_no_more_harm_than_lost_ones() {
+    for seed in 0..4 {
+        everything_arrives(Nature { mangled_ppm: 20_000, ..Nature::new(1, Duration::from_millis(1)) }, seed);
+    }
+}
+
+#[test]
+fn a_slow_receiver_holds_its_sender_back_and_loses_nothing() {
+    let limits =
+        TransportLimits { receive_window_bytes: 4 << 20, records_waiting_max: 8, ..TransportLimits::default() };
+    let mut world = Simulated::connected(Nature::new(10, Duration::from_micros(200)), 3, &limits);
+    let record = Bytes::from(vec![1; RECORD_MAX]);
+    let mut taken = 0u64;
+    // The receiver's application takes nothing for a second.
+    let (mut accepted, until) = (0u64, world.now() + Duration::from_secs(1));
+    world.until(MINUTE, |world| {
+        while world.pair.a.send_record(world.from, record.clone()).is_ok() {
+            accepted += 1;
+        }
+        world.now() >= until
+    });
+    let held = accepted * RECORD_MAX as u64;
+    // What it holds: its window, records that wait, and what the sender may queue beyond.
+    let bound = (4 << 20) + 16 * RECORD_MAX as u64 + (40 << 20);
+    assert!(held < bound, "{held} bytes were taken from a sender whose receiver takes nothing");
+    assert!(!world.events_b.iter().any(|event| matches!(event, Event::Closed { .. })));
+    world.until(MINUTE, |world| {
+        let now = world.now();
+        while world.pair.b.recv_record(world.to, now).is_some() {
+            taken += 1;
+        }
+        taken == accepted
+    });
+    assert!(world.events_a.iter().any(|event| matches!(event, Event::Writable(_))), "room again was not told");
+}
+
+fn probed(nature: Nature, peer_mtu: u16) -> PathReport {
+    let limits = TransportLimits::default();
+    let mut world = Simulated::of(Pair::with_mtus(nature, [nature.mtu, peer_mtu], 5, &limits));
+    let told = world.events_a.iter().find_map(|event| match event {
+        Event::Connected { peer_mtu, .. } => Some(*peer_mtu),
+        _ => None,
+    });
+    assert_eq!(told, Some(peer_mtu));
+    let mut probe = Probe::new(world.from, peer_mtu, world.now());
+    let mut report = None;
+    world.until(MINUTE, |world| {
+        let now = world.now();
+        report = probe.advance(&mut world.a, now);
+        report.is_some()
+    });
+    report.unwrap()
+}
+
+#[test]
+fn a_probe_measures_rate_and_round_trip_of_a_good_path() {
+    for gbits in [1, 10] {
+        let nature = Nature { mtu: 9000, path_mtu: 9000, ..Nature::new(gbits, Duration::from_millis(1)) };
+        let report = probed(nature, 9000);
+        assert_eq!((report.mtu_problem, report.path_mtu), (None, 9000));
+        let measured = report.bandwidth_bytes as f64 * 8e-9;
+        assert!((0.8..1.1).contains(&(measured / gbits as f64)), "{measured} of {gbits} Gbit/s");
+        assert!((1_000..1_300).contains(&report.rtt_min.as_micros()), "{:?}", report.rtt_min);
+    }
+}
+
+#[test]
+fn a_wrong_mtu_is_found_and_named_before_the_first_page() {
+    let nature = Nature { mtu: 9000, path_mtu: 1500, ..Nature::new(10, Duration::from_micros(200)) };
+    let report = probed(nature, 9000);
+    let Some(MtuProblem::PathCarriesLess { configured: 9000, carries }) = report.mtu_problem else {
+        panic!("{report:?}");
+    };
+    assert!((1492..=1500).contains(&carries), "{carries}");
+    let text = "both migration NICs have an MTU of 9000, but a switch between them carries only ";
+    assert!(report.mtu_problem.unwrap().to_string().starts_with(text));
+    let report = probed(Nature { mtu: 9000, path_mtu: 9000, ..nature }, 1500);
+    assert_eq!(report.mtu_problem, Some(MtuProblem::PeerDiffers { ours: 9000, peer: 1500 }));
+    assert_eq!(report.path_mtu, 1500);
+}
+
+#[test]
+fn loss_below_three_per_cent_does_not_slow_a_local_link() {
+    for (gbits, ppm) in [(1, 10_000), (10, 1_000), (10, 10_000)] {
+        let mut world = Simulated::connected(
+            Nature::new(gbits, Duration::from_micros(200)).losing(ppm),
+            9,
+            &TransportLimits::default(),
+        );
+        let bytes = (gbits as usize) << 24;
+        let took = world.transfer(bytes, MINUTE);
+        let share = bytes as f64 * 8e-9 / took.as_secs_f64() / gbits as f64;
+        assert!(share > 0.8, "{gbits} Gbit/s with {ppm} ppm lost: {share:.2} of the line");
+    }
+}
+
+#[test]
+fn the_last_pages_arrive_at_once_after_silence() {
+    let nature = Nature::new(10, Duration::from_micros(200)).losing(10_000);
+    let mut world = Simulated::connected(nature, 11, &TransportLimits::default());
+    world.transfer(64 << 20, MINUTE);
+    for _ in 0..40 {
+        let until = world.now() + Duration::from_millis(20);
+        world.until(MINUTE, |world| world.now() >= until);
+        let took = world.transfer(2 << 20, MINUTE);
+        assert!(took < Duration::from_millis(15), "{took:?} for 2 MiB");
+    }
+}
+
+#[test]
+fn two_connections_share_a_link() {
+    let mut world = Simulated::connected(Nature::new(1, Duration::from_micros(500)), 4, &TransportLimits::default());
+    let second = world.connect_again();
+    let ends = [(world.from, world.to), second];
+    let record = Bytes::from(vec![1; RECORD_MAX]);
+    let until = world.now() + Duration::from_secs(1);
+    world.until(MINUTE, |world| {
+        let now = world.now();
+        for (from, to) in ends {
+            while world.a.send_record(from, record.clone()).is_ok() {}
+            while world.b.recv_record(to, now).is_some() {}
+        }
+        now >= until
+    });
+    let delivered = ends.map(|(id, _)| world.a.estimates(id).unwrap().delivered_bytes);
+    let (least, most) = (delivered[0].min(delivered[1]), delivered[0].max(delivered[1]));
+    assert!(least * 4 > most, "one starves the other: {delivered:?}");
+    assert!(least + most > 90_000_000, "{delivered:?}");
+}
