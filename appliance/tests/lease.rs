@@ -106,8 +106,11 @@ fn a_move_hands_the_lease_over_in_one_commit() {
     let folder = folder("commit");
     let (a, b) = (Host::boot(&folder, "host-a", 1), Host::boot(&folder, "host-b", 2));
     assert_eq!(a.ask(&LeaseRequest::Acquire(web())), LeaseAnswer::Held { epoch: 1 });
-    assert_eq!(b.ask(&LeaseRequest::Prepare { vm: web(), source: a.identity }), LeaseAnswer::Prepared { epoch: 2 });
-    assert_eq!(b.ask(&LeaseRequest::Commit(web())), LeaseAnswer::Held { epoch: 2 });
+    assert_eq!(
+        b.ask(&LeaseRequest::Prepare { vm: web(), source: a.identity, epoch: 1 }),
+        LeaseAnswer::Prepared { epoch: 2 }
+    );
+    assert_eq!(b.ask(&LeaseRequest::Commit { vm: web(), epoch: 1 }), LeaseAnswer::Held { epoch: 2 });
     let LeaseAnswer::HeldBy(holder) = a.ask(&LeaseRequest::Resolve { vm: web(), epoch: 1 }) else {
         panic!("a lost it")
     };
@@ -120,9 +123,12 @@ fn a_source_that_reclaims_its_vm_makes_the_commit_of_the_destination_fail() {
     let folder = folder("reclaim");
     let (a, b) = (Host::boot(&folder, "host-a", 1), Host::boot(&folder, "host-b", 2));
     assert_eq!(a.ask(&LeaseRequest::Acquire(web())), LeaseAnswer::Held { epoch: 1 });
-    assert_eq!(b.ask(&LeaseRequest::Prepare { vm: web(), source: a.identity }), LeaseAnswer::Prepared { epoch: 2 });
+    assert_eq!(
+        b.ask(&LeaseRequest::Prepare { vm: web(), source: a.identity, epoch: 1 }),
+        LeaseAnswer::Prepared { epoch: 2 }
+    );
     assert_eq!(a.ask(&LeaseRequest::Resolve { vm: web(), epoch: 1 }), LeaseAnswer::Held { epoch: 2 });
-    let late = b.ask(&LeaseRequest::Commit(web()));
+    let late = b.ask(&LeaseRequest::Commit { vm: web(), epoch: 1 });
     assert!(!matches!(late, LeaseAnswer::Held { .. }), "{late:?}");
     std::fs::remove_dir_all(folder).expect("removed");
 }
