@@ -205,6 +205,17 @@ fn requests_beyond_the_end_or_of_half_sectors_fail_and_touch_nothing() {
 }
 
 #[test]
+fn an_error_of_the_storage_is_the_guests_error_and_the_disk_goes_on() {
+    let mut rig = rig(ALL, 16);
+    rig.file.set_len(4096).unwrap();
+    assert_eq!(rig.run(0, 16, &[(DATA, 4096, WRITE)]).0, 1, "the file ends before it");
+    assert_eq!(rig.run(0, 4, &[(DATA, 8192, WRITE)]).0, 1, "the file ends within it");
+    assert_eq!(rig.run(0, 0, &[(DATA, 4096, WRITE)]).0, 0);
+    rig.file.set_len(DISK_BYTES).unwrap();
+    assert_eq!(rig.run(0, 16, &[(DATA, 4096, WRITE)]).0, 0);
+}
+
+#[test]
 fn zeroes_and_discards_reach_the_file() {
     let mut rig = rig(ALL, 16);
     rig.file.write_all_at(&[0xff; 65536], 0).unwrap();
