@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Doing, Result};
+use crate::privilege;
 
 /// The lab's folders.
 #[derive(Debug, Clone)]
@@ -28,7 +29,10 @@ impl Home {
             Some(folder) => std::path::absolute(&folder).at("resolving", Path::new(&folder))?,
             None => source.join("target"),
         };
-        let home = Self { root: target.join("lab"), source, target, fleet: fleet.into() };
+        let root = target.join("lab");
+        // What root builds must not lie where the caller's own cargo would stumble over it.
+        let target = if privilege::came_by_sudo() { root.join("build") } else { target };
+        let home = Self { root, source, target, fleet: fleet.into() };
         for folder in [home.cache(), home.image(), home.run()] {
             fs::create_dir_all(&folder).at("creating", &folder)?;
         }

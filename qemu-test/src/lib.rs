@@ -14,6 +14,7 @@ pub mod guests;
 pub mod home;
 pub mod image;
 pub mod machine;
+pub mod privilege;
 pub mod process;
 pub mod servers;
 pub mod setup;

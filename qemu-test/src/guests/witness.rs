@@ -14,7 +14,6 @@ pub(super) fn build(home: &Home) -> Result<PathBuf> {
     let built = Child::new("cargo", ["build", "--quiet", "--release", "--target", TARGET, "--target-dir"])
         .arg(&target)
         .in_folder(&home.source.join("guest-kernel"))
-        .as_caller()
         .succeeds_in_sight()?;
     if !built {
         return Err(LabError::Input("the guest kernel does not build (see above)".into()));

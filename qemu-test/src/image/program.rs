@@ -12,7 +12,7 @@ const TARGET: &str = "x86_64-unknown-linux-musl";
 pub fn static_program(home: &Home, package: &str) -> Result<PathBuf> {
     let built = Child::new("cargo", ["build", "--quiet", "--release", "--target", TARGET, "--package", package])
         .in_folder(&home.source)
-        .as_caller()
+        .env("CARGO_TARGET_DIR", &home.target)
         .succeeds_in_sight()?;
     if !built {
         return Err(LabError::Input(format!("{package} does not build (see above)")));

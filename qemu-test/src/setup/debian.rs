@@ -180,13 +180,10 @@ fn ensure_rust_targets() -> Result<()> {
     // Without rustup the toolchain came from elsewhere; a missing target then shows as the compiler's own error.
     let installed =
         Child::new("rustup", ["target", "list", "--installed"]).in_folder(Path::new(env!("CARGO_MANIFEST_DIR")));
-    let Ok(installed) = installed.as_caller().output() else { return Ok(()) };
+    let Ok(installed) = installed.output() else { return Ok(()) };
     for target in RUST_TARGETS.iter().filter(|target| !installed.lines().any(|line| line == **target)) {
         println!("setup: adding the Rust target {target}");
-        Child::new("rustup", ["target", "add", target])
-            .in_folder(Path::new(env!("CARGO_MANIFEST_DIR")))
-            .as_caller()
-            .run()?;
+        Child::new("rustup", ["target", "add", target]).in_folder(Path::new(env!("CARGO_MANIFEST_DIR"))).run()?;
     }
     Ok(())
 }

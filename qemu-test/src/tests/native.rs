@@ -13,6 +13,7 @@ use crate::tests::tally::{Tally, Verdict};
 pub fn check_source(home: &Home, tally: &mut Tally) {
     let kernel = home.source.join("guest-kernel");
     let kernel_target = home.target.join("guest-kernel");
+    let cargo = |folder: &Path, words: &[&str]| cargo(folder, words).env("CARGO_TARGET_DIR", &home.target);
     let in_kernel = |words: &[&str]| cargo(&kernel, words).env("CARGO_TARGET_DIR", &kernel_target);
     tally.check("the code is formatted", || {
         in_sight(cargo(&home.source, &["fmt", "--all", "--check"]))?;

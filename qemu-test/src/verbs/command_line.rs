@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::error::Result;
 use crate::home::Home;
+use crate::privilege;
 use crate::verbs::fault::Fault;
 use crate::verbs::{console, demo, down, exec, fault, image, inside, status, test, up};
 
@@ -92,6 +93,7 @@ enum Verb {
 impl CommandLine {
     /// Does what was asked; gives the status that the process ends with.
     pub fn run(self) -> Result<ExitCode> {
+        privilege::become_root()?;
         let home = Home::open(self.fleet.as_deref().unwrap_or(self.verb.fleet()))?;
         match self.verb {
             Verb::Image => image::run(&home),
