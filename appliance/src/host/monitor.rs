@@ -1,7 +1,6 @@
 //! The monitor process of one VM, as the control plane holds it: born with nothing but a listening socket, and found
 //! again by its folder after the control plane itself was restarted.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -60,13 +59,12 @@ impl Monitor {
             std::fs::create_dir_all(&folder)?;
             let socket = folder.join("control.sock");
             let listener = Listener::bind(&socket)?;
-            let log = File::options().create(true).append(true).open(run_dir.log("vmm"))?;
-            // The listening socket is its standard input: the one descriptor that survives the exec.
+            // The listening socket is its standard input: the one descriptor that survives the exec, beside standard
+            // error, by which its log lines come to lie in this role's log.
             let child = Command::new("/proc/self/exe")
                 .args(["vmm", vm.as_str()])
                 .stdin(Stdio::from(listener.into_socket()))
                 .stdout(Stdio::null())
-                .stderr(Stdio::from(log))
                 .spawn()?;
             Ok((child, Channel::connect(&socket)?, guest_memory(vm, memory)?))
         };
