@@ -7,16 +7,23 @@ use std::sync::Mutex;
 
 use crate::journal::uptime;
 
-static SCREENS: Mutex<Vec<File>> = Mutex::new(Vec::new());
+/// A terminal and its place.
+struct Screen {
+    path: String,
+    file: Option<File>,
+}
 
-/// Opens the kernel's consoles (all of them: a person may sit at any one), or `/dev/console` when they are not known.
+static SCREENS: Mutex<Vec<Screen>> = Mutex::new(Vec::new());
+
+/// Finds the kernel's consoles (all of them: a person may sit at any one), or `/dev/console` when they are not known.
 pub(super) fn open() {
     let active = fs::read_to_string("/sys/class/tty/console/active").unwrap_or_default();
-    let mut files: Vec<File> = active.split_whitespace().filter_map(|name| open_one(&format!("/dev/{name}"))).collect();
-    if files.is_empty() {
-        files.extend(open_one("/dev/console"));
+    let mut paths: Vec<String> = active.split_whitespace().map(|name| format!("/dev/{name}")).collect();
+    if paths.is_empty() {
+        paths.push("/dev/console".to_owned());
     }
-    *SCREENS.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = files;
+    let screens = paths.into_iter().map(|path| Screen { file: open_one(&path), path });
+    *SCREENS.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = screens.collect();
 }
 
 fn open_one(path: &str) -> Option<File> {
@@ -25,12 +32,25 @@ fn open_one(path: &str) -> Option<File> {
     OpenOptions::new().write(true).custom_flags(flags.cast_signed()).open(path).ok()
 }
 
+impl Screen {
+    fn write(&mut self, text: &[u8]) {
+        let written = self.file.as_mut().is_some_and(|file| file.write_all(text).is_ok());
+        if !written {
+            // The end of a console hangs its terminal up, and with it every descriptor of it.
+            self.file = open_one(&self.path);
+            if let Some(file) = &mut self.file {
+                let _ = file.write_all(text);
+            }
+        }
+    }
+}
+
 /// Writes one line with the time since power-on.
 pub(super) fn say(line: &str) {
     let text = format!("[{:>9}] {line}\r\n", uptime());
-    let screens = SCREENS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    for mut screen in screens.iter() {
-        let _ = screen.write_all(text.as_bytes());
+    let mut screens = SCREENS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    for screen in screens.iter_mut() {
+        screen.write(text.as_bytes());
     }
 }
 

@@ -8,6 +8,7 @@ use crate::child::Child;
 use crate::error::{Doing, Result};
 use crate::image::Image;
 use crate::machine::choice::Accelerator;
+use crate::machine::clock::time_stamp_counter_khz;
 use crate::machine::spec::{Firmware, Machine, Medium, StartFrom};
 use crate::wire::{Wire, Wires, tap_name};
 
@@ -54,6 +55,9 @@ pub(super) fn qemu(machine: &Machine, wires: &Wires, accelerator: Accelerator, i
             line.option("-initrd", &image.lab_initramfs);
             let words =
                 [KERNEL_WORDS.to_owned()].into_iter().chain(spec.configuration_words()).chain(spec.words.clone());
+            let words = words.chain(
+                (accelerator == Accelerator::Tcg).then(|| format!("tsc_early_khz={}", time_stamp_counter_khz())),
+            );
             line.words(&["-append", &words.collect::<Vec<_>>().join(" ")]);
         }
         StartFrom::Iso(firmware, medium) => {

@@ -6,6 +6,7 @@
 
 mod boot;
 mod choice;
+mod clock;
 mod command;
 mod qmp;
 mod spec;
