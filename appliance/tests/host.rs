@@ -93,6 +93,20 @@ fn a_dead_hosts_vm_starts_elsewhere_after_the_expiry() {
 }
 
 #[test]
+fn a_host_that_was_frozen_kills_its_vm_when_it_wakes_and_says_why() {
+    let Some(datastore) = Datastore::with_witness("frozen-host") else { return };
+    let (a, b) = (Host::boot(&datastore, "host-a", 1), Host::boot(&datastore, "host-b", 2));
+    assert_eq!(a.ask("vm start witness").0, 0);
+    let frozen = a.freeze();
+    wait("the lease of host-a expires", || b.ask("vm start witness").0 == 0);
+    frozen.thaw();
+    wait("host-a tells", || a.last_end("witness").contains("could not renew its lease"));
+    let at_b = VmState::Elsewhere("host-b".parse().expect("valid"));
+    wait("host-a has a new life and sees who runs the VM", || a.state("witness") == at_b);
+    assert_eq!(b.state("witness"), VmState::Running);
+}
+
+#[test]
 fn a_broken_vm_toml_is_told_with_all_its_errors() {
     let Some(datastore) = Datastore::with_witness("broken") else { return };
     datastore.write("vms/bad/vm.toml", "[vm]\nname = \"bad\"\ncpus = 0\nmemory = \"1 GB\"\n[boot]\nkernle = \"x\"\n");

@@ -8,7 +8,7 @@ use model::diagnosis::Reason;
 use model::limits;
 
 use crate::api::channel::{Channel, ChannelError};
-use crate::api::lease::{Holder, LeaseAnswer, LeaseRequest, VmOnDatastore};
+use crate::api::lease::{Holder, LeaseAnswer, LeaseEvent, LeaseRequest, VmOnDatastore};
 use crate::api::paths::RunDir;
 
 /// Asks the lease role, a connection for each request: they are rare, and none waits for another.
@@ -61,6 +61,20 @@ impl Leases {
             LeaseAnswer::HeldBy(holder) => Err(LeaseFailure::HeldBy(holder)),
             LeaseAnswer::Failed(why) | LeaseAnswer::Unknown(why) => Err(LeaseFailure::Failed(why)),
             answer => Ok(answer),
+        }
+    }
+
+    /// Calls `heard` for each event until the lease role goes away.
+    ///
+    /// # Errors
+    /// Why it is not heard any more.
+    pub fn watch(&self, heard: impl Fn(LeaseEvent)) -> Result<(), ChannelError> {
+        let channel = Channel::<LeaseRequest, LeaseAnswer>::connect(&self.socket)?;
+        channel.send(&LeaseRequest::Watch, &[])?;
+        loop {
+            if let (LeaseAnswer::Event(event), _) = channel.receive()? {
+                heard(event);
+            }
         }
     }
 

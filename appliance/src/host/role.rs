@@ -10,7 +10,7 @@ use model::vm_config::VmConfig;
 
 use crate::api::channel::Listener;
 use crate::api::host::VmState;
-use crate::api::lease::LeaseRequest;
+use crate::api::lease::{LeaseEvent, LeaseRequest};
 use crate::api::migrate::FromMigrate;
 use crate::api::paths::RunDir;
 use crate::configuration;
@@ -42,6 +42,7 @@ pub fn run(run_dir: &RunDir) -> io::Result<()> {
     adopt(&plane);
     spawn("network", &plane, keep_network)?;
     spawn("leases", &plane, keep_leases)?;
+    spawn("fences", &plane, hear_fences)?;
     spawn("discovery", &plane, discovery::keep)?;
     spawn("engine", &plane, |plane| {
         let greet = || plane.own().into_iter().chain([discovery::peers(plane)]).collect();
@@ -148,6 +149,28 @@ fn keep_leases(plane: &Arc<ControlPlane>) {
             if let Err(failure) = plane.leases.guard(&running.vm, running.monitor.pidfd()) {
                 log::error!("VM {} is not guarded: {failure}", running.vm.vm);
             }
+        }
+        std::thread::sleep(KEEP);
+    }
+}
+
+/// Hears of VMs that the lease role killed, so that people are told why they ended.
+fn hear_fences(plane: &Arc<ControlPlane>) {
+    loop {
+        if let Err(error) = plane.leases.watch(|event| match event {
+            LeaseEvent::Fenced { datastore, vms } => {
+                for vm in vms {
+                    let why = format!(
+                        "it was killed here because this host could not renew its lease on datastore {datastore}; \
+                         another host may run it now"
+                    );
+                    log::error!("VM {vm}: {why}");
+                    plane.vms.note_fence(&vm, why);
+                }
+            }
+            LeaseEvent::Held(datastore) => log::info!("the host lease on datastore {datastore} is held"),
+        }) {
+            log::debug!("the lease role is not heard: {error}");
         }
         std::thread::sleep(KEEP);
     }

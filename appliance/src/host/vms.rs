@@ -74,6 +74,8 @@ struct Entry {
     state: Option<VmState>,
     running: Option<Arc<Running>>,
     last_end: Option<String>,
+    /// Its last end was a fence: the reason that its watcher sees, a monitor that ended, is not the whole story.
+    fenced: bool,
 }
 
 /// All VMs that this host has to do with.
@@ -98,6 +100,7 @@ impl Vms {
             return Err(busy(vm, now, what));
         }
         entry.state = Some(state);
+        entry.fenced = false;
         Ok(())
     }
 
@@ -146,10 +149,18 @@ impl Vms {
             return None;
         }
         entry.state = None;
-        if end.is_some() {
+        if end.is_some() && !entry.fenced {
             entry.last_end = end;
         }
         entry.running.take()
+    }
+
+    /// The lease role killed a VM, and why.
+    pub fn note_fence(&self, vm: &VmName, why: String) {
+        let mut entries = self.lock();
+        let entry = entries.entry(vm.clone()).or_default();
+        entry.last_end = Some(why);
+        entry.fenced = true;
     }
 
     /// The state of a VM here, if this host has to do with it.

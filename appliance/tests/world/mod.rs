@@ -10,6 +10,7 @@ use godwit::api::host::{HostAnswer, HostRequest, VmDetail, VmState};
 use godwit::api::vmm::{VmmAnswer, VmmRequest};
 use godwit::console::command::{Line, parse};
 use rustix::fd::AsFd;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Longest wait for anything: machines that run tests are slow.
 pub(crate) const BOUND: Duration = Duration::from_secs(180);
@@ -179,19 +180,27 @@ impl Host {
         wait("the control plane answers", || self.try_ask("host show").is_some());
     }
 
+    /// Stops the lease role and all monitors, as a host stops that is frozen together with its clock.
+    pub(crate) fn freeze(&self) -> Frozen {
+        let mut processes = self.monitors();
+        processes.push(self.lease.id());
+        processes.iter().for_each(|pid| signal(*pid, Signal::STOP));
+        Frozen { processes }
+    }
+
+    fn monitors(&self) -> Vec<u32> {
+        let records = godwit::host::record::all(&godwit::api::paths::RunDir::at(&self.run));
+        records.iter().map(|record| record.pid).collect()
+    }
+
     /// Kills everything of the host at once, as a power failure would.
     pub(crate) fn power_off(&mut self) {
-        let monitors: Vec<u32> = match self.ask("vm list").1 {
-            HostAnswer::Vms(rows) => rows.iter().filter_map(|row| self.pid(row.name.as_str())).collect(),
-            other => panic!("{other:?}"),
-        };
+        let monitors = self.monitors();
         for role in [&mut self.lease, &mut self.control_plane] {
             let _ = role.kill();
             let _ = role.wait();
         }
-        for pid in monitors {
-            kill(pid);
-        }
+        monitors.into_iter().for_each(kill);
     }
 }
 
@@ -201,16 +210,30 @@ impl Drop for Host {
         let _ = self.control_plane.wait();
         let _ = self.lease.kill();
         let _ = self.lease.wait();
-        // What they left running names its folder as its standing place.
-        for record in godwit::host::record::all(&godwit::api::paths::RunDir::at(&self.run)) {
-            kill(record.pid);
-        }
+        self.monitors().into_iter().for_each(kill);
+    }
+}
+
+/// Processes that were stopped.
+pub(crate) struct Frozen {
+    processes: Vec<u32>,
+}
+
+impl Frozen {
+    /// Lets them go on.
+    pub(crate) fn thaw(self) {
+        self.processes.iter().for_each(|pid| signal(*pid, Signal::CONT));
     }
 }
 
 fn kill(pid: u32) {
-    if let Some(pid) = rustix::process::Pid::from_raw(pid.cast_signed()) {
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    signal(pid, Signal::KILL);
+}
+
+fn signal(pid: u32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
+        // The only error is that it is gone already.
+        let _ = kill_process(pid, signal);
     }
 }
 
