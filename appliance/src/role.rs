@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, Uid, getpid, getuid, setrlimit};
-use rustix::thread::{CapabilitySet, CapabilitySets};
+use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 use serde::Deserialize;
 
 /// Exit status of a role that this build does not contain; the supervisor does not start it again.
@@ -97,9 +97,16 @@ pub struct Role {
     pub capabilities: Vec<String>,
     /// RLIMIT_NOFILE.
     pub open_files_max: u64,
+    /// It sees the host's networks; a role that does not has only the descriptors that it was given.
+    #[serde(default = "yes")]
+    pub network: bool,
     /// No limit on locked memory.
     #[serde(default)]
     pub locked_memory: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Role {
@@ -181,6 +188,9 @@ pub fn enter(name: RoleName, arguments: &[String]) -> Result<(), RoleError> {
         return Ok(());
     }
     limit(role);
+    if !role.network {
+        leave_network()?;
+    }
     confine(role)
 }
 
@@ -188,6 +198,13 @@ pub fn enter(name: RoleName, arguments: &[String]) -> Result<(), RoleError> {
 fn own_terminal() {
     let _ = rustix::process::setsid();
     let _ = rustix::process::ioctl_tiocsctty(std::io::stdin());
+}
+
+/// Goes into a network namespace of its own, which has no link.
+fn leave_network() -> Result<(), RoleError> {
+    // SAFETY: only the namespace of the networks is left; descriptors, memory and file systems stay as they are.
+    let left = unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) };
+    left.map_err(|source| RoleError::Privilege { what: "leaving the host's networks", source })
 }
 
 /// Sets the limits. A limit that the kernel refuses (a container) stays as it was; the role then meets a clear EMFILE.

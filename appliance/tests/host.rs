@@ -28,6 +28,23 @@ fn a_vm_starts_from_its_datastore_is_paused_goes_on_and_is_killed() {
 }
 
 #[test]
+fn a_monitor_has_no_privileges_and_sees_no_network() {
+    let Some(datastore) = Datastore::with_witness("confined") else { return };
+    let host = Host::boot(&datastore, "host-a", 1);
+    assert_eq!(host.ask("vm start witness").0, 0);
+    let pid = host.pid("witness").expect("it runs");
+    let of = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).expect("readable");
+    let status = of("status");
+    let line = |name: &str| status.lines().find(|line| line.starts_with(name)).expect("there").to_owned();
+    assert_eq!(line("CapEff"), "CapEff:\t0000000000000000");
+    assert_eq!(line("CapBnd"), "CapBnd:\t0000000000000000");
+    assert_eq!(line("NoNewPrivs"), "NoNewPrivs:\t1");
+    assert!(!line("Uid").contains("\t0\t"), "{}", line("Uid"));
+    let links = of("net/dev");
+    assert!(links.lines().skip(2).all(|link| link.trim_start().starts_with("lo:")), "{links}");
+}
+
+#[test]
 fn a_guest_that_shuts_down_gives_its_lease_up_and_one_that_resets_runs_again() {
     let Some(datastore) = Datastore::with_witness("ends") else { return };
     let host = Host::boot(&datastore, "host-a", 1);
