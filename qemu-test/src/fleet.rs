@@ -14,12 +14,16 @@ use crate::home::Home;
 use crate::image::Image;
 use crate::machine::{Accelerator, BootOutcome, HostSpec, Machine, start_hosts};
 use crate::servers::Ganesha;
+use crate::wait;
 use crate::wire::Wires;
 
 /// The most hosts of a fleet: names are single letters, and each takes 1.5 GiB.
 pub const HOSTS_MAX: u8 = 16;
 /// From init's first line to a console that answers.
 const CONSOLE_BOUND: Duration = Duration::from_secs(240);
+
+/// From a console that answers to the datastore's VMs in its list.
+const DATASTORE_BOUND: Duration = Duration::from_secs(90);
 
 /// What the state file remembers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -129,6 +133,9 @@ impl Fleet {
         for machine in machines {
             SerialLine::open(machine)?.wait_until_ready(CONSOLE_BOUND)?;
         }
+        for machine in machines {
+            wait_for_datastore(machine);
+        }
         println!(
             "lab: {} host(s) at their consoles after {:.1} s; boots of this fleet that hung in the emulator and were \
              started once more: {}",
@@ -177,6 +184,21 @@ impl Fleet {
         let path = self.state_file();
         let text = serde_json::to_string_pretty(&self.state).map_err(|error| LabError::Input(error.to_string()))?;
         fs::write(&path, text).at("writing", &path)
+    }
+}
+
+/// Waits until a host lists the VMs of its datastore. A host that does not is told of, and no reason to stop: what it says
+/// on its console is what the person needs.
+fn wait_for_datastore(machine: &Machine) {
+    let look = || {
+        let answer = SerialLine::open(machine)?.exec_within("vm list --json", Duration::from_secs(30))?;
+        Ok((answer.status != 0 || answer.output.contains("\"name\"")).then_some(answer))
+    };
+    let name = &machine.spec.name;
+    match wait::until("the datastore", DATASTORE_BOUND, look, String::new) {
+        Ok(answer) if answer.status == 0 => {}
+        Ok(answer) => println!("lab: {name} lists no VMs: {}", answer.output.trim_end()),
+        Err(_) => println!("lab: {name} lists no VMs after {} s; see its datastore list", DATASTORE_BOUND.as_secs()),
     }
 }
 
