@@ -13,4 +13,5 @@ pub mod journal;
 pub mod lease;
 pub mod network;
 pub mod role;
+pub mod sigterm;
 pub mod vmm;

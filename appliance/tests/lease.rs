@@ -1,165 +1,228 @@
-//! The lease role as a process of its own, several hosts on one area.
+//! The lease role as processes: several hosts, each with a run folder of its own, on one lease area.
 
-use std::os::fd::AsFd;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use godwit::api::channel::Channel;
 use godwit::api::lease::{LeaseAnswer, LeaseRequest, VmOnDatastore};
+use godwit::api::paths::RunDir;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
+/// Far more than anything takes: an expiry, a claim and a slow machine.
 const BOUND: Duration = Duration::from_secs(120);
 
-/// A host: its folder of sockets and its lease role.
 struct Host {
-    run: PathBuf,
-    area: PathBuf,
-    identity: [u8; 16],
-    name: &'static str,
+    number: u8,
+    run: RunDir,
     role: Child,
 }
 
-impl Host {
-    fn boot(folder: &Path, name: &'static str, identity: u8) -> Self {
-        let run = folder.join(name);
-        std::fs::create_dir_all(&run).expect("made");
-        let role = start(&run);
-        let host = Self { run, area: folder.join("lease"), identity: [identity; 16], name, role };
-        assert_eq!(host.open(), LeaseAnswer::Done);
-        host
+struct Lab {
+    folder: PathBuf,
+    hosts: Vec<Host>,
+    others: Vec<Child>,
+}
+
+fn pid(child: &Child) -> Pid {
+    Pid::from_raw(child.id().cast_signed()).expect("a process")
+}
+
+fn start_role(run: &RunDir) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_godwit"));
+    command.arg("lease").env("GODWIT_RUN", run.path()).spawn().expect("the role starts")
+}
+
+impl Lab {
+    fn new(name: &str, hosts: u8) -> Self {
+        let folder = std::env::temp_dir().join(format!("godwit-lease-{name}-{}", std::process::id()));
+        let mut lab = Self { folder: folder.clone(), hosts: Vec::new(), others: Vec::new() };
+        for number in 0..hosts {
+            let path = folder.join(format!("run-{number}"));
+            std::fs::create_dir_all(&path).expect("made");
+            let run = RunDir::at(path);
+            let role = start_role(&run);
+            lab.hosts.push(Host { number, run, role });
+        }
+        for host in &lab.hosts {
+            assert_eq!(host.open(&folder), LeaseAnswer::Done, "host {}", host.number);
+        }
+        lab
     }
 
-    fn open(&self) -> LeaseAnswer {
-        let name = self.name.parse().expect("valid");
-        let area = self.area.to_string_lossy().into_owned();
-        self.ask(&LeaseRequest::Open { datastore: "lab".parse().expect("valid"), area, host: self.identity, name })
+    /// A process that stands for the monitor of a VM.
+    fn monitor(&mut self) -> usize {
+        self.others.push(Command::new("sleep").arg("600").spawn().expect("started"));
+        self.others.len() - 1
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for child in self.hosts.iter_mut().map(|host| &mut host.role).chain(&mut self.others) {
+            // It may be stopped or gone already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+impl Host {
+    fn connect(&self) -> Channel<LeaseRequest, LeaseAnswer> {
+        let began = Instant::now();
+        loop {
+            match Channel::connect(&self.run.socket("lease")) {
+                Ok(channel) => return channel,
+                Err(error) => assert!(began.elapsed() < BOUND, "host {}: {error}", self.number),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn ask(&self, request: &LeaseRequest) -> LeaseAnswer {
-        self.ask_beside(request, &[])
+        self.connect().ask(request, &[], BOUND).expect("an answer").0
     }
 
-    fn ask_beside(&self, request: &LeaseRequest, beside: &[std::os::fd::BorrowedFd<'_>]) -> LeaseAnswer {
-        let channel = Channel::<LeaseRequest, LeaseAnswer>::connect(&self.run.join("lease.sock")).expect("it listens");
-        channel.ask(request, beside, BOUND).expect("an answer").0
+    fn open(&self, folder: &Path) -> LeaseAnswer {
+        self.ask(&LeaseRequest::Open {
+            datastore: "lab".parse().expect("a name"),
+            area: folder.join("lease").to_string_lossy().into_owned(),
+            host: [self.number + 1; 16],
+            name: format!("host-{}", self.number).parse().expect("a name"),
+            watchdog: None,
+        })
     }
 
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.role), signal).expect("signalled");
+    fn guard(&self, vm: &str, monitor: &Child) -> LeaseAnswer {
+        let pidfd = pidfd_open(pid(monitor), PidfdFlags::empty()).expect("opened");
+        let request = LeaseRequest::Guard(on_lab(vm));
+        self.connect().ask(&request, &[pidfd.as_fd()], BOUND).expect("an answer").0
+    }
+
+    fn acquire(&self, vm: &str) -> LeaseAnswer {
+        self.ask(&LeaseRequest::Acquire(on_lab(vm)))
+    }
+
+    /// Asks until the answer is another than that somebody holds it.
+    fn acquire_in_the_end(&self, vm: &str) -> LeaseAnswer {
+        let began = Instant::now();
+        loop {
+            let answer = self.acquire(vm);
+            if !matches!(answer, LeaseAnswer::HeldBy(_)) || began.elapsed() > BOUND {
+                return answer;
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
     }
 }
 
-impl Drop for Host {
-    fn drop(&mut self) {
-        let _ = self.role.kill();
-        let _ = self.role.wait();
+fn on_lab(vm: &str) -> VmOnDatastore {
+    VmOnDatastore { datastore: "lab".parse().expect("a name"), vm: vm.parse().expect("a name") }
+}
+
+#[test]
+fn of_three_hosts_that_start_a_vm_at_once_exactly_one_wins_and_the_others_say_who() {
+    let lab = Lab::new("race", 3);
+    for vm in (0..8).map(|n| format!("vm-{n}")) {
+        let answers: Vec<LeaseAnswer> = std::thread::scope(|scope| {
+            let asking: Vec<_> = lab.hosts.iter().map(|host| scope.spawn(|| host.acquire(&vm))).collect();
+            asking.into_iter().map(|thread| thread.join().expect("answered")).collect()
+        });
+        let winners: Vec<usize> = (0..3).filter(|at| matches!(answers[*at], LeaseAnswer::Held { .. })).collect();
+        assert_eq!(winners.len(), 1, "{answers:?}");
+        for (at, answer) in answers.iter().enumerate().filter(|(at, _)| *at != winners[0]) {
+            let LeaseAnswer::HeldBy(holder) = answer else { panic!("host {at}: {answer:?}") };
+            assert_eq!(holder.name.as_str(), format!("host-{}", winners[0]));
+            assert!(holder.alive && !holder.own);
+        }
+        assert_eq!(lab.hosts[winners[0]].ask(&LeaseRequest::GiveUp(on_lab(&vm))), LeaseAnswer::Done);
+        let next = (winners[0] + 1) % 3;
+        assert!(
+            matches!(lab.hosts[next].acquire(&vm), LeaseAnswer::Held { epoch: 2 }),
+            "a clean give-up is taken at once"
+        );
     }
 }
 
-fn start(run: &Path) -> Child {
-    let role = Command::new(env!("CARGO_BIN_EXE_godwit")).arg("lease").env("GODWIT_RUN", run).spawn().expect("started");
-    wait("it listens", || Channel::<LeaseRequest, LeaseAnswer>::connect(&run.join("lease.sock")).is_ok());
-    role
+#[test]
+fn a_move_is_committed_once_and_the_source_learns_it_from_the_lease() {
+    let lab = Lab::new("move", 2);
+    let (source, destination) = (&lab.hosts[0], &lab.hosts[1]);
+    let epoch = 1;
+    assert_eq!(source.acquire("web"), LeaseAnswer::Held { epoch });
+    let prepare = LeaseRequest::Prepare { vm: on_lab("web"), source: [1; 16], epoch };
+    assert_eq!(destination.ask(&prepare), LeaseAnswer::Prepared { epoch: 2 });
+    assert!(matches!(source.ask(&LeaseRequest::Query(on_lab("web"))), LeaseAnswer::Holder(Some(h)) if h.own));
+    let commit = LeaseRequest::Commit { vm: on_lab("web"), epoch };
+    assert_eq!(destination.ask(&commit), LeaseAnswer::Held { epoch: 2 });
+    let resolve = LeaseRequest::Resolve { vm: on_lab("web"), epoch };
+    assert!(matches!(source.ask(&resolve), LeaseAnswer::HeldBy(h) if h.name.as_str() == "host-1" && h.epoch == 2));
+    // Back, but this time the source does not wait: it wins the epoch itself, and the commit comes too late.
+    let prepare = LeaseRequest::Prepare { vm: on_lab("web"), source: [2; 16], epoch: 2 };
+    assert_eq!(source.ask(&prepare), LeaseAnswer::Prepared { epoch: 3 });
+    let resolve = LeaseRequest::Resolve { vm: on_lab("web"), epoch: 2 };
+    assert_eq!(destination.ask(&resolve), LeaseAnswer::Held { epoch: 3 });
+    assert!(matches!(source.ask(&LeaseRequest::Commit { vm: on_lab("web"), epoch: 2 }), LeaseAnswer::Unknown(_)));
+    assert!(matches!(source.ask(&resolve), LeaseAnswer::HeldBy(h) if h.name.as_str() == "host-1"));
 }
 
-fn wait(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + BOUND;
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}: not within {BOUND:?}");
+#[test]
+fn a_killed_role_goes_on_with_its_life_and_a_dead_host_is_taken_over() {
+    let mut lab = Lab::new("takeover", 2);
+    let monitor = lab.monitor();
+    assert!(matches!(lab.hosts[0].acquire("web"), LeaseAnswer::Held { epoch: 1 }));
+    assert_eq!(lab.hosts[0].guard("web", &lab.others[monitor]), LeaseAnswer::Held { epoch: 1 });
+    let still_runs = lab.hosts[0].ask(&LeaseRequest::GiveUp(on_lab("web")));
+    assert!(matches!(still_runs, LeaseAnswer::Failed(_)), "{still_runs:?}");
+    lab.hosts[0].role.kill().expect("killed");
+    lab.hosts[0].role.wait().expect("collected");
+    lab.hosts[0].role = start_role(&lab.hosts[0].run);
+    // Nobody opens the datastore again: the successor knows of it by itself.
+    assert_eq!(lab.hosts[0].acquire_in_the_end("web"), LeaseAnswer::Held { epoch: 1 });
+    assert!(lab.others[monitor].try_wait().expect("asked").is_none(), "the VM ran all the while");
+    // Now the whole host dies.
+    lab.hosts[0].role.kill().expect("killed");
+    lab.others[monitor].kill().expect("killed");
+    assert!(matches!(lab.hosts[1].acquire("web"), LeaseAnswer::HeldBy(_)), "it must expire first");
+    assert_eq!(lab.hosts[1].acquire_in_the_end("web"), LeaseAnswer::Held { epoch: 2 });
+}
+
+#[test]
+fn a_role_that_was_stopped_past_its_deadline_kills_its_vms_before_anything_else() {
+    let mut lab = Lab::new("stopped", 2);
+    let monitor = lab.monitor();
+    assert!(matches!(lab.hosts[0].acquire("web"), LeaseAnswer::Held { epoch: 1 }));
+    assert_eq!(lab.hosts[0].guard("web", &lab.others[monitor]), LeaseAnswer::Held { epoch: 1 });
+    kill_process(pid(&lab.hosts[0].role), Signal::STOP).expect("stopped");
+    assert_eq!(lab.hosts[1].acquire_in_the_end("web"), LeaseAnswer::Held { epoch: 2 });
+    kill_process(pid(&lab.hosts[0].role), Signal::CONT).expect("continued");
+    let began = Instant::now();
+    while lab.others[monitor].try_wait().expect("asked").is_none() {
+        assert!(began.elapsed() < BOUND, "the monitor still runs");
         std::thread::sleep(Duration::from_millis(20));
     }
-}
-
-fn folder(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).expect("made");
-    folder
-}
-
-fn web() -> VmOnDatastore {
-    VmOnDatastore { datastore: "lab".parse().expect("valid"), vm: "web".parse().expect("valid") }
-}
-
-#[test]
-fn one_of_two_hosts_gets_a_vm_and_the_other_is_told_who_has_it() {
-    let folder = folder("one-of-two");
-    let (a, b) = (Host::boot(&folder, "host-a", 1), Host::boot(&folder, "host-b", 2));
-    let (at_a, at_b) = std::thread::scope(|scope| {
-        let at_a = scope.spawn(|| a.ask(&LeaseRequest::Acquire(web())));
-        let at_b = scope.spawn(|| b.ask(&LeaseRequest::Acquire(web())));
-        (at_a.join().expect("answered"), at_b.join().expect("answered"))
-    });
-    let (winner, loser, refusal) = match (&at_a, &at_b) {
-        (LeaseAnswer::Held { epoch: 1 }, LeaseAnswer::HeldBy(holder)) => (&a, &b, holder),
-        (LeaseAnswer::HeldBy(holder), LeaseAnswer::Held { epoch: 1 }) => (&b, &a, holder),
-        other => panic!("{other:?}"),
+    // The new life of the same host does not hold what the old one held.
+    let answer = loop {
+        match lab.hosts[0].acquire("web") {
+            LeaseAnswer::Failed(_) | LeaseAnswer::Unknown(_) if began.elapsed() < BOUND => {}
+            answer => break answer,
+        }
+        std::thread::sleep(Duration::from_millis(100));
     };
-    assert_eq!(refusal.name.as_str(), winner.name);
-    assert_eq!(winner.ask(&LeaseRequest::GiveUp(web())), LeaseAnswer::Done);
-    assert_eq!(loser.ask(&LeaseRequest::Acquire(web())), LeaseAnswer::Held { epoch: 2 });
-    std::fs::remove_dir_all(folder).expect("removed");
+    assert!(matches!(&answer, LeaseAnswer::HeldBy(holder) if holder.name.as_str() == "host-1"), "{answer:?}");
 }
 
 #[test]
-fn a_move_hands_the_lease_over_in_one_commit() {
-    let folder = folder("commit");
-    let (a, b) = (Host::boot(&folder, "host-a", 1), Host::boot(&folder, "host-b", 2));
-    assert_eq!(a.ask(&LeaseRequest::Acquire(web())), LeaseAnswer::Held { epoch: 1 });
-    assert_eq!(
-        b.ask(&LeaseRequest::Prepare { vm: web(), source: a.identity, epoch: 1 }),
-        LeaseAnswer::Prepared { epoch: 2 }
-    );
-    assert_eq!(b.ask(&LeaseRequest::Commit { vm: web(), epoch: 1 }), LeaseAnswer::Held { epoch: 2 });
-    let LeaseAnswer::HeldBy(holder) = a.ask(&LeaseRequest::Resolve { vm: web(), epoch: 1 }) else {
-        panic!("a lost it")
+fn a_role_that_is_asked_to_end_leaves_so_that_others_need_not_wait() {
+    let mut lab = Lab::new("leave", 2);
+    assert!(matches!(lab.hosts[0].acquire("web"), LeaseAnswer::Held { epoch: 1 }));
+    kill_process(pid(&lab.hosts[0].role), Signal::TERM).expect("asked");
+    assert!(lab.hosts[0].role.wait().expect("collected").success());
+    let LeaseAnswer::Hosts(hosts) = lab.hosts[1].ask(&LeaseRequest::Hosts("lab".parse().expect("a name"))) else {
+        panic!("no hosts")
     };
-    assert_eq!((holder.name.as_str(), holder.epoch), ("host-b", 2));
-    std::fs::remove_dir_all(folder).expect("removed");
-}
-
-#[test]
-fn a_source_that_reclaims_its_vm_makes_the_commit_of_the_destination_fail() {
-    let folder = folder("reclaim");
-    let (a, b) = (Host::boot(&folder, "host-a", 1), Host::boot(&folder, "host-b", 2));
-    assert_eq!(a.ask(&LeaseRequest::Acquire(web())), LeaseAnswer::Held { epoch: 1 });
-    assert_eq!(
-        b.ask(&LeaseRequest::Prepare { vm: web(), source: a.identity, epoch: 1 }),
-        LeaseAnswer::Prepared { epoch: 2 }
-    );
-    assert_eq!(a.ask(&LeaseRequest::Resolve { vm: web(), epoch: 1 }), LeaseAnswer::Held { epoch: 2 });
-    let late = b.ask(&LeaseRequest::Commit { vm: web(), epoch: 1 });
-    assert!(!matches!(late, LeaseAnswer::Held { .. }), "{late:?}");
-    std::fs::remove_dir_all(folder).expect("removed");
-}
-
-#[test]
-fn a_frozen_host_loses_its_vm_and_kills_it_when_it_wakes() {
-    let folder = folder("frozen");
-    let (a, b) = (Host::boot(&folder, "host-a", 1), Host::boot(&folder, "host-b", 2));
-    assert_eq!(a.ask(&LeaseRequest::Acquire(web())), LeaseAnswer::Held { epoch: 1 });
-    let mut monitor = Command::new("sleep").arg("600").spawn().expect("started");
-    let pidfd = pidfd_open(Pid::from_child(&monitor), PidfdFlags::empty()).expect("opened");
-    let guarded = a.ask_beside(&LeaseRequest::Guard(web()), &[pidfd.as_fd()]);
-    assert_eq!(guarded, LeaseAnswer::Held { epoch: 1 });
-    a.signal(Signal::STOP);
-    wait("b takes the VM", || matches!(b.ask(&LeaseRequest::Acquire(web())), LeaseAnswer::Held { epoch: 2 }));
-    assert!(monitor.try_wait().expect("looked").is_none(), "nobody else kills it: the machine froze with its clock");
-    a.signal(Signal::CONT);
-    wait("a kills its VM", || monitor.try_wait().expect("looked").is_some());
-    std::fs::remove_dir_all(folder).expect("removed");
-}
-
-#[test]
-fn a_restarted_lease_role_goes_on_with_the_life_of_its_predecessor() {
-    let folder = folder("restarted");
-    let mut a = Host::boot(&folder, "host-a", 1);
-    assert_eq!(a.ask(&LeaseRequest::Acquire(web())), LeaseAnswer::Held { epoch: 1 });
-    a.signal(Signal::KILL);
-    a.role.wait().expect("collected");
-    a.role = start(&a.run);
-    assert_eq!(a.open(), LeaseAnswer::Done);
-    let LeaseAnswer::Holder(Some(holder)) = a.ask(&LeaseRequest::Query(web())) else { panic!("it is held") };
-    assert!(holder.own && holder.alive && holder.epoch == 1, "{holder:?}");
-    std::fs::remove_dir_all(folder).expect("removed");
+    assert_eq!(hosts.len(), 2);
+    assert_eq!(lab.hosts[1].acquire_in_the_end("web"), LeaseAnswer::Held { epoch: 2 });
 }

@@ -27,6 +27,8 @@ pub enum LeaseRequest {
         host: [u8; 16],
         /// This host's name, which others show.
         name: HostName,
+        /// The watchdog device that is fed while the lease is held, if any.
+        watchdog: Option<String>,
     },
     /// Gives the host lease on a datastore up; refused while VMs are held there.
     Close(DatastoreName),

@@ -29,5 +29,4 @@ pub mod moves;
 pub mod record;
 pub mod role;
 pub mod serve;
-pub mod sigterm;
 pub mod vms;

@@ -23,8 +23,9 @@ use crate::host::monitor::Monitor;
 use crate::host::moves::{self, Moves};
 use crate::host::record::{self, VmRecord};
 use crate::host::vms::{Running, Vms};
-use crate::host::{cpu, lifecycle, serve, sigterm};
+use crate::host::{cpu, lifecycle, serve};
 use crate::network::fabric::Fabric;
+use crate::sigterm;
 
 /// Pause between two looks at what has to be kept true.
 const KEEP: Duration = Duration::from_secs(1);
@@ -133,6 +134,7 @@ fn keep_leases(plane: &Arc<ControlPlane>) {
                 area: datastore.root().join(LEASE_AREA).to_string_lossy().into_owned(),
                 host: plane.identity,
                 name: plane.name().clone(),
+                watchdog: plane.configuration.config.as_ref().and_then(|config| config.watchdog.clone()),
             };
             let opened = made.map_err(|error| error.to_string());
             let opened = opened.and_then(|()| plane.leases.ask(&request, &[]).map_err(|failure| failure.to_string()));

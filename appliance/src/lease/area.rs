@@ -15,8 +15,8 @@ use crate::lease::lane::Aligned;
 
 /// The identity that seeds the checksum of the header itself, which has to be read before the area's own is known.
 const HEADER_SEED: AreaId = AreaId(0);
-/// Logical blocks of storage whose block size is not known: files on NFS.
-const BLOCK_BYTES: u32 = 4096;
+/// Sectors are tried in these sizes: the smaller keep the commit of a move short, because it reads those of all hosts.
+const BLOCK_BYTES: [u32; 2] = [512, 4096];
 
 /// Opens the area at `path`, or makes it. Two hosts that make it at once end up with the same one.
 ///
@@ -40,7 +40,11 @@ pub fn direct(path: &Path) -> io::Result<File> {
     File::options().read(true).write(true).custom_flags(flags).open(path)
 }
 
-fn open(path: &Path) -> io::Result<(File, Area)> {
+/// Opens the area at `path`.
+///
+/// # Errors
+/// It is not there, not accessible, or not a lease area.
+pub fn open(path: &Path) -> io::Result<(File, Area)> {
     let file = direct(path)?;
     let mut buffer = Aligned::new(4096);
     file.read_exact_at(buffer.bytes_mut(), 0)?;
@@ -56,13 +60,11 @@ fn open(path: &Path) -> io::Result<(File, Area)> {
 /// Makes the whole area beside its place and then links it there: a link to a name that exists fails, so exactly one
 /// maker wins, and nobody ever sees a part of an area.
 fn make(path: &Path, made_by: &str) -> io::Result<()> {
-    let geometry = Geometry::for_blocks_of(BLOCK_BYTES).ok_or_else(|| io::Error::other("the blocks are too large"))?;
     let mut id = [0; 16];
     rustix::rand::getrandom(&mut id[..], rustix::rand::GetRandomFlags::empty())?;
-    let header =
-        AreaHeader { area: AreaId(u128::from_le_bytes(id)), generation: 1, geometry, made_by: made_by.to_owned() };
-    let fresh = path.with_extension(format!("new-{:032x}", header.area.0));
-    let made = write_fresh(&fresh, &header).and_then(|()| match std::fs::hard_link(&fresh, path) {
+    let area = AreaId(u128::from_le_bytes(id));
+    let fresh = path.with_extension(format!("new-{:032x}", area.0));
+    let made = write_fresh(&fresh, area, made_by).and_then(|()| match std::fs::hard_link(&fresh, path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other,
     });
@@ -70,14 +72,28 @@ fn make(path: &Path, made_by: &str) -> io::Result<()> {
     made.and(removed)
 }
 
-fn write_fresh(fresh: &Path, header: &AreaHeader) -> io::Result<()> {
-    File::create_new(fresh)?.set_len(header.geometry.area_bytes())?;
+fn write_fresh(fresh: &Path, area: AreaId, made_by: &str) -> io::Result<()> {
+    let empty = File::create_new(fresh)?;
     let file = direct(fresh)?;
+    let geometry = BLOCK_BYTES
+        .into_iter()
+        .filter_map(Geometry::for_blocks_of)
+        .find(|geometry| accepts(&file, u64::from(geometry.stride())))
+        .ok_or_else(|| io::Error::other("the storage takes no direct writes of 512 or 4096 bytes"))?;
+    empty.set_len(0)?;
+    empty.set_len(geometry.area_bytes())?;
+    let header = AreaHeader { area, generation: 1, geometry, made_by: made_by.to_owned() };
     let mut buffer = Aligned::new(4096);
-    let sector = encode(header, 1, HEADER_SEED, 0);
+    let sector = encode(&header, 1, HEADER_SEED, 0);
     buffer.bytes_mut()[..sector.len()].copy_from_slice(&sector);
     file.write_all_at(buffer.bytes(), 0)?;
     file.sync_all()
+}
+
+/// Whether the storage takes direct writes of so many bytes, at a multiple of as many.
+fn accepts(file: &File, bytes: u64) -> bool {
+    let buffer = Aligned::new(usize::try_from(bytes).unwrap_or(0));
+    file.write_all_at(buffer.bytes(), bytes).is_ok()
 }
 
 #[cfg(test)]

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration as Wait;
 
 use model::limits;
 use model::names::{DatastoreName, VmName};
-use protocol::lease::host_lease::{HostIdentity, Standing};
-use protocol::lease::keeper::{Effect, HostView, Input, IoId, IoResult, Keeper, Lane, RequestId};
+use protocol::lease::host_lease::{HostIdentity, Remembered, Standing};
+use protocol::lease::keeper::{Effect, HostView, Input, IoId, IoResult, Keeper, RequestId};
 use protocol::lease::layout::Area;
 use protocol::lease::vm_lease::{Answer, LeaseError, Request};
 use protocol::time::{Duration, Instant};
@@ -17,9 +18,11 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::api::lease::LeaseEvent;
 use crate::lease::area;
+use crate::lease::cut;
 use crate::lease::guard::Guard;
 use crate::lease::lane::Lanes;
-use crate::lease::memory::Memory;
+use crate::lease::memory::{self, Kept};
+use crate::lease::watchdog::Watchdog;
 
 const IO_BOUND: Duration = Duration::from_millis(limits::LEASE_IO_BOUND_MS);
 /// Longest sleep of the loop.
@@ -70,21 +73,29 @@ pub struct Place {
     pub area: PathBuf,
     /// The list of guarded monitors.
     pub guards: PathBuf,
-    /// Where one process of this role leaves its life to the next.
+    /// The folder where one process of this role leaves its life to the next.
     pub memory: PathBuf,
     /// Who this host is.
     pub identity: HostIdentity,
+    /// The watchdog device, if one is to be fed.
+    pub watchdog: Option<String>,
+    /// What an earlier process left.
+    pub inherited: Option<Kept>,
 }
 
 /// Starts the thread of a datastore; `event` is called for what others want to know.
 ///
 /// # Errors
 /// No thread is to be had.
-pub fn start(place: Place, event: impl Fn(LeaseEvent) + Send + 'static) -> std::io::Result<Sender<Told>> {
+pub fn start(
+    place: Place,
+    watchdog: Arc<Watchdog>,
+    event: impl Fn(LeaseEvent) + Send + 'static,
+) -> std::io::Result<Sender<Told>> {
     let (sender, receiver) = channel();
     let own = sender.clone();
     let name = format!("lease-{}", place.datastore);
-    std::thread::Builder::new().name(name).spawn(move || run(&place, &own, &receiver, &event))?;
+    std::thread::Builder::new().name(name).spawn(move || run(&place, &watchdog, &own, &receiver, &event))?;
     Ok(sender)
 }
 
@@ -101,23 +112,22 @@ struct Running<'a> {
     event: &'a dyn Fn(LeaseEvent),
     area: Area,
     keeper: Keeper,
-    memory: Memory,
+    watchdog: &'a Watchdog,
     lanes: Lanes,
     guard: Guard,
-    ios: BTreeMap<IoId, (Lane, Instant)>,
+    ios: BTreeMap<IoId, Instant>,
     replies: BTreeMap<RequestId, Sender<Reply>>,
     requests: u64,
     trouble: String,
     was_live: bool,
+    leaving: Vec<Sender<Result<(), String>>>,
 }
 
-fn run(place: &Place, own: &Sender<Told>, told: &Receiver<Told>, event: &dyn Fn(LeaseEvent)) {
+fn run(place: &Place, watchdog: &Watchdog, own: &Sender<Told>, told: &Receiver<Told>, event: &dyn Fn(LeaseEvent)) {
     let made_by = place.identity.name.to_string();
-    let memory = Memory::at(place.memory.clone());
-    let recalled = memory.recall();
-    let inherited = recalled.as_ref().map(|(_, life)| *life);
+    let inherited = place.inherited.as_ref().map(|kept| kept.life);
     // A predecessor's life is gone on with, or fenced, before the datastore is looked at: it may not answer.
-    let mut known = recalled.map(|(area, _)| area);
+    let mut known = place.inherited.as_ref().and_then(Kept::area);
     let area = loop {
         if let Some(area) = known.take() {
             break area;
@@ -137,14 +147,15 @@ fn run(place: &Place, own: &Sender<Told>, told: &Receiver<Told>, event: &dyn Fn(
         event,
         area,
         keeper: Keeper::new(area, place.identity.clone(), inherited, chance, now()),
-        memory,
-        lanes: Lanes::new(place.area.clone()),
+        watchdog,
+        lanes: Lanes::new(place.area.clone(), area.id),
         guard: Guard::load(place.guards.clone()),
         ios: BTreeMap::new(),
         replies: BTreeMap::new(),
         requests: 0,
         trouble: "it is being claimed".to_owned(),
         was_live: false,
+        leaving: Vec::new(),
     };
     running.go_on(told);
 }
@@ -174,7 +185,10 @@ impl Running<'_> {
             self.keeper.handle_timeout(now());
             self.expire_ios();
             self.carry_out();
-            let due = self.ios.values().map(|(_, deadline)| *deadline).min().unwrap_or(Instant::NEVER);
+            if matches!(self.keeper.standing(), Standing::Left) {
+                return;
+            }
+            let due = self.ios.values().copied().min().unwrap_or(Instant::NEVER);
             let sleep = self.keeper.poll_timeout().min(due).since(now());
             match told.recv_timeout(Wait::from_nanos(sleep.nanos()).min(SLEEP_MAX)) {
                 Ok(message) => self.take(message),
@@ -187,10 +201,9 @@ impl Running<'_> {
     /// Answers I/O that the storage holds beyond the bound as failed.
     fn expire_ios(&mut self) {
         let time = now();
-        let expired: Vec<IoId> = self.ios.iter().filter(|(_, (_, due))| time >= *due).map(|(id, _)| *id).collect();
+        let expired: Vec<IoId> = self.ios.iter().filter(|(_, due)| time >= **due).map(|(id, _)| *id).collect();
         for id in expired {
-            if let Some((lane, _)) = self.ios.remove(&id) {
-                self.lanes.abandon(lane);
+            if self.ios.remove(&id).is_some() {
                 self.keeper.handle_input(time, Input::IoEnded(id, IoResult::Failed));
             }
         }
@@ -198,6 +211,9 @@ impl Running<'_> {
 
     fn take(&mut self, message: Told) {
         match message {
+            Told::Ask(request, reply) if request.ends_holding() && self.guard.running().contains(request.vm()) => {
+                drop(reply.send(Err(LeaseError::StillRuns)));
+            }
             Told::Ask(request, reply) => {
                 self.requests += 1;
                 let id = RequestId(self.requests);
@@ -212,13 +228,12 @@ impl Running<'_> {
             Told::Standing(reply) => drop(reply.send(self.view())),
             Told::Leave(reply) => {
                 let running = self.guard.running();
-                let left = if running.is_empty() {
+                if running.is_empty() {
                     self.keeper.handle_input(now(), Input::Leave);
-                    Ok(())
+                    self.leaving.push(reply);
                 } else {
-                    Err(format!("VMs still run: {running:?}"))
-                };
-                drop(reply.send(left));
+                    drop(reply.send(Err(format!("VMs still run: {running:?}"))));
+                }
             }
             Told::IoEnded(id, result) => {
                 if self.ios.remove(&id).is_some() {
@@ -236,10 +251,12 @@ impl Running<'_> {
         while let Some(effect) = self.keeper.poll_effect() {
             match effect {
                 Effect::Io(io) => {
-                    self.ios.insert(io.id, (io.lane, now() + IO_BOUND));
+                    self.ios.insert(io.id, now() + IO_BOUND);
                     let own = self.own.clone();
-                    // The receiver is this loop, which lives as long as the process.
-                    self.lanes.begin(io, move |id, result| drop(own.send(Told::IoEnded(id, result))));
+                    let begin_by = std::time::Instant::now() + Wait::from_millis(limits::LEASE_IO_BOUND_MS);
+                    // If the loop has ended, nobody waits for it.
+                    let ended = Box::new(move |id, result| drop(own.send(Told::IoEnded(id, result))));
+                    self.lanes.begin(io, begin_by, ended);
                 }
                 Effect::Fence(why) => {
                     log::error!(
@@ -249,11 +266,11 @@ impl Running<'_> {
                     self.trouble = format!("it was lost: {why:?}");
                     let own = self.own.clone();
                     self.guard.kill_all(move |vms| drop(own.send(Told::Killed(vms))));
+                    cut::end_requests(&self.place.area);
                 }
-                // No watchdog is published (`Watchdog::None`), so nobody counts on one.
-                Effect::FeedWatchdog => {}
+                Effect::FeedWatchdog => self.watchdog.feed(&self.place.datastore),
                 Effect::Remember(life) => {
-                    if let Err(error) = self.memory.leave(self.area, life) {
+                    if let Err(error) = self.remember(life) {
                         log::error!(
                             "datastore {}: a restart of this role would not know its life: {error}",
                             self.place.datastore
@@ -277,6 +294,18 @@ impl Running<'_> {
             (self.event)(LeaseEvent::Held(self.place.datastore.clone()));
         }
         self.was_live = live;
+        if matches!(self.keeper.standing(), Standing::Left) && !self.leaving.is_empty() {
+            self.watchdog.release(&self.place.datastore);
+            self.leaving.drain(..).for_each(|reply| drop(reply.send(Ok(()))));
+        }
+    }
+
+    fn remember(&self, life: Option<Remembered>) -> std::io::Result<()> {
+        let place = self.place;
+        let Some(life) = life else { return memory::forget(&place.memory, &place.datastore) };
+        let who = (place.identity.host, place.identity.name.clone());
+        let (datastore, path) = (place.datastore.clone(), place.area.clone());
+        memory::leave(&place.memory, &Kept::new(datastore, path, who, place.watchdog.clone(), self.area, life))
     }
 
     fn view(&self) -> View {

@@ -78,9 +78,7 @@ impl Guard {
             // The only error is that it is gone already.
             let _ = pidfd_send_signal(pidfd, Signal::KILL);
         }
-        if let Err(error) = self.write() {
-            log::warn!("{}: {error}", self.list.display());
-        }
+        // The list keeps them until others are added: a successor must not call dead what still hangs in the kernel.
         let waited = std::thread::Builder::new().name("fence".to_owned()).spawn(move || {
             for (vm, pidfd) in &monitors {
                 while !wait_readable(pidfd.as_fd(), LOOK).unwrap_or(false) {

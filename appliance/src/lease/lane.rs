@@ -1,15 +1,18 @@
-//! Does a keeper's I/O, a thread for each lane. A thread that the storage holds beyond the bound is left to itself and a
-//! new one takes its place; its late answer is heard by nobody.
+//! Does a keeper's I/O, a few threads for each lane. A thread that the storage holds in the kernel is left to itself and
+//! another takes the next I/O; its late answer is heard by nobody. What was not begun by its deadline is never begun:
+//! its keeper has called it failed by then, and counts on it not to reach the disk much later.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
+use protocol::lease::identity::AreaId;
 use protocol::lease::keeper::{Access, Io, IoId, IoResult, Lane};
 
-use crate::lease::area::direct;
+use crate::lease::area;
 
 /// Alignment that O_DIRECT asks for at most.
 const ALIGNMENT: usize = 4096;
@@ -41,59 +44,122 @@ impl Aligned {
     }
 }
 
+/// Called when an I/O ended, on another thread.
+pub type Ended = Box<dyn FnOnce(IoId, IoResult) + Send>;
+
+struct Job {
+    io: Io,
+    begin_by: Instant,
+    ended: Ended,
+}
+
+/// The threads of one lane and what waits for them.
+#[derive(Default)]
+struct Pool {
+    state: Mutex<PoolState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct PoolState {
+    waiting: VecDeque<Job>,
+    idle: usize,
+    threads: usize,
+    closed: bool,
+}
+
 /// The lanes of one lease area.
-#[derive(Debug)]
 pub struct Lanes {
-    area: PathBuf,
-    threads: BTreeMap<Lane, Sender<Io>>,
+    path: PathBuf,
+    area: AreaId,
+    pools: BTreeMap<Lane, Arc<Pool>>,
+}
+
+/// Threads of a lane: as many as may hang in the kernel before nothing more is tried.
+fn threads_max(lane: Lane) -> usize {
+    match lane {
+        Lane::Renewal | Lane::Watch => 4,
+        Lane::Work => 8,
+    }
+}
+
+impl Pool {
+    fn state(&self) -> MutexGuard<'_, PoolState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next job; none when the lanes are gone.
+    fn next(&self) -> Option<Job> {
+        let mut state = self.state();
+        state.idle += 1;
+        let job = loop {
+            if state.closed {
+                break None;
+            }
+            if let Some(job) = state.waiting.pop_front() {
+                break Some(job);
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        };
+        state.idle -= 1;
+        job
+    }
 }
 
 impl Lanes {
-    /// Lanes to the area at this path. Each opens it for itself, because opening may hang as well.
-    pub fn new(area: PathBuf) -> Self {
-        Self { area, threads: BTreeMap::new() }
+    /// Lanes to `area`, which lies at this path. Each thread opens it for itself, because opening may hang as well.
+    pub fn new(path: PathBuf, area: AreaId) -> Self {
+        Self { path, area, pools: BTreeMap::new() }
     }
 
-    /// Begins an I/O; `ended` is called when it ended, on another thread.
-    pub fn begin(&mut self, io: Io, ended: impl Fn(IoId, IoResult) + Send + Clone + 'static) {
+    /// Begins an I/O, not later than `begin_by`.
+    pub fn begin(&mut self, io: Io, begin_by: Instant, ended: Ended) {
         let lane = io.lane;
-        let unsent = match self.threads.get(&lane) {
-            Some(thread) => thread.send(io).err().map(|unsent| unsent.0),
-            None => Some(io),
-        };
-        let Some(io) = unsent else { return };
-        let (sender, receiver) = channel::<Io>();
-        let (area, id, told) = (self.area.clone(), io.id, ended.clone());
-        let started = std::thread::Builder::new().name("lease-io".to_owned()).spawn(move || {
-            let mut file = None;
-            for io in receiver {
-                told(io.id, carry_out(&area, &mut file, io.access));
-            }
-        });
-        match started {
-            Ok(_) => {
-                // The receiver lives as long as the thread, which was just started.
-                let _ = sender.send(io);
-                self.threads.insert(lane, sender);
-            }
-            Err(error) => {
+        let pool = Arc::clone(self.pools.entry(lane).or_default());
+        let mut state = pool.state();
+        state.waiting.push_back(Job { io, begin_by, ended });
+        let wants_thread = state.waiting.len() > state.idle && state.threads < threads_max(lane);
+        state.threads += usize::from(wants_thread);
+        drop(state);
+        pool.changed.notify_one();
+        if wants_thread {
+            let (path, area, own) = (self.path.clone(), self.area, Arc::clone(&pool));
+            let name = format!("lease-{lane:?}").to_lowercase();
+            let started = std::thread::Builder::new().name(name).spawn(move || work(&own, &path, area));
+            if let Err(error) = started {
+                pool.state().threads -= 1;
                 log::error!("no thread for lease I/O: {error}");
-                ended(id, IoResult::Failed);
             }
         }
     }
+}
 
-    /// The storage holds the lane's thread: the next I/O gets another.
-    pub fn abandon(&mut self, lane: Lane) {
-        self.threads.remove(&lane);
+impl Drop for Lanes {
+    fn drop(&mut self) {
+        for pool in self.pools.values() {
+            pool.state().closed = true;
+            pool.changed.notify_all();
+        }
     }
 }
 
-fn carry_out(area: &Path, opened: &mut Option<File>, access: Access) -> IoResult {
+fn work(pool: &Pool, path: &Path, area: AreaId) {
+    let mut file = None;
+    while let Some(Job { io, begin_by, ended }) = pool.next() {
+        // What follows may still be held up between this look at the clock and the disk; the fences of DESIGN.md,
+        // section 7, are there for a host that stops just here.
+        let result =
+            if Instant::now() < begin_by { carry_out(path, area, &mut file, io.access) } else { IoResult::Failed };
+        ended(io.id, result);
+    }
+}
+
+fn carry_out(path: &Path, area: AreaId, opened: &mut Option<File>, access: Access) -> IoResult {
     let file = match opened {
         Some(file) => file,
-        None => match direct(area) {
-            Ok(file) => opened.insert(file),
+        None => match area::open(path) {
+            Ok((file, found)) if found.id == area => opened.insert(file),
+            Ok(_) => return failed("opening", 0, &std::io::Error::other("another lease area lies in its place")),
             Err(error) => return failed("opening", 0, &error),
         },
     };
@@ -119,4 +185,57 @@ fn carry_out(area: &Path, opened: &mut Option<File>, access: Access) -> IoResult
 fn failed(what: &str, offset: u64, error: &std::io::Error) -> IoResult {
     log::warn!("{what} of the lease area at {offset}: {error}");
     IoResult::Failed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    const BOUND: Duration = Duration::from_secs(60);
+
+    fn area_in(folder: &Path) -> (PathBuf, AreaId) {
+        std::fs::create_dir_all(folder).expect("made");
+        let path = folder.join("lease");
+        let (_, area) = area::open_or_make(&path, "host-a").expect("an area");
+        (path, area.id)
+    }
+
+    fn io(id: u64, access: Access) -> Io {
+        Io { id: IoId(id), lane: Lane::Work, access }
+    }
+
+    #[test]
+    fn a_write_that_was_not_begun_in_time_never_reaches_the_disk() {
+        let folder = std::env::temp_dir().join(format!("godwit-lane-late-{}", std::process::id()));
+        let (path, area) = area_in(&folder);
+        let mut lanes = Lanes::new(path, area);
+        let (told, tells) = channel();
+        let tell = |told: &std::sync::mpsc::Sender<IoResult>| -> Ended {
+            let told = told.clone();
+            Box::new(move |_, result| told.send(result).expect("heard"))
+        };
+        let write = Access::Write { offset: 8_192, data: vec![7; 4_096] };
+        lanes.begin(io(1, write), Instant::now(), tell(&told));
+        assert_eq!(tells.recv_timeout(BOUND).expect("ended"), IoResult::Failed);
+        lanes.begin(io(2, Access::Read { offset: 8_192, bytes: 4_096 }), Instant::now() + BOUND, tell(&told));
+        assert_eq!(tells.recv_timeout(BOUND).expect("ended"), IoResult::Read(vec![0; 4_096]));
+        std::fs::remove_dir_all(&folder).expect("removed");
+    }
+
+    #[test]
+    fn an_area_that_was_exchanged_is_not_written() {
+        let folder = std::env::temp_dir().join(format!("godwit-lane-other-{}", std::process::id()));
+        let (path, area) = area_in(&folder);
+        std::fs::remove_file(&path).expect("removed");
+        area::open_or_make(&path, "host-b").expect("another area");
+        let mut lanes = Lanes::new(path, area);
+        let (told, tells) = channel();
+        let write = Access::Write { offset: 8_192, data: vec![7; 4_096] };
+        let ended: Ended = Box::new(move |_, result| told.send(result).expect("heard"));
+        lanes.begin(io(1, write), Instant::now() + BOUND, ended);
+        assert_eq!(tells.recv_timeout(BOUND).expect("ended"), IoResult::Failed);
+        std::fs::remove_dir_all(&folder).expect("removed");
+    }
 }

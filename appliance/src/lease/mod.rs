@@ -7,13 +7,15 @@
 //! ```
 //!
 //! [`role`] listens, [`serve`] turns messages into requests of a keeper, [`datastore`] runs a keeper, [`lane`] does its
-//! I/O, [`area`] opens or makes the lease area, [`guard`] knows which processes to kill, [`memory`] is what one process of
-//! this role leaves to the next.
+//! I/O, [`area`] opens or makes the lease area, [`guard`] knows which processes to kill, [`cut`] ends what they have in
+//! flight, [`memory`] is what one process of this role leaves to the next, [`watchdog`] resets the host if none comes.
 
 pub mod area;
+pub mod cut;
 pub mod datastore;
 pub mod guard;
 pub mod lane;
 pub mod memory;
 pub mod role;
 pub mod serve;
+pub mod watchdog;

@@ -1,6 +1,7 @@
 //! Turns messages of other roles into requests of keepers, and their answers back.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::mpsc::{Sender, channel};
@@ -8,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use model::limits;
-use model::names::{DatastoreName, VmName};
+use model::names::{DatastoreName, HostName, VmName};
 use protocol::lease::host_lease::HostIdentity;
 use protocol::lease::identity::{BootId, Epoch, HostId};
 use protocol::lease::keeper::HostView;
-use protocol::lease::record::Watchdog;
+use protocol::lease::record::Watchdog as Kind;
 use protocol::lease::vm_lease::{self, Answer, LeaseError, Request, Take};
 use protocol::lease::watch::Life;
 
@@ -20,6 +21,8 @@ use crate::api::channel::{Channel, ChannelError};
 use crate::api::lease::{DatastoreLease, Holder, HostLease, LeaseAnswer, LeaseEvent, LeaseRequest, VmOnDatastore};
 use crate::api::paths::RunDir;
 use crate::lease::datastore::{self, Place, Told};
+use crate::lease::memory::{self, Kept};
+use crate::lease::watchdog::Watchdog;
 
 type Connection = Arc<Channel<LeaseAnswer, LeaseRequest>>;
 
@@ -30,7 +33,7 @@ const OPEN_BOUND: Duration = Duration::from_millis(2 * limits::LEASE_EXPIRY_MS);
 
 /// A datastore's thread, and who this host is there.
 #[derive(Clone)]
-struct Kept {
+struct Known {
     told: Sender<Told>,
     host: HostId,
 }
@@ -38,17 +41,18 @@ struct Kept {
 /// All datastores, and who watches.
 pub struct Leases {
     run_dir: RunDir,
-    datastores: Mutex<BTreeMap<DatastoreName, Kept>>,
+    datastores: Mutex<BTreeMap<DatastoreName, Known>>,
     watchers: Mutex<Vec<Connection>>,
+    watchdog: Arc<Watchdog>,
 }
 
 impl Leases {
     /// None yet.
     pub fn new(run_dir: RunDir) -> Self {
-        Self { run_dir, datastores: Mutex::default(), watchers: Mutex::default() }
+        Self { run_dir, datastores: Mutex::default(), watchers: Mutex::default(), watchdog: Arc::default() }
     }
 
-    fn datastores(&self) -> MutexGuard<'_, BTreeMap<DatastoreName, Kept>> {
+    fn datastores(&self) -> MutexGuard<'_, BTreeMap<DatastoreName, Known>> {
         self.datastores.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -80,14 +84,9 @@ impl Leases {
 
     fn answer(self: &Arc<Self>, request: LeaseRequest, beside: Vec<OwnedFd>) -> LeaseAnswer {
         match request {
-            LeaseRequest::Open { datastore, area, host, name } => {
-                let identity = HostIdentity {
-                    host: HostId(u128::from_be_bytes(host)),
-                    boot: boot(),
-                    name,
-                    watchdog: Watchdog::None,
-                };
-                self.open(datastore, PathBuf::from(area), identity)
+            LeaseRequest::Open { datastore, area, host, name, watchdog } => {
+                let host = HostId(u128::from_be_bytes(host));
+                self.open(&datastore, PathBuf::from(area), (host, name), watchdog)
             }
             LeaseRequest::Close(datastore) => self.close(&datastore),
             LeaseRequest::Acquire(vm) => self.ask(&vm.datastore, Request::Acquire(vm.vm.clone(), Take::IfFree)),
@@ -112,22 +111,69 @@ impl Leases {
         }
     }
 
-    fn open(self: &Arc<Self>, datastore: DatastoreName, area: PathBuf, identity: HostIdentity) -> LeaseAnswer {
-        let known = self.datastores().contains_key(&datastore);
-        if !known {
-            let guards = self.run_dir.path().join(format!("guards-{datastore}"));
-            let host = identity.host;
-            let memory = self.run_dir.path().join(format!("life-{datastore}"));
-            let place = Place { datastore: datastore.clone(), area, guards, memory, identity };
-            let leases = Arc::clone(self);
-            match datastore::start(place, move |event| leases.tell(&event)) {
-                Ok(told) => drop(self.datastores().insert(datastore.clone(), Kept { told, host })),
-                Err(error) => return LeaseAnswer::Failed(format!("no thread for the datastore: {error}")),
+    /// Goes on with what an earlier process of this role left: VMs may run under it, and the host role may be away.
+    pub fn recall(self: &Arc<Self>) {
+        for kept in memory::recall_all(self.run_dir.path()) {
+            let (datastore, area, watchdog) = (kept.datastore.clone(), kept.path.clone(), kept.watchdog.clone());
+            log::info!("datastore {datastore}: an earlier process of this role left a life");
+            if let Err(error) = self.keep(&datastore, area, (kept.host, kept.name.clone()), watchdog, Some(kept)) {
+                log::error!("datastore {datastore}: {error}");
             }
+        }
+    }
+
+    /// Gives up every datastore on which no VM runs.
+    pub fn leave_all(&self) {
+        let names: Vec<DatastoreName> = self.datastores().keys().cloned().collect();
+        for datastore in names {
+            if let LeaseAnswer::Failed(why) = self.close(&datastore) {
+                log::warn!("datastore {datastore}: {why}");
+            }
+        }
+    }
+
+    fn keep(
+        self: &Arc<Self>,
+        datastore: &DatastoreName,
+        area: PathBuf,
+        (host, name): (HostId, HostName),
+        watchdog: Option<String>,
+        inherited: Option<Kept>,
+    ) -> io::Result<()> {
+        let mut datastores = self.datastores();
+        if datastores.contains_key(datastore) {
+            return Ok(());
+        }
+        let kind = watchdog.as_deref().map_or(Kind::None, |device| self.watchdog.arm(device));
+        let place = Place {
+            datastore: datastore.clone(),
+            area,
+            guards: self.run_dir.path().join(format!("guards-{datastore}")),
+            memory: self.run_dir.path().to_owned(),
+            identity: HostIdentity { host, boot: boot(), name, watchdog: kind },
+            watchdog,
+            inherited,
+        };
+        let leases = Arc::clone(self);
+        let told = datastore::start(place, Arc::clone(&self.watchdog), move |event| leases.tell(&event))?;
+        datastores.insert(datastore.clone(), Known { told, host });
+        Ok(())
+    }
+
+    fn open(
+        self: &Arc<Self>,
+        datastore: &DatastoreName,
+        area: PathBuf,
+        who: (HostId, HostName),
+        watchdog: Option<String>,
+    ) -> LeaseAnswer {
+        let known = self.datastores().contains_key(datastore);
+        if let Err(error) = self.keep(datastore, area, who, watchdog, None) {
+            return LeaseAnswer::Failed(format!("no thread for the datastore: {error}"));
         }
         let deadline = Instant::now() + if known { Duration::ZERO } else { OPEN_BOUND };
         loop {
-            match self.view(&datastore) {
+            match self.view(datastore) {
                 Ok(view) if view.held => return LeaseAnswer::Done,
                 Ok(view) if Instant::now() >= deadline => return LeaseAnswer::Failed(view.trouble),
                 Ok(_) => std::thread::sleep(Duration::from_millis(50)),
@@ -151,7 +197,10 @@ impl Leases {
 
     fn close(&self, datastore: &DatastoreName) -> LeaseAnswer {
         match self.exchange(datastore, Told::Leave) {
-            Ok(Ok(())) => LeaseAnswer::Done,
+            Ok(Ok(())) => {
+                self.datastores().remove(datastore);
+                LeaseAnswer::Done
+            }
             Ok(Err(why)) | Err(why) => LeaseAnswer::Failed(why),
         }
     }
@@ -171,7 +220,7 @@ impl Leases {
     fn ask(&self, datastore: &DatastoreName, request: Request) -> LeaseAnswer {
         match self.exchange(datastore, |reply| Told::Ask(request, reply)) {
             Ok(Ok((answer, hosts))) => translated(answer, &hosts, self.own(datastore)),
-            Ok(Err(error @ (LeaseError::OutcomeUnknown | LeaseError::Contended))) => {
+            Ok(Err(error @ (LeaseError::OutcomeUnknown | LeaseError::Contended | LeaseError::Fenced))) => {
                 LeaseAnswer::Unknown(error.to_string())
             }
             Ok(Err(error)) => LeaseAnswer::Failed(error.to_string()),

@@ -160,6 +160,9 @@ pub enum LeaseError {
     /// No place is left.
     #[error("the lease area has no place for another VM (at most {} have one)", limits::LEASE_VMS_MAX)]
     DirectoryFull,
+    /// The VM's monitor is still there.
+    #[error("the VM still runs here")]
+    StillRuns,
     /// Too many requests wait.
     #[error("too many lease requests wait already")]
     Busy,
