@@ -1,6 +1,6 @@
 //! The world: hosts that keep leases on one datastore, what they do, and what goes wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::limits;
 use model::names::VmName;
@@ -123,6 +123,8 @@ pub(crate) struct World {
     checker: Checker,
     healed: bool,
     buffers: BTreeMap<u64, Vec<u8>>,
+    /// Instances that were stopped in order, and the epoch in which they ran.
+    drained: BTreeSet<(u64, Epoch)>,
     counter: u64,
     outcome: Outcome,
     traced: bool,
@@ -154,6 +156,7 @@ impl World {
             checker: Checker::default(),
             healed: false,
             buffers: BTreeMap::new(),
+            drained: BTreeSet::new(),
             counter: 0,
             outcome: Outcome {
                 events: 0,
@@ -602,6 +605,10 @@ impl World {
 
     fn confirmed(&mut self, host: usize, vm: usize, id: u64, mine: Option<Epoch>, result: &Result<Answer, LeaseError>) {
         let Some(instance) = self.hosts[host].instance(vm, id).map(|i| *i) else { return };
+        // It was stopped for a move meanwhile: now only the next epoch counts.
+        if instance.stage == Stage::Stopped {
+            return;
+        }
         match mine {
             // Proving it may have taken winning the next epoch: the VM ran all the while, and goes on.
             Some(epoch) => {
@@ -653,6 +660,7 @@ impl World {
                     return;
                 }
                 instance.stage = Stage::Stopped;
+                self.drained.insert((moving.instance, moving.base));
                 let (client, id) = (self.hosts[to].client(), moving.instance);
                 self.locks.release(vm, client, id);
                 self.note(|| format!("host-{to} stops vm-{vm} for its move to host-{}", moving.to));
@@ -739,7 +747,8 @@ impl World {
         let same_boot = self.hosts[host].up && self.hosts[host].client() == client;
         // A stop drains the I/O of the VM first: what is still on its way then has been waited for.
         let drained = |i: &Instance| i.stage != Stage::Running || i.epoch != epoch;
-        if same_boot && self.hosts[host].instance(vm, id).is_none_or(|i| drained(i)) {
+        let gone = same_boot && self.hosts[host].instance(vm, id).is_none_or(|i| drained(i));
+        if gone || self.drained.contains(&(id, epoch)) {
             return;
         }
         let accepted = match self.faults.fences {
@@ -1023,6 +1032,7 @@ impl World {
     fn stop(&mut self, host: usize, vm: usize) {
         if self.hosts[host].instances.get(&vm).is_some_and(|i| i.stage == Stage::Running) {
             self.note(|| format!("host-{host} stops vm-{vm}"));
+            self.drained.extend(self.hosts[host].instances.get(&vm).map(|i| (i.id, i.epoch)));
             self.destroy(host, vm);
             self.ask(host, Wish::GiveUp(vm), Request::GiveUp(vm_name(vm)));
         }
