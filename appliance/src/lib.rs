@@ -11,6 +11,7 @@ pub mod host;
 pub mod init;
 pub mod journal;
 pub mod lease;
+pub mod migrate;
 pub mod network;
 pub mod role;
 pub mod sigterm;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use godwit::api::paths::RunDir;
 use godwit::role::{self, RoleName};
-use godwit::{console, host, init, lease, vmm};
+use godwit::{console, host, init, lease, migrate, vmm};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -27,10 +27,7 @@ fn main() -> ExitCode {
         RoleName::Host => ended(name, host::role::run(&RunDir::from_environment())),
         RoleName::Vmm => ended(name, vmm::role::run()),
         RoleName::Lease => ended(name, lease::role::run(&RunDir::from_environment())),
-        RoleName::Migrate => {
-            eprintln!("godwit {name}: this build does not contain the role");
-            ExitCode::from(role::EXIT_ABSENT)
-        }
+        RoleName::Migrate => ended(name, migrate::role::run(&RunDir::from_environment())),
     }
 }
 

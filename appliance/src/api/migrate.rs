@@ -7,6 +7,7 @@ use model::diagnosis::{Diagnosis, Reason};
 use model::host_config::MigrationNic;
 use model::names::{DatastoreName, HostName, PortGroupName, VmName};
 use model::receipt::Receipt;
+use protocol::checks::facts::HostFacts;
 use serde::{Deserialize, Serialize};
 use vmm::machine::spec::MachineSpec;
 
@@ -26,6 +27,8 @@ pub enum ToMigrate {
     Start(Box<Outgoing>),
     /// Gives a migration up.
     Cancel(MigrationId),
+    /// To `Incoming`, before `Accept` or `Refuse`: what this host has, for the checks of both hosts together.
+    Facts(MigrationId, Box<HostFacts>),
     /// To `Incoming`: the VM is built and waits. Beside it: a connection to its monitor, which was sent `Build`, and
     /// the memfd of its memory.
     Accept(MigrationId),
@@ -94,6 +97,8 @@ pub struct Outgoing {
     pub id: MigrationId,
     /// The VM, as the destination has to know it.
     pub vm: VmToMove,
+    /// What this host has, for the checks of both hosts together.
+    pub facts: Box<HostFacts>,
     /// Where to.
     pub destination: HostName,
     /// Only the checks.

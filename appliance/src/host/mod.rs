@@ -21,6 +21,7 @@ pub mod control_plane;
 pub mod cpu;
 pub mod discovery;
 pub mod engine;
+pub mod facts;
 pub mod leases;
 pub mod lifecycle;
 pub mod located;

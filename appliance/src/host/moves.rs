@@ -15,13 +15,13 @@ use model::receipt::{Receipt, Verdict};
 use crate::api::host::{Check, HostAnswer, MigrationRow, VmState};
 use crate::api::migrate::{Ended, FromMigrate, Incoming, MigrationId, Outgoing, ToMigrate, VmToMove};
 use crate::api::vmm::VmmRequest;
-use crate::host::checks;
 use crate::host::control_plane::ControlPlane;
 use crate::host::lifecycle::{self, Born};
 use crate::host::located::{Located, locate};
 use crate::host::record;
 use crate::host::serve::Caller;
 use crate::host::vms::Running;
+use crate::host::{checks, facts};
 
 /// How often a waiting command looks whether Ctrl-C was pressed.
 const LOOK: Duration = Duration::from_millis(100);
@@ -149,7 +149,9 @@ fn move_out(
         epoch: running.epoch(),
         paused,
     };
-    let outgoing = Outgoing { id, vm: to_move, destination: destination.clone(), check_only };
+    let facts = facts::facts(plane).ok_or_else(|| refused("KVM cannot be used here".to_owned(), "host check"))?;
+    let facts = Box::new(facts);
+    let outgoing = Outgoing { id, vm: to_move, facts, destination: destination.clone(), check_only };
     let said = plane.engine.listen(id);
     plane.moves.begin(id, vm, plane.name(), destination);
     let start = ToMigrate::Start(Box::new(outgoing));
@@ -318,6 +320,8 @@ fn take_in(
     said: &Receiver<FromMigrate>,
 ) -> Result<&'static str, String> {
     let Incoming { id, vm, check_only, .. } = incoming;
+    let facts = facts::facts(plane).ok_or("KVM cannot be used here")?;
+    plane.engine.tell(&ToMigrate::Facts(*id, Box::new(facts)), &[]).map_err(|error| error.to_string())?;
     let prepared = prepare(plane, incoming);
     let (located, born) = match prepared {
         Ok(prepared) => prepared,

@@ -84,6 +84,52 @@ pub(crate) struct Host {
     run: PathBuf,
     lease: Child,
     control_plane: Child,
+    migrate: Option<Child>,
+    /// The network namespace that its processes stand in.
+    namespace: Option<String>,
+}
+
+/// Two network namespaces, joined by a cable: what two hosts have between them. Removed at the end.
+pub(crate) struct Cable {
+    namespaces: [String; 2],
+}
+
+impl Cable {
+    /// Lays it; none, with the reason on standard error, where this process may not make namespaces.
+    pub(crate) fn lay(name: &str) -> Option<Self> {
+        let namespaces = ["a", "b"].map(|end| format!("gw-{name}-{end}-{}", std::process::id()));
+        for namespace in &namespaces {
+            if !ip(&["netns", "add", namespace]) {
+                eprintln!("skipped: no network namespace can be made (root is needed, and iproute2)");
+                return None;
+            }
+        }
+        let cable = Self { namespaces };
+        let [a, b] = &cable.namespaces;
+        let laid = ip(&["-n", a, "link", "add", "mig0", "type", "veth", "peer", "name", "mig0", "netns", b])
+            && [a, b].iter().all(|end| ip(&["-n", end, "link", "set", "mig0", "up"]))
+            && [a, b].iter().all(|end| ip(&["-n", end, "link", "set", "lo", "up"]));
+        assert!(laid, "a veth pair");
+        Some(cable)
+    }
+
+    /// Pulls the cable out, or plugs it in again.
+    pub(crate) fn plugged(&self, plugged: bool) {
+        let state = if plugged { "up" } else { "down" };
+        assert!(ip(&["-n", &self.namespaces[0], "link", "set", "mig0", state]));
+    }
+}
+
+impl Drop for Cable {
+    fn drop(&mut self) {
+        for namespace in &self.namespaces {
+            ip(&["netns", "delete", namespace]);
+        }
+    }
+}
+
+fn ip(arguments: &[&str]) -> bool {
+    Command::new("ip").args(arguments).stderr(std::process::Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
 impl Host {
@@ -96,10 +142,38 @@ impl Host {
         let data = datastore.folder.join("data");
         let config =
             format!("hostname = \"{name}\"\n[datastore.lab]\nkind = \"directory\"\npath = \"{}\"\n", data.display());
+        Self::boot_with(run, &config, identity, None)
+    }
+
+    /// The same at one end of a cable, with a migration NIC.
+    pub(crate) fn boot_at(datastore: &Datastore, cable: &Cable, end: usize) -> Self {
+        let name = ["host-a", "host-b"][end];
+        let run = datastore.folder.join(name);
+        for folder in ["log", "vm", "config"] {
+            std::fs::create_dir_all(run.join(folder)).expect("made");
+        }
+        let data = datastore.folder.join("data");
+        let config = format!(
+            "hostname = \"{name}\"\n[datastore.lab]\nkind = \"directory\"\npath = \"{}\"\n\
+             [migration_nic]\nnic = \"mig0\"\naddress = \"10.99.0.{}/24\"\n",
+            data.display(),
+            end + 1
+        );
+        let host = Self::boot_with(run, &config, 0xa0 + end as u8, Some(cable.namespaces[end].clone()));
+        wait(
+            "the migration stack is up",
+            || matches!(host.ask("network migration-nic").1, HostAnswer::MigrationNic(nic) if nic.problems.is_empty() && nic.link),
+        );
+        host
+    }
+
+    fn boot_with(run: PathBuf, config: &str, identity: u8, namespace: Option<String>) -> Self {
         std::fs::write(run.join("config/host.toml"), config).expect("written");
         std::fs::write(run.join("identity"), format!("{identity:02x}").repeat(16)).expect("written");
-        let (lease, control_plane) = (start(&run, "lease"), start(&run, "host"));
-        let host = Self { run, lease, control_plane };
+        let lease = start(&run, "lease", namespace.as_deref());
+        let migrate = namespace.as_deref().map(|namespace| start(&run, "migrate", Some(namespace)));
+        let control_plane = start(&run, "host", namespace.as_deref());
+        let host = Self { run, lease, control_plane, migrate, namespace };
         wait("the host lease is held", || {
             matches!(host.try_ask("host check"), Some((_, answer)) if line(&answer).contains("leases: renewed")
                 && line(&answer).contains("datastore lab: available")
@@ -176,7 +250,7 @@ impl Host {
     pub(crate) fn restart_control_plane(&mut self) {
         self.control_plane.kill().expect("killed");
         self.control_plane.wait().expect("collected");
-        self.control_plane = start(&self.run, "host");
+        self.control_plane = start(&self.run, "host", self.namespace.as_deref());
         wait("the control plane answers", || self.try_ask("host show").is_some());
     }
 
@@ -193,10 +267,25 @@ impl Host {
         records.iter().map(|record| record.pid).collect()
     }
 
+    /// Kills the migration engine and starts it again.
+    pub(crate) fn restart_migrate(&mut self) {
+        if let Some(migrate) = &mut self.migrate {
+            migrate.kill().expect("killed");
+            migrate.wait().expect("collected");
+            *migrate = start(&self.run, "migrate", self.namespace.as_deref());
+        }
+    }
+
+    /// The end of a role's log.
+    pub(crate) fn log(&self, role: &str) -> String {
+        let text = std::fs::read_to_string(self.run.join(format!("log/{role}.log"))).unwrap_or_default();
+        text.lines().rev().take(20).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
     /// Kills everything of the host at once, as a power failure would.
     pub(crate) fn power_off(&mut self) {
         let monitors = self.monitors();
-        for role in [&mut self.lease, &mut self.control_plane] {
+        for role in [&mut self.lease, &mut self.control_plane].into_iter().chain(self.migrate.as_mut()) {
             let _ = role.kill();
             let _ = role.wait();
         }
@@ -208,8 +297,10 @@ impl Drop for Host {
     fn drop(&mut self) {
         let _ = self.control_plane.kill();
         let _ = self.control_plane.wait();
-        let _ = self.lease.kill();
-        let _ = self.lease.wait();
+        for role in [&mut self.lease].into_iter().chain(self.migrate.as_mut()) {
+            let _ = role.kill();
+            let _ = role.wait();
+        }
         self.monitors().into_iter().for_each(kill);
     }
 }
@@ -237,10 +328,18 @@ fn signal(pid: u32, signal: Signal) {
     }
 }
 
-fn start(run: &Path, role: &str) -> Child {
+fn start(run: &Path, role: &str, namespace: Option<&str>) -> Child {
     let log =
         std::fs::File::options().create(true).append(true).open(run.join(format!("log/{role}.log"))).expect("a log");
-    let role_process = Command::new(env!("CARGO_BIN_EXE_godwit")).arg(role).env("GODWIT_RUN", run).stderr(log).spawn();
+    let mut command = match namespace {
+        Some(namespace) => {
+            let mut command = Command::new("ip");
+            command.args(["netns", "exec", namespace, env!("CARGO_BIN_EXE_godwit")]);
+            command
+        }
+        None => Command::new(env!("CARGO_BIN_EXE_godwit")),
+    };
+    let role_process = command.arg(role).env("GODWIT_RUN", run).stderr(log).spawn();
     let role_process = role_process.expect("started");
     wait("it listens", || Channel::<(), ()>::connect(&run.join(format!("{role}.sock"))).is_ok());
     role_process

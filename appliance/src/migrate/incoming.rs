@@ -1,0 +1,407 @@
+//! Carries out what a destination wants.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use model::diagnosis::Reason;
+use netstack::ConnectionId;
+use protocol::checks::Finding;
+use protocol::checks::facts::HostFacts;
+use protocol::destination::{Destination, Effect, Input, Progress, Welcome};
+use protocol::pages::PageSet;
+use protocol::session::{LeaseAsk, Outcome, RightToRun, VmNow};
+use protocol::wire::ValidatedOffer;
+use protocol::wire::message::RunState;
+use vmm::memory::DirtyBitmap;
+
+use super::clock;
+use super::engine::{Desk, Wire};
+use super::lease::Question;
+use super::memory::GuestRam;
+use super::monitor::{self, Monitor, Purpose};
+use super::records::{Written, store};
+use crate::api::channel::ChannelError;
+use crate::api::lease::VmOnDatastore;
+use crate::api::migrate::{Ended, FromMigrate, Incoming, MigrationId, MigrationProgress, Own, Peer, VmToMove};
+use crate::api::vmm::{VmmAnswer, VmmRequest};
+
+/// A VM that is about to come.
+#[derive(Debug)]
+pub struct Arrival {
+    /// The connection that it comes by.
+    pub connection: ConnectionId,
+    peer: Peer,
+    own: Own,
+    destination: Destination,
+    vm: Option<VmToMove>,
+    facts: Option<Box<HostFacts>>,
+    /// The control plane's word, while the checks wait for it or after.
+    verdict: Option<Result<(), Vec<Reason>>>,
+    guest: Option<Guest>,
+    questions: Vec<Question>,
+    told_host: bool,
+    ended: bool,
+}
+
+/// What the control plane built.
+#[derive(Debug)]
+struct Guest {
+    monitor: Monitor,
+    ram: Arc<GuestRam>,
+    bitmap: Option<DirtyBitmap>,
+    written: Written,
+    /// The first harvest only takes the marks that a fresh log begins with.
+    primed: bool,
+}
+
+fn defect(cause: impl Into<String>) -> Reason {
+    Reason::new(cause, "log show migrate")
+}
+
+impl Arrival {
+    /// A peer connected.
+    pub fn new(now: Instant, desk: &Desk<'_>, connection: ConnectionId, peer: Peer, own: Own) -> Self {
+        let welcome = Welcome {
+            here: own.name.clone(),
+            peer: peer.name.clone(),
+            build: env!("CARGO_PKG_VERSION").to_owned(),
+            started_unix_s: clock::unix_s(),
+        };
+        Self {
+            connection,
+            peer,
+            own,
+            destination: Destination::new(desk.clock.of(now), welcome),
+            vm: None,
+            facts: None,
+            verdict: None,
+            guest: None,
+            questions: Vec::new(),
+            told_host: false,
+            ended: false,
+        }
+    }
+
+    /// Whether nothing more is to be done.
+    pub fn is_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Which migration it is, once it is known; 0 before.
+    pub fn id(&self) -> MigrationId {
+        self.destination.migration().0
+    }
+
+    /// Tells the machine something, and does what it wants.
+    pub fn hear(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>, input: Input) {
+        self.destination.handle_input(desk.clock.of(now), input);
+        self.go_on(now, desk, wire);
+    }
+
+    /// When [`Self::wake`] is to be called.
+    pub fn deadline(&self, desk: &Desk<'_>) -> Option<Instant> {
+        self.destination.poll_timeout().map(|deadline| desk.clock.back(deadline.at))
+    }
+
+    /// A deadline may have passed.
+    pub fn wake(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>) {
+        self.destination.handle_timeout(desk.clock.of(now));
+        self.go_on(now, desk, wire);
+    }
+
+    /// A record arrived.
+    pub fn record(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>, record: &[u8]) {
+        let Some(guest) = &mut self.guest else { return };
+        let stored = match self.destination.admit(desk.clock.of(now), record) {
+            Ok(None) => return,
+            Ok(Some(admission)) => store(&guest.ram, &admission, &mut guest.written),
+            Err(error) => Err(error.to_string()),
+        };
+        let input = match stored {
+            Ok(stored) => Input::PagesStored(stored),
+            Err(cause) => Input::LinkDown { cause: format!("{} cannot be understood: {cause}", self.peer.name) },
+        };
+        self.hear(now, desk, wire, input);
+    }
+
+    /// The control plane's facts.
+    pub fn facts(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>, facts: Box<HostFacts>) {
+        self.facts = Some(facts);
+        self.examined(now, desk, wire);
+    }
+
+    /// The control plane's word: the VM is built, or every reason why not.
+    pub fn judged(
+        &mut self,
+        now: Instant,
+        desk: &mut Desk<'_>,
+        wire: &mut Wire<'_>,
+        verdict: Result<Vec<OwnedFd>, Vec<Reason>>,
+    ) {
+        self.verdict = Some(match verdict {
+            Err(reasons) => Err(reasons),
+            Ok(beside) => self.take(beside).map_err(|reason| vec![reason]),
+        });
+        self.examined(now, desk, wire);
+    }
+
+    fn take(&mut self, beside: Vec<OwnedFd>) -> Result<(), Reason> {
+        let check_only = self.destination.offer().is_some_and(|offer| offer.check_only);
+        if beside.is_empty() && check_only {
+            return Ok(());
+        }
+        let [monitor, memory]: [OwnedFd; 2] =
+            beside.try_into().map_err(|_| defect("the monitor and the memory of the VM did not come"))?;
+        let bytes = self.destination.offer().map_or(0, |offer| offer.vm.memory.0);
+        let ram = GuestRam::map(memory, bytes).map_err(|error| defect(error.to_string()))?;
+        let written = PageSet::empty(ram.pages());
+        self.guest =
+            Some(Guest { monitor: Monitor::over(monitor), ram: Arc::new(ram), bitmap: None, written, primed: false });
+        Ok(())
+    }
+
+    fn examined(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>) {
+        if self.verdict.is_none() {
+            return;
+        }
+        let Some(mut facts) = self.facts.take() else { return };
+        facts.slots_free = u16::try_from(desk.slots_free).unwrap_or(u16::MAX);
+        let reasons = self.verdict.as_ref().and_then(|verdict| verdict.as_ref().err());
+        let findings = reasons.into_iter().flatten().map(|reason| Finding::blocker("destination", reason.clone()));
+        let findings = findings.collect();
+        self.hear(now, desk, wire, Input::Examined { facts, findings });
+    }
+
+    /// The control plane opened the disks.
+    pub fn disks_open(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>, opened: Result<(), String>) {
+        let hint = self.vm.as_ref().map_or_else(String::new, |vm| format!("datastore list; then vm start {}", vm.name));
+        self.hear(now, desk, wire, Input::DisksOpened(opened.map_err(|why| Reason::new(why, hint))));
+    }
+
+    /// The connections whose other ends may answer: one for each question, then the monitor's.
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let mut all: Vec<_> = self.questions.iter().map(AsFd::as_fd).collect();
+        all.extend(self.guest.as_ref().map(|guest| guest.monitor.as_fd()));
+        all
+    }
+
+    /// One of [`Self::descriptors`] is readable.
+    pub fn readable(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>, index: usize) {
+        let input = if index < self.questions.len() {
+            let question = self.questions.remove(index);
+            Some(Input::Lease(question.asked(), question.answer()))
+        } else {
+            self.monitor_answered()
+        };
+        if let Some(input) = input {
+            self.hear(now, desk, wire, input);
+        }
+    }
+
+    fn monitor_answered(&mut self) -> Option<Input> {
+        let vm = self.vm.as_ref().map_or_else(String::new, |vm| vm.name.to_string());
+        let guest = self.guest.as_mut()?;
+        let (purpose, answer) = match guest.monitor.take() {
+            Ok(answered) => answered.map(|(purpose, answer, _)| (purpose, answer))?,
+            Err(error) => {
+                let input = gone(&error);
+                self.guest = None;
+                return Some(input);
+            }
+        };
+        let done = match answer {
+            VmmAnswer::Failed(why) => Err(Reason::new(why, format!("log show vmm-{vm}"))),
+            _ => Ok(()),
+        };
+        Some(match purpose {
+            // The log begins with every page marked: the marks are taken before the guest runs.
+            Purpose::StartLog => match done {
+                Ok(()) => return self.ask_monitor(VmmRequest::DirtyLogHarvest, Vec::new(), Purpose::Harvest),
+                Err(reason) => Input::VmmBuilt(Err(reason)),
+            },
+            Purpose::Harvest if !guest.primed => {
+                guest.primed = true;
+                Input::VmmBuilt(done.map(|()| guest.take_dirty()).map(|_| ()))
+            }
+            Purpose::Harvest => Input::DirtyHarvested(done.map(|()| guest.take_dirty())),
+            Purpose::Restore => Input::StateLoaded(done),
+            Purpose::Resume => Input::GuestResumed(done.map(|()| 0)),
+            Purpose::Stun | Purpose::Nothing => return None,
+        })
+    }
+
+    /// Does what the machine wants.
+    pub fn go_on(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>) {
+        while let Some(effect) = self.destination.poll_effect() {
+            if let Some(input) = self.effect(desk, wire, effect) {
+                self.destination.handle_input(desk.clock.of(now), input);
+            }
+        }
+    }
+
+    fn effect(&mut self, desk: &mut Desk<'_>, wire: &mut Wire<'_>, effect: Effect) -> Option<Input> {
+        match effect {
+            Effect::SendControl(bytes) => match wire.stack.send_control(self.connection, &bytes) {
+                Ok(()) => None,
+                Err(error) => Some(Input::LinkDown { cause: error.to_string() }),
+            },
+            Effect::Examine(offer) => self.examine(desk, &offer),
+            // The control plane made the memory with the monitor.
+            Effect::Reserve { .. } => {
+                let there = self.guest.as_ref().map(|_| ()).ok_or_else(|| defect("the VM was not built"));
+                Some(Input::Reserved(there))
+            }
+            Effect::BuildVmm { dirty_log } => self.prime(dirty_log),
+            Effect::Lease(ask) => self.ask_lease(desk, ask),
+            Effect::LoadState(state) => self.load(&state),
+            Effect::HashRange { first, count } => {
+                if let Some(guest) = &self.guest {
+                    desk.hasher.ask(self.destination.migration().0, &guest.ram, first, count);
+                }
+                None
+            }
+            Effect::OpenDisks => {
+                desk.tell(FromMigrate::OpenDisks(self.id()));
+                None
+            }
+            Effect::ResumeGuest(right, run_state) => self.resume(&right, run_state),
+            Effect::Announce => {
+                desk.tell(FromMigrate::Resumed(self.id()));
+                None
+            }
+            Effect::HarvestDirty => self.ask_monitor(VmmRequest::DirtyLogHarvest, Vec::new(), Purpose::Harvest),
+            Effect::StopDirtyLog => self.ask_monitor(VmmRequest::DirtyLogStop, Vec::new(), Purpose::Nothing),
+            // The control plane ends the monitor when it hears of the end.
+            Effect::Discard => {
+                self.guest = None;
+                Some(Input::Discarded)
+            }
+            Effect::Report(progress) => {
+                self.report(desk, &progress);
+                None
+            }
+            Effect::Finish(outcome) => {
+                self.finish(desk, *outcome);
+                None
+            }
+        }
+    }
+
+    fn examine(&mut self, desk: &mut Desk<'_>, offer: &ValidatedOffer) -> Option<Input> {
+        let vm = postcard::from_bytes::<VmToMove>(&offer.machine).ok().filter(|vm| {
+            // What is built and what is checked must be one VM.
+            vm.name == offer.vm.name && vm.spec.memory_bytes == offer.vm.memory.0 && vm.config == offer.config_text
+        });
+        let Some(vm) = vm else {
+            let cause = format!("what {} says of the VM does not fit together", self.peer.name);
+            return Some(Input::LinkDown { cause });
+        };
+        self.vm = Some(vm.clone());
+        self.told_host = true;
+        let incoming = Incoming { id: self.id(), vm, source: self.peer.name.clone(), check_only: offer.check_only };
+        desk.tell(FromMigrate::Incoming(Box::new(incoming)));
+        None
+    }
+
+    fn ask_monitor(&mut self, request: VmmRequest, beside: Vec<OwnedFd>, purpose: Purpose) -> Option<Input> {
+        let guest = self.guest.as_mut()?;
+        guest.monitor.ask(request, beside, purpose).err().map(|error| gone(&error))
+    }
+
+    fn prime(&mut self, dirty_log: bool) -> Option<Input> {
+        let guest = self.guest.as_mut()?;
+        if !dirty_log {
+            return Some(Input::VmmBuilt(Ok(())));
+        }
+        let pages = guest.ram.pages();
+        let made = || -> Result<(DirtyBitmap, OwnedFd), String> {
+            let bytes = vec![0; usize::try_from(DirtyBitmap::bytes_for(pages)).unwrap_or(0)];
+            let memfd = monitor::memfd_of("dirty", &bytes).map_err(|error| error.to_string())?;
+            let ours = memfd.try_clone().map_err(|error| error.to_string())?;
+            Ok((DirtyBitmap::shared(ours, pages).map_err(|error| error.to_string())?, memfd))
+        };
+        match made() {
+            Ok((bitmap, memfd)) => {
+                guest.bitmap = Some(bitmap);
+                self.ask_monitor(VmmRequest::DirtyLogStart, vec![memfd], Purpose::StartLog)
+            }
+            Err(why) => Some(Input::VmmBuilt(Err(defect(why)))),
+        }
+    }
+
+    fn load(&mut self, state: &[u8]) -> Option<Input> {
+        match monitor::memfd_of("state", state) {
+            Ok(memfd) => {
+                let request = VmmRequest::Restore { length: state.len() as u64 };
+                self.ask_monitor(request, vec![memfd], Purpose::Restore)
+            }
+            Err(error) => Some(Input::StateLoaded(Err(defect(error.to_string())))),
+        }
+    }
+
+    /// The right is what allows it: it exists only where the lease names this host.
+    fn resume(&mut self, right: &RightToRun, run_state: RunState) -> Option<Input> {
+        log::info!("migration {:016x}: the VM is this host's in epoch {}", self.id(), right.epoch());
+        if run_state == RunState::Paused {
+            return Some(Input::GuestResumed(Ok(0)));
+        }
+        self.ask_monitor(VmmRequest::Resume, Vec::new(), Purpose::Resume)
+    }
+
+    fn ask_lease(&mut self, desk: &Desk<'_>, ask: LeaseAsk) -> Option<Input> {
+        let vm = self.vm.as_ref()?;
+        let on = VmOnDatastore { datastore: vm.datastore.clone(), vm: vm.name.clone() };
+        match Question::ask(desk.run_dir, ask, on, self.peer.identity, vm.epoch) {
+            Ok(question) => {
+                self.questions.push(question);
+                None
+            }
+            Err(answer) => Some(Input::Lease(ask, answer)),
+        }
+    }
+
+    fn report(&self, desk: &mut Desk<'_>, progress: &Progress) {
+        let phase = match &progress.note {
+            Some(note) => format!("{}: {note}", progress.phase),
+            None => progress.phase.to_owned(),
+        };
+        let thousandths = (progress.pages > 0).then(|| progress.pages_arrived * 1000 / progress.pages);
+        let thousandths = thousandths.and_then(|value| u16::try_from(value).ok());
+        if self.told_host {
+            let id = self.id();
+            desk.tell(FromMigrate::Progress(MigrationProgress { id, phase, thousandths, predicted_stun_us: None }));
+        }
+    }
+
+    fn finish(&mut self, desk: &mut Desk<'_>, outcome: Outcome) {
+        self.ended = true;
+        if !self.told_host {
+            return;
+        }
+        let here = match &outcome.vm {
+            VmNow::On(host, _) => *host == self.own.name,
+            VmNow::StoppedOn(_) | VmNow::NotHere => false,
+        };
+        let epoch = outcome.receipt.as_ref().map_or(0, |receipt| receipt.epoch);
+        let receipt = outcome.receipt.filter(|_| outcome.writes_receipt);
+        let ended = Ended { id: self.id(), runs_here: here, epoch, receipt, failure: outcome.diagnosis };
+        desk.tell(FromMigrate::Ended(Box::new(ended)));
+    }
+}
+
+impl Guest {
+    fn take_dirty(&self) -> PageSet {
+        let mut set = PageSet::empty(self.ram.pages());
+        if let Some(bitmap) = &self.bitmap {
+            for index in 0..bitmap.words().len() {
+                set.or_word(index, bitmap.take_word(index));
+            }
+        }
+        set
+    }
+}
+
+fn gone(error: &ChannelError) -> Input {
+    Input::GuestGone { cause: format!("the VM's monitor is gone: {error}") }
+}

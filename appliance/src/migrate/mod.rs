@@ -1,0 +1,27 @@
+//! The migrate role: owns the migration NIC and moves VMs.
+//!
+//! ```text
+//!   host role ---- api::migrate ----+
+//!   monitor (vmm) -- api::vmm ----- engine ---- protocol::source / protocol::destination (decide everything)
+//!   lease role ---- api::lease -----+    |
+//!                                        +---- netstack: records and control messages over QUIC
+//! ```
+//! Nothing here decides: effects of the machines are carried out, and what happens is told to them. One thread drives
+//! it all; a second one hashes memory for the audit, so that no hash ever delays a packet.
+//!
+//! In reading order: [`role`] is the process; [`engine`] its loop; [`outgoing`] carries out what a source wants,
+//! [`incoming`] what a destination wants; [`records`] reads pages into records and writes records into pages, on
+//! [`memory`]; [`monitor`] and [`lease`] are the conversations with the other roles; [`hasher`] is the second thread;
+//! [`clock`] and [`key`] are what they say.
+
+pub mod clock;
+pub mod engine;
+pub mod hasher;
+pub mod incoming;
+pub mod key;
+pub mod lease;
+pub mod memory;
+pub mod monitor;
+pub mod outgoing;
+pub mod records;
+pub mod role;

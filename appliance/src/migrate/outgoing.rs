@@ -1,0 +1,416 @@
+//! Carries out what a source wants.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use model::diagnosis::{Diagnosis, Reason};
+use model::receipt::Verdict;
+use model::vm_config::VmConfig;
+use netstack::ConnectionId;
+use protocol::checks::facts::{LinkFacts, VmFacts};
+use protocol::checks::{Severity, refusal};
+use protocol::convergence::{Costs, NoConvergence, Policy};
+use protocol::pages::PageSet;
+use protocol::session::{LeaseAsk, Outcome, RightToRun, VmNow};
+use protocol::source::{Effect, Input, PagesSent, Plan, Progress, Source, Stopped};
+use protocol::time::Duration;
+use protocol::wire::message::{Offer, RunState};
+use protocol::wire::{MigrationId, ValidatedOffer};
+use vmm::memory::DirtyBitmap;
+
+use super::clock;
+use super::engine::{Desk, Wire};
+use super::lease::Question;
+use super::memory::GuestRam;
+use super::monitor::{self, Monitor, Purpose};
+use super::records::{Sending, Step};
+use crate::api::channel::ChannelError;
+use crate::api::lease::VmOnDatastore;
+use crate::api::migrate::{Ended, FromMigrate, MigrationProgress, Outgoing, Peer};
+use crate::api::vmm::{VmmAnswer, VmmRequest};
+
+/// What the state of a VM is expected to take, bytes: the vCPUs' and the devices'.
+const STATE_BYTES_A_CPU: u64 = 32 << 10;
+const STATE_BYTES_OF_DEVICES: u64 = 128 << 10;
+
+/// A VM that is being moved away.
+#[derive(Debug)]
+pub struct Departure {
+    /// What the control plane asked for.
+    pub order: Outgoing,
+    /// Where to.
+    pub peer: Peer,
+    /// The connection, once one was begun.
+    pub connection: Option<ConnectionId>,
+    own_identity: [u8; 16],
+    config: VmConfig,
+    ram: Arc<GuestRam>,
+    bitmap: Option<DirtyBitmap>,
+    monitor: Monitor,
+    source: Option<Source>,
+    sending: VecDeque<Sending>,
+    questions: Vec<Question>,
+    ended: bool,
+}
+
+fn defect(cause: impl Into<String>) -> Reason {
+    Reason::new(cause, "log show migrate")
+}
+
+impl Departure {
+    /// Takes an order.
+    ///
+    /// # Errors
+    /// What came with it cannot be used.
+    pub fn new(order: Outgoing, peer: Peer, own_identity: [u8; 16], beside: Vec<OwnedFd>) -> Result<Self, Reason> {
+        let [monitor, memory]: [OwnedFd; 2] = beside
+            .try_into()
+            .map_err(|_| defect("the monitor and the memory of the VM did not come with the order"))?;
+        let ram = GuestRam::map(memory, order.vm.spec.memory_bytes).map_err(|error| defect(error.to_string()))?;
+        let config = VmConfig::parse("vm.toml", &order.vm.config).map_err(|errors| {
+            defect(errors.first().map_or_else(|| "the vm.toml cannot be read".to_owned(), ToString::to_string))
+        })?;
+        Ok(Self {
+            order,
+            peer,
+            connection: None,
+            own_identity,
+            config,
+            ram: Arc::new(ram),
+            bitmap: None,
+            monitor: Monitor::over(monitor),
+            source: None,
+            sending: VecDeque::new(),
+            questions: Vec::new(),
+            ended: false,
+        })
+    }
+
+    /// Whether nothing more is to be done.
+    pub fn is_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// The connection is there.
+    pub fn connected(&mut self, now: Instant, desk: &mut Desk<'_>, link: LinkFacts) {
+        let at = desk.clock.of(now);
+        match self.plan(link) {
+            Ok(plan) => self.source = Some(Source::new(at, plan)),
+            Err(reason) => self.refuse(desk, reason),
+        }
+    }
+
+    fn plan(&self, link: LinkFacts) -> Result<Plan, Reason> {
+        let vm = &self.order.vm;
+        let stun_max = Duration::from_millis(u64::from(self.config.migration.stun_ms_max));
+        let machine = postcard::to_stdvec(vm).map_err(|error| defect(error.to_string()))?;
+        let state_bytes = STATE_BYTES_OF_DEVICES + STATE_BYTES_A_CPU * u64::from(vm.spec.cpus);
+        let offer = Offer {
+            vm: VmFacts::of(&self.config, &vm.datastore),
+            config_text: vm.config.clone(),
+            machine,
+            source: (*self.order.facts).clone(),
+            link,
+            run_state: if vm.paused { RunState::Paused } else { RunState::Running },
+            epoch: vm.epoch,
+            state_bytes,
+            stun_us_max: stun_max.micros(),
+            verify: self.config.migration.verify,
+            check_only: self.order.check_only,
+            force_link: false,
+        };
+        let offer = ValidatedOffer::new(offer).map_err(|error| defect(format!("the VM cannot be offered: {error}")))?;
+        let bandwidth = link.bandwidth_bytes_per_s.or(link.speed_mbits.map(|mbits| u64::from(mbits) * 100_000));
+        Ok(Plan {
+            migration: MigrationId(self.order.id),
+            destination: self.order.destination.clone(),
+            build: env!("CARGO_PKG_VERSION").to_owned(),
+            costs: Costs::expected(vm.spec.cpus),
+            policy: Policy { stun_max, throttle: true, no_convergence: NoConvergence::Abort },
+            bandwidth_bytes_per_s: bandwidth.unwrap_or(100_000_000),
+            offer,
+            started_unix_s: clock::unix_s(),
+        })
+    }
+
+    /// Ends before the machine exists.
+    pub fn refuse(&mut self, desk: &mut Desk<'_>, reason: Reason) {
+        let vm = &self.order.vm;
+        let doing = if vm.paused { "paused" } else { "running" };
+        let failure = Diagnosis::of(format!("VM {} was not migrated", vm.name), vec![reason])
+            .vm_now(format!("it is still {doing} on this host"));
+        self.ended = true;
+        desk.tell(FromMigrate::Ended(Box::new(Ended {
+            id: self.order.id,
+            runs_here: true,
+            epoch: vm.epoch,
+            receipt: None,
+            failure: Some(failure),
+        })));
+    }
+
+    /// Tells the machine something, and does what it wants.
+    pub fn hear(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>, input: Input) {
+        if let Some(source) = &mut self.source {
+            source.handle_input(desk.clock.of(now), input);
+        }
+        self.go_on(now, desk, wire);
+    }
+
+    /// The connection is gone.
+    pub fn lost(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>, cause: String) {
+        if self.source.is_none() && !self.ended {
+            let hint = format!("network migration-nic; on {}: network migration-nic", self.order.destination);
+            return self.refuse(desk, Reason::new(cause, hint));
+        }
+        self.sending.clear();
+        self.hear(now, desk, wire, Input::LinkDown { cause });
+    }
+
+    /// A person gives it up.
+    pub fn cancel(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>) {
+        if self.source.is_none() && !self.ended {
+            return self.refuse(desk, Reason::new("it was cancelled before it began", "vm migrate starts it again"));
+        }
+        self.hear(now, desk, wire, Input::Cancel);
+    }
+
+    /// When [`Self::wake`] is to be called.
+    pub fn deadline(&self, desk: &Desk<'_>) -> Option<Instant> {
+        self.source.as_ref()?.poll_timeout().map(|deadline| desk.clock.back(deadline.at))
+    }
+
+    /// A deadline may have passed.
+    pub fn wake(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>) {
+        if let Some(source) = &mut self.source {
+            source.handle_timeout(desk.clock.of(now));
+        }
+        self.go_on(now, desk, wire);
+    }
+
+    /// The connections whose other ends may answer: the monitor's first, then one for each question.
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let mut all = vec![self.monitor.as_fd()];
+        all.extend(self.questions.iter().map(AsFd::as_fd));
+        all
+    }
+
+    /// One of [`Self::descriptors`] is readable.
+    pub fn readable(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>, index: usize) {
+        let input = match index.checked_sub(1) {
+            None => self.monitor_answered(),
+            Some(question) if question < self.questions.len() => {
+                let question = self.questions.remove(question);
+                Some(Input::Lease(question.asked(), question.answer()))
+            }
+            Some(_) => None,
+        };
+        if let Some(input) = input {
+            self.hear(now, desk, wire, input);
+        }
+    }
+
+    fn monitor_answered(&mut self) -> Option<Input> {
+        let (purpose, answer, beside) = match self.monitor.take() {
+            Ok(answered) => answered?,
+            Err(error) => return Some(gone(&error)),
+        };
+        let done = match &answer {
+            VmmAnswer::Failed(why) => Err(Reason::new(why.clone(), format!("log show vmm-{}", self.order.vm.name))),
+            _ => Ok(()),
+        };
+        Some(match purpose {
+            Purpose::StartLog => Input::DirtyLogStarted(done),
+            Purpose::Harvest => Input::DirtyHarvested(done.and_then(|()| self.harvested())),
+            Purpose::Stun => Input::GuestStunned(done.and_then(|()| self.stopped(&answer, beside))),
+            Purpose::Resume => Input::GuestResumed(done),
+            Purpose::Restore | Purpose::Nothing => return None,
+        })
+    }
+
+    fn harvested(&self) -> Result<PageSet, Reason> {
+        let bitmap = self.bitmap.as_ref().ok_or_else(|| defect("there is no dirty bitmap"))?;
+        let mut set = PageSet::empty(self.ram.pages());
+        for index in 0..bitmap.words().len() {
+            set.or_word(index, bitmap.take_word(index));
+        }
+        Ok(set)
+    }
+
+    fn stopped(&self, answer: &VmmAnswer, beside: Vec<OwnedFd>) -> Result<Stopped, Reason> {
+        let VmmAnswer::Saved { length, stop_us, save_us } = *answer else {
+            return Err(defect("the monitor did not say that it saved the state"));
+        };
+        let state = monitor::bytes_of(beside, length).map_err(|error| defect(error.to_string()))?;
+        Ok(Stopped { run_state: self.run_state(), stop_us, save_us, state })
+    }
+
+    fn run_state(&self) -> RunState {
+        if self.order.vm.paused { RunState::Paused } else { RunState::Running }
+    }
+
+    /// Does what the machine wants, and sends what the transport takes.
+    pub fn go_on(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>) {
+        loop {
+            while let Some(effect) = self.source.as_mut().and_then(Source::poll_effect) {
+                if let Some(input) = self.effect(desk, wire, effect)
+                    && let Some(source) = &mut self.source
+                {
+                    source.handle_input(desk.clock.of(now), input);
+                }
+            }
+            let Some(sent) = self.send(wire) else { return };
+            if let Some(source) = &mut self.source {
+                source.handle_input(desk.clock.of(now), Input::PagesSent(sent));
+            }
+        }
+    }
+
+    /// Sends until the transport is full or a batch is done.
+    fn send(&mut self, wire: &mut Wire<'_>) -> Option<PagesSent> {
+        let (connection, sending) = (self.connection?, self.sending.front_mut()?);
+        let stack = std::cell::RefCell::new(wire);
+        let buffer = || stack.borrow_mut().stack.buffer(connection);
+        match sending.go_on(&self.ram, buffer, |record| stack.borrow_mut().stack.send_record(connection, record)) {
+            Ok(Step::Full) => None,
+            Ok(Step::Done(sent)) => {
+                self.sending.pop_front();
+                Some(sent)
+            }
+            // The end of the connection is told by an event of its own.
+            Err(_) => {
+                self.sending.clear();
+                None
+            }
+        }
+    }
+
+    fn effect(&mut self, desk: &mut Desk<'_>, wire: &mut Wire<'_>, effect: Effect) -> Option<Input> {
+        match effect {
+            Effect::SendControl(bytes) => {
+                if let Some(connection) = self.connection
+                    && let Err(error) = wire.stack.send_control(connection, &bytes)
+                {
+                    return Some(Input::LinkDown { cause: error.to_string() });
+                }
+                None
+            }
+            Effect::StartDirtyLog => self.start_log(),
+            Effect::SendPages(batch) => {
+                self.sending.push_back(Sending::new(MigrationId(self.order.id), batch));
+                None
+            }
+            Effect::HarvestDirty => self.ask_monitor(VmmRequest::DirtyLogHarvest, Vec::new(), Purpose::Harvest),
+            Effect::StunGuest => self.ask_monitor(VmmRequest::Save, Vec::new(), Purpose::Stun),
+            Effect::HashRange { first, count } => {
+                desk.hasher.ask(self.order.id, &self.ram, first, count);
+                None
+            }
+            Effect::ResumeGuest(right) => self.resume(&right),
+            Effect::Throttle { percent } => {
+                self.ask_monitor(VmmRequest::Throttle { percent }, Vec::new(), Purpose::Nothing)
+            }
+            Effect::StopDirtyLog => {
+                self.bitmap.as_ref()?;
+                self.ask_monitor(VmmRequest::DirtyLogStop, Vec::new(), Purpose::Nothing)
+            }
+            Effect::Lease(ask) => self.ask_lease(desk, ask),
+            Effect::ReleaseMemory => {
+                desk.tell(FromMigrate::Release(self.order.id));
+                Some(Input::MemoryReleased)
+            }
+            Effect::Report(progress) => {
+                desk.tell(FromMigrate::Progress(shown(self.order.id, &progress)));
+                None
+            }
+            Effect::Finish(outcome) => {
+                self.finish(desk, *outcome);
+                None
+            }
+        }
+    }
+
+    fn ask_monitor(&mut self, request: VmmRequest, beside: Vec<OwnedFd>, purpose: Purpose) -> Option<Input> {
+        self.monitor.ask(request, beside, purpose).err().map(|error| gone(&error))
+    }
+
+    fn start_log(&mut self) -> Option<Input> {
+        let made = || -> Result<(DirtyBitmap, OwnedFd), String> {
+            let bytes = vec![0; usize::try_from(DirtyBitmap::bytes_for(self.ram.pages())).unwrap_or(0)];
+            let memfd = monitor::memfd_of("dirty", &bytes).map_err(|error| error.to_string())?;
+            let ours = memfd.try_clone().map_err(|error| error.to_string())?;
+            Ok((DirtyBitmap::shared(ours, self.ram.pages()).map_err(|error| error.to_string())?, memfd))
+        };
+        match made() {
+            Ok((bitmap, memfd)) => {
+                self.bitmap = Some(bitmap);
+                self.ask_monitor(VmmRequest::DirtyLogStart, vec![memfd], Purpose::StartLog)
+            }
+            Err(why) => Some(Input::DirtyLogStarted(Err(defect(why)))),
+        }
+    }
+
+    /// The right is what allows it: it exists only where the lease names this host.
+    fn resume(&mut self, right: &RightToRun) -> Option<Input> {
+        log::info!("VM {} goes on here in epoch {}", self.order.vm.name, right.epoch());
+        if self.run_state() == RunState::Paused {
+            return Some(Input::GuestResumed(Ok(())));
+        }
+        self.ask_monitor(VmmRequest::Resume, Vec::new(), Purpose::Resume)
+    }
+
+    fn ask_lease(&mut self, desk: &Desk<'_>, ask: LeaseAsk) -> Option<Input> {
+        let vm = VmOnDatastore { datastore: self.order.vm.datastore.clone(), vm: self.order.vm.name.clone() };
+        match Question::ask(desk.run_dir, ask, vm, self.own_identity, self.order.vm.epoch) {
+            Ok(question) => {
+                self.questions.push(question);
+                None
+            }
+            Err(answer) => Some(Input::Lease(ask, answer)),
+        }
+    }
+
+    fn finish(&mut self, desk: &mut Desk<'_>, outcome: Outcome) {
+        self.ended = true;
+        let here = match &outcome.vm {
+            VmNow::On(host, _) | VmNow::StoppedOn(host) => *host == self.order.facts.host,
+            VmNow::NotHere => false,
+        };
+        let blocked = outcome.findings.iter().any(|finding| finding.severity == Severity::Blocker);
+        // A check that found nothing in the way ends the migration too, but is no failure.
+        let checked = self.order.check_only && !blocked && outcome.verdict == Verdict::Cancelled;
+        let failure = if blocked {
+            refusal(&self.order.vm.name, &self.order.facts.host, &outcome.findings)
+        } else if checked {
+            None
+        } else {
+            outcome.diagnosis
+        };
+        let epoch = outcome.receipt.as_ref().map_or(self.order.vm.epoch, |receipt| receipt.epoch);
+        let receipt = if self.order.check_only { None } else { outcome.receipt };
+        let ended = Ended { id: self.order.id, runs_here: here, epoch, receipt, failure };
+        desk.tell(FromMigrate::Ended(Box::new(ended)));
+    }
+}
+
+fn gone(error: &ChannelError) -> Input {
+    Input::GuestGone { cause: format!("the VM's monitor is gone: {error}") }
+}
+
+/// Progress as people see it.
+fn shown(id: crate::api::migrate::MigrationId, progress: &Progress) -> MigrationProgress {
+    let phase = match (&progress.note, progress.round) {
+        (Some(note), _) => format!("{}: {note}", progress.phase),
+        (None, 0) => progress.phase.to_owned(),
+        (None, round) => format!("{} round {round}", progress.phase),
+    };
+    let thousandths = (progress.pages > 0).then(|| progress.pages_sent * 1000 / progress.pages);
+    MigrationProgress {
+        id,
+        phase,
+        thousandths: thousandths.and_then(|value| u16::try_from(value).ok()),
+        predicted_stun_us: progress.prediction.map(|prediction| prediction.stun_us),
+    }
+}
