@@ -81,6 +81,10 @@ pub fn refusal(kind: &DatastoreKind, error: &io::Error) -> Reason {
             format!("{server} does not speak NFS version {version}: {error}"),
             "choose another datastore.NAME.version: 4.1, 4.2 or 3".to_owned(),
         ),
+        Some(rustix::io::Errno::IO | rustix::io::Errno::CONNRESET | rustix::io::Errno::PIPE) => (
+            format!("{server} port {port} accepts connections, but does not answer as an NFS server"),
+            "correct datastore.NAME.server and port, or look at what lies between: network nics, host show".to_owned(),
+        ),
         Some(rustix::io::Errno::NODEV) => {
             ("this kernel has no NFS client".to_owned(), "boot the image's own kernel".to_owned())
         }

@@ -19,6 +19,8 @@ use crate::network;
 
 /// Name of a host that nobody named.
 const HOSTNAME_DEFAULT: &str = "godwit";
+/// The one binary, even after somebody replaced it.
+const OURSELVES: &str = "/proc/self/exe";
 /// Where logs of roles are kept.
 const LOG_FOLDER: &str = "/run/godwit/log";
 /// How long boot media may take to appear when a boot loader that must have read one started this kernel.
@@ -148,7 +150,8 @@ impl Boot {
     }
 
     fn roles(&mut self) -> Result<Supervisor, String> {
-        let mut supervisor = Supervisor::new(PathBuf::from(LOG_FOLDER)).map_err(|error| error.to_string())?;
+        let mut supervisor =
+            Supervisor::new(PathBuf::from(OURSELVES), PathBuf::from(LOG_FOLDER)).map_err(|error| error.to_string())?;
         order::listen_for(&RunDir::from_environment(), supervisor.sender()).map_err(|error| error.to_string())?;
         power_button::watch(&supervisor.sender());
         supervisor.take_on_manifest();
@@ -171,7 +174,7 @@ fn came_from_medium() -> bool {
 /// Runs the `configure` role once and takes its bounded answer.
 fn configure() -> Result<Answer, String> {
     let log = gather::into_log(LOG_FOLDER.as_ref(), "configure").map_err(|error| error.to_string())?;
-    let mut child = Command::new("/proc/self/exe")
+    let mut child = Command::new(OURSELVES)
         .arg("configure")
         .env_clear()
         .stdin(Stdio::null())

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
@@ -55,17 +55,19 @@ pub(super) struct Supervisor {
     events: Receiver<Event>,
     sender: Sender<Event>,
     logs: PathBuf,
+    program: PathBuf,
     // Ends of children that are nobody's yet: a child may end before its spawn call returned.
     strays: VecDeque<(Pid, WaitStatus)>,
 }
 
 impl Supervisor {
-    /// Starts reaping. From now on no other code of this process may wait for a child.
-    pub(super) fn new(logs: PathBuf) -> std::io::Result<Self> {
+    /// Starts reaping: from now on no other code of this process may wait for a child. Roles are started as `program ROLE`
+    /// and their logs kept in `logs`.
+    pub(super) fn new(program: PathBuf, logs: PathBuf) -> std::io::Result<Self> {
         let (sender, events) = channel();
         let reaped = sender.clone();
         std::thread::Builder::new().name("reap".into()).spawn(move || reap(&reaped))?;
-        Ok(Self { roles: Vec::new(), events, sender, logs, strays: VecDeque::new() })
+        Ok(Self { roles: Vec::new(), events, sender, logs, program, strays: VecDeque::new() })
     }
 
     /// Where others put events.
@@ -190,7 +192,7 @@ impl Supervisor {
 
     fn start(&mut self, index: usize) {
         let one = &mut self.roles[index];
-        match spawn(one, &self.logs) {
+        match spawn(one, &self.program, &self.logs) {
             Ok(pid) => {
                 one.state = State::Running { pid, since: Instant::now() };
                 if let Some(at) = self.strays.iter().position(|(stray, _)| *stray == pid)
@@ -260,8 +262,8 @@ impl Supervised {
     }
 }
 
-fn spawn(one: &Supervised, logs: &std::path::Path) -> std::io::Result<Pid> {
-    let mut command = Command::new("/proc/self/exe");
+fn spawn(one: &Supervised, program: &Path, logs: &Path) -> std::io::Result<Pid> {
+    let mut command = Command::new(program);
     command.arg(one.name.to_string()).env_clear().current_dir("/").stderr(gather::into_log(logs, &one.title())?);
     match &one.terminal {
         Some(name) => {
@@ -298,5 +300,124 @@ fn describe(status: WaitStatus) -> String {
         (Some(code), _) => format!("status {code}"),
         (None, Some(signal)) => format!("signal {signal}"),
         (None, None) => "no status".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// Generous: only a failure waits this long.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// Supervision takes every child of its process, so each test runs alone in one of its own: this very test, started
+    /// again with `--ignored`.
+    fn alone(test: &str) {
+        let name = format!("init::supervise::tests::{test}");
+        let outcome =
+            Command::new(std::env::current_exe().unwrap()).args(["--exact", &name, "--ignored"]).output().unwrap();
+        assert!(outcome.status.success(), "{}", String::from_utf8_lossy(&outcome.stdout));
+    }
+
+    struct Stage {
+        folder: PathBuf,
+        supervisor: Supervisor,
+    }
+
+    impl Stage {
+        /// A supervisor whose roles are this script.
+        fn new(name: &str, script: &str) -> Self {
+            let folder = std::env::temp_dir().join(format!("godwit-{name}-{}", std::process::id()));
+            fs::create_dir_all(&folder).unwrap();
+            let program = folder.join("role");
+            fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+            let supervisor = Supervisor::new(program, folder.clone()).unwrap();
+            Self { folder, supervisor }
+        }
+
+        fn role(&mut self, stop_s_max: u64) {
+            let role =
+                Role { stop_s_max, backoff_ms_min: 20, steady_s: 3600, ..role::manifest()[&RoleName::Host].clone() };
+            self.supervisor.take_on(RoleName::Host, Box::leak(Box::new(role)), None);
+        }
+
+        /// Carries on until the log says `wanted`.
+        fn until_logged(&mut self, wanted: &str) {
+            let deadline = Instant::now() + PATIENCE;
+            while !fs::read_to_string(self.folder.join("host.log")).unwrap_or_default().contains(wanted) {
+                assert!(Instant::now() < deadline, "the log never said {wanted}");
+                self.supervisor.start_due();
+                if let Ok(Event::Ended(pid, status)) = self.supervisor.events.recv_timeout(Duration::from_millis(10)) {
+                    self.supervisor.ended(pid, status);
+                }
+            }
+        }
+    }
+
+    impl Drop for Stage {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.folder);
+        }
+    }
+
+    #[test]
+    fn a_role_that_ends_is_started_again_and_its_orphans_are_reaped() {
+        alone("restarts");
+    }
+
+    #[test]
+    #[ignore = "started by the test above, in a process of its own"]
+    fn restarts() {
+        let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+        // Leaves an orphan behind, says which run this is, and fails.
+        let mut stage =
+            Stage::new("restarts", "sleep 0.01 & echo run >> $0.runs; wc -l < $0.runs | sed 's/^/run /' >&2; exit 3");
+        stage.role(1);
+        stage.until_logged("run 3");
+        let report = stage.supervisor.report().remove(0);
+        assert!(report.restarts >= 2, "{report:?}");
+        assert!(stage.supervisor.roles[0].failures >= 2, "the pauses grow");
+        stage.supervisor.stop_all();
+        assert_eq!(stage.supervisor.report()[0].pid, None, "and stays down at shutdown");
+        let children =
+            fs::read_to_string(format!("/proc/self/task/{}/children", std::process::id())).unwrap_or_default();
+        for pid in children.split_whitespace() {
+            let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            assert!(!state.contains(") Z "), "a zombie is left: {state}");
+        }
+    }
+
+    #[test]
+    fn a_role_that_does_not_stop_is_killed_and_holds_nobody_up() {
+        alone("is_killed");
+    }
+
+    #[test]
+    #[ignore = "started by the test above, in a process of its own"]
+    fn is_killed() {
+        let mut stage = Stage::new("killed", "trap '' TERM; echo deaf >&2; while :; do sleep 0.05; done");
+        stage.role(1);
+        stage.until_logged("deaf");
+        stage.supervisor.stop_all();
+        assert_eq!(stage.supervisor.report()[0].pid, None);
+    }
+
+    #[test]
+    fn a_role_gets_the_time_that_the_manifest_gives_it() {
+        alone("stops_itself");
+    }
+
+    #[test]
+    #[ignore = "started by the test above, in a process of its own"]
+    fn stops_itself() {
+        let script = "trap 'sleep 0.3; echo tidied up >&2; exit 0' TERM; echo here >&2; while :; do sleep 0.05; done";
+        let mut stage = Stage::new("stops", script);
+        stage.role(PATIENCE.as_secs());
+        stage.until_logged("here");
+        stage.supervisor.stop_all();
+        stage.until_logged("tidied up");
     }
 }
