@@ -254,3 +254,103 @@ impl Decided {
         write
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::identity::{AreaId, Generation, HostId, Incarnation};
+    use super::super::layout::{Geometry, Place};
+    use super::*;
+
+    fn area() -> Area {
+        Area { id: AreaId(3), geometry: Geometry::new(512, 3, 1).expect("valid") }
+    }
+
+    fn host(slot: u16) -> Value {
+        Value::Holder(Incarnation { slot: Slot(slot), generation: Generation(1), host: HostId(slot.into()) })
+    }
+
+    /// A disk of one bank.
+    struct Disk(Vec<u8>);
+
+    impl Disk {
+        fn bank() -> Bank {
+            area().geometry.vm(Place(0))
+        }
+
+        fn new() -> Self {
+            Self(vec![0; Self::bank().extent().bytes])
+        }
+
+        fn view(&self, me: u16) -> View {
+            View::parse(area(), Self::bank(), Slot(me), Tenancy(1), &self.0).expect("readable")
+        }
+
+        fn write(&mut self, write: &Write) {
+            let (offset, data) = register::write(Self::bank(), area().id, write.slot, write.sequence, &write.block);
+            let start = (offset - Self::bank().extent().offset) as usize;
+            self.0[start..start + data.len()].copy_from_slice(&data);
+        }
+
+        fn prepare(&mut self, me: u16) -> Prepared {
+            let promising = self.view(me).promise(host(me));
+            self.write(promising.write());
+            promising.read(&self.view(me)).expect("nobody else is there")
+        }
+    }
+
+    #[test]
+    fn a_value_that_may_be_chosen_is_completed_by_whoever_comes_next() {
+        let mut disk = Disk::new();
+        let accepting = disk.prepare(0).accept();
+        disk.write(accepting.write());
+        // Host 0 dies here: it has decided, and nobody knows.
+        let prepared = disk.prepare(1);
+        assert_eq!((prepared.value(), prepared.epoch()), (host(0), Epoch(1)));
+        let accepting = prepared.accept();
+        disk.write(accepting.write());
+        let decided = accepting.read(&disk.view(1)).expect("alone");
+        disk.write(&decided.publish());
+        assert_eq!(disk.view(2).decided(), Some((Epoch(1), host(0))));
+    }
+
+    #[test]
+    fn a_commit_that_comes_after_a_higher_ballot_does_not_decide() {
+        let mut disk = Disk::new();
+        let destination = disk.prepare(1);
+        let source = disk.prepare(0).accept();
+        disk.write(source.write());
+        let late = destination.accept();
+        disk.write(late.write());
+        assert_eq!(late.read(&disk.view(1)).map(|d| d.value()), Err(Outvoted::Higher));
+        assert_eq!(source.read(&disk.view(0)).expect("the higher ballot").value(), host(0));
+    }
+
+    #[test]
+    fn a_block_that_does_not_read_back_is_no_ground_for_a_decision() {
+        let mut disk = Disk::new();
+        let before = disk.0.clone();
+        let accepting = disk.prepare(0).accept();
+        disk.write(accepting.write());
+        disk.0 = before;
+        assert_eq!(accepting.read(&disk.view(0)).map(|d| d.value()), Err(Outvoted::Foreign));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_a_view_panic(
+            bytes in prop::collection::vec(any::<u8>(), 3 * 1_024), zero in prop::collection::vec(any::<bool>(), 6),
+        ) {
+            let mut bytes = bytes;
+            for (sector, zero) in bytes.chunks_exact_mut(512).zip(zero) {
+                if zero {
+                    sector.fill(0);
+                }
+            }
+            if let Ok(view) = View::parse(area(), Disk::bank(), Slot(0), Tenancy(1), &bytes) {
+                let _ = view.promise(host(0)).read(&view);
+            }
+        }
+    }
+}

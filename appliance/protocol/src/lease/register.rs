@@ -57,3 +57,52 @@ pub fn write<R: Record>(bank: Bank, area: AreaId, slot: Slot, sequence: u64, val
     data.resize(bytes, 0);
     (offset, data)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::identity::Tenancy;
+    use super::super::layout::Geometry;
+    use super::super::record::Block;
+    use super::*;
+
+    const AREA: AreaId = AreaId(9);
+
+    fn put(bytes: &mut [u8], bank: Bank, sequence: u64, tenancy: u64, torn_at: usize) {
+        let (offset, data) = write(bank, AREA, Slot(1), sequence, &Block::blank(Tenancy(tenancy)));
+        let start = (offset - bank.extent().offset) as usize;
+        let landed = torn_at.min(data.len());
+        bytes[start..start + landed].copy_from_slice(&data[..landed]);
+    }
+
+    proptest! {
+        #[test]
+        fn a_torn_write_leaves_the_value_before_it(
+            stride in prop_oneof![Just(512_u32), Just(4_096)], writes in 1..6_u64, torn_at in 0..513_usize,
+        ) {
+            let bank = Geometry::new(stride, 3, 1).expect("valid").vm(super::super::layout::Place(0));
+            let mut bytes = vec![0; bank.extent().bytes];
+            for sequence in 1..writes {
+                put(&mut bytes, bank, sequence, sequence, usize::MAX);
+            }
+            put(&mut bytes, bank, writes, writes, torn_at);
+            let register = read::<Block>(bank, AREA, Slot(1), &bytes).expect("one copy is whole");
+            let seen = register.value.map_or(0, |block| block.tenancy.0);
+            prop_assert!(seen == writes || seen == writes - 1);
+            prop_assert_eq!(register.sequence, seen);
+        }
+    }
+
+    #[test]
+    fn a_register_that_is_lost_is_not_taken_for_an_empty_one() {
+        let bank = Geometry::new(512, 3, 1).expect("valid").hosts();
+        let mut bytes = vec![0; bank.extent().bytes];
+        put(&mut bytes, bank, 1, 1, usize::MAX);
+        put(&mut bytes, bank, 2, 2, usize::MAX);
+        let start = 2 * 512;
+        bytes[start..start + 1_024].fill(0xa5);
+        assert_eq!(read::<Block>(bank, AREA, Slot(1), &bytes), Err(Corrupt(Slot(1))));
+        assert!(read::<Block>(bank, AREA, Slot(1), &[]).is_err());
+    }
+}
