@@ -31,11 +31,18 @@ struct Source {
     message: Option<MsiMessage>,
 }
 
+#[derive(Debug, Default)]
+struct Routes {
+    sources: BTreeMap<Gsi, Source>,
+    /// Changes are kept back until [`Irqchip::publish_all`].
+    kept_back: bool,
+}
+
 /// The kernel's interrupt controllers of one machine.
 #[derive(Debug)]
 pub struct Irqchip {
     vm: Arc<VmFd>,
-    sources: Mutex<BTreeMap<Gsi, Source>>,
+    routes: Mutex<Routes>,
 }
 
 /// What is saved of the controllers that the vCPUs share.
@@ -61,8 +68,8 @@ impl Irqchip {
         // The speaker's port is handled with the PIT, as its gate bits are where guests calibrate their TSC.
         let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
         vm.create_pit2(pit).map_err(refused("the timer"))?;
-        let chip = Self { vm, sources: Mutex::default() };
-        chip.publish(&enter(&chip.sources))?;
+        let chip = Self { vm, routes: Mutex::default() };
+        chip.publish(&enter(&chip.routes))?;
         Ok(chip)
     }
 
@@ -81,10 +88,29 @@ impl Irqchip {
         Arc::new(Line { vm: Arc::clone(&self.vm), gsi })
     }
 
+    /// Keeps changes of routes back until [`Self::publish_all`]: each table that the kernel is given costs it a wait for all
+    /// vCPUs to have let go of the one before, and on a restore every device has routes to set.
+    pub fn keep_back(&self) {
+        enter(&self.routes).kept_back = true;
+    }
+
+    /// Gives the kernel the table with all changes, and from now on each at once.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn publish_all(&self) -> Result<(), InterruptError> {
+        let mut routes = enter(&self.routes);
+        routes.kept_back = false;
+        self.publish(&routes)
+    }
+
     /// Writes the whole table to the kernel.
-    fn publish(&self, sources: &BTreeMap<Gsi, Source>) -> Result<(), InterruptError> {
+    fn publish(&self, routes: &Routes) -> Result<(), InterruptError> {
+        if routes.kept_back {
+            return Ok(());
+        }
         let mut entries = pin_entries();
-        entries.extend(sources.iter().filter_map(|(gsi, source)| Some(msi_entry(*gsi, source.message?))));
+        entries.extend(routes.sources.iter().filter_map(|(gsi, source)| Some(msi_entry(*gsi, source.message?))));
         let table =
             KvmIrqRouting::from_entries(&entries).map_err(|_| InterruptError::Exhausted { limit: MSI_VECTORS_MAX })?;
         self.vm.set_gsi_routing(&table).map_err(refused("the interrupt routes"))
@@ -175,7 +201,7 @@ fn msi_entry(gsi: Gsi, message: MsiMessage) -> kvm_irq_routing_entry {
 
 impl MsiSink for Irqchip {
     fn allocate(&self) -> Result<MsiVector, InterruptError> {
-        let mut sources = enter(&self.sources);
+        let sources = &mut enter(&self.routes).sources;
         let free = (IOAPIC_PINS..IOAPIC_PINS + MSI_VECTORS_MAX).find(|gsi| !sources.contains_key(gsi));
         let gsi = free.ok_or(InterruptError::Exhausted { limit: MSI_VECTORS_MAX })?;
         let event = new_event()?;
@@ -186,27 +212,27 @@ impl MsiSink for Irqchip {
     }
 
     fn route(&self, changes: &[(Gsi, Option<MsiMessage>)]) -> Result<(), InterruptError> {
-        let mut sources = enter(&self.sources);
-        if let Some((gsi, _)) = changes.iter().find(|(gsi, _)| !sources.contains_key(gsi)) {
+        let mut routes = enter(&self.routes);
+        if let Some((gsi, _)) = changes.iter().find(|(gsi, _)| !routes.sources.contains_key(gsi)) {
             return Err(InterruptError::Unknown { gsi: *gsi });
         }
         let mut changed = false;
         for (gsi, message) in changes {
-            if let Some(source) = sources.get_mut(gsi)
+            if let Some(source) = routes.sources.get_mut(gsi)
                 && source.message != *message
             {
                 source.message = *message;
                 changed = true;
             }
         }
-        if changed { self.publish(&sources) } else { Ok(()) }
+        if changed { self.publish(&routes) } else { Ok(()) }
     }
 
     fn release(&self, gsi: Gsi) -> Result<(), InterruptError> {
-        let mut sources = enter(&self.sources);
-        let source = sources.remove(&gsi).ok_or(InterruptError::Unknown { gsi })?;
+        let mut routes = enter(&self.routes);
+        let source = routes.sources.remove(&gsi).ok_or(InterruptError::Unknown { gsi })?;
         self.vm.unregister_irqfd(&source.vector.event, gsi).map_err(refused("the removal of an interrupt event"))?;
-        if source.message.is_some() { self.publish(&sources) } else { Ok(()) }
+        if source.message.is_some() { self.publish(&routes) } else { Ok(()) }
     }
 }
 

@@ -112,6 +112,9 @@ pub enum MachineError {
         /// What it is.
         phase: Phase,
     },
+    /// The guest has ended, as its event says, and must be reset before it can run.
+    #[error("the guest has ended; it can run again after a reset")]
+    Ended,
     /// A vCPU did not do as it was told in time.
     #[error("vCPU {vcpu} did not {what} within {seconds} s")]
     Stuck {

@@ -184,14 +184,19 @@ impl Machine {
         Ok(())
     }
 
-    /// Runs the guest, for the first time or again.
+    /// Runs the guest, for the first time or again. One that runs already goes on.
     ///
     /// # Errors
-    /// [`MachineError::Phase`] if there is nothing to run or the guest has ended; [`MachineError::Device`] (the machine
+    /// [`MachineError::Phase`] if there is nothing to run; [`MachineError::Ended`]; [`MachineError::Device`] (the machine
     /// stays paused); [`MachineError::Stuck`].
     pub fn resume(&mut self) -> Result<(), MachineError> {
-        if self.phase != Phase::Ready || self.events.ended() {
-            return Err(MachineError::Phase { what: "run", phase: self.phase });
+        if self.events.ended() {
+            return Err(MachineError::Ended);
+        }
+        match self.phase {
+            Phase::Empty => return Err(MachineError::Phase { what: "run", phase: self.phase }),
+            Phase::Running => return Ok(()),
+            Phase::Ready => {}
         }
         let started = Instant::now();
         for (index, device) in self.devices.iter().enumerate() {

@@ -43,7 +43,8 @@ impl BirthState {
         irqchip.import_state(&self.irqchip)?;
         for (vcpu, state) in vcpus.iter().zip(&self.vcpus) {
             let descriptor = descriptor(vcpu);
-            state.restore(&descriptor, context, false)?;
+            // Whatever it has been given since, it keeps: its birth is not another processor.
+            state.restore(&descriptor, context, state.cpuid())?;
             state.restore_late(&descriptor)?;
         }
         Ok(())
@@ -54,8 +55,12 @@ impl Machine {
     /// The whole state of a paused machine but its memory. It can be taken any number of times, and the machine can go on.
     ///
     /// # Errors
-    /// [`MachineError::Phase`] unless it is paused; [`MachineError::State`].
+    /// [`MachineError::Phase`] unless it is paused; [`MachineError::Ended`] if the guest has ended, which happens where it is
+    /// and is not carried elsewhere; [`MachineError::State`].
     pub fn export_state(&mut self) -> Result<Vec<u8>, MachineError> {
+        if self.events.ended() {
+            return Err(MachineError::Ended);
+        }
         if self.phase != Phase::Ready {
             return Err(MachineError::Phase { what: "be saved", phase: self.phase });
         }
@@ -101,12 +106,14 @@ impl Machine {
             vcpus.push(reader.take_decoded::<VcpuState>(vcpu_chunk(index), "a vCPU")?);
         }
         self.restore_processors(&irqchip, vcpus, clock)?;
+        self.irqchip.keep_back();
         for device in &self.devices {
             let mut device = enter(device);
             let chunk = device.chunk();
             let (version, payload) = reader.take(chunk.kind, chunk.instance)?;
             device.import_state(version, payload)?;
         }
+        self.irqchip.publish_all()?;
         reader.finish()?;
         self.timings.restore = started.elapsed();
         self.phase = Phase::Ready;
@@ -121,8 +128,8 @@ impl Machine {
     ) -> Result<(), StateError> {
         self.irqchip.import_state(irqchip)?;
         let descriptors: Vec<_> = self.vcpus.iter().map(descriptor).collect();
-        for (vcpu, state) in descriptors.iter().zip(&states) {
-            state.restore(vcpu, &self.context, true)?;
+        for ((vcpu, state), present) in descriptors.iter().zip(&states).zip(&self.cpuids) {
+            state.restore(vcpu, &self.context, present)?;
         }
         restore_tscs(descriptors.iter().map(|vcpu| &**vcpu).zip(&states))?;
         for (vcpu, state) in descriptors.iter().zip(&states) {

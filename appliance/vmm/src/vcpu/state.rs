@@ -146,17 +146,22 @@ impl VcpuState {
     }
 
     /// Gives a fresh vCPU what does not depend on the others; [`restore_tscs`] and [`Self::restore_late`] come after.
-    /// With `fresh` false CPUID is left alone: the vCPU has run, and KVM does not take it any more.
+    /// `present` is the CPUID that the vCPU has. Another can only be given to one that has never run.
     ///
     /// # Errors
     /// [`StateError`].
-    pub fn restore(&self, vcpu: &VcpuFd, context: &StateContext, fresh: bool) -> Result<(), StateError> {
-        if fresh {
+    pub fn restore(
+        &self,
+        vcpu: &VcpuFd,
+        context: &StateContext,
+        present: &[kvm_cpuid_entry2],
+    ) -> Result<(), StateError> {
+        if self.cpuid != present {
             cpuid::check_subset(&self.cpuid, &context.cpuid)?;
             cpuid::set(vcpu, &self.cpuid)
                 .map_err(|error| StateError::invalid("a vCPU", format!("KVM refused its CPUID ({error})")))?;
-            self.restore_tsc_rate(vcpu);
         }
+        self.restore_tsc_rate(vcpu);
         let (early, others): (Vec<_>, Vec<_>) =
             self.msrs.iter().copied().partition(|(number, _)| *number == msrs::FEATURE_CONTROL);
         msrs::write(vcpu, &early)?;

@@ -76,7 +76,8 @@ fn each_end_of_a_guest_is_an_event_of_its_own() {
         machine.start().unwrap();
         assert_eq!(wait_event(&machine), expected, "{what}");
         machine.pause().unwrap();
-        assert!(matches!(machine.resume(), Err(MachineError::Phase { .. })), "a guest that has ended does not run");
+        assert!(matches!(machine.resume(), Err(MachineError::Ended)), "a guest that has ended does not run");
+        assert!(matches!(machine.export_state(), Err(MachineError::Ended)), "nor is it moved");
         assert_eq!(machine.take_event(), None);
     }
 }
@@ -158,6 +159,7 @@ fn calls_that_the_phase_does_not_allow_are_refused() {
     machine.load(guest::image(), None, "count").unwrap();
     assert!(matches!(machine.load(guest::image(), None, "count"), Err(MachineError::Phase { .. })));
     machine.start().unwrap();
+    machine.resume().unwrap();
     assert!(matches!(machine.export_state(), Err(MachineError::Phase { phase: Phase::Running, .. })));
     assert!(matches!(machine.import_state(&[]), Err(MachineError::Phase { .. })));
 }
