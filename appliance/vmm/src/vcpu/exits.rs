@@ -59,19 +59,6 @@ impl Exits {
         Exit::Handled
     }
 
-    /// Lets KVM finish the access that is under way, without running the guest any further: what a read gave is in its
-    /// register and the instruction is behind. The state of the vCPU can then be taken.
-    pub(crate) fn finish(&self, vcpu: &mut VcpuFd) -> Option<Event> {
-        loop {
-            vcpu.set_kvm_immediate_exit(1);
-            match self.step(vcpu) {
-                Exit::Handled => {}
-                Exit::Interrupted => return None,
-                Exit::Ended(event) => return Some(event),
-            }
-        }
-    }
-
     fn pio(&self, run: &mut kvm_run) {
         // SAFETY: the exit reason is KVM_EXIT_IO, so `io` is the member that the kernel filled.
         let io = unsafe { run.__bindgen_anon_1.io };

@@ -52,14 +52,15 @@ fn live(fd: &Mutex<VcpuFd>, control: &Control, exits: &Exits, events: &Events) {
             control.park_next();
             events.post(event);
         }
-        if let Some(event) = exits.finish(&mut vcpu) {
-            events.post(event);
-        }
     }
     control.thread_ends();
 }
 
 /// Runs the guest until it is to be parked, or cannot go on.
+///
+/// An access that was handled is not behind the guest yet: KVM puts what was read into its register, and steps over the
+/// instruction, at the next entry, before it looks for signals and at `immediate_exit`. So the guest is always entered once
+/// more after an access, and an interrupted entry means that nothing is under way and the vCPU's state can be taken.
 fn run(vcpu: &mut VcpuFd, control: &Control, exits: &Exits) -> Option<crate::machine::Event> {
     loop {
         match exits.step(vcpu) {
