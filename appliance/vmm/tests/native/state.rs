@@ -59,6 +59,26 @@ fn two_vcpus_go_on_in_a_fresh_machine_hop_after_hop() {
 }
 
 #[test]
+fn no_access_is_lost_or_doubled_by_fifty_moves() {
+    // Each byte that the guest reads from its serial port is gone from there, and each that it writes stands in the output.
+    let Some((mut machine, mut memory)) = with_guest(1, "echo") else { return };
+    machine.start().unwrap();
+    let text: String = (0..20_000).map(|n| char::from(b'a' + (n % 26) as u8)).collect();
+    assert_eq!(machine.serial_input(text.as_bytes()), text.len());
+    for _ in 0..50 {
+        let before = machine.serial_output().read(u64::MAX).next;
+        wait_until("letters", || machine.serial_output().read(u64::MAX).next > before + 100);
+        machine.pause().unwrap();
+        (machine, memory) = hop(&mut machine, &memory, 1);
+        machine.resume().unwrap();
+    }
+    wait_until("the end", || machine.serial_output().read(u64::MAX).next > text.len() as u64);
+    machine.pause().unwrap();
+    assert!(output(&machine) == format!("R{text}"), "a letter was lost or came twice");
+    drop(memory);
+}
+
+#[test]
 fn a_guest_that_was_never_started_can_be_moved_and_then_starts() {
     let Some((mut machine, memory)) = with_guest(2, "m") else { return };
     let (mut machine, memory) = hop(&mut machine, &memory, 2);
