@@ -13,8 +13,10 @@
 //!    guest RAM (memfd) <--- memory/ ---> dirty bitmap irqchip (irqfd, ioeventfd, GSI routing)
 //! ```
 //!
-//! In reading order: what devices are made of ([`bus`], [`interrupt`], [`device`]), guest RAM and what was
-//! written to it ([`memory`]), and how it all becomes bytes ([`state`]).
+//! In reading order: what devices are made of ([`bus`], [`interrupt`], [`device`]); guest RAM and what was written to it
+//! ([`memory`]); how a machine becomes bytes ([`state`]); the kernel's part of it ([`irqchip`], [`clock`], [`cpuid`], and
+//! `kvm_raw`, the ioctls that kvm-ioctls lacks); vCPUs ([`vcpu`]); what is there when a guest starts ([`boot`], [`acpi`]);
+//! devices ([`legacy`], [`pci`], [`virtio`] over [`disk`]); and the [`machine`] that holds all of it.
 
 pub mod acpi;
 pub mod boot;
