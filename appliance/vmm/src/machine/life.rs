@@ -354,6 +354,11 @@ impl Machine {
         }
     }
 
+    /// How long the throttle has held a vCPU since the machine was built; `None` if there is no such vCPU.
+    pub fn throttled(&self, vcpu: u8) -> Option<Duration> {
+        self.throttle.held(vcpu)
+    }
+
     /// The oldest event that was not taken.
     pub fn take_event(&self) -> Option<Event> {
         self.events.take()

@@ -46,6 +46,8 @@ struct State {
     owed: Duration,
     /// Since when the guest has run without being held.
     runs_since: Instant,
+    /// How long it has been held altogether.
+    held: Duration,
 }
 
 impl State {
@@ -86,6 +88,7 @@ impl Control {
             kick: None,
             owed: Duration::ZERO,
             runs_since: Instant::now(),
+            held: Duration::ZERO,
         };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
@@ -131,6 +134,11 @@ impl Control {
             state.owed = hold(ran);
             state.kick();
         }
+    }
+
+    /// How long the guest has been held altogether.
+    pub(crate) fn held(&self) -> Duration {
+        enter(&self.state).held
     }
 
     /// Waits until the thread has parked. False if it did not before the deadline.
@@ -201,10 +209,12 @@ impl Control {
     /// KVM_RUN was interrupted: holds the guest as long as is owed. True if it is to run on.
     pub(crate) fn goes_on(&self) -> bool {
         let mut state = enter(&self.state);
-        let until = Instant::now() + state.owed;
+        let from = Instant::now();
+        let until = from + state.owed;
         while state.wanted == Wanted::Run {
             let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else {
                 if !state.owed.is_zero() {
+                    state.held += from.elapsed();
                     (state.owed, state.runs_since) = (Duration::ZERO, Instant::now());
                 }
                 state.allow_entry();

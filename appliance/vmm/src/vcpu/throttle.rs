@@ -37,6 +37,11 @@ impl Throttle {
         Self { shared: Arc::new(shared), thread: None }
     }
 
+    /// How long a vCPU has been held altogether.
+    pub(crate) fn held(&self, vcpu: u8) -> Option<Duration> {
+        self.shared.slowed.get(usize::from(vcpu)).map(|(control, _)| control.held())
+    }
+
     /// Slows a vCPU by `percent` of its time, [`PERCENT_MAX`] at most; 0 lets it run free. False if there is no such vCPU.
     pub(crate) fn set(&mut self, vcpu: u8, percent: u8) -> std::io::Result<bool> {
         let Some((_, slowed)) = self.shared.slowed.get(usize::from(vcpu)) else { return Ok(false) };
@@ -75,10 +80,29 @@ fn tick(shared: &Shared) {
             let percent = u32::from(slowed.load(Ordering::Relaxed));
             if percent > 0 {
                 let slice = PERIOD * (100 - percent) / 100;
-                control.hold_after(slice, |ran| (ran * percent / (100 - percent)).min(HOLD_MAX));
+                control.hold_after(slice, |ran| hold(ran, percent));
                 next = next.min(slice);
             }
         }
         ends = shared.changed.wait_timeout(ends, next).unwrap_or_else(PoisonError::into_inner).0;
+    }
+}
+
+/// How long a guest that has run for `ran` is held, so that it has run for 100 - `percent` hundredths of the whole.
+fn hold(ran: Duration, percent: u32) -> Duration {
+    (ran * percent / (100 - percent)).min(HOLD_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hold_is_in_proportion_and_bounded() {
+        let ms = Duration::from_millis;
+        assert_eq!(hold(ms(5), 50), ms(5));
+        assert_eq!(hold(ms(1), 90), ms(9));
+        assert_eq!(hold(Duration::from_micros(100), 99), Duration::from_micros(9900));
+        assert_eq!(hold(ms(1000), 99), HOLD_MAX);
     }
 }
