@@ -25,7 +25,11 @@ fn a_move_without_faults_moves_and_every_page_arrives() {
         assert!(ended.moved(), "{:?}", ended.outcomes);
         assert_eq!(ended.runner, Side::Destination);
         let receipt = ended.outcomes[0].as_ref().and_then(|outcome| outcome.receipt.clone()).expect("a receipt");
-        assert!(receipt.rounds[1..].iter().all(|round| round.pages < 1000), "all is sent once only: {:?}", receipt.rounds);
+        assert!(
+            receipt.rounds[1..].iter().all(|round| round.pages < 1000),
+            "all is sent once only: {:?}",
+            receipt.rounds
+        );
         assert!(receipt.audit.done && receipt.audit.different_pages == 0, "{:?}", receipt.audit);
         assert_eq!(ended.outcomes[1].as_ref().and_then(|outcome| outcome.receipt.clone()), Some(receipt));
     }

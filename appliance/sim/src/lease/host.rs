@@ -110,6 +110,8 @@ pub(crate) struct Host {
     pub(crate) stale_until: Instant,
     /// It does not reach the datastore.
     pub(crate) cut: bool,
+    /// It hears late of its I/O.
+    pub(crate) lags: bool,
     /// Its lease process.
     pub(crate) process: Option<Process>,
     /// How many lease processes it had.
@@ -140,6 +142,7 @@ impl Host {
             deferred: Vec::new(),
             stale_until: Instant::ZERO,
             cut: false,
+            lags: false,
             process: None,
             processes: 0,
             instances: BTreeMap::new(),

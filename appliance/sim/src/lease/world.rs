@@ -64,6 +64,8 @@ pub(crate) enum Event {
     Restart { host: usize, boot: u64 },
     /// What was stopped goes on.
     Thaw { host: usize },
+    /// A host that was slow to hear of its I/O hears of none any more.
+    Sever { host: usize },
     /// A host reaches the datastore again.
     Mend { host: usize },
     /// Did anybody feed the watchdog since?
@@ -132,6 +134,16 @@ pub(crate) struct World {
 
 fn vm_name(vm: usize) -> VmName {
     format!("vm-{vm}").parse().expect("a VM name")
+}
+
+/// When an I/O that `takes` so long and `ends` then meets the disk: at any moment of it, or, where only the answer or only
+/// the question is late, at its begin or its end.
+fn when(rng: &mut Rng, ends: Instant, takes: Duration, lags: bool) -> Instant {
+    match rng.below(4) {
+        0 if lags => ends,
+        1 | 2 if lags => ends - takes,
+        _ => ends - rng.span(Duration::ZERO, takes),
+    }
 }
 
 impl World {
@@ -291,7 +303,11 @@ impl World {
             Event::Boot { host } => self.boot(host),
             Event::Restart { host, boot } => self.restarted(host, boot),
             Event::Thaw { host } => self.thaw(host),
-            Event::Mend { host } => self.hosts[host].cut = false,
+            Event::Sever { host } => self.sever(host),
+            Event::Mend { host } => {
+                self.hosts[host].cut = false;
+                self.hosts[host].lags = false;
+            }
             Event::Watchdog { host, boot, fed } => {
                 let it = &self.hosts[host];
                 if it.up && it.boot == boot && it.fed == fed {
@@ -389,7 +405,12 @@ impl World {
         let bound = clock.when(clock.shows(now) + IO_BOUND);
         let slow = self.rng.chance(self.faults.slow_ppm);
         let most = if slow { Duration::from_secs(20) } else { self.faults.latency_most };
-        let takes = self.rng.latency(Duration::from_micros(300), most);
+        let lags = self.hosts[host].lags;
+        let takes = if lags {
+            self.rng.span(Duration::from_millis(500), Duration::from_millis(5_500))
+        } else {
+            self.rng.latency(Duration::from_micros(300), most)
+        };
         let fails = self.hosts[host].cut || self.rng.chance(self.faults.fail_ppm) || now + takes >= bound;
         let quick = !self.hosts[host].cut && now + takes < bound;
         let ends = if quick { now + takes } else { bound };
@@ -397,36 +418,36 @@ impl World {
         match io.access {
             Access::Read { offset, bytes } => {
                 if !fails {
-                    buffer = Some(self.sample(ends, takes, offset, bytes));
+                    buffer = Some(self.sample(ends, takes, lags, offset, bytes));
                 }
             }
             Access::Write { offset, data } if fails => self.land_perhaps(ends, offset, &data),
-            Access::Write { offset, data } => self.land(ends, takes, offset, data),
+            Access::Write { offset, data } => self.land(ends, takes, lags, offset, data),
         }
         let result = if fails { Ending::Failed } else { Ending::Done };
         self.queue.at(ends, Event::Return { host, process, io: io.id, buffer, result });
     }
 
     /// A read that sees the disk at some moment of its duration, or two parts of it at two moments.
-    fn sample(&mut self, ends: Instant, takes: Duration, offset: u64, bytes: usize) -> u64 {
+    fn sample(&mut self, ends: Instant, takes: Duration, lags: bool, offset: u64, bytes: usize) -> u64 {
         let buffer = self.name();
         self.buffers.insert(buffer, vec![0; bytes]);
-        let at = |rng: &mut Rng| ends - rng.span(Duration::ZERO, takes);
+        let at = |rng: &mut Rng| when(rng, ends, takes, lags);
         if self.rng.chance(self.faults.split_ppm) {
             let cut = self.rng.index(bytes / 512) * 512;
             let (first, second) = (at(&mut self.rng), at(&mut self.rng));
             self.queue.at(first, Event::Sample { buffer, from: 0, to: cut, offset });
             self.queue.at(second, Event::Sample { buffer, from: cut, to: bytes, offset });
         } else {
-            let when = at(&mut self.rng);
-            self.queue.at(when, Event::Sample { buffer, from: 0, to: bytes, offset });
+            let moment = at(&mut self.rng);
+            self.queue.at(moment, Event::Sample { buffer, from: 0, to: bytes, offset });
         }
         buffer
     }
 
     /// A write that is reported as done has landed by then; others may see a half of it before.
-    fn land(&mut self, ends: Instant, takes: Duration, offset: u64, data: Vec<u8>) {
-        let at = ends - self.rng.span(Duration::ZERO, takes);
+    fn land(&mut self, ends: Instant, takes: Duration, lags: bool, offset: u64, data: Vec<u8>) {
+        let at = when(&mut self.rng, ends, takes, lags);
         if self.rng.chance(self.faults.split_ppm) {
             let cut = self.rng.index(data.len());
             let sooner = at - self.rng.span(Duration::ZERO, at.since(ends - takes));
@@ -836,13 +857,25 @@ impl World {
             }
             Fault::Restart => self.lose_process(host),
             Fault::Freeze => self.freeze(host),
-            Fault::Cut => {
-                self.note(|| format!("host-{host} is cut off"));
-                self.hosts[host].cut = true;
-                let lasts = self.rng.latency(Duration::from_millis(100), Duration::from_secs(40));
-                self.queue.after(lasts, Event::Mend { host });
+            Fault::Cut if self.rng.chance(300_000) => {
+                self.note(|| format!("the answers to host-{host} are late"));
+                self.hosts[host].lags = true;
+                let lasts = self.rng.span(Duration::from_secs(1), Duration::from_secs(8));
+                self.queue.after(lasts, Event::Sever { host });
             }
+            Fault::Cut => self.sever(host),
         }
+    }
+
+    fn sever(&mut self, host: usize) {
+        if self.healed {
+            return;
+        }
+        self.note(|| format!("host-{host} is cut off"));
+        self.hosts[host].lags = false;
+        self.hosts[host].cut = true;
+        let lasts = self.rng.latency(Duration::from_millis(100), Duration::from_secs(40));
+        self.queue.after(lasts, Event::Mend { host });
     }
 
     fn crash(&mut self, host: usize) {
@@ -976,6 +1009,7 @@ impl World {
         self.faults.fail_ppm = 0;
         for host in 0..self.hosts.len() {
             self.hosts[host].cut = false;
+            self.hosts[host].lags = false;
             self.thaw(host);
         }
     }
