@@ -51,3 +51,68 @@ fn a_running_guest_moves_there_and_back_and_every_page_arrives() {
         serial.wait_for("bad=0");
     }
 }
+
+/// Lets a move go on for a while, does something to it, and gives what the command said.
+fn disturbed(from: &Host, to_name: &str, after_ms: u64, disturb: impl FnOnce()) -> (u8, String) {
+    std::thread::scope(|scope| {
+        let typed = format!("vm migrate witness {to_name}");
+        let asked = scope.spawn(move || from.ask(&typed));
+        std::thread::sleep(std::time::Duration::from_millis(after_ms));
+        disturb();
+        let (status, answer) = asked.join().expect("the command ended");
+        (status, line(&answer))
+    })
+}
+
+/// The VM runs on exactly one of the hosts, which is given, and its memory is whole.
+fn runner<'a>(a: &'a Host, b: &'a Host) -> &'a Host {
+    let live = |host: &Host| matches!(host.state("witness"), VmState::Running);
+    wait("it runs on exactly one host", || live(a) != live(b));
+    let runner = if live(a) { a } else { b };
+    let mut serial = runner.serial("witness");
+    serial.wait_for("witness: t=");
+    serial.wait_for("bad=0");
+    runner
+}
+
+#[test]
+fn a_migration_process_that_is_killed_leaves_the_vm_on_one_host_and_the_next_move_succeeds() {
+    let Some((_datastore, _cable, mut a, mut b)) = two_hosts("kill") else { return };
+    assert_eq!(a.ask("vm start witness").0, 0);
+    a.serial("witness").wait_for("bad=0");
+    migrate(&a, "host-b");
+    migrate(&b, "host-a");
+    for (round, after_ms) in [150, 400, 900, 1800].into_iter().enumerate() {
+        let victim = if round % 2 == 0 { a.migrate_pid() } else { b.migrate_pid() };
+        let at_a = matches!(a.state("witness"), VmState::Running);
+        let (from, to) = if at_a { (&a, "host-b") } else { (&b, "host-a") };
+        let said = disturbed(from, to, after_ms, || world::kill(victim));
+        println!("killed after {after_ms} ms: {said:?}");
+        a.restart_migrate();
+        b.restart_migrate();
+        runner(&a, &b);
+    }
+    let at_a = matches!(a.state("witness"), VmState::Running);
+    let (from, to) = if at_a { (&a, "host-b") } else { (&b, "host-a") };
+    assert_eq!(migrate(from, to).verdict, Verdict::Moved);
+    runner(&a, &b);
+}
+
+#[test]
+fn a_cut_cable_leaves_the_vm_on_its_source_and_says_so() {
+    let Some((_datastore, cable, a, b)) = two_hosts("cut") else { return };
+    assert_eq!(a.ask("vm start witness").0, 0);
+    a.serial("witness").wait_for("bad=0");
+    migrate(&a, "host-b");
+    migrate(&b, "host-a");
+    let (status, said) = disturbed(&a, "host-b", 100, || cable.plugged(false));
+    println!("{said}");
+    cable.plugged(true);
+    let runs_at_a = std::ptr::eq(runner(&a, &b), &raw const a);
+    // A move that was faster than the scissors is none to complain of.
+    assert!(status == 0 || (runs_at_a && said.contains("it is still running on host-a")), "{said}");
+    if status != 0 {
+        migrate(&a, "host-b");
+        runner(&a, &b);
+    }
+}

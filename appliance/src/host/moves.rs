@@ -14,7 +14,7 @@ use model::receipt::{Receipt, Verdict};
 
 use crate::api::host::{Check, HostAnswer, MigrationRow, VmState};
 use crate::api::migrate::{Ended, FromMigrate, Incoming, MigrationId, Outgoing, ToMigrate, VmToMove};
-use crate::api::vmm::VmmRequest;
+use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest};
 use crate::host::control_plane::ControlPlane;
 use crate::host::lifecycle::{self, Born};
 use crate::host::located::{Located, locate};
@@ -158,7 +158,7 @@ fn move_out(
     let told = plane.engine.tell(&start, &[monitor.as_fd(), running.monitor.memory()]);
     let ended = match told {
         Err(error) => Err(refused(format!("the migrate role does not answer: {error}"), "log show migrate")),
-        Ok(()) => wait_for_end(plane, running, id, &said, caller),
+        Ok(()) => wait_for_end(plane, running, id, &said, caller, paused),
     };
     plane.engine.forget(id);
     conclude(plane, running, id, check_only, ended)
@@ -171,6 +171,7 @@ fn wait_for_end(
     id: MigrationId,
     said: &Receiver<FromMigrate>,
     caller: &Caller<'_>,
+    paused: bool,
 ) -> Result<Ended, Diagnosis> {
     let vm = &running.vm.vm;
     loop {
@@ -186,19 +187,19 @@ fn wait_for_end(
                     let _ = plane.engine.tell(&ToMigrate::Cancel(id), &[]);
                 }
             }
-            Err(RecvTimeoutError::Disconnected) => return Err(settle_without_engine(plane, running, vm)),
+            Err(RecvTimeoutError::Disconnected) => return Err(settle_without_engine(plane, running, vm, paused)),
         }
     }
 }
 
 /// The engine died in the middle of a migration. Who runs the VM is what the lease says; if it is this host, the VM
 /// goes on.
-fn settle_without_engine(plane: &Arc<ControlPlane>, running: &Arc<Running>, vm: &VmName) -> Diagnosis {
+fn settle_without_engine(plane: &Arc<ControlPlane>, running: &Arc<Running>, vm: &VmName, paused: bool) -> Diagnosis {
     let what = format!("VM {vm} was not migrated");
     let died = "the migrate role of this host ended in the middle of the move";
     match plane.leases.resolve(&running.vm, running.epoch()) {
         Ok(epoch) => {
-            let resumed = running.monitor.ask(&VmmRequest::Resume, &[]);
+            let resumed = go_on(running, paused);
             running.set_epoch(epoch);
             let place = match resumed {
                 Ok(_) => format!("it is still running on {}", plane.name()),
@@ -216,6 +217,16 @@ fn settle_without_engine(plane: &Arc<ControlPlane>, running: &Arc<Running>, vm: 
             Diagnosis::of(what, vec![Reason::new(died, "log show migrate"), failure.reason()]).vm_now(place)
         }
     }
+}
+
+/// Lets a VM that this host holds run, unless it runs already (it was not stunned) or was paused before.
+fn go_on(running: &Running, paused: bool) -> Result<(), String> {
+    let status = running.monitor.ask(&VmmRequest::Status, &[]).map_err(|error| error.to_string())?;
+    let runs = matches!(status, VmmAnswer::Status(status) if status.life == VmmLife::Running);
+    if paused || runs {
+        return Ok(());
+    }
+    running.monitor.ask(&VmmRequest::Resume, &[]).map(|_| ()).map_err(|error| error.to_string())
 }
 
 /// The VM runs elsewhere: its monitor here ends, and the lease, which is another's now, is left alone.
@@ -365,12 +376,14 @@ fn follow(
     said: &Receiver<FromMigrate>,
 ) -> Result<&'static str, String> {
     let id = incoming.id;
+    let mut disks_open = false;
     loop {
         match said.recv() {
             Ok(FromMigrate::OpenDisks(_)) => {
                 let opened = lifecycle::attach_disks(located, &born.running)
                     .and_then(|()| plane.open_taps(&born.running))
                     .map_err(|reason| reason.cause);
+                disks_open = opened.is_ok();
                 plane.engine.tell(&ToMigrate::DisksOpen(id, opened), &[]).map_err(|error| error.to_string())?;
             }
             Ok(FromMigrate::Resumed(_)) => plane.announce(&born.running),
@@ -383,7 +396,7 @@ fn follow(
                 return Err(why);
             }
             Ok(_) => {}
-            Err(_) => return settle_incoming(plane, incoming, located, born),
+            Err(_) => return settle_incoming(plane, incoming, located, born, disks_open),
         }
     }
 }
@@ -405,19 +418,21 @@ fn settle_incoming(
     incoming: &Incoming,
     located: &Located,
     born: Born,
+    disks_open: bool,
 ) -> Result<&'static str, String> {
     const DIED: &str = "the migrate role of this host ended in the middle of the move";
     let deadline = Instant::now() + Duration::from_millis(limits::LEASE_EXPIRY_MS * 2);
     while Instant::now() < deadline {
         match plane.leases.holder(&located.vm()) {
             Ok(Some(holder)) if holder.own => {
-                let opened =
-                    lifecycle::attach_disks(located, &born.running).and_then(|()| plane.open_taps(&born.running));
-                opened.map_err(|reason| format!("{DIED}; the VM is this host's, but {}", reason.cause))?;
-                if !incoming.vm.paused {
-                    let resumed = born.running.monitor.ask(&VmmRequest::Resume, &[]);
-                    resumed.map_err(|error| format!("{DIED}; the VM is this host's, but {error}"))?;
+                if !disks_open {
+                    let opened =
+                        lifecycle::attach_disks(located, &born.running).and_then(|()| plane.open_taps(&born.running));
+                    opened.map_err(|reason| format!("{DIED}; the VM is this host's, but {}", reason.cause))?;
                 }
+                // The engine may have let it run before it died.
+                go_on(&born.running, incoming.vm.paused)
+                    .map_err(|why| format!("{DIED}; the VM is this host's, but {why}"))?;
                 plane.announce(&born.running);
                 settle_in(plane, incoming, born, holder.epoch);
                 return Ok("moved");

@@ -227,7 +227,7 @@ impl Arrival {
             Purpose::Harvest => Input::DirtyHarvested(done.map(|()| guest.take_dirty())),
             Purpose::Restore => Input::StateLoaded(done),
             Purpose::Resume => Input::GuestResumed(done.map(|()| 0)),
-            Purpose::Stun | Purpose::Nothing => return None,
+            Purpose::Stun | Purpose::Look | Purpose::Nothing => return None,
         })
     }
 

@@ -22,6 +22,8 @@ pub enum Purpose {
     Stun,
     /// The state was to be restored.
     Restore,
+    /// Whether the guest runs was asked, before it was to go on.
+    Look,
     /// The guest was to go on.
     Resume,
     /// Nobody waits for the answer.

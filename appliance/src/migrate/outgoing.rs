@@ -29,7 +29,7 @@ use super::records::{Sending, Step};
 use crate::api::channel::ChannelError;
 use crate::api::lease::VmOnDatastore;
 use crate::api::migrate::{Ended, FromMigrate, MigrationProgress, Outgoing, Peer};
-use crate::api::vmm::{VmmAnswer, VmmRequest};
+use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest};
 
 /// What the state of a VM is expected to take, bytes: the vCPUs' and the devices'.
 const STATE_BYTES_A_CPU: u64 = 32 << 10;
@@ -225,6 +225,10 @@ impl Departure {
             Purpose::StartLog => Input::DirtyLogStarted(done),
             Purpose::Harvest => Input::DirtyHarvested(done.and_then(|()| self.harvested())),
             Purpose::Stun => Input::GuestStunned(done.and_then(|()| self.stopped(&answer, beside))),
+            Purpose::Look => match answer {
+                VmmAnswer::Status(status) if status.life == VmmLife::Running => Input::GuestResumed(Ok(())),
+                _ => return self.ask_monitor(VmmRequest::Resume, Vec::new(), Purpose::Resume),
+            },
             Purpose::Resume => Input::GuestResumed(done),
             Purpose::Restore | Purpose::Nothing => return None,
         })
@@ -358,7 +362,8 @@ impl Departure {
         if self.run_state() == RunState::Paused {
             return Some(Input::GuestResumed(Ok(())));
         }
-        self.ask_monitor(VmmRequest::Resume, Vec::new(), Purpose::Resume)
+        // What could not be stunned runs on, and cannot be resumed.
+        self.ask_monitor(VmmRequest::Status, Vec::new(), Purpose::Look)
     }
 
     fn ask_lease(&mut self, desk: &Desk<'_>, ask: LeaseAsk) -> Option<Input> {

@@ -276,6 +276,11 @@ impl Host {
         }
     }
 
+    /// The process of the migration engine.
+    pub(crate) fn migrate_pid(&self) -> u32 {
+        self.migrate.as_ref().map(Child::id).expect("the host has a migration NIC")
+    }
+
     /// The end of a role's log.
     pub(crate) fn log(&self, role: &str) -> String {
         let text = std::fs::read_to_string(self.run.join(format!("log/{role}.log"))).unwrap_or_default();
@@ -317,7 +322,8 @@ impl Frozen {
     }
 }
 
-fn kill(pid: u32) {
+/// Kills a process.
+pub(crate) fn kill(pid: u32) {
     signal(pid, Signal::KILL);
 }
 
