@@ -18,8 +18,9 @@ fn two_hosts(name: &str) -> Option<(Datastore, Cable, Host, Host)> {
     Some((datastore, cable, a, b))
 }
 
-/// Moves the witness, waiting until the hosts know each other's keys.
+/// Moves the witness, waiting until it has settled after the last move and the hosts know each other's keys.
 fn migrate(from: &Host, to_name: &str) -> Receipt {
+    wait("it has settled", || from.state("witness") == VmState::Running);
     let mut last = String::new();
     for _ in 0..20 {
         match from.ask(&format!("vm migrate witness {to_name}")) {
@@ -54,6 +55,8 @@ fn a_running_guest_moves_there_and_back_and_every_page_arrives() {
 
 /// Lets a move go on for a while, does something to it, and gives what the command said.
 fn disturbed(from: &Host, to_name: &str, after_ms: u64, disturb: impl FnOnce()) -> (u8, String) {
+    wait("it has settled", || from.state("witness") == VmState::Running);
+    wait("the engine is up", || from.stack_is_up());
     std::thread::scope(|scope| {
         let typed = format!("vm migrate witness {to_name}");
         let asked = scope.spawn(move || from.ask(&typed));
@@ -84,7 +87,7 @@ fn a_migration_process_that_is_killed_leaves_the_vm_on_one_host_and_the_next_mov
     migrate(&b, "host-a");
     for (round, after_ms) in [150, 400, 900, 1800].into_iter().enumerate() {
         let victim = if round % 2 == 0 { a.migrate_pid() } else { b.migrate_pid() };
-        let at_a = matches!(a.state("witness"), VmState::Running);
+        let at_a = std::ptr::eq(runner(&a, &b), &raw const a);
         let (from, to) = if at_a { (&a, "host-b") } else { (&b, "host-a") };
         let said = disturbed(from, to, after_ms, || world::kill(victim));
         println!("killed after {after_ms} ms: {said:?}");

@@ -15,13 +15,8 @@ use crate::wire::Message;
 use crate::wire::message::{Resumed, RunState};
 
 /// When the networks are told again, after the time before: one frame may be lost, and a port may need its time.
-const ANNOUNCE: [Duration; 5] = [
-    Duration::from_millis(50),
-    Duration::from_millis(150),
-    Duration::from_millis(300),
-    Duration::from_millis(500),
-    Duration::from_secs(2),
-];
+const ANNOUNCE: [Duration; 4] =
+    [Duration::from_millis(50), Duration::from_millis(150), Duration::from_millis(300), Duration::from_millis(500)];
 /// The source ends its part within this time after its last word.
 const DONE: Duration = Duration::from_secs(120);
 

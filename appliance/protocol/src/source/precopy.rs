@@ -51,7 +51,7 @@ pub struct Precopy {
 }
 
 impl Precopy {
-    pub(super) fn begin(cx: &mut Context) -> Self {
+    pub(super) fn begin(cx: &mut Context, ready: Option<SwitchReady>) -> Self {
         cx.enter("pre-copy");
         let plan = &cx.plan;
         let pages = plan.offer.pages();
@@ -64,6 +64,9 @@ impl Precopy {
         // A log that begins with every page marked sees no write of a page before its mark was taken.
         precopy.harvest(cx);
         cx.deadline(Timer::SwitchReady, SWITCH_READY);
+        if let Some(ready) = ready {
+            precopy.note_ready(cx, ready);
+        }
         precopy
     }
 
@@ -186,11 +189,15 @@ impl Precopy {
         Reason::new(cause, hint)
     }
 
-    fn became_ready(mut self, cx: &mut Context, ready: SwitchReady) -> Phase {
+    fn note_ready(&mut self, cx: &mut Context, ready: SwitchReady) {
         self.ready = true;
         cx.timers.stop(Timer::SwitchReady);
         let lease = Duration::from_micros(ready.lease_us.min(10_000_000));
         self.convergence.costs_mut().lease = lease;
+    }
+
+    fn became_ready(mut self, cx: &mut Context, ready: SwitchReady) -> Phase {
+        self.note_ready(cx, ready);
         if self.waiting == Waiting::Ready {
             self.harvest(cx);
         }

@@ -9,6 +9,7 @@ use super::machine::{Phase, Step};
 use super::precopy::Precopy;
 use crate::time::Duration;
 use crate::wire::Message;
+use crate::wire::message::SwitchReady;
 
 /// Touching the memory of a large guest for the first time takes its time.
 const RESERVE: Duration = Duration::from_secs(60);
@@ -18,6 +19,8 @@ const RESERVE: Duration = Duration::from_secs(60);
 pub struct Reserving {
     reserved: bool,
     logging: bool,
+    /// The destination may be ready for the switchover before the dirty log is on.
+    ready: Option<SwitchReady>,
 }
 
 impl Reserving {
@@ -30,7 +33,7 @@ impl Reserving {
     }
 
     fn go_on(self, cx: &mut Context) -> Phase {
-        if self.reserved && self.logging { Precopy::begin(cx).into() } else { self.into() }
+        if self.reserved && self.logging { Precopy::begin(cx, self.ready).into() } else { self.into() }
     }
 
     /// The log may be on, or about to be; stopping it twice does no harm.
@@ -43,6 +46,7 @@ impl Reserving {
 impl Step for Reserving {
     fn message(self, cx: &mut Context, message: Message) -> Phase {
         match message {
+            Message::SwitchReady(ready) if self.reserved => Self { ready: Some(ready), ..self }.into(),
             Message::Reserved => Self { reserved: true, ..self }.go_on(cx),
             other => {
                 let reason = cx.nonsense(&other);

@@ -2,6 +2,7 @@
 
 use protocol::pages::Window;
 use protocol::source::{Effect, Input, PagesSent, Stopped};
+use protocol::time::Duration;
 use protocol::verify::PageHash;
 use protocol::wire::{MigrationId, RecordHeader};
 
@@ -37,7 +38,10 @@ impl World {
             Effect::SendControl(bytes) => self.send_control(Side::Source, bytes),
             Effect::StartDirtyLog => {
                 self.host(Side::Source).vmm.iter_mut().for_each(guest::Vmm::start_log);
-                self.answer_source(Input::DirtyLogStarted(Ok(())));
+                let after = self.rng.latency(Duration::from_micros(50), Duration::from_millis(200));
+                let generation = self.host(Side::Source).generation;
+                let answer = Box::new(Input::DirtyLogStarted(Ok(())));
+                self.queue.after(after, Event::SourceHears(generation, answer));
             }
             Effect::SendPages(batch) => self.source_will(Doing::Read(batch)),
             Effect::HarvestDirty => {
