@@ -140,7 +140,7 @@ impl Departure {
         let vm = &self.order.vm;
         let doing = if vm.paused { "paused" } else { "running" };
         let failure = Diagnosis::of(format!("VM {} was not migrated", vm.name), vec![reason])
-            .vm_now(format!("it is still {doing} on this host"));
+            .vm_now(format!("it is still {doing} on {}", self.order.facts.host));
         self.ended = true;
         desk.tell(FromMigrate::Ended(Box::new(Ended {
             id: self.order.id,

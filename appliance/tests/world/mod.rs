@@ -276,6 +276,14 @@ impl Host {
         }
     }
 
+    /// Whether the migration stack is up and its NIC has a link.
+    pub(crate) fn stack_is_up(&self) -> bool {
+        match self.ask("network migration-nic").1 {
+            HostAnswer::MigrationNic(nic) => nic.problems.is_empty() && nic.link,
+            _ => false,
+        }
+    }
+
     /// The process of the migration engine.
     pub(crate) fn migrate_pid(&self) -> u32 {
         self.migrate.as_ref().map(Child::id).expect("the host has a migration NIC")
