@@ -42,8 +42,13 @@ impl Engine for Echo {
             }
             for queue in queues.iter_mut().flatten() {
                 queue.take_kick();
-                while queue.pop(&mut chain) || queue.enable_kicks() {
-                    queue.push_used(chain.head, 0);
+                loop {
+                    while queue.pop(&mut chain) {
+                        queue.push_used(chain.head, 0);
+                    }
+                    if !queue.enable_kicks() {
+                        break;
+                    }
                 }
                 queue.notify();
             }
