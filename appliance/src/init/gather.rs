@@ -29,20 +29,20 @@ fn copy(mut reader: PipeReader, mut log: LogFile) {
 }
 
 /// A log file that knows its bound.
-struct LogFile {
+pub(super) struct LogFile {
     path: PathBuf,
     file: File,
     written: u64,
 }
 
 impl LogFile {
-    fn open(path: PathBuf) -> std::io::Result<Self> {
+    pub(super) fn open(path: PathBuf) -> std::io::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(&path)?;
         let written = file.metadata()?.len();
         Ok(Self { path, file, written })
     }
 
-    fn append(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+    pub(super) fn append(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         if self.written + bytes.len() as u64 > LOG_ROLE_BYTES_MAX {
             let mut old = self.path.clone().into_os_string();
             old.push(".1");

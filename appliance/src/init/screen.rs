@@ -5,6 +5,8 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Mutex;
 
+use super::gather::LogFile;
+use crate::api::paths::RunDir;
 use crate::journal::uptime;
 
 /// A terminal and its place.
@@ -14,6 +16,7 @@ struct Screen {
 }
 
 static SCREENS: Mutex<Vec<Screen>> = Mutex::new(Vec::new());
+static LOG: Mutex<Option<LogFile>> = Mutex::new(None);
 
 /// Finds the kernel's consoles (all of them: a person may sit at any one), or `/dev/console` when they are not known.
 pub(super) fn open() {
@@ -51,6 +54,22 @@ pub(super) fn say(line: &str) {
     let mut screens = SCREENS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     for screen in screens.iter_mut() {
         screen.write(text.as_bytes());
+    }
+    keep(line);
+}
+
+/// Keeps a line among the logs of the roles, once there is a place for them.
+fn keep(line: &str) {
+    let mut log = LOG.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if log.is_none() {
+        *log = LogFile::open(RunDir::from_environment().log("init")).ok();
+    }
+    let (level, text) = ["error", "warning"]
+        .iter()
+        .find_map(|level| Some((*level, line.strip_prefix(level)?.strip_prefix(": ")?)))
+        .unwrap_or(("info", line));
+    if let Some(log) = &mut *log {
+        let _ = log.append(format!("{} init {level}: {text}\n", uptime()).as_bytes());
     }
 }
 
