@@ -11,6 +11,10 @@ demo *arguments:
 test *arguments:
     cargo lab test {{arguments}}
 
+# Measure side by side with QEMU: just bench migrate (writes appliance/docs/benchmarks.md)
+bench subject *arguments:
+    cargo lab bench {{subject}} {{arguments}}
+
 # The bootable ISO
 image:
     cargo lab image

@@ -4,8 +4,9 @@
 //! (the networks between hosts), `servers` (datastores), `guests` (what runs in VMs),
 //! `machine` (a host in QEMU), `console` (its serial line), `fleet`
 //! (all of it, kept up), `verbs` (what a person types), `tests` (what is
-//! promised).
+//! promised), `bench` (what is measured).
 
+pub mod bench;
 pub mod child;
 pub mod console;
 pub mod error;

@@ -9,7 +9,7 @@ use crate::home::Home;
 const TARGET: &str = "x86_64-unknown-none";
 
 /// Builds the witness and gives its ELF file.
-pub(super) fn build(home: &Home) -> Result<PathBuf> {
+pub fn build(home: &Home) -> Result<PathBuf> {
     let target = home.target.join("guest-kernel");
     let built = Child::new("cargo", ["build", "--quiet", "--release", "--target", TARGET, "--target-dir"])
         .arg(&target)

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 const SAMPLE: Duration = Duration::from_millis(50);
 
 /// Thousands of ticks a second.
-pub(super) fn time_stamp_counter_khz() -> u64 {
+pub fn time_stamp_counter_khz() -> u64 {
     // SAFETY: rdtsc has no preconditions; every x86-64 processor has it.
     let ticks = || unsafe { _rdtsc() };
     let (began, first) = (Instant::now(), ticks());

@@ -13,4 +13,6 @@ mod spec;
 
 pub use boot::{BootOutcome, start_hosts};
 pub use choice::Accelerator;
+pub use clock::time_stamp_counter_khz;
+pub use qmp::Qmp;
 pub use spec::{Firmware, HostSpec, Machine, Medium, StartFrom};

@@ -1,13 +1,96 @@
-//! QEMU's control protocol (QEMU, docs/interop/qmp-spec): one command at a time.
+//! QEMU's control protocol (QEMU, docs/interop/qmp-spec): one command at a time, and events.
 
-use std::io::{BufRead, BufReader, Write};
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::error::{Doing, LabError, Result};
 use crate::machine::spec::Machine;
+
+/// How long QEMU may take to answer a command.
+const ANSWER_BOUND: Duration = Duration::from_secs(20);
+
+/// A connection to the control socket of one QEMU.
+pub struct Qmp {
+    /// Whose QEMU it is, for messages.
+    who: String,
+    path: PathBuf,
+    stream: UnixStream,
+    answers: BufReader<UnixStream>,
+    /// What has come of a line that is not whole yet.
+    partial: String,
+    events: VecDeque<Value>,
+}
+
+impl Qmp {
+    /// Connects to the socket at `path`.
+    pub fn connect(who: &str, path: &Path) -> Result<Self> {
+        let stream = UnixStream::connect(path).at("connecting to", path)?;
+        let answers = BufReader::new(stream.try_clone().at("setting up", path)?);
+        let (who, path) = (who.to_owned(), path.to_owned());
+        let mut qmp = Self { who, path, stream, answers, partial: String::new(), events: VecDeque::new() };
+        qmp.execute("qmp_capabilities", json!({}))?;
+        Ok(qmp)
+    }
+
+    /// Has a command executed and gives what it returns.
+    pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        let order = json!({ "execute": command, "arguments": arguments });
+        writeln!(self.stream, "{order}").at("writing to", &self.path)?;
+        let end = Instant::now() + ANSWER_BOUND;
+        loop {
+            let answer = self.next(end, command)?;
+            if let Some(error) = answer.get("error") {
+                return Err(self.fault(format!("QEMU refused {command}: {error}")));
+            }
+            if let Some(value) = answer.get("return") {
+                return Ok(value.clone());
+            }
+            if answer.get("event").is_some() {
+                self.events.push_back(answer);
+            }
+        }
+    }
+
+    /// Waits for the next event that `wanted` accepts; events before it are forgotten.
+    pub fn event(&mut self, waiting_for: &str, bound: Duration, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        let end = Instant::now() + bound;
+        loop {
+            let event = match self.events.pop_front() {
+                Some(event) => event,
+                None => self.next(end, waiting_for)?,
+            };
+            if event.get("event").is_some() && wanted(&event) {
+                return Ok(event);
+            }
+        }
+    }
+
+    /// The next message of whatever kind.
+    fn next(&mut self, end: Instant, waiting_for: &str) -> Result<Value> {
+        loop {
+            let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            self.stream.set_read_timeout(Some(left)).at("setting up", &self.path)?;
+            match self.answers.read_line(&mut self.partial) {
+                Ok(0) => return Err(self.fault("QEMU closed its control socket".into())),
+                Ok(_) => return Ok(serde_json::from_str(&std::mem::take(&mut self.partial)).unwrap_or(Value::Null)),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    return Err(self.fault(format!("QEMU did not answer in time ({waiting_for})")));
+                }
+                Err(error) => return Err(error).at("reading from", &self.path),
+            }
+        }
+    }
+
+    fn fault(&self, what: String) -> LabError {
+        LabError::Host { host: self.who.clone(), what }
+    }
+}
 
 impl Machine {
     /// Stops the whole host with its clock: it does not know afterwards that time has passed.
@@ -27,34 +110,6 @@ impl Machine {
     }
 
     fn command(&self, name: &str) -> Result<Value> {
-        let path = self.qmp_socket();
-        let mut stream = UnixStream::connect(&path).at("connecting to", &path)?;
-        stream.set_read_timeout(Some(Duration::from_secs(20))).at("setting up", &path)?;
-        let mut answers = BufReader::new(stream.try_clone().at("setting up", &path)?);
-        for execute in ["qmp_capabilities", name] {
-            writeln!(stream, "{}", json!({ "execute": execute })).at("writing to", &path)?;
-            loop {
-                let mut line = String::new();
-                if answers.read_line(&mut line).at("reading from", &path)? == 0 {
-                    return Err(LabError::Host {
-                        host: self.spec.name.clone(),
-                        what: "QEMU closed its control socket".into(),
-                    });
-                }
-                let answer: Value = serde_json::from_str(&line).unwrap_or(Value::Null);
-                if let Some(error) = answer.get("error") {
-                    return Err(LabError::Host {
-                        host: self.spec.name.clone(),
-                        what: format!("QEMU refused {execute}: {error}"),
-                    });
-                }
-                match answer.get("return") {
-                    Some(value) if execute == name => return Ok(value.clone()),
-                    Some(_) => break,
-                    None => {} // the greeting, or an event
-                }
-            }
-        }
-        Ok(Value::Null)
+        Qmp::connect(&self.spec.name, &self.qmp_socket())?.execute(name, json!({}))
     }
 }

@@ -8,8 +8,9 @@ use clap::{Parser, Subcommand};
 use crate::error::Result;
 use crate::home::Home;
 use crate::privilege;
+use crate::verbs::bench::Subject;
 use crate::verbs::fault::Fault;
-use crate::verbs::{console, demo, down, exec, fault, image, inside, status, test, up};
+use crate::verbs::{bench, console, demo, down, exec, fault, image, inside, status, test, up};
 
 /// Boots real Godwit images in QEMU, drives their consoles and injects faults.
 #[derive(Debug, Parser)]
@@ -81,6 +82,11 @@ enum Verb {
         #[arg(long)]
         auto: bool,
     },
+    /// Measure, side by side with other programs of the kind, and write it down
+    Bench {
+        #[command(subcommand)]
+        subject: Subject,
+    },
     /// Break something
     Fault {
         /// Which host
@@ -105,6 +111,7 @@ impl CommandLine {
             Verb::Inside { host, order } => inside::run(&home, &host, &order),
             Verb::Demo { auto } => demo::run(&home, auto),
             Verb::Console { host } => console::run(&home, &host),
+            Verb::Bench { subject } => bench::run(&home, subject),
             Verb::Fault { host, fault } => fault::run(&home, &host, &fault),
         }
     }
@@ -115,6 +122,7 @@ impl Verb {
         match self {
             Self::Test { .. } => "test",
             Self::Demo { .. } => "demo",
+            Self::Bench { .. } => "bench",
             _ => "run",
         }
     }

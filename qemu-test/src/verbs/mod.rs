@@ -1,5 +1,6 @@
 //! What a person can ask of the lab: one file a verb, one line each in `command_line`.
 
+mod bench;
 mod command_line;
 mod console;
 mod demo;

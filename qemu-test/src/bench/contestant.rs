@@ -1,0 +1,58 @@
+//! What every contestant can do, so that all are measured by the same hand.
+
+use std::time::Duration;
+
+use crate::bench::case::Case;
+use crate::bench::conversation::Conversation;
+use crate::error::Result;
+
+/// A program that runs and moves guests.
+pub(super) trait Contestant {
+    /// As a reader of the page sees it.
+    fn name(&self) -> String;
+
+    /// Whether its guests are moved, or only started.
+    fn moves(&self) -> bool {
+        true
+    }
+
+    /// Starts a guest of the case.
+    fn start(&mut self, case: Case) -> Result<Box<dyn Guest + '_>>;
+}
+
+/// A witness that runs.
+pub(super) trait Guest {
+    /// This machine's TSC when its start was ordered.
+    fn ordered_tsc(&self) -> u64;
+
+    /// Its serial port, on whichever end it runs.
+    fn serial(&mut self) -> &mut Conversation;
+
+    /// The process that is its machine.
+    fn machine(&self) -> u32;
+
+    /// All processes that do the contestant's work.
+    fn workers(&self) -> Vec<u32>;
+
+    /// Does what may be done before the clock of the move starts.
+    fn prepare_move(&mut self) -> Result<()>;
+
+    /// Moves it to the other end.
+    fn migrate(&mut self) -> Result<Moved>;
+
+    /// Ends it.
+    fn end(self: Box<Self>) -> Result<()>;
+}
+
+/// A move as the contestant tells of it, and how long it took by this process's clock.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moved {
+    /// From the order until the guest runs at the other end.
+    pub(super) runs_there: Duration,
+    /// From the order until the order is done.
+    pub(super) whole: Duration,
+    /// Bytes sent, as the contestant counts them.
+    pub(super) sent_bytes: u64,
+    /// How long the guest stood still, as the contestant says.
+    pub(super) stun: Duration,
+}

@@ -1,0 +1,93 @@
+//! The lines of the witness (guest-kernel/README.md), asked for and understood.
+
+use std::time::Duration;
+
+use crate::bench::conversation::Conversation;
+use crate::error::{LabError, Result};
+
+/// Far more than anything that is asked of a witness takes.
+const BOUND: Duration = Duration::from_secs(120);
+
+/// What a record says, as far as it is needed here.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Record {
+    /// Guest time in seconds.
+    pub(super) t_s: f64,
+    /// Longest time between two looks at the TSC since the gaps were forgotten.
+    pub(super) gap_max: Duration,
+    /// Pages that were not as they should be, clocks that went back, registers that were lost.
+    pub(super) faults: u64,
+    /// Pages rewritten since the start.
+    pub(super) dirtied: u64,
+}
+
+/// The TSC at the guest's first instruction.
+pub(super) fn first_tsc(serial: &mut Conversation) -> Result<u64> {
+    serial.line("the witness's first line", BOUND, |line| said(line)?.strip_prefix("first tsc=")?.parse().ok())
+}
+
+/// Waits until all memory is filled; gives the record of that moment.
+pub(super) fn ready(serial: &mut Conversation) -> Result<Record> {
+    serial.line("a witness that is ready", BOUND, |line| record(said(line)?.strip_prefix("ready ")?))
+}
+
+/// Makes it forget the longest gap.
+pub(super) fn forget_gaps(serial: &mut Conversation) -> Result<()> {
+    serial.type_line("g")?;
+    serial.line("the witness's ok", BOUND, |line| said(line)?.starts_with("ok").then_some(()))
+}
+
+/// A record that is later than `last`.
+pub(super) fn record_after(serial: &mut Conversation, last: Record) -> Result<Record> {
+    serial.type_line("r")?;
+    serial.line("the witness's record", BOUND, |line| record(said(line)?).filter(|record| record.t_s > last.t_s))
+}
+
+/// Has all memory verified; anything that is not as it should be is an error.
+pub(super) fn audit(serial: &mut Conversation) -> Result<()> {
+    serial.type_line("v")?;
+    let line = serial.line("the witness's audit", BOUND, |line| {
+        said(line).filter(|said| said.starts_with("audit ")).map(str::to_owned)
+    })?;
+    let whole = value(&line, "bad") == Some("0") && value(&line, "versions") == value(&line, "versions_due");
+    if whole { Ok(()) } else { Err(LabError::Input(format!("the guest's memory was damaged: {line}"))) }
+}
+
+fn said(line: &str) -> Option<&str> {
+    line.strip_prefix("witness: ")
+}
+
+fn value<'a>(said: &'a str, key: &str) -> Option<&'a str> {
+    said.split(' ').find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+}
+
+fn record(said: &str) -> Option<Record> {
+    let number = |key: &str| value(said, key)?.parse::<u64>().ok();
+    let faults = ["bad", "tsc_back", "clock_back", "timer_back", "registers_bad"];
+    Some(Record {
+        t_s: said.strip_prefix("t=")?.split(' ').next()?.parse().ok()?,
+        gap_max: Duration::from_micros(number("gap_max_us")?),
+        faults: faults.into_iter().map(number).sum::<Option<u64>>()?,
+        dirtied: number("dirtied")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &str = "t=12.345 pages=1 verified=2 dirtied=77 bad=0 gap_us=5 gap_max_us=4321 tsc_back=0 clock_back=0 \
+                        timer_back=1 ticks=3 tick_gap_us=9 clock=12.344 cpus=1 filled=1 passes=0 registers_bad=0";
+
+    #[test]
+    fn a_record_is_read_whole_or_not_at_all() {
+        let read = record(LINE).expect("whole");
+        assert_eq!(read, Record { t_s: 12.345, gap_max: Duration::from_micros(4321), faults: 1, dirtied: 77 });
+        assert_eq!(record(LINE.split(" registers").next().unwrap()), None, "a line that was cut is no record");
+    }
+
+    #[test]
+    fn a_key_is_not_taken_for_a_longer_one() {
+        assert_eq!(value("audit versions_due=4 versions=3", "versions"), Some("3"));
+    }
+}

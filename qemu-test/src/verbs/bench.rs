@@ -1,0 +1,48 @@
+//! `cargo lab bench SUBJECT`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use crate::bench::{self, Plan};
+use crate::error::{LabError, Result};
+use crate::fleet;
+use crate::home::Home;
+use crate::setup::{self, Purpose};
+
+/// What to measure.
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum Subject {
+    /// Moves of the witness on this machine's /dev/kvm, side by side with QEMU's; writes appliance/docs/benchmarks.md
+    Migrate {
+        /// How often each case is measured with each contestant
+        #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+        repetitions: u32,
+        /// Only cases whose title holds this, as "512 MiB" or "idle"; what is printed is then not written
+        #[arg(long, default_value = "")]
+        only: String,
+        /// Measure this godwit, built for release already, instead of building one
+        #[arg(long)]
+        program: Option<PathBuf>,
+    },
+}
+
+/// Measures it.
+pub(super) fn run(home: &Home, subject: Subject) -> Result<ExitCode> {
+    let Subject::Migrate { repetitions, only, program } = subject;
+    let usable = std::fs::File::options().read(true).write(true).open("/dev/kvm");
+    if usable.is_err() {
+        let what = "this machine has no usable /dev/kvm, and emulated guests are not worth measuring".into();
+        return Err(LabError::Missing { what, hint: "ls -l /dev/kvm; modprobe kvm_amd, or kvm_intel".into() });
+    }
+    setup::ensure(&[Purpose::Build, Purpose::Fleet])?;
+    let _held = fleet::hold(home)?;
+    let plan = Plan { repetitions, only, program };
+    let section = bench::migrate(home, &plan)?;
+    println!("\n{section}");
+    if plan.only.is_empty() {
+        bench::write(home, &section)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
