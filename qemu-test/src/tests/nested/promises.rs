@@ -53,9 +53,18 @@ const PROMISES: &[Promise] = promises![
     init: boot::a_host_that_lost_power_comes_back,
 ];
 
-/// Builds the image, boots the fleet, and tries every promise whose name holds `filter`.
+/// Promises that the product does not keep yet on nested hosts: a run of everything skips them and says so; naming one
+/// (`--nested NAME`) tries it. Each line that goes is progress.
+fn not_yet(promise: &Promise) -> Option<&'static str> {
+    (promise.role == "migrate")
+        .then_some("moves between nested hosts are being brought up; --nested migrate tries them")
+}
+
+/// Builds the image, boots the fleet, and tries every promise whose name holds `filter` or whose role is `filter`; with an
+/// empty filter, every promise.
 pub fn check_nested(home: &Home, filter: &str, tally: &mut Tally) {
-    let wanted: Vec<&Promise> = PROMISES.iter().filter(|promise| promise.name.contains(filter)).collect();
+    let wanted: Vec<&Promise> =
+        PROMISES.iter().filter(|promise| promise.name.contains(filter) || promise.role == filter).collect();
     if wanted.is_empty() {
         tally.fail("nested tests", &LabError::Input(format!("no nested test is called like {filter}")));
         return;
@@ -69,6 +78,10 @@ pub fn check_nested(home: &Home, filter: &str, tally: &mut Tally) {
         }
     };
     for promise in wanted {
+        if let Some(why) = not_yet(promise).filter(|_| filter.is_empty()) {
+            tally.check(promise.name, || Ok(Verdict::Skipped(why.into())));
+            continue;
+        }
         tally.check(promise.name, || match missing(promise, &bench)? {
             Some(role) => Ok(Verdict::Skipped(format!("the role {role} is not in this build yet"))),
             None => (promise.hold)(&mut bench),
