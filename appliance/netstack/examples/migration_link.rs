@@ -187,9 +187,6 @@ fn migration_stack(wire: &Wire, mtu: u16, time: Duration) -> Figures {
             bytes += send_all(host, id, std::iter::repeat_n(record.clone(), 16));
         }
         confirmed(host, id, bytes);
-        if std::env::var_os("VERBOSE").is_some() {
-            eprintln!("{:?} {:?}", host.estimates(id), host.stack.counters());
-        }
         (bytes, start.elapsed(), cpu() - cpu_start)
     });
     let (sender, receiver) = (gbits(bytes, sender_cpu), gbits(bytes, receiver_cpu));

@@ -27,9 +27,6 @@ fn goodput(nature: Nature, gbits: u64, rtt: Duration) -> f64 {
     let ideal = Duration::from_secs(1).max(rtt * 40);
     let bytes = (gbits as f64 * 1e9 / 8.0 * ideal.as_secs_f64()) as usize;
     let took = world.transfer(bytes, Duration::from_secs(3600));
-    if std::env::var_os("VERBOSE").is_some() {
-        eprintln!("{:?} overflowed {}", world.a.estimates(world.from), world.link.borrow().overflowed());
-    }
     100.0 * ideal.as_secs_f64() / took.as_secs_f64()
 }
 

@@ -7,8 +7,8 @@
 //! - more than 3 % lost: the window falls by a fifth;
 //! - a standing queue (RTT well over its least): it falls by a sixteenth, but not below what the path has delivered in
 //!   a least RTT and the tolerated delay, so that a busy host does not talk itself down;
-//! - no queue: it doubles;
-//! - in between, and for some rounds after a fall: it grows by a sixteenth;
+//! - no queue, and far below what filled the path before: it doubles;
+//! - in between, and for some rounds after a fall: it grows by a sixteenth, or less near where the path was full;
 //! - persistent congestion (RFC 9002 section 7.6): it falls by half.
 //!
 //! It grows only while it is what limits.
@@ -98,9 +98,13 @@ pub(crate) struct Gentle {
     doubling: bool,
     /// Rounds in which it does not, whatever the RTT.
     careful: u32,
+    /// The window that filled the path when that was last seen: doubling towards it, not beyond.
+    full: u64,
     /// The last round lost too much to grow on.
     losing: bool,
     in_flight: u64,
+    /// Least RTT seen. quinn's own begins with a guess.
+    least: Duration,
     round: Round,
     /// Bytes acknowledged or lost since loss was judged, and of these the lost ones.
     judged: (u64, u64),
@@ -139,8 +143,10 @@ impl Gentle {
             window,
             doubling: true,
             careful: 0,
+            full: u64::MAX,
             losing: false,
             in_flight: 0,
+            least: Duration::MAX,
             round: Round::new(now),
             judged: (0, 0),
             rates: VecDeque::with_capacity(10),
@@ -153,7 +159,18 @@ impl Gentle {
         self.meter.window.store(self.window, Relaxed);
     }
 
-    fn end_round(&mut self, now: Instant, least: Duration) {
+    /// What part of the acknowledged bytes the window grows by: all, a 16th, or a 64th near where the path was full.
+    fn caution(&self) -> u64 {
+        let near = self.full / 4 * 3..self.full.saturating_add(self.full / 8);
+        match (self.doubling, near.contains(&self.window)) {
+            (true, _) => 1,
+            (false, true) => 64,
+            (false, false) => 16,
+        }
+    }
+
+    fn end_round(&mut self, now: Instant) {
+        let least = self.least;
         let round = std::mem::replace(&mut self.round, Round::new(now));
         let elapsed = now.saturating_duration_since(round.began);
         if elapsed > Duration::ZERO {
@@ -172,14 +189,17 @@ impl Gentle {
         if congested {
             self.careful = CAREFUL_ROUNDS;
             self.set_window(self.window / 5 * 4);
+            self.full = self.window;
         } else if queue > TOLERATED_QUEUE + least / 2 {
             if self.doubling {
                 self.careful = CAREFUL_ROUNDS;
+                self.full = self.window;
             }
             let carried = self.meter.rate() as f64 * (least + least / 2 + TOLERATED_QUEUE).as_secs_f64();
             self.set_window((self.window / 16 * 15).max((carried as u64).min(self.window)));
         }
-        self.doubling = self.careful == 0 && !self.losing && queue <= NO_QUEUE.max(least / 4);
+        let far_below = self.window < self.full / 2;
+        self.doubling = self.careful == 0 && !self.losing && far_below && queue <= NO_QUEUE.max(least / 4);
     }
 
     /// A round in which the application had nothing to send tells how much it sent, not what the path carries.
@@ -201,15 +221,16 @@ impl Controller for Gentle {
         self.meter.delivered.fetch_add(bytes, Relaxed);
         self.round.acked += bytes;
         self.round.app_limited |= app_limited;
-        self.round.rtt_least = self.round.rtt_least.min(now.saturating_duration_since(sent));
+        let sample = now.saturating_duration_since(sent);
+        self.round.rtt_least = self.round.rtt_least.min(sample);
+        self.least = self.least.min(sample);
         // What paces or what the caller holds back is no limit of the window's.
         let limits = self.in_flight + self.round.acked >= self.window / 2;
         if !app_limited && limits && !self.losing {
-            let growth = if self.doubling { bytes } else { bytes / 16 };
-            self.set_window(self.window + growth);
+            self.set_window(self.window + bytes / self.caution());
         }
         if now.saturating_duration_since(self.round.began) >= rtt.get().max(LEAST_ROUND) {
-            self.end_round(now, rtt.min());
+            self.end_round(now);
         }
     }
 

@@ -23,7 +23,7 @@ use rustix::thread::LinkNameSpaceType;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 /// No test waits longer for anything.
-pub const BOUND: Duration = Duration::from_secs(30);
+pub const BOUND: Duration = Duration::from_secs(300);
 pub const PORT: u16 = 7474;
 
 /// Says why a test does nothing here, if so.
