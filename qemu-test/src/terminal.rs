@@ -10,8 +10,8 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use crate::error::{Doing, Result};
 use crate::machine::Machine;
 
-/// Ctrl-]
-const LEAVE: u8 = 0x1d;
+/// Ctrl-\: the host's console has Ctrl-] for itself, which leaves a VM's console.
+const LEAVE: u8 = 0x1c;
 
 /// The terminal in raw mode; it is as it was before once this is dropped.
 struct RawTerminal {
@@ -40,11 +40,11 @@ impl Drop for RawTerminal {
     }
 }
 
-/// Joins standard input and output to the serial line until Ctrl-] is typed, input ends, or the host does.
+/// Joins standard input and output to the serial line until Ctrl-\ is typed, input ends, or the host does.
 pub fn attach(machine: &Machine) -> Result<()> {
     let socket = machine.serial_socket();
     let mut line = UnixStream::connect(&socket).at("connecting to", &socket)?;
-    eprintln!("{}: Ctrl-] leaves", machine.spec.name);
+    eprintln!("{}: Ctrl-\\ leaves", machine.spec.name);
     let terminal = RawTerminal::take()?;
     // A return shows the prompt to who comes in later.
     line.write_all(b"\r").at("writing to", &socket)?;

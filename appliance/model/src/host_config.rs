@@ -20,6 +20,8 @@
 //! export = "/lab"
 //! ```
 
+mod text;
+
 use std::cell::RefCell;
 use std::fmt;
 use std::net::IpAddr;

@@ -42,8 +42,13 @@ pub enum LeaseRequest {
     GiveUp(VmOnDatastore),
     /// Who holds a VM.
     Query(VmOnDatastore),
-    /// Who holds each VM of a datastore.
-    List(DatastoreName),
+    /// Who holds each of these VMs of a datastore.
+    List {
+        /// The datastore.
+        datastore: DatastoreName,
+        /// The VMs.
+        vms: Vec<VmName>,
+    },
     /// The hosts of a datastore and whether they live.
     Hosts(DatastoreName),
     /// How this host's own leases are.

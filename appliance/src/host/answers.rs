@@ -12,12 +12,15 @@ use crate::api::host::{
     Check, ConfigDetail, DatastoreDetail, HostAnswer, HostDetail, HostRequest, MigrationNicDetail, Names, PortGroupRow,
     VmDetail, VmRow, VmState,
 };
-use crate::api::lease::{LeaseAnswer, LeaseRequest};
+use crate::api::lease::{Holder, LeaseAnswer, LeaseRequest};
 use crate::api::vmm::{VmmAnswer, VmmRequest};
 use crate::datastore::Datastore;
 use crate::host::checks;
 use crate::host::control_plane::ControlPlane;
 use crate::host::located::{Located, locate};
+
+/// VMs whose holders are asked for in one message: the answer has to fit into one, too.
+const LISTED_AT_ONCE: usize = 200;
 
 /// Answers a request that only asks.
 ///
@@ -129,11 +132,9 @@ fn lease_problems(plane: &ControlPlane) -> Vec<Reason> {
 fn vms(plane: &ControlPlane) -> Vec<VmRow> {
     let mut rows = Vec::new();
     for datastore in plane.datastores.all() {
-        let holders = match plane.leases.ask(&LeaseRequest::List(datastore.name().clone()), &[]) {
-            Ok(LeaseAnswer::Holders(holders)) => Some(holders),
-            _ => None,
-        };
-        for name in vm_names(&datastore) {
+        let names = vm_names(&datastore);
+        let holders = holders(plane, &datastore, &names);
+        for name in names {
             let holder =
                 holders.as_ref().map(|holders| holders.iter().find(|(vm, _)| *vm == name).map(|(_, holder)| holder));
             rows.push(vm_row(plane, &datastore, &name, holder));
@@ -153,6 +154,19 @@ fn vms(plane: &ControlPlane) -> Vec<VmRow> {
     rows
 }
 
+/// Who holds which of these VMs; `None` where the leases do not tell.
+fn holders(plane: &ControlPlane, datastore: &Datastore, names: &[VmName]) -> Option<Vec<(VmName, Holder)>> {
+    let mut all = Vec::new();
+    for vms in names.chunks(LISTED_AT_ONCE) {
+        let request = LeaseRequest::List { datastore: datastore.name().clone(), vms: vms.to_vec() };
+        match plane.leases.ask(&request, &[]) {
+            Ok(LeaseAnswer::Holders(holders)) => all.extend(holders),
+            _ => return None,
+        }
+    }
+    Some(all)
+}
+
 fn vm_names(datastore: &Datastore) -> Vec<VmName> {
     let folders = datastore.list("vms").unwrap_or_default();
     folders.iter().filter_map(|folder| folder.parse().ok()).collect()
@@ -163,7 +177,7 @@ fn vm_row(
     plane: &ControlPlane,
     datastore: &std::sync::Arc<Datastore>,
     name: &VmName,
-    holder: Option<Option<&crate::api::lease::Holder>>,
+    holder: Option<Option<&Holder>>,
 ) -> VmRow {
     let text = datastore.read_text(&format!("vms/{name}/vm.toml"), limits::VM_CONFIG_BYTES_MAX);
     let located = text.map(|config_text| Located { name: name.clone(), datastore: datastore.clone(), config_text });

@@ -38,13 +38,22 @@ fn described(leaves: Vec<CpuidLeaf>, tsc_khz: u32) -> CpuReport {
             [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx]
         })
         .collect();
+    let brand = text(&brand);
     CpuReport {
-        brand: text(&brand),
+        // KVM shows guests no brand on some kernels; the host has one all the same.
+        brand: if brand.is_empty() { own_brand() } else { brand },
         vendor: text(&[vendor.ebx, vendor.edx, vendor.ecx]),
         signature: signature(leaf(1).eax),
         tsc_khz,
         leaves,
     }
+}
+
+/// The processor's name as the kernel tells it (proc_cpuinfo(5)).
+fn own_brand() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    name.map(|(_, name)| name.trim().to_owned()).unwrap_or_default()
 }
 
 /// Displayed family, model and stepping (Intel SDM volume 2, CPUID, leaf 1; AMD APM volume 3, section E.3.2).

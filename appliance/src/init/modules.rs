@@ -14,6 +14,12 @@ use super::modalias::Aliases;
 use super::screen::say;
 use super::uevents::{News, Uevents};
 
+/// KVM tells on the host's console, as an error, which registers a guest touched that do not exist: any guest could write
+/// there as often as it likes. A kernel without the parameter says nothing anyway.
+fn keep_guests_off_the_console() {
+    let _ = fs::write("/sys/module/kvm/parameters/report_ignored_msrs", "N");
+}
+
 /// Wanted on every host, whatever devices it has: what nothing in the hardware announces. The image carries all of them.
 const ALWAYS: [&str; 14] = [
     "crc32c_generic",
@@ -85,6 +91,7 @@ impl Modules {
         if !Path::new("/dev/watchdog0").exists() {
             self.load(WATCHDOG_IN_SOFTWARE);
         }
+        keep_guests_off_the_console();
     }
 
     /// Loads what the next device wants that appears within `bound`. True if something happened.

@@ -93,7 +93,7 @@ impl Leases {
             LeaseRequest::Guard(vm) => self.guard(&vm, beside),
             LeaseRequest::GiveUp(vm) => self.ask(&vm.datastore, Request::GiveUp(vm.vm.clone())),
             LeaseRequest::Query(vm) => self.ask(&vm.datastore, Request::Query(vm.vm.clone())),
-            LeaseRequest::List(datastore) => self.list(&datastore),
+            LeaseRequest::List { datastore, vms } => self.list(&datastore, &vms),
             LeaseRequest::Hosts(datastore) => match self.view(&datastore) {
                 Ok(view) => LeaseAnswer::Hosts(view.hosts.iter().map(host_lease).collect()),
                 Err(why) => LeaseAnswer::Failed(why),
@@ -233,15 +233,24 @@ impl Leases {
         (self.datastores().get(datastore).map_or(HostId(0), |kept| kept.host), boot())
     }
 
-    fn list(&self, datastore: &DatastoreName) -> LeaseAnswer {
-        let view = match self.view(datastore) {
-            Ok(view) => view,
+    /// Who holds each of `vms`. This host may not have heard yet of leases that another host made; the first VM without
+    /// one makes it read the directory again.
+    fn list(&self, datastore: &DatastoreName, vms: &[VmName]) -> LeaseAnswer {
+        let known = self.view(datastore).and_then(|view| {
+            let Some(unheard) = vms.iter().find(|vm| !view.vms.contains(vm)) else { return Ok(view.vms) };
+            match self.ask(datastore, Request::Query(unheard.clone())) {
+                LeaseAnswer::Failed(why) | LeaseAnswer::Unknown(why) => Err(why),
+                _ => Ok(self.view(datastore)?.vms),
+            }
+        });
+        let known = match known {
+            Ok(known) => known,
             Err(why) => return LeaseAnswer::Failed(why),
         };
         let mut holders: Vec<(VmName, Holder)> = Vec::new();
-        for vm in view.vms {
+        for vm in vms.iter().filter(|vm| known.contains(vm)) {
             match self.ask(datastore, Request::Query(vm.clone())) {
-                LeaseAnswer::Holder(Some(holder)) | LeaseAnswer::HeldBy(holder) => holders.push((vm, holder)),
+                LeaseAnswer::Holder(Some(holder)) | LeaseAnswer::HeldBy(holder) => holders.push((vm.clone(), holder)),
                 LeaseAnswer::Holder(None) => {}
                 failure => return failure,
             }

@@ -93,7 +93,7 @@ impl Ganesha {
              NFSv4 {{ Graceless = true; Minor_Versions = 0, 1, 2; Lease_Lifetime = {LEASE_SECONDS}; \
              RecoveryBackend = fs; RecoveryRoot = \"{recovery}\"; }}\n\
              EXPORT {{ Export_Id = 1; Path = \"{path}\"; Pseudo = \"{export}\"; Access_Type = RW; \
-             Squash = No_Root_Squash; SecType = sys; FSAL {{ Name = VFS; }} }}\n",
+             Squash = No_Root_Squash; SecType = sys; Attr_Expiration_Time = 0; FSAL {{ Name = VFS; }} }}\n",
             recovery = self.folder.join("recovery").display(),
             path = datastore.display(),
             export = Self::export(),

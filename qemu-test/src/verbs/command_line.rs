@@ -54,7 +54,7 @@ enum Verb {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
-    /// Sit down at a host's serial line (Ctrl-] leaves)
+    /// Sit down at a host's serial line (Ctrl-\ leaves)
     Console {
         /// Which host
         host: String,

@@ -277,7 +277,8 @@ fn nics_text(nics: &[NicRow]) -> String {
         table.row([
             nic.name.clone(),
             or_dash(nic.mac),
-            or_dash(nic.pci.as_ref()),
+            // Domain 0000 is every NIC's of a usual machine, and would cut the MAC address short.
+            or_dash(nic.pci.as_ref().map(|pci| pci.strip_prefix("0000:").unwrap_or(pci))),
             or_dash(nic.driver.as_ref()),
             if nic.link { "up" } else { "down" }.to_owned(),
             or_dash(nic.speed_mbits),
@@ -318,10 +319,7 @@ fn migration_nic_text(nic: &MigrationNicDetail) -> String {
 fn config_text(config: &ConfigDetail) -> String {
     let mut text = Record::default().each("layer", &config.layers).each("error", &config.errors).to_string();
     if let Some(config) = &config.config {
-        match toml::to_string(config) {
-            Ok(toml) => text.push_str(&format!("\n\n{}", toml.trim_end())),
-            Err(error) => text.push_str(&format!("\n\nthe configuration cannot be shown: {error}")),
-        }
+        text.push_str(&format!("\n\n{}", config.to_string().trim_end()));
     }
     text
 }
