@@ -165,6 +165,12 @@ impl Guest {
             }
             copy(&source);
         }
+        // On a busy machine the guest may not have run since; a last copy of nothing would prove nothing.
+        let deadline = Instant::now() + PATIENCE;
+        while bitmap.count() == 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+            source.machine.dirty_log().harvest(&bitmap).unwrap();
+        }
         source.machine.pause().unwrap();
         let state = source.machine.export_state().unwrap();
         source.machine.dirty_log().harvest(&bitmap).unwrap();
