@@ -28,7 +28,7 @@ fn at_most_one_host_runs_a_vm_in_every_world_of_a_fixed_set() {
 
 #[test]
 fn a_hundred_hosts_share_a_datastore() {
-    for seed in 0..2 {
+    for seed in 0..1 {
         let outcome = run_sized(seed, Size { hosts: 100, vms: 40 });
         assert_eq!(outcome.violation, None, "seed {seed}");
         assert!(outcome.starts >= 40, "{outcome:?}");

@@ -56,6 +56,8 @@ pub(crate) enum Event {
     Again { host: usize, vm: usize, wish: Wish },
     /// The operator does something.
     Operator,
+    /// Somebody wants the VMs of a host that seems to be in trouble to run elsewhere, as soon as they may.
+    Rescue { vm: usize, from: usize, until: Instant },
     /// Something goes wrong.
     Fault(Fault),
     /// A host gets power.
@@ -187,12 +189,17 @@ impl World {
 
     fn populate(&mut self, hosts: usize) {
         let drift = self.faults.drift_ppm as i64;
+        // In some worlds all hosts boot at once and want the same slot.
+        let spread = Duration::from_millis([200, 3_000][self.rng.index(2)]);
+        let alike = self.rng.chance(500_000);
         for index in 0..hosts {
             let origin = Instant::ZERO + self.rng.span(Duration::ZERO, Duration::from_secs(100_000));
             let gain = self.rng.between(0, 2 * drift as u64) as i64 - drift;
-            let identity = u128::from(self.rng.next_u64());
+            let slots = u128::from(self.area.geometry.slots());
+            let drawn = u128::from(self.rng.next_u64());
+            let identity = if alike { drawn - drawn % slots } else { drawn };
             self.hosts.push(Host::new(index, identity, Clock::new(Instant::ZERO, origin, gain)));
-            let boot = self.rng.span(Duration::ZERO, Duration::from_secs(3));
+            let boot = self.rng.span(Duration::ZERO, spread);
             self.queue.after(boot, Event::Boot { host: index });
         }
         self.queue.after(self.faults.lasts, Event::Heal);
@@ -299,6 +306,7 @@ impl World {
             Event::Patience { host, vm, instance } => self.patience(host, vm, instance),
             Event::Again { host, vm, wish } => self.again(host, vm, wish),
             Event::Operator => self.operator(),
+            Event::Rescue { vm, from, until } => self.rescue(vm, from, until),
             Event::Fault(fault) => self.fault(fault),
             Event::Boot { host } => self.boot(host),
             Event::Restart { host, boot } => self.restarted(host, boot),
@@ -872,6 +880,7 @@ impl World {
             return;
         }
         self.note(|| format!("host-{host} is cut off"));
+        self.call_for_rescue(host);
         self.hosts[host].lags = false;
         self.hosts[host].cut = true;
         let lasts = self.rng.latency(Duration::from_millis(100), Duration::from_secs(40));
@@ -903,6 +912,7 @@ impl World {
         let most = if self.faults.fences == Fences::Clock { 800 } else { 20_000 };
         let gone = self.rng.latency(Duration::from_millis(20), Duration::from_millis(most));
         self.blind(host, gone);
+        self.call_for_rescue(host);
         let it = &mut self.hosts[host];
         it.process = None;
         it.incoming.clear();
@@ -962,6 +972,7 @@ impl World {
         }
         self.note(|| format!("host-{host} stops ({}) for {lasts}", if whole { "all of it" } else { "lease" }));
         self.blind(host, lasts);
+        self.call_for_rescue(host);
         self.queue.after(lasts, Event::Thaw { host });
     }
 
@@ -1054,6 +1065,27 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    /// A host is in trouble: from shortly before its lease can expire, another asks for its VMs again and again.
+    fn call_for_rescue(&mut self, from: usize) {
+        let vms: Vec<usize> = self.hosts[from].instances.keys().copied().collect();
+        for vm in vms {
+            let begins = self.rng.span(Duration::from_secs(9), Duration::from_secs(13));
+            let until = self.queue.now() + Duration::from_secs(25);
+            self.queue.after(begins, Event::Rescue { vm, from, until });
+        }
+    }
+
+    fn rescue(&mut self, vm: usize, from: usize, until: Instant) {
+        let elsewhere = self.hosts.iter().any(|h| h.index != from && h.instances.contains_key(&vm));
+        if elsewhere || self.queue.now() > until {
+            return;
+        }
+        let step = self.rng.below(self.hosts.len() as u64 - 1) as usize + 1;
+        self.start((from + step) % self.hosts.len(), vm);
+        let again = self.rng.span(Duration::from_millis(50), Duration::from_millis(400));
+        self.queue.after(again, Event::Rescue { vm, from, until });
     }
 
     fn start(&mut self, host: usize, vm: usize) {
