@@ -18,21 +18,27 @@ fn two_hosts(name: &str) -> Option<(Datastore, Cable, Host, Host)> {
     Some((datastore, cable, a, b))
 }
 
+/// Waits until nothing stands in the way of a move: engines come up, and hosts learn each other's keys.
+fn may_move(from: &Host, to_name: &str) {
+    let mut said = String::new();
+    wait("nothing stands in the way", || {
+        let (status, answer) = from.ask(&format!("vm migrate witness {to_name} --check"));
+        if line(&answer) != said {
+            said = line(&answer);
+            println!("{said}");
+        }
+        status == 0
+    });
+}
+
 /// Moves the witness, waiting until it has settled after the last move and the hosts know each other's keys.
 fn migrate(from: &Host, to_name: &str) -> Receipt {
     wait("it has settled", || from.state("witness") == VmState::Running);
-    let mut last = String::new();
-    for _ in 0..20 {
-        match from.ask(&format!("vm migrate witness {to_name}")) {
-            (0, HostAnswer::Migrated(receipt)) => return *receipt,
-            (_, answer) => last = line(&answer),
-        }
-        if !last.contains("no host") && !last.contains("does not know it (yet)") && !last.contains("published") {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(500));
+    may_move(from, to_name);
+    match from.ask(&format!("vm migrate witness {to_name}")) {
+        (0, HostAnswer::Migrated(receipt)) => *receipt,
+        (_, answer) => panic!("{}\n--- migrate of the source\n{}", line(&answer), from.log("migrate")),
     }
-    panic!("{last}\n--- migrate of the source\n{}", from.log("migrate"));
 }
 
 #[test]
@@ -56,7 +62,7 @@ fn a_running_guest_moves_there_and_back_and_every_page_arrives() {
 /// Lets a move go on for a while, does something to it, and gives what the command said.
 fn disturbed(from: &Host, to_name: &str, after_ms: u64, disturb: impl FnOnce()) -> (u8, String) {
     wait("it has settled", || from.state("witness") == VmState::Running);
-    wait("the engine is up", || from.stack_is_up());
+    may_move(from, to_name);
     std::thread::scope(|scope| {
         let typed = format!("vm migrate witness {to_name}");
         let asked = scope.spawn(move || from.ask(&typed));

@@ -421,6 +421,12 @@ fn settle_incoming(
     disks_open: bool,
 ) -> Result<&'static str, String> {
     const DIED: &str = "the migrate role of this host ended in the middle of the move";
+    // Without the state nothing was committed, and nothing ever will be: the engine commits after the state is restored.
+    if let Ok(VmmAnswer::Status(status)) = born.running.monitor.ask(&VmmRequest::Status, &[])
+        && status.life == VmmLife::Built
+    {
+        return Err(DIED.to_owned());
+    }
     let deadline = Instant::now() + Duration::from_millis(limits::LEASE_EXPIRY_MS * 2);
     while Instant::now() < deadline {
         match plane.leases.holder(&located.vm()) {

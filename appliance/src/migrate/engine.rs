@@ -509,7 +509,8 @@ impl Engine {
         let link = LinkFacts {
             speed_mbits: state.speed_mbit,
             full_duplex: state.full_duplex,
-            rtt_us: u64::try_from(estimates.rtt.as_micros()).unwrap_or(0),
+            // The handshake's round trips hold the time of two busy hosts; the shortest is nearest to the link's.
+            rtt_us: u64::try_from(estimates.rtt_min.as_micros()).unwrap_or(0),
             bandwidth_bytes_per_s: None,
             mtu: stack.mtu(),
             mtu_path: None,
