@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -82,6 +82,7 @@ impl Hearing {
 /// A client that talks on a thread of its own until it is told to stop.
 pub struct Talker {
     stop: Arc<AtomicBool>,
+    records: Arc<AtomicUsize>,
     thread: JoinHandle<std::result::Result<Hearing, String>>,
 }
 
@@ -90,9 +91,18 @@ impl Talker {
     pub fn start(wires: &Wires, address: Ipv4Addr, bound: Duration) -> Result<Self> {
         let stream = connect(wires, address, bound)?;
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || talk(stream, &stopped));
-        Ok(Self { stop, thread })
+        let records = Arc::new(AtomicUsize::new(0));
+        let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&records));
+        let thread = std::thread::spawn(move || talk(stream, &stopped, &counted));
+        Ok(Self { stop, records, thread })
+    }
+
+    /// Waits until the guest has acknowledged this many more journal records to this client, or the talk has failed (which
+    /// [`Self::stop`] tells).
+    pub fn hear_more(&self, records: usize, bound: Duration) -> Result<()> {
+        let goal = self.records.load(Ordering::Relaxed) + records;
+        let heard = || Ok((self.records.load(Ordering::Relaxed) >= goal || self.has_failed()).then_some(()));
+        wait::until(&format!("{records} more records of the guest's journal"), bound, heard, String::new)
     }
 
     /// Stops talking; what was heard. A connection that broke, and an answer that was wrong, are errors.
@@ -148,7 +158,7 @@ fn connect(wires: &Wires, address: Ipv4Addr, bound: Duration) -> Result<TcpStrea
     Ok(stream)
 }
 
-fn talk(stream: TcpStream, stop: &AtomicBool) -> std::result::Result<Hearing, String> {
+fn talk(stream: TcpStream, stop: &AtomicBool, records: &AtomicUsize) -> std::result::Result<Hearing, String> {
     let mut hearing = Hearing::default();
     let mut says = stream.try_clone().map_err(|error| error.to_string())?;
     let mut lines = BufReader::new(stream).lines();
@@ -160,6 +170,7 @@ fn talk(stream: TcpStream, stop: &AtomicBool) -> std::result::Result<Hearing, St
         says.write_all(format!("{}\n", Ask::Tick(number)).as_bytes()).map_err(|error| error.to_string())?;
         let line = lines.next().ok_or("the guest closed it")?.map_err(|error| error.to_string())?;
         hearing.take(&line.parse()?, number, sent.elapsed())?;
+        records.store(hearing.acknowledged.len(), Ordering::Relaxed);
         std::thread::sleep(PERIOD);
     }
     Ok(hearing)

@@ -50,7 +50,7 @@ pub(super) fn a_monitor_that_dies_ends_its_vm_only_and_is_told(bench: &mut Bench
     bench.done("host-a", "host show")?;
     bench.done("host-b", "vm start deb")?;
     let talker = bench.talk("deb")?;
-    std::thread::sleep(Duration::from_secs(2));
+    bench.listen(&talker)?;
     bench.judge(talker, "deb")?;
     Ok(Verdict::Passed)
 }
@@ -63,6 +63,7 @@ pub(super) fn a_control_plane_that_dies_adopts_its_vms_again(bench: &mut Bench) 
     std::thread::sleep(Duration::from_secs(3));
     bench.wait_for_state("host-a", "deb", "running")?;
     expect(bench.settled_on("deb")? == "host-a", || "deb does not run where it ran".into())?;
+    bench.listen(&talker)?;
     bench.judge(talker, "deb")?;
     Ok(Verdict::Passed)
 }
@@ -90,7 +91,7 @@ pub(super) fn two_hosts_that_start_a_vm_at_the_same_instant_agree_on_one(bench: 
 pub(super) fn the_vm_of_a_dead_host_starts_elsewhere_after_the_expiry(bench: &mut Bench) -> Result<Verdict> {
     bench.bring("deb", "host-a")?;
     let talker = bench.talk("deb")?;
-    std::thread::sleep(Duration::from_secs(2));
+    bench.listen(&talker)?;
     let heard = talker.stop()?;
     let machine = bench.fleet.machine("host-a")?;
     machine.process().kill()?;
@@ -107,7 +108,7 @@ pub(super) fn the_vm_of_a_dead_host_starts_elsewhere_after_the_expiry(bench: &mu
     bench.fleet.boot(std::slice::from_ref(&machine))?;
     started?;
     let talker = bench.talk("deb")?;
-    std::thread::sleep(Duration::from_secs(2));
+    bench.listen(&talker)?;
     bench.judge(talker, "deb")?;
     let faults = heard.compare(&guests::audit_journal(&bench.fleet.datastore(), "deb")?);
     expect(faults.is_empty(), || faults.join("; "))?;
@@ -151,6 +152,7 @@ fn break_moves_at(
     let memory = guests::memory_report(bench.fleet.wires(), address("deb")?)?;
     expect(memory.damaged == 0, || format!("{} of the guest's pages were damaged", memory.damaged))?;
     guests::set_memory_load(bench.fleet.wires(), address("deb")?, 0, 0)?;
+    bench.listen(&talker)?;
     bench.judge(talker, "deb")?;
     Ok(Verdict::Passed)
 }

@@ -15,6 +15,8 @@ use crate::wait;
 const GUEST_BOUND: Duration = Duration::from_secs(300);
 /// How long a state may take to come about.
 const STATE_BOUND: Duration = Duration::from_secs(180);
+/// Journal records that a client wants to hear of before a test goes on.
+const RECORDS: usize = 20;
 /// How long a move of an example VM may take.
 pub(super) const MOVE_BOUND: Duration = Duration::from_secs(300);
 
@@ -119,6 +121,11 @@ impl Bench {
     /// A client that talks to the VM.
     pub(super) fn talk(&self, vm: &str) -> Result<Talker> {
         Talker::start(self.fleet.wires(), address(vm)?, GUEST_BOUND)
+    }
+
+    /// Lets a client and its guest talk on until the guest has acknowledged some more records.
+    pub(super) fn listen(&self, talker: &Talker) -> Result<()> {
+        talker.hear_more(RECORDS, GUEST_BOUND)
     }
 
     /// Ends a client and holds what it heard against the VM's journal.

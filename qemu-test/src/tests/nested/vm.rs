@@ -13,7 +13,7 @@ pub(super) fn a_debian_guest_starts_from_the_datastore_and_answers_its_client(be
     bench.end("deb")?;
     bench.done("host-a", "vm start deb")?;
     let talker = bench.talk("deb")?;
-    std::thread::sleep(Duration::from_secs(3));
+    bench.listen(&talker)?;
     bench.judge(talker, "deb")?;
     expect(bench.settled_on("deb")? == "host-a", || "deb does not run where it was started".into())?;
     Ok(Verdict::Passed)
@@ -33,7 +33,7 @@ pub(super) fn a_vm_that_runs_is_not_started_a_second_time(bench: &mut Bench) -> 
 pub(super) fn a_paused_vm_is_silent_and_goes_on_where_it_was(bench: &mut Bench) -> Result<Verdict> {
     bench.bring("deb", "host-a")?;
     let talker = bench.talk("deb")?;
-    std::thread::sleep(Duration::from_secs(1));
+    bench.listen(&talker)?;
     bench.done("host-a", "vm pause deb")?;
     std::thread::sleep(Duration::from_millis(500));
     let before = guests::audit_journal(&bench.fleet.datastore(), "deb")?.last;
@@ -41,7 +41,7 @@ pub(super) fn a_paused_vm_is_silent_and_goes_on_where_it_was(bench: &mut Bench) 
     let after = guests::audit_journal(&bench.fleet.datastore(), "deb")?.last;
     expect(before == after, || format!("a paused guest wrote: {before:?}, then {after:?}"))?;
     bench.done("host-a", "vm resume deb")?;
-    std::thread::sleep(Duration::from_secs(2));
+    bench.listen(&talker)?;
     bench.judge(talker, "deb")?;
     Ok(Verdict::Passed)
 }
@@ -76,7 +76,7 @@ impl Bench {
     /// A client talks, is stopped, `work` is done; then the journal must hold everything that the client saw.
     fn judge_nothing_lost_after(&self, work: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
         let talker = self.talk("deb")?;
-        std::thread::sleep(Duration::from_secs(2));
+        self.listen(&talker)?;
         let heard = talker.stop()?;
         work(self)?;
         let faults = heard.compare(&guests::audit_journal(&self.fleet.datastore(), "deb")?);
