@@ -79,7 +79,7 @@ impl Qemu<'_> {
         command.args(["-serial", "stdio", "-no-reboot", "-append", &case.cmdline(), "-kernel"]).arg(self.kernel);
         command.args(["-qmp", &format!("unix:{},server=on,wait=off", socket.display())]);
         if self.way == Way::MicroVm {
-            // Its default firmware takes twenty times as long where ring 0 is emulated.
+            // Its default firmware takes many times as long where ring 0 is emulated.
             command.args(["-bios", "qboot.rom"]);
         }
         if end == 1 {
