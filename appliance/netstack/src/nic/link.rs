@@ -10,6 +10,7 @@ use super::syscall;
 const ETHTOOL_GDRVINFO: u32 = 0x03;
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
 const ETHTOOL_GSSET_INFO: u32 = 0x37;
+const ETHTOOL_GFEATURES: u32 = 0x3a;
 const ETHTOOL_SFEATURES: u32 = 0x3b;
 const ETHTOOL_GLINKSETTINGS: u32 = 0x4c;
 const ETH_SS_FEATURES: u32 = 4;
@@ -100,6 +101,28 @@ fn c_text(bytes: &[u8]) -> String {
 
 /// Turns one offload on by the name that `ethtool -k` shows. Errors: Unsupported when the device has no such name.
 pub(crate) fn enable_feature(control: BorrowedFd<'_>, name: &str, feature: &str) -> io::Result<()> {
+    let (bit, count) = feature_bit(control, name, feature)?;
+    let mut request = vec![0u32; 64];
+    request[0] = ETHTOOL_SFEATURES;
+    request[1] = count.div_ceil(32) as u32;
+    request[2 + bit / 32 * 2] = 1 << (bit % 32);
+    request[3 + bit / 32 * 2] = 1 << (bit % 32);
+    syscall::ethtool(control, name, &mut request)
+}
+
+/// Whether an offload is on (ETHTOOL_GFEATURES). Errors: as [`enable_feature`].
+pub(crate) fn feature_is_on(control: BorrowedFd<'_>, name: &str, feature: &str) -> io::Result<bool> {
+    let (bit, count) = feature_bit(control, name, feature)?;
+    let mut blocks = vec![0u32; 64];
+    blocks[0] = ETHTOOL_GFEATURES;
+    blocks[1] = count.div_ceil(32) as u32;
+    syscall::ethtool(control, name, &mut blocks)?;
+    // A block of 32 features is four words: available, requested, active, never changed.
+    Ok(blocks[2 + bit / 32 * 4 + 2] & 1 << (bit % 32) != 0)
+}
+
+/// The place of an offload among the kernel's, and how many there are.
+fn feature_bit(control: BorrowedFd<'_>, name: &str, feature: &str) -> io::Result<(usize, usize)> {
     let mut words = vec![0u32; 64];
     words[0] = ETHTOOL_GSSET_INFO;
     words[2] = 1 << ETH_SS_FEATURES;
@@ -119,12 +142,7 @@ pub(crate) fn enable_feature(control: BorrowedFd<'_>, name: &str, feature: &str)
         .take(count)
         .position(|text| c_text(text) == feature)
         .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
-    let mut request = vec![0u32; 64];
-    request[0] = ETHTOOL_SFEATURES;
-    request[1] = count.div_ceil(32) as u32;
-    request[2 + bit / 32 * 2] = 1 << (bit % 32);
-    request[3 + bit / 32 * 2] = 1 << (bit % 32);
-    syscall::ethtool(control, name, &mut request)
+    Ok((bit, count))
 }
 
 /// Receive and send errors plus drops of the device, from `/proc/net/dev` of this thread's network namespace.

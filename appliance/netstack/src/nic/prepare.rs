@@ -23,6 +23,9 @@ const SYSCTLS: [(&str, &str, &str); 6] = [
     ("ipv4", "forwarding", "0"),
 ];
 
+/// The offload that cuts a batch of datagrams into frames, as `ethtool -k` calls it.
+pub(crate) const CUTTING: &str = "tx-udp-segmentation";
+
 /// Silences the kernel on the interface, sets its MTU and brings it up.
 pub(crate) fn take_from_kernel(control: BorrowedFd<'_>, nic: &Found, mtu: Option<u16>) -> Result<(), NicError> {
     let failed = |what: &'static str| {
@@ -54,6 +57,10 @@ pub(crate) fn take_from_kernel(control: BorrowedFd<'_>, nic: &Found, mtu: Option
     // Without it a physical NIC hands up datagrams one by one. Devices that lack it, or pass batches anyway, say no.
     if let Err(error) = link::enable_feature(control, &nic.name, "rx-udp-gro-forwarding") {
         log::debug!("{}: rx-udp-gro-forwarding stays as it is: {error}", nic.name);
+    }
+    // Virtio NICs can cut batches and do not until they are told. Where nobody can, batches are cut before they are sent.
+    if let Err(error) = link::enable_feature(control, &nic.name, CUTTING) {
+        log::debug!("{}: {CUTTING} stays as it is: {error}", nic.name);
     }
     Ok(())
 }

@@ -111,6 +111,7 @@ impl Nic {
         prepare::take_from_kernel(control.as_fd(), &found, config.mtu)?;
         let socket = syscall::open_packet_socket(found.index, RECEIVE_BUFFER, SEND_BUFFER)
             .map_err(failed("open a packet socket (CAP_NET_RAW is needed)"))?;
+        let cuts_for_us = link::feature_is_on(control.as_fd(), &found.name, prepare::CUTTING).unwrap_or(false);
         let mtu = syscall::mtu(control.as_fd(), &found.name).map_err(failed("read the MTU"))?;
         Ok(Self {
             socket,
@@ -121,7 +122,8 @@ impl Nic {
             mtu: u16::try_from(mtu).unwrap_or(9216).min(9216),
             vlan: config.vlan,
             counters: Counters::default(),
-            cuts_for_us: true,
+            // The path past the queue discipline drops what the device cannot cut, each time, and calls that a full queue.
+            cuts_for_us,
         })
     }
 
