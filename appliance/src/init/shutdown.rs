@@ -17,6 +17,9 @@ use crate::api::init::InitRequest;
 const IN_MEMORY: [&str; 11] =
     ["proc", "sysfs", "devtmpfs", "devpts", "tmpfs", "ramfs", "rootfs", "debugfs", "cgroup2", "securityfs", "tracefs"];
 
+/// Time for the answer to an order to reach its terminal.
+const ANSWER_PAUSE: Duration = Duration::from_secs(1);
+
 /// Carries the order out. Does not return.
 pub(super) fn carry_out(order: InitRequest, supervisor: &mut Supervisor) -> ! {
     let (verb, command) = match order {
@@ -24,6 +27,8 @@ pub(super) fn carry_out(order: InitRequest, supervisor: &mut Supervisor) -> ! {
         InitRequest::Reboot | InitRequest::Report => ("reboot", RebootCommand::Restart),
     };
     say(&format!("the machine will {verb}"));
+    // Consoles stop first, and one of them has yet to print the answer to whoever typed the order.
+    std::thread::sleep(ANSWER_PAUSE);
     supervisor.stop_all();
     kill_the_rest();
     within(Duration::from_secs(10), "writing back file systems", rustix::fs::sync);
