@@ -68,6 +68,48 @@ pub(super) fn a_control_plane_that_dies_adopts_its_vms_again(bench: &mut Bench) 
     Ok(Verdict::Passed)
 }
 
+pub(super) fn a_lease_role_that_dies_costs_no_vm_and_no_lease(bench: &mut Bench) -> Result<Verdict> {
+    bench.bring("deb", "host-a")?;
+    let talker = bench.talk("deb")?;
+    bench.fleet.order("host-a", "kill lease")?;
+    // Longer than the expiry: a successor that did not renew would have lost the VM by now.
+    std::thread::sleep(Duration::from_millis(model::limits::LEASE_EXPIRY_MS + 3_000));
+    let answer = bench.exec("host-b", "vm start deb")?;
+    expect(answer.status != 0 && answer.output.contains("host-a"), || {
+        bench.unexpected("host-b", "vm start deb", &answer).to_string()
+    })?;
+    expect(bench.settled_on("deb")? == "host-a", || "deb does not run where it ran".into())?;
+    bench.judge(talker, "deb")?;
+    Ok(Verdict::Passed)
+}
+
+/// The first fence: a host that is cut off from the datastore ends its VMs before another may start them.
+pub(super) fn the_vm_of_a_host_without_its_datastore_starts_elsewhere_and_nowhere_twice(
+    bench: &mut Bench,
+) -> Result<Verdict> {
+    bench.bring("deb", "host-a")?;
+    let talker = bench.talk("deb")?;
+    std::thread::sleep(Duration::from_secs(2));
+    let heard = talker.stop()?;
+    bench.fleet.wires().cut("host-a", Wire::Datastore)?;
+    let started = crate::wait::until(
+        "host-b to start the VM of the host that is cut off",
+        Duration::from_secs(180),
+        || Ok((bench.exec("host-b", "vm start deb")?.status == 0).then_some(())),
+        String::new,
+    );
+    bench.fleet.wires().mend("host-a", Wire::Datastore)?;
+    started?;
+    let talker = bench.talk("deb")?;
+    std::thread::sleep(Duration::from_secs(2));
+    bench.judge(talker, "deb")?;
+    let faults = heard.compare(&guests::audit_journal(&bench.fleet.datastore(), "deb")?);
+    expect(faults.is_empty(), || faults.join("; "))?;
+    // It comes back by itself, and sees where the VM is now.
+    expect(bench.settled_on("deb")? == "host-b", || "deb does not run on host-b".into())?;
+    Ok(Verdict::Passed)
+}
+
 pub(super) fn two_hosts_that_start_a_vm_at_the_same_instant_agree_on_one(bench: &mut Bench) -> Result<Verdict> {
     for _ in 0..3 {
         bench.end("deb")?;

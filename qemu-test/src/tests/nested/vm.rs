@@ -30,6 +30,23 @@ pub(super) fn a_vm_that_runs_is_not_started_a_second_time(bench: &mut Bench) -> 
     Ok(Verdict::Passed)
 }
 
+/// The other host has never heard of this VM's lease, and must read of it before it lists the VM.
+pub(super) fn a_new_vm_is_listed_where_it_runs_by_every_host_at_once(bench: &mut Bench) -> Result<Verdict> {
+    let vms = bench.fleet.datastore().join("vms");
+    let (witness, fresh) = (vms.join("witness"), vms.join("fresh"));
+    fs::create_dir_all(&fresh).at("creating", &fresh)?;
+    let text = fs::read_to_string(witness.join("vm.toml")).at("reading", &witness)?;
+    let text = text.replace("name = \"witness\"", "name = \"fresh\"");
+    fs::write(fresh.join("vm.toml"), text).at("writing", &fresh)?;
+    fs::copy(witness.join("witness"), fresh.join("witness")).at("copying", &witness)?;
+    bench.done("host-a", "vm start fresh")?;
+    let first = bench.state("host-b", "fresh");
+    bench.end("fresh")?;
+    fs::remove_dir_all(&fresh).at("removing", &fresh)?;
+    expect(first? == "elsewhere host-a", || "host-b did not list the VM where it runs".into())?;
+    Ok(Verdict::Passed)
+}
+
 pub(super) fn a_paused_vm_is_silent_and_goes_on_where_it_was(bench: &mut Bench) -> Result<Verdict> {
     bench.bring("deb", "host-a")?;
     let talker = bench.talk("deb")?;
