@@ -135,6 +135,13 @@ fn the_connection_may_die_while_the_datastore_is_away() {
 }
 
 #[test]
+fn the_connection_may_die_while_the_lease_role_cannot_be_asked() {
+    for side in Side::BOTH {
+        at_every_step(&[Fault::ConnectionDies], &[Fault::LeaseRoleAway(side, Duration::from_secs(3))]);
+    }
+}
+
+#[test]
 fn a_lost_message_never_runs_the_vm_twice() {
     let setup = Setup::calm(7);
     let messages = run(setup.clone()).messages;

@@ -47,6 +47,8 @@ pub enum Fault {
     Cancel(Side),
     /// This host's reads and writes of the lease area fail for so long.
     DatastoreAway(Side, Duration),
+    /// This host's lease role cannot be asked for so long: every question fails at once, and leases are kept.
+    LeaseRoleAway(Side, Duration),
 }
 
 /// When a fault happens.

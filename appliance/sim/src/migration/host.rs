@@ -67,6 +67,8 @@ pub struct Host {
     pub outcome: Option<Outcome>,
     /// The host, its VMM, or its lease ended: promises about what still runs here are void.
     pub hurt: bool,
+    /// Until then the lease role cannot be asked.
+    pub lease_away_until: Instant,
     /// The VM's slowing, percent.
     pub throttle: u8,
 }
@@ -95,6 +97,7 @@ impl Host {
             engine_wakes: Instant::NEVER,
             outcome: None,
             hurt: false,
+            lease_away_until: Instant::ZERO,
             throttle: 0,
         }
     }

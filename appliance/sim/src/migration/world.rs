@@ -11,7 +11,7 @@ use protocol::lease::host_lease::Standing;
 use protocol::lease::identity::Epoch;
 use protocol::lease::keeper::{self, Access, Effect as KeeperEffect, IoId, IoResult, RequestId};
 use protocol::lease::vm_lease::{Answer, LeaseError, Request, Take};
-use protocol::session::{LeaseAsk, Outcome};
+use protocol::session::{LeaseAnswer, LeaseAsk, Outcome};
 use protocol::source::{self, Plan, Source};
 use protocol::time::{Duration, Instant};
 use protocol::wire::message::{Offer, RunState};
@@ -481,6 +481,10 @@ impl World {
                 Ok(())
             }
             Fault::Cancel(side) => self.engine_hears_cancel(side),
+            Fault::LeaseRoleAway(side, span) => {
+                self.host(side).lease_away_until = self.queue.now() + span;
+                Ok(())
+            }
             Fault::DatastoreAway(side, span) => {
                 self.datastore.goes_away(side, self.queue.now() + span);
                 Ok(())
@@ -572,6 +576,18 @@ impl World {
     }
 
     pub(super) fn engine_asks(&mut self, side: Side, ask: LeaseAsk) -> Kept {
+        if self.queue.now() < self.host(side).lease_away_until {
+            let (after, generation) = (self.short(), self.host(side).generation);
+            let answer = LeaseAnswer::Unknown { cause: "the lease role does not answer".to_owned() };
+            let event = match side {
+                Side::Source => Event::SourceHears(generation, Box::new(source::Input::Lease(ask, answer))),
+                Side::Destination => {
+                    Event::DestinationHears(generation, Box::new(destination::Input::Lease(ask, answer)))
+                }
+            };
+            self.queue.after(after, event);
+            return Ok(());
+        }
         let request = ask.request(vm_name(), host::id(Side::Source), self.base);
         let generation = self.host(side).generation;
         self.ask(side, request, Asker::Engine(generation, ask))
