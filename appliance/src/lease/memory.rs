@@ -109,7 +109,7 @@ mod tests {
         let store: DatastoreName = "nfs".parse().expect("a name");
         let kept = Kept::new(store.clone(), folder.join("lease"), who, None, area, life);
         leave(&folder, &kept).expect("left");
-        assert_eq!(recall_all(&folder), [kept.clone()]);
+        assert_eq!(recall_all(&folder), std::slice::from_ref(&kept));
         assert_eq!(kept.area(), Some(area));
         forget(&folder, &store).expect("forgotten");
         assert!(recall_all(&folder).is_empty());
