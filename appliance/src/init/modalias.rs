@@ -76,6 +76,8 @@ impl Aliases {
     fn add(&mut self, pattern: &str, module: &str) {
         match pattern.split_once(':') {
             Some((bus, _)) => {
+                // ACPI drivers match `acpi*:`, which is no bus by name: those are tried on every device.
+                let bus = if bus.contains(['*', '?', '[']) { "" } else { bus };
                 self.by_bus.entry(bus.to_owned()).or_default().push((pattern.to_owned(), module.to_owned()));
             }
             None => self.exact.entry(pattern.to_owned()).or_default().push(module.to_owned()),
@@ -86,7 +88,8 @@ impl Aliases {
     pub(super) fn modules_for(&self, modalias: &str) -> BTreeSet<String> {
         let mut found = BTreeSet::new();
         if let Some((bus, _)) = modalias.split_once(':') {
-            for (pattern, module) in self.by_bus.get(bus).into_iter().flatten() {
+            let patterns = [bus, ""].into_iter().filter_map(|bus| self.by_bus.get(bus)).flatten();
+            for (pattern, module) in patterns {
                 if matches(pattern.as_bytes(), modalias.as_bytes()) {
                     found.insert(module.clone());
                 }
@@ -113,6 +116,7 @@ mod tests {
              alias pci:v*d*sv*sd*bc01sc06i01* ahci\n\
              alias cpu:type:x86,ven*fam*mod*:feature:*00C2* kvm_amd\n\
              alias nfs4 nfsv4\n\
+             alias acpi*:PNP0C0C:* button\n\
              alias hid:b0003g*v0000046Dp0000C2[0-4]9 hid_lg\n",
         );
         let of = |name: &str| aliases.modules_for(name).into_iter().collect::<Vec<_>>();
@@ -121,6 +125,7 @@ mod tests {
         assert_eq!(of("cpu:type:x86,ven0002fam0017mod0001:feature:,0000,00C2,00C4"), ["kvm_amd"]);
         assert_eq!(of("cpu:type:x86,ven0002fam0017mod0001:feature:,0000,00C4"), [""; 0]);
         assert_eq!(of("nfs4"), ["nfsv4"]);
+        assert_eq!(of("acpi:PNP0C0C:"), ["button"]);
         assert_eq!(of("hid:b0003g0001v0000046Dp0000C239"), ["hid_lg"]);
         assert_eq!(of("hid:b0003g0001v0000046Dp0000C259"), [""; 0]);
     }

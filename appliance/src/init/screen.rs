@@ -1,13 +1,19 @@
 //! The screen: lines of `init` to the person in front of the machine, on every console that the kernel writes to.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use super::gather::LogFile;
 use crate::api::paths::RunDir;
 use crate::journal::uptime;
+
+/// How long a line waits for a terminal that is busy.
+const BUSY_MAX: Duration = Duration::from_secs(1);
+/// Time between two tries.
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
 /// A terminal and its place.
 struct Screen {
@@ -37,12 +43,21 @@ fn open_one(path: &str) -> Option<File> {
 
 impl Screen {
     fn write(&mut self, text: &[u8]) {
-        let written = self.file.as_mut().is_some_and(|file| file.write_all(text).is_ok());
-        if !written {
-            // The end of a console hangs its terminal up, and with it every descriptor of it.
-            self.file = open_one(&self.path);
-            if let Some(file) = &mut self.file {
-                let _ = file.write_all(text);
+        let mut rest = text;
+        let deadline = Instant::now() + BUSY_MAX;
+        let mut reopened = false;
+        while !rest.is_empty() && Instant::now() < deadline {
+            match self.file.as_mut().map(|file| file.write(rest)) {
+                Some(Ok(written)) => rest = &rest[written..],
+                // A console is writing on the same terminal at this moment, or the line is slow.
+                Some(Err(error)) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(BUSY_PAUSE),
+                Some(Err(error)) if error.kind() == ErrorKind::Interrupted => {}
+                // The end of a console hangs its terminal up, and with it every descriptor of it.
+                _ if !reopened => {
+                    self.file = open_one(&self.path);
+                    reopened = true;
+                }
+                _ => return,
             }
         }
     }
