@@ -1,5 +1,5 @@
 //! The configuration of this host as its layers make it (DESIGN.md, section 6): defaults, host.toml of a boot medium,
-//! hosts/<hostname>.toml of the datastore, words of the kernel command line. `configure` and `host` read it alike.
+//! `hosts/<hostname>.toml` of the datastore, words of the kernel command line. `configure` and `host` read it alike.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ pub fn origin_file(run: &RunDir) -> PathBuf {
     run.path().join("config/origin")
 }
 
-/// Reads the layers of this host. `datastore` is the file's name and text of hosts/<hostname>.toml once a datastore is there.
+/// Reads the layers of this host. `datastore` is the file's name and text of `hosts/<hostname>.toml` once a datastore is there.
 pub fn of_this_host(run: &RunDir, datastore: Option<(&str, &str)>) -> Configuration {
     let text = fs::read_to_string(text_file(run)).ok();
     let origin = fs::read_to_string(origin_file(run)).unwrap_or_else(|_| "godwit/host.toml".to_owned());

@@ -3,7 +3,7 @@
 //!
 //! A condition is a file with one pure function from [`Conditions`], the facts of both hosts and the link between
 //! them, to findings. A new condition is a new file and a line in [`judge::CONDITIONS`]. [`facts`] are the nouns,
-//! [`judge`] asks all conditions, and the rest are the conditions, one a file.
+//! [`mod@judge`] asks all conditions, and the rest are the conditions, one a file.
 
 pub mod affinity;
 pub mod cpu_features;
