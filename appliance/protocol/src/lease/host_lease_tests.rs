@@ -190,6 +190,26 @@ fn a_successor_fences_at_its_predecessors_deadline_although_the_datastore_does_n
 }
 
 #[test]
+fn a_successor_goes_on_with_the_life_and_the_deadline_of_its_predecessor() {
+    let (mut before, renewal) = Bench::live(1, "host-a");
+    before.lease.handle_written(at(1_650), renewal, true);
+    let mut left = None;
+    while let Some(effect) = before.lease.poll_effect() {
+        if let OwnEffect::Remember(remembered) = effect {
+            left = remembered;
+        }
+    }
+    let mut bench = Bench::new(1, "host-a", left);
+    bench.disk.clone_from(&before.disk);
+    bench.look(5_000);
+    // The renewal that its predecessor remembered began at 1,600 ms, whatever this process does meanwhile.
+    assert!(bench.lease.life(at(1_600 + FENCE_MS - 1)).is_some());
+    assert!(bench.lease.life(at(1_600 + FENCE_MS)).is_none());
+    let (_, effects) = bench.effects(true);
+    assert!(effects.contains(&OwnEffect::Rest), "what its predecessor wrote may still land");
+}
+
+#[test]
 fn a_host_that_another_saw_expire_fences_as_soon_as_it_reads_so() {
     let (mut bench, renewal) = Bench::live(1, "host-a");
     bench.lease.handle_written(at(1_650), renewal, true);

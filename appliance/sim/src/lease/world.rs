@@ -21,7 +21,8 @@ use crate::events::EventQueue;
 use crate::rng::Rng;
 
 const IO_BOUND: Duration = Duration::from_millis(limits::LEASE_IO_BOUND_MS);
-const KILL_MOST: Duration = Duration::from_millis(limits::LEASE_KILL_MS - 1_300);
+/// What a kill takes at most, less the time until the fence itself is begun.
+const KILL_MOST: Duration = Duration::from_millis(limits::LEASE_KILL_MS - 100);
 const WATCHDOG: Duration = Duration::from_millis(limits::LEASE_WATCHDOG_MS);
 /// A little less than what a writer waits by its own clock, which may be fast.
 const LATE_MOST: Duration = Duration::from_millis(limits::LEASE_SETTLE_MS * 9 / 10);
@@ -377,7 +378,15 @@ impl World {
             Effect::Fence(why) => {
                 self.outcome.fences += 1;
                 self.note(|| format!("host-{host} fences: {why:?}"));
-                let takes = self.rng.latency(Duration::from_millis(5), KILL_MOST);
+                // All of the time that a kill may take is used, but for what a stop of the host may need of it.
+                let stops = self.faults.fences == Fences::Clock && self.faults.freeze_every.is_some();
+                let most = if stops {
+                    KILL_MOST.saturating_sub(self.faults.freeze_most() + Duration::from_millis(300))
+                } else {
+                    KILL_MOST
+                };
+                let least = if self.rng.chance(500_000) { most / 2 } else { Duration::from_millis(5) };
+                let takes = self.rng.span(least, most);
                 let boot = self.hosts[host].boot;
                 // A VM that hangs in the kernel does not die: the watchdog is there for that too.
                 if self.faults.fences == Fences::Watchdog && self.rng.chance(100_000) {
