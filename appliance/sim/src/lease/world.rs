@@ -1041,8 +1041,12 @@ impl World {
             self.queue.after(Duration::from_secs(3), Event::Operator);
             for vm in 0..self.vms {
                 if !self.hosts.iter().any(|host| host.instances.contains_key(&vm)) {
-                    let host = self.rng.index(self.hosts.len());
-                    self.start(host, vm);
+                    // At random first; in the end at each in turn: a host may hold a VM without knowing, because its
+                    // lease process died with the answer, and then only that host can start it.
+                    let drawn = self.rng.index(self.hosts.len());
+                    let patient = self.queue.now() < Instant::ZERO + self.faults.lasts + HEALTHY / 2;
+                    let turn = self.queue.now().nanos() / Duration::from_secs(3).nanos();
+                    self.start(if patient { drawn } else { turn as usize % self.hosts.len() }, vm);
                 }
             }
             return;
