@@ -1103,7 +1103,9 @@ impl World {
 
     fn start(&mut self, host: usize, vm: usize) {
         let it = &self.hosts[host];
-        if it.up && it.frozen.is_none() && !it.instances.contains_key(&vm) {
+        // As the control plane does: a VM that is being started is not started again.
+        let pending = it.wishes.values().any(|(_, wish)| matches!(wish, Wish::Start(started) if *started == vm));
+        if it.up && it.frozen.is_none() && !pending && !it.instances.contains_key(&vm) {
             self.ask(host, Wish::Start(vm), Request::Acquire(vm_name(vm), Take::IfFree));
         }
     }
