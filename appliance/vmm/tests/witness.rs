@@ -245,9 +245,8 @@ fn a_page_that_a_move_loses_is_seen_and_called_a_lost_write() {
     // The highest page that was written since it was last copied is one of the working set: the kernel's own lie below.
     // That the log names a page is not enough: KVM logs a page that is read for the first time, too.
     let mut guest = guest.moved(200, |source, destination, bitmap| {
-        let written = (0..bitmap.pages()).rev().filter(|page| bitmap.is_set(*page));
-        let lost = written.filter(|page| source.page(*page) != destination.page(*page)).next();
-        let lost = lost.expect("the guest wrote something");
+        let written = |page: &u64| bitmap.is_set(*page) && source.page(*page) != destination.page(*page);
+        let lost = (0..bitmap.pages()).rfind(written).expect("the guest wrote something");
         let word = usize::try_from(lost / 64).unwrap();
         let others = bitmap.take_word(word) & !(1 << (lost % 64));
         bitmap.or_word(word, others);
