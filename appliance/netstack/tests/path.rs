@@ -100,6 +100,30 @@ fn a_slow_receiver_holds_its_sender_back_and_loses_nothing() {
     assert!(world.events_a.iter().any(|event| matches!(event, Event::Writable(_))), "room again was not told");
 }
 
+#[test]
+fn hosts_that_are_slow_to_answer_are_no_queue_and_do_not_starve_the_sender() {
+    let mut world = Simulated::connected(Nature::new(10, Duration::from_micros(200)), 11, &TransportLimits::default());
+    let record = Bytes::from(vec![1; RECORD_MAX]);
+    let mut send_for = |world: &mut Simulated, time: Duration| {
+        let (start, before) = (world.now(), world.pair.a.estimates(world.from).unwrap().delivered_bytes);
+        world.until(MINUTE, |world| {
+            let now = world.now();
+            while world.pair.a.send_record(world.from, record.clone()).is_ok() {}
+            while world.pair.b.recv_record(world.to, now).is_some() {}
+            now >= start + time
+        });
+        let delivered = world.pair.a.estimates(world.from).unwrap().delivered_bytes - before;
+        delivered as f64 / (world.now() - start).as_secs_f64()
+    };
+    // First the path shows how short its round trip can be; then both processors have other work.
+    send_for(&mut world, Duration::from_millis(100));
+    world.pair.set_busy(Duration::from_millis(10));
+    send_for(&mut world, Duration::from_secs(2));
+    let rate = send_for(&mut world, Duration::from_secs(2));
+    // Two hosts that each answer after 5 ms in the mean: the least window gives this much, a starved one a tenth.
+    assert!(rate > 8e6, "{:.1} MB/s", rate / 1e6);
+}
+
 fn probed(nature: Nature, peer_mtu: u16) -> PathReport {
     let limits = TransportLimits::default();
     let mut world = Simulated::of(Pair::with_mtus(nature, [nature.mtu, peer_mtu], 5, &limits));

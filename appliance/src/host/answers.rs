@@ -168,7 +168,10 @@ fn holders(plane: &ControlPlane, datastore: &Datastore, names: &[VmName]) -> Opt
 }
 
 fn vm_names(datastore: &Datastore) -> Vec<VmName> {
-    let folders = datastore.list("vms").unwrap_or_default();
+    let folders = datastore.list("vms").unwrap_or_else(|error| {
+        log::warn!("the VMs of datastore {} are not listed: {error}", datastore.name());
+        Vec::new()
+    });
     folders.iter().filter_map(|folder| folder.parse().ok()).collect()
 }
 

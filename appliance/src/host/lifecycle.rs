@@ -33,7 +33,8 @@ pub fn start(plane: &Arc<ControlPlane>, name: &VmName) -> Result<String, Diagnos
     let what = format!("VM {name} was not started");
     let located = locate(plane, name, &what)?;
     let config = located.config(&what)?;
-    plane.vms.claim(name, VmState::Starting, &what)?;
+    let claimed = plane.vms.claim(name, VmState::Starting, &what);
+    claimed.map_err(|busy| busy.vm_now(format!("it is on {}, this host", plane.name())))?;
     let started = start_claimed(plane, &located, &config, &what);
     if started.is_err() {
         plane.vms.remove(name, None, None);

@@ -16,6 +16,9 @@ pub struct Load {
     pub pages_per_second: u32,
 }
 
+/// Time between two spells of writing.
+const PERIOD: Duration = Duration::from_millis(20);
+
 /// A load that runs on a thread of its own.
 #[derive(Clone, Default)]
 pub struct Dirtier {
@@ -39,7 +42,7 @@ impl Dirtier {
         let mut last = Instant::now();
         let mut due = 0.0;
         loop {
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(PERIOD);
             let load = self.shared.lock().unwrap_or_else(PoisonError::into_inner).0;
             pages.resize(load.pages);
             // What was missed while the guest stood still is not made up for.

@@ -92,6 +92,7 @@ impl Ganesha {
              Bind_addr = {address}; mount_path_pseudo = true; }}\n\
              NFSv4 {{ Graceless = true; Minor_Versions = 0, 1, 2; Lease_Lifetime = {LEASE_SECONDS}; \
              RecoveryBackend = fs; RecoveryRoot = \"{recovery}\"; }}\n\
+             MDCACHE {{ Dir_Chunk = 0; }}\n\
              EXPORT {{ Export_Id = 1; Path = \"{path}\"; Pseudo = \"{export}\"; Access_Type = RW; \
              Squash = No_Root_Squash; SecType = sys; Attr_Expiration_Time = 0; FSAL {{ Name = VFS; }} }}\n",
             recovery = self.folder.join("recovery").display(),

@@ -34,12 +34,13 @@ impl fmt::Display for Tally {
 }
 
 impl Tally {
-    /// Runs one check, prints its outcome and time, counts it.
-    pub fn check(&mut self, name: &str, check: impl FnOnce() -> Result<Verdict>) {
+    /// Runs one check, prints its outcome and time, counts it; whether it did not fail.
+    pub fn check(&mut self, name: &str, check: impl FnOnce() -> Result<Verdict>) -> bool {
         println!("check {name} ...");
         let start = Instant::now();
         let verdict = check();
         let took = start.elapsed().as_secs_f64();
+        let held = verdict.is_ok();
         match verdict {
             Ok(Verdict::Passed) => {
                 self.passed += 1;
@@ -54,6 +55,7 @@ impl Tally {
                 self.fail(name, &error);
             }
         }
+        held
     }
 
     /// Counts a failure and prints it.

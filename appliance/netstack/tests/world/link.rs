@@ -154,6 +154,11 @@ impl Link {
         self.directions.iter_mut().for_each(|direction| direction.up = up);
     }
 
+    /// From now on each host looks at the wire only after a random time of up to this.
+    pub fn set_busy(&mut self, busy: Duration) {
+        self.directions.iter_mut().for_each(|direction| direction.nature.busy = busy);
+    }
+
     /// When host `end` looks at the wire next if it looks now.
     pub fn next_look(&mut self, end: usize) -> Instant {
         let direction = &mut self.directions[end];

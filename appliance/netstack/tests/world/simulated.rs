@@ -61,6 +61,11 @@ impl Pair {
         self.link.borrow().now
     }
 
+    /// From now on each host looks at the wire only after a random time of up to this.
+    pub fn set_busy(&mut self, busy: Duration) {
+        self.link.borrow_mut().set_busy(busy);
+    }
+
     fn poll(&mut self, looking: [bool; 2]) {
         let now = self.now();
         if looking[0] {

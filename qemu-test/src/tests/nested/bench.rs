@@ -9,6 +9,7 @@ use crate::guests;
 use crate::home::Home;
 use crate::image::Image;
 use crate::machine::{HostSpec, Machine};
+use crate::tests::nested::guest::HOSTS;
 
 /// How long a console command may take unless a test says otherwise.
 const COMMAND_BOUND: Duration = Duration::from_secs(120);
@@ -49,6 +50,18 @@ impl Bench {
         LabError::Host {
             host: host.into(),
             what: format!("`{command}` ended with status {} and said:\n{}", answer.status, answer.output),
+        }
+    }
+
+    /// Prints the last that each host wrote into its logs, for whoever has to understand a failure.
+    pub(super) fn show_logs(&self) {
+        for host in HOSTS {
+            for command in ["vm list", "log show"] {
+                match self.exec(host, command) {
+                    Ok(answer) => println!("{host}: {command}\n{}", answer.output),
+                    Err(error) => println!("{host}: {command}: {error}"),
+                }
+            }
         }
     }
 

@@ -89,10 +89,13 @@ pub fn check_nested(home: &Home, filter: &str, tally: &mut Tally) {
             tally.check(promise.name, || Ok(Verdict::Skipped(why.into())));
             continue;
         }
-        tally.check(promise.name, || match missing(promise, &bench)? {
+        let held = tally.check(promise.name, || match missing(promise, &bench)? {
             Some(role) => Ok(Verdict::Skipped(format!("the role {role} is not in this build yet"))),
             None => (promise.hold)(&mut bench),
         });
+        if !held {
+            bench.show_logs();
+        }
     }
     end(home, tally);
 }
