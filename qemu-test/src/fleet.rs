@@ -134,7 +134,7 @@ impl Fleet {
             SerialLine::open(machine)?.wait_until_ready(CONSOLE_BOUND)?;
         }
         for machine in machines {
-            wait_for_datastore(machine);
+            wait_for_datastores(machine);
         }
         println!(
             "lab: {} host(s) at their consoles after {:.1} s; boots of this fleet that hung in the emulator and were \
@@ -187,19 +187,37 @@ impl Fleet {
     }
 }
 
-/// Waits until a host lists the VMs of its datastore. A host that does not is told of, and no reason to stop: what it says
-/// on its console is what the person needs.
-fn wait_for_datastore(machine: &Machine) {
+/// Waits until a host can start VMs: its datastores are there and it holds its leases on them. A host that cannot is told
+/// of, and no reason to stop: what it says on its console is what the person needs.
+fn wait_for_datastores(machine: &Machine) {
+    let mut missing = String::new();
     let look = || {
-        let answer = SerialLine::open(machine)?.exec_within("vm list --json", Duration::from_secs(30))?;
-        Ok((answer.status != 0 || answer.output.contains("\"name\"")).then_some(answer))
+        let answer = SerialLine::open(machine)?.exec_within("host check --json", Duration::from_secs(30))?;
+        missing = missing_of(&answer.output);
+        // Its control plane may not be up yet, and then says why it does not answer.
+        Ok((answer.status == 0 && missing.is_empty()).then_some(()))
     };
-    let name = &machine.spec.name;
-    match wait::until("the datastore", DATASTORE_BOUND, look, String::new) {
-        Ok(answer) if answer.status == 0 => {}
-        Ok(answer) => println!("lab: {name} lists no VMs: {}", answer.output.trim_end()),
-        Err(_) => println!("lab: {name} lists no VMs after {} s; see its datastore list", DATASTORE_BOUND.as_secs()),
+    if wait::until("the datastores", DATASTORE_BOUND, look, String::new).is_err() {
+        println!("lab: {} is not ready after {} s: {missing}", machine.spec.name, DATASTORE_BOUND.as_secs());
     }
+}
+
+/// What a host's check says of datastores and leases that are not as they should be; nothing if they are, or if none are
+/// configured.
+fn missing_of(checks: &str) -> String {
+    let Ok(checks) = serde_json::from_str::<serde_json::Value>(checks) else { return checks.trim_end().to_owned() };
+    let text = |check: &serde_json::Value, key: &str| check.get(key).and_then(|text| text.as_str()).map(str::to_owned);
+    let mut missing = Vec::new();
+    for check in checks.as_array().into_iter().flatten() {
+        let (subject, found) = (text(check, "subject").unwrap_or_default(), text(check, "found").unwrap_or_default());
+        let well = (subject.starts_with("datastore ") && found == "available")
+            || (subject == "leases" && found == "renewed")
+            || !(subject.starts_with("datastore ") || subject == "leases");
+        if !well {
+            missing.push(format!("{subject}: {found}"));
+        }
+    }
+    missing.join("; ")
 }
 
 /// Takes the fleet for a change (up, down, boot): a second command waits until the first is done.

@@ -104,7 +104,7 @@ fn a_slow_receiver_holds_its_sender_back_and_loses_nothing() {
 fn hosts_that_are_slow_to_answer_are_no_queue_and_do_not_starve_the_sender() {
     let mut world = Simulated::connected(Nature::new(10, Duration::from_micros(200)), 11, &TransportLimits::default());
     let record = Bytes::from(vec![1; RECORD_MAX]);
-    let mut send_for = |world: &mut Simulated, time: Duration| {
+    let send_for = |world: &mut Simulated, time: Duration| {
         let (start, before) = (world.now(), world.pair.a.estimates(world.from).unwrap().delivered_bytes);
         world.until(MINUTE, |world| {
             let now = world.now();

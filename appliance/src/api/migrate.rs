@@ -55,7 +55,12 @@ pub enum FromMigrate {
     /// attached, its taps plugged in; then `DisksOpen`.
     OpenDisks(MigrationId),
     /// At the destination: the VM runs; its port groups are to be told (RARP).
-    Resumed(MigrationId),
+    Resumed {
+        /// Which migration.
+        id: MigrationId,
+        /// The epoch in which this host holds the VM now.
+        epoch: u64,
+    },
     /// At the source: the VM runs elsewhere; its monitor here may end.
     Release(MigrationId),
     /// A migration ended, on either host.

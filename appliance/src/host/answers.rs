@@ -115,13 +115,22 @@ fn host_checks(plane: &ControlPlane) -> Vec<Check> {
 fn lease_problems(plane: &ControlPlane) -> Vec<Reason> {
     match plane.leases.ask(&LeaseRequest::Status, &[]) {
         Ok(LeaseAnswer::Status(leases)) => {
+            let datastores = plane.datastores.all();
+            let without =
+                datastores.iter().filter(|datastore| leases.iter().all(|lease| lease.datastore != *datastore.name()));
+            let without = without.map(|datastore| {
+                let name = datastore.name();
+                let cause = format!("the host lease on datastore {name} is not taken yet: it takes seconds");
+                Reason::new(cause, format!("datastore show {name}; log show lease"))
+            });
+            let without: Vec<Reason> = without.collect();
             let troubled = leases.into_iter().filter(|lease| !lease.held || !lease.trouble.is_empty());
             let reason = |lease: crate::api::lease::DatastoreLease| {
                 let cause =
                     format!("the host lease on datastore {} is not renewed: {}", lease.datastore, lease.trouble);
                 Reason::new(cause, format!("datastore show {}; log show lease", lease.datastore))
             };
-            troubled.map(reason).collect()
+            troubled.map(reason).chain(without).collect()
         }
         Ok(_) => Vec::new(),
         Err(failure) => vec![failure.reason()],

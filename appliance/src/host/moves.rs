@@ -31,6 +31,7 @@ const LOOK: Duration = Duration::from_millis(100);
 struct Known {
     row: MigrationRow,
     receipt: Option<Receipt>,
+    under_way: bool,
 }
 
 /// The migrations of this host since it booted, or since its control plane was restarted.
@@ -58,7 +59,7 @@ impl Moves {
             state: "starting".to_owned(),
             thousandths: None,
         };
-        self.with(|known| known.insert(id, Known { row, receipt: None }));
+        self.with(|known| known.insert(id, Known { row, receipt: None, under_way: true }));
     }
 
     fn end(&self, id: MigrationId, state: &str, receipt: Option<Receipt>) {
@@ -66,8 +67,16 @@ impl Moves {
             if let Some(known) = known.get_mut(&id) {
                 known.row.state = state.to_owned();
                 known.receipt = receipt;
+                known.under_way = false;
             }
         });
+    }
+
+    /// Whether this host still takes part in a move of this VM to here: what arrived is being audited after the resume.
+    fn is_coming(&self, vm: &VmName, here: &HostName) -> bool {
+        self.with(|known| {
+            known.values().any(|known| known.under_way && known.row.vm == *vm && known.row.destination == *here)
+        })
     }
 
     /// All of them, with how far those under way are.
@@ -101,6 +110,15 @@ pub fn migrate(
     caller: &Caller<'_>,
 ) -> Result<HostAnswer, Diagnosis> {
     let what = format!("VM {vm} was not migrated");
+    let runs = || matches!(plane.vms.state(vm), Some(VmState::Running | VmState::Paused));
+    while runs() && plane.moves.is_coming(vm, plane.name()) {
+        if caller.cancelled() {
+            let cause = "it was cancelled while the audit of the VM's move to here went on";
+            return Err(Diagnosis::new(what, cause, format!("vm migrate {vm} {destination}")));
+        }
+        caller.progress("waiting for the audit of the move to here", None);
+        std::thread::sleep(LOOK);
+    }
     let before = plane.vms.state(vm).filter(|state| matches!(state, VmState::Running | VmState::Paused));
     let from = [VmState::Running, VmState::Paused];
     let (running, before) = match before {
@@ -367,7 +385,7 @@ impl Drop for Claimed {
     }
 }
 
-/// Follows a migration to this host to its end; the monitor is dropped, and so killed, unless the VM runs here then.
+/// Follows a migration to this host to its end; the monitor is dropped, and so killed, unless the VM came to run here.
 fn follow(
     plane: &Arc<ControlPlane>,
     incoming: &Incoming,
@@ -377,32 +395,41 @@ fn follow(
 ) -> Result<&'static str, String> {
     let id = incoming.id;
     let mut disks_open = false;
+    // Taken when the VM is this host's and runs: what follows is only the audit of what arrived.
+    let mut arriving = Some(born);
     loop {
-        match said.recv() {
-            Ok(FromMigrate::OpenDisks(_)) => {
+        match (said.recv(), &arriving) {
+            (Ok(FromMigrate::OpenDisks(_)), Some(born)) => {
                 let opened = lifecycle::attach_disks(located, &born.running)
                     .and_then(|()| plane.open_taps(&born.running))
                     .map_err(|reason| reason.cause);
                 disks_open = opened.is_ok();
                 plane.engine.tell(&ToMigrate::DisksOpen(id, opened), &[]).map_err(|error| error.to_string())?;
             }
-            Ok(FromMigrate::Resumed(_)) => plane.announce(&born.running),
-            Ok(FromMigrate::Ended(ended)) if ended.runs_here => {
-                settle_in(plane, incoming, born, ended.epoch);
+            (Ok(FromMigrate::Resumed { epoch, .. }), Some(born)) => {
+                plane.announce(&born.running);
+                settle_in(plane, incoming, arriving.take(), epoch);
+            }
+            (Ok(FromMigrate::Ended(ended)), _) if ended.runs_here => {
+                settle_in(plane, incoming, arriving.take(), ended.epoch);
                 return Ok("moved");
             }
-            Ok(FromMigrate::Ended(ended)) => {
+            (Ok(FromMigrate::Ended(ended)), _) => {
                 let why = ended.failure.map_or_else(|| "it was given up".to_owned(), |failure| failure.to_string());
                 return Err(why);
             }
-            Ok(_) => {}
-            Err(_) => return settle_incoming(plane, incoming, located, born, disks_open),
+            (Ok(_), _) => {}
+            (Err(_), _) => match arriving.take() {
+                Some(born) => return settle_incoming(plane, incoming, located, born, disks_open),
+                None => return Ok("moved"),
+            },
         }
     }
 }
 
-/// The VM is this host's and runs.
-fn settle_in(plane: &Arc<ControlPlane>, incoming: &Incoming, born: Born, epoch: u64) {
+/// The VM is this host's and runs; `born` is `None` where that is known already.
+fn settle_in(plane: &Arc<ControlPlane>, incoming: &Incoming, born: Option<Born>, epoch: u64) {
+    let Some(born) = born else { return };
     let state = if incoming.vm.paused { VmState::Paused } else { VmState::Running };
     born.running.set_epoch(epoch);
     plane.vms.put(&incoming.vm.name, Arc::clone(&born.running), state);
@@ -440,7 +467,7 @@ fn settle_incoming(
                 go_on(&born.running, incoming.vm.paused)
                     .map_err(|why| format!("{DIED}; the VM is this host's, but {why}"))?;
                 plane.announce(&born.running);
-                settle_in(plane, incoming, born, holder.epoch);
+                settle_in(plane, incoming, Some(born), holder.epoch);
                 return Ok("moved");
             }
             Ok(Some(holder)) if holder.epoch > incoming.vm.epoch || !holder.alive => break,

@@ -41,6 +41,10 @@ pub struct Arrival {
     guest: Option<Guest>,
     questions: Vec<Question>,
     told_host: bool,
+    /// The phase that the log tells of.
+    phase: &'static str,
+    /// The epoch in which the VM is this host's, once it is.
+    epoch: u64,
     ended: bool,
 }
 
@@ -79,6 +83,8 @@ impl Arrival {
             guest: None,
             questions: Vec::new(),
             told_host: false,
+            phase: "",
+            epoch: 0,
             ended: false,
         }
     }
@@ -267,7 +273,7 @@ impl Arrival {
             }
             Effect::ResumeGuest(right, run_state) => self.resume(&right, run_state),
             Effect::Announce => {
-                desk.tell(FromMigrate::Resumed(self.id()));
+                desk.tell(FromMigrate::Resumed { id: self.id(), epoch: self.epoch });
                 None
             }
             Effect::HarvestDirty => self.ask_monitor(VmmRequest::DirtyLogHarvest, Vec::new(), Purpose::Harvest),
@@ -342,7 +348,8 @@ impl Arrival {
 
     /// The right is what allows it: it exists only where the lease names this host.
     fn resume(&mut self, right: &RightToRun, run_state: RunState) -> Option<Input> {
-        log::info!("migration {:016x}: the VM is this host's in epoch {}", self.id(), right.epoch());
+        self.epoch = right.epoch();
+        log::info!("migration {:016x}: the VM is this host's in epoch {}", self.id(), self.epoch);
         if run_state == RunState::Paused {
             return Some(Input::GuestResumed(Ok(0)));
         }
@@ -361,7 +368,11 @@ impl Arrival {
         }
     }
 
-    fn report(&self, desk: &mut Desk<'_>, progress: &Progress) {
+    fn report(&mut self, desk: &mut Desk<'_>, progress: &Progress) {
+        if self.phase != progress.phase {
+            self.phase = progress.phase;
+            log::info!("migration {:016x} from {}: {}", self.id(), self.peer.name, self.phase);
+        }
         let phase = match &progress.note {
             Some(note) => format!("{}: {note}", progress.phase),
             None => progress.phase.to_owned(),

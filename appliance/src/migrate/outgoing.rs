@@ -52,6 +52,8 @@ pub struct Departure {
     source: Option<Source>,
     sending: VecDeque<Sending>,
     questions: Vec<Question>,
+    /// The phase that the log tells of.
+    phase: &'static str,
     ended: bool,
 }
 
@@ -84,6 +86,7 @@ impl Departure {
             source: None,
             sending: VecDeque::new(),
             questions: Vec::new(),
+            phase: "",
             ended: false,
         })
     }
@@ -326,6 +329,11 @@ impl Departure {
                 Some(Input::MemoryReleased)
             }
             Effect::Report(progress) => {
+                if self.phase != progress.phase {
+                    self.phase = progress.phase;
+                    let Outgoing { id, vm, destination, .. } = &self.order;
+                    log::info!("migration {id:016x} of {} to {destination}: {}", vm.name, self.phase);
+                }
                 desk.tell(FromMigrate::Progress(shown(self.order.id, &progress)));
                 None
             }

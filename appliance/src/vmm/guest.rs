@@ -12,6 +12,8 @@ use crate::vmm::broadcast::{Broadcast, Connection};
 
 /// Bytes of serial output in one message.
 const SERIAL_BYTES: usize = 16 * 1024;
+/// Lines of its serial output that are kept of a guest that crashed.
+const LAST_LINES: usize = 30;
 
 /// What the sessions of a monitor share.
 #[derive(Debug, Default)]
@@ -48,10 +50,13 @@ impl Guest {
         let (events, output) = (machine.events().clone(), machine.serial_output());
         *place = Some(machine);
         drop(place);
-        let guest = Arc::clone(self);
+        let (guest, said) = (Arc::clone(self), output.clone());
         let told = std::thread::Builder::new().name("events".to_owned()).spawn(move || {
             each_time(events.event(), || {
                 while let Some(event) = events.take() {
+                    if matches!(event, Event::TripleFault | Event::Failed(_)) {
+                        log_last_words(&said.read(0).bytes);
+                    }
                     guest.tell(event);
                 }
             });
@@ -122,6 +127,16 @@ impl Guest {
             Some(Phase::Ready) => VmmLife::Paused,
             Some(Phase::Running) => VmmLife::Running,
         }
+    }
+}
+
+/// What a guest that crashed said last on its serial port is often all that there is to find out why: it goes to the log
+/// before the monitor, and the output with it, ends.
+fn log_last_words(output: &[u8]) {
+    let text = String::from_utf8_lossy(output);
+    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    for line in &lines[lines.len().saturating_sub(LAST_LINES)..] {
+        log::error!("the guest said: {}", line.escape_debug());
     }
 }
 

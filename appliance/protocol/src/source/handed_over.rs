@@ -33,7 +33,8 @@ impl HandedOver {
 impl Step for HandedOver {
     fn message(self, cx: &mut Context, message: Message) -> Phase {
         match message {
-            Message::RoundStored { .. } => self.into(),
+            // The destination tells anew how long its lease takes, whenever it has tried again.
+            Message::RoundStored { .. } | Message::SwitchReady(_) => self.into(),
             Message::Committed { epoch } => Committed::begin(cx, epoch, Some(self.began)).into(),
             other => {
                 let reason = cx.nonsense(&other);

@@ -196,7 +196,8 @@ impl Stunned {
 impl Step for Stunned {
     fn message(self, cx: &mut Context, message: Message) -> Phase {
         match message {
-            Message::RoundStored { .. } => self.into(),
+            // The destination tells anew how long its lease takes, whenever it has tried again.
+            Message::RoundStored { .. } | Message::SwitchReady(_) => self.into(),
             other => {
                 let reason = cx.nonsense(&other);
                 self.lost(cx, reason)

@@ -14,6 +14,7 @@ pub struct Datastore {
     rng: Rng,
     bytes: Vec<u8>,
     away_until: [Instant; 2],
+    slowest: Duration,
 }
 
 /// The area that every world has: two hosts, one VM.
@@ -34,9 +35,10 @@ pub struct Course {
 }
 
 impl Datastore {
-    /// An empty area.
-    pub fn new(rng: Rng) -> Self {
-        Self { rng, bytes: vec![0; area().geometry.area_bytes() as usize], away_until: [Instant::ZERO; 2] }
+    /// An empty area; an access takes `slowest` at most.
+    pub fn new(rng: Rng, slowest: Duration) -> Self {
+        let bytes = vec![0; area().geometry.area_bytes() as usize];
+        Self { rng, bytes, away_until: [Instant::ZERO; 2], slowest }
     }
 
     /// The area cannot be reached from this side until then.
@@ -51,7 +53,7 @@ impl Datastore {
 
     /// Decides what becomes of an access that begins now.
     pub fn course(&mut self, now: Instant, side: Side) -> Course {
-        let took = self.rng.latency(Duration::from_micros(200), Duration::from_millis(20));
+        let took = self.rng.latency(Duration::from_micros(200), self.slowest);
         let half = took / 2;
         if now >= self.away_until[side.index()] {
             return Course { applied: Some(now + half), ends: now + took, succeeds: true };

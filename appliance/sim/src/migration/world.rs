@@ -43,6 +43,8 @@ pub struct Setup {
     pub policy: Policy,
     /// How long it takes to stop the vCPUs.
     pub stop: Duration,
+    /// How long an access to the lease area takes at most.
+    pub datastore: Duration,
 }
 
 impl Setup {
@@ -60,6 +62,7 @@ impl Setup {
                 no_convergence: NoConvergence::Abort,
             },
             stop: Duration::from_millis(1),
+            datastore: Duration::from_millis(20),
         }
     }
 }
@@ -165,7 +168,7 @@ impl World {
     /// A world in which both hosts are up and the VM runs on the source.
     pub fn new(setup: Setup) -> Self {
         let mut rng = Rng::new(setup.seed);
-        let (link, datastore) = (Link::new(rng.fork()), Datastore::new(rng.fork()));
+        let (link, datastore) = (Link::new(rng.fork()), Datastore::new(rng.fork(), setup.datastore));
         Self {
             setup,
             queue: EventQueue::new(),

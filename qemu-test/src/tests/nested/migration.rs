@@ -12,7 +12,7 @@ use crate::tests::tally::Verdict;
 
 /// Memory that the guest keeps rewriting: several pre-copy rounds.
 const LOAD_MIB: u32 = 48;
-const LOAD_PAGES_PER_SECOND: u32 = 400;
+const LOAD_PAGES_PER_SECOND: u32 = 600;
 
 pub(super) fn a_vm_moves_there_and_back_three_times_while_its_client_talks(bench: &mut Bench) -> Result<Verdict> {
     there_and_back(bench, "deb", 3)
