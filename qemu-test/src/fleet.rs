@@ -156,6 +156,13 @@ impl Fleet {
         SerialLine::open_stowaway(&self.machine(host)?)?.exec_within(order, Duration::from_secs(60))
     }
 
+    /// Gives the stowaway of a host an order that it carries out when a move there enters `phase`, and does not wait.
+    pub fn order_when(&self, host: &str, phase: &str, order: &str) -> Result<Pending> {
+        let mut line = SerialLine::open_stowaway(&self.machine(host)?)?;
+        let token = line.type_command(&format!("when {phase} {order}"))?;
+        Ok(Pending { line, token })
+    }
+
     /// The wires.
     pub fn wires(&self) -> &Wires {
         &self.wires
@@ -187,6 +194,19 @@ impl Fleet {
     }
 }
 
+/// An order that waits for its moment.
+pub struct Pending {
+    line: SerialLine,
+    token: String,
+}
+
+impl Pending {
+    /// Waits until it is carried out, or its moment cannot come any more.
+    pub fn wait(mut self, bound: Duration) -> Result<Answer> {
+        self.line.finish(&self.token, bound)
+    }
+}
+
 /// Waits until a host can start VMs: its datastores are there and it holds its leases on them. A host that cannot is told
 /// of, and no reason to stop: what it says on its console is what the person needs.
 fn wait_for_datastores(machine: &Machine) {
@@ -194,25 +214,29 @@ fn wait_for_datastores(machine: &Machine) {
     let look = || {
         let answer = SerialLine::open(machine)?.exec_within("host check --json", Duration::from_secs(30))?;
         missing = missing_of(&answer.output);
-        // Its control plane may not be up yet, and then says why it does not answer.
-        Ok((answer.status == 0 && missing.is_empty()).then_some(()))
+        // With a bad configuration there is nothing to wait for.
+        Ok((missing.is_empty() || missing.starts_with("configuration")).then_some(()))
     };
     if wait::until("the datastores", DATASTORE_BOUND, look, String::new).is_err() {
         println!("lab: {} is not ready after {} s: {missing}", machine.spec.name, DATASTORE_BOUND.as_secs());
     }
 }
 
-/// What a host's check says of datastores and leases that are not as they should be; nothing if they are, or if none are
-/// configured.
+/// What a host's check says of its configuration, datastores and leases that is not as it should be, or why it does not
+/// answer; nothing if all is well, or no datastore is configured.
 fn missing_of(checks: &str) -> String {
-    let Ok(checks) = serde_json::from_str::<serde_json::Value>(checks) else { return checks.trim_end().to_owned() };
+    let Ok(serde_json::Value::Array(checks)) = serde_json::from_str(checks) else {
+        return checks.trim_end().to_owned();
+    };
     let text = |check: &serde_json::Value, key: &str| check.get(key).and_then(|text| text.as_str()).map(str::to_owned);
     let mut missing = Vec::new();
-    for check in checks.as_array().into_iter().flatten() {
+    for check in &checks {
         let (subject, found) = (text(check, "subject").unwrap_or_default(), text(check, "found").unwrap_or_default());
-        let well = (subject.starts_with("datastore ") && found == "available")
-            || (subject == "leases" && found == "renewed")
-            || !(subject.starts_with("datastore ") || subject == "leases");
+        let well = match subject.as_str() {
+            "configuration" | "leases" => found != "not well",
+            datastore if datastore.starts_with("datastore ") => found == "available",
+            _ => true,
+        };
         if !well {
             missing.push(format!("{subject}: {found}"));
         }

@@ -88,6 +88,7 @@ name!(
 
 /// A MAC address that may name one NIC: unicast and not zero. Shown as `52:54:00:12:34:56`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct MacAddress([u8; 6]);
 
 impl MacAddress {
@@ -105,6 +106,20 @@ impl MacAddress {
     /// The six bytes in the order of transmission.
     pub fn bytes(self) -> [u8; 6] {
         self.0
+    }
+}
+
+impl TryFrom<String> for MacAddress {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Self, NameError> {
+        text.parse()
+    }
+}
+
+impl From<MacAddress> for String {
+    fn from(address: MacAddress) -> Self {
+        address.to_string()
     }
 }
 

@@ -140,7 +140,8 @@ fn lease_problems(plane: &ControlPlane) -> Vec<Reason> {
 /// The VMs of all datastores that answer, and those that run here from one that does not.
 fn vms(plane: &ControlPlane) -> Vec<VmRow> {
     let mut rows = Vec::new();
-    for datastore in plane.datastores.all() {
+    // One that is known to be lost is not asked: the list would come only after the bound of a request, or several.
+    for datastore in plane.datastores.all().into_iter().filter(|datastore| datastore.available()) {
         let names = vm_names(&datastore);
         let holders = holders(plane, &datastore, &names);
         for name in names {

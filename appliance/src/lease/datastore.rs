@@ -260,10 +260,10 @@ impl Running<'_> {
                 }
                 Effect::Fence(why) => {
                     log::error!(
-                        "datastore {}: the host lease is lost ({why:?}); its VMs are killed",
+                        "datastore {}: the host lease is lost: {why}; its VMs are killed",
                         self.place.datastore
                     );
-                    self.trouble = format!("it was lost: {why:?}");
+                    self.trouble = format!("it was lost: {why}");
                     let own = self.own.clone();
                     self.guard.kill_all(move |vms| drop(own.send(Told::Killed(vms))));
                     cut::end_requests(&self.place.area);
@@ -284,8 +284,8 @@ impl Running<'_> {
                     }
                 }
                 Effect::Note(note) => {
-                    log::info!("datastore {}: {note:?}", self.place.datastore);
-                    self.trouble = format!("{note:?}");
+                    log::info!("datastore {}: {note}", self.place.datastore);
+                    self.trouble = note.to_string();
                 }
             }
         }

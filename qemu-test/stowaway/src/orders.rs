@@ -6,11 +6,19 @@
 //! | `processes` | process ids and command lines |
 //! | `show PATH` | a file of /run, /proc or /sys, its last 64 KiB |
 //! | `list PATH` | the names in a folder |
+//! | `when PHASE ORDER` | carries out ORDER as soon as the migration log tells that a move entered PHASE |
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+/// Where the migration role tells of the phases of its moves.
+const MIGRATION_LOG: &str = "/run/godwit/log/migrate.log";
+/// How often that is looked at: a stun lasts a tenth of a second.
+const LOOK: Duration = Duration::from_millis(3);
+/// How long a move may take to come to a phase.
+const PHASE_BOUND: Duration = Duration::from_secs(200);
 /// Most bytes of a file that are shown.
 const SHOWN: usize = 64 << 10;
 
@@ -27,8 +35,25 @@ pub(crate) fn carry_out(order: &str) -> Result<String, String> {
         ["processes"] => Ok(processes().map(|(pid, words)| format!("{pid} {}\n", words.join(" "))).collect()),
         ["show", path] => show(path),
         ["list", path] => list(path),
+        ["when", phase, ..] => when(phase, order.splitn(3, ' ').nth(2).unwrap_or_default()),
         _ => Err(format!("not understood: {order}")),
     }
+}
+
+/// Waits for the phase in what the log gets from now on, and carries the order out at once.
+fn when(phase: &str, order: &str) -> Result<String, String> {
+    let read = || fs::read(MIGRATION_LOG).unwrap_or_default();
+    let (before, started) = (read().len(), Instant::now());
+    let told = format!(": {phase}");
+    while started.elapsed() < PHASE_BOUND {
+        let log = read();
+        let fresh = String::from_utf8_lossy(log.get(before..).unwrap_or_default()).into_owned();
+        if fresh.lines().any(|line| line.ends_with(&told)) {
+            return carry_out(order);
+        }
+        std::thread::sleep(LOOK);
+    }
+    Err(format!("no move entered the phase {phase}"))
 }
 
 fn signal(role: &str, word: &str, signal: Signal) -> Result<String, String> {

@@ -28,6 +28,7 @@
 //! [`HostLease::handle_timeout`] at [`HostLease::poll_timeout`]; after each call drain [`HostLease::poll_effect`].
 
 use std::collections::VecDeque;
+use std::fmt;
 
 use model::limits;
 use model::names::HostName;
@@ -109,6 +110,17 @@ pub enum Fence {
     Predecessor,
 }
 
+impl fmt::Display for Fence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotRenewed => "no renewal reached the datastore in time",
+            Self::DeclaredDead => "another host saw this one dead: it stood still, its clock included",
+            Self::SlotTaken => "a later start of this host holds it",
+            Self::Predecessor => "the lease role before this one let it lapse",
+        })
+    }
+}
+
 /// What a person may want to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
@@ -126,6 +138,28 @@ pub enum Note {
     ExpiryDiffers(Slot, u32),
     /// A renewal failed and is tried again.
     RenewalFailed,
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Held(life) => {
+                write!(f, "the host lease is held, slot {}, generation {}", life.slot.0, life.generation.0)
+            }
+            Self::Adopted(life) => {
+                write!(f, "the host lease is held on, slot {}, generation {}", life.slot.0, life.generation.0)
+            }
+            Self::NameInUse(slot) => write!(f, "another running host, slot {}, has the name of this one", slot.0),
+            Self::WaitingForOldLife(slot) => {
+                write!(f, "the lease of this host's last boot, slot {}, has to expire first", slot.0)
+            }
+            Self::AreaFull => f.write_str("every slot of the lease area belongs to another host"),
+            Self::ExpiryDiffers(slot, ms) => {
+                write!(f, "the host of slot {} counts on an expiry of {ms} ms, which is not this version's", slot.0)
+            }
+            Self::RenewalFailed => f.write_str("a renewal failed and is tried again"),
+        }
+    }
 }
 
 /// How the own lease stands.

@@ -11,34 +11,49 @@ use crate::tests::nested::guest::{HOSTS, MOVE_BOUND, address};
 use crate::tests::tally::Verdict;
 use crate::wire::Wire;
 
-/// Moments of a move at which it is broken: from the first checks over pre-copy into stun and commit. Where the stun lies
-/// depends on the machine, so the moments sweep.
-const MOMENTS_MS: [u64; 6] = [300, 900, 1500, 2200, 3000, 4000];
+/// Longer than a peer may be silent.
+const CABLE_AWAY: Duration = Duration::from_secs(8);
 
-pub(super) fn migrate_killed_at_the_source_at_any_moment_of_a_move(bench: &mut Bench) -> Result<Verdict> {
-    break_moves(bench, |bench, source, _| bench.fleet.order(source, "kill migrate").map(drop))
+pub(super) fn migrate_killed_at_the_source_in_every_phase_of_a_move(bench: &mut Bench) -> Result<Verdict> {
+    break_moves(bench, End::Source, &["offer", "pre-copy", "stun", "commit", "audit"], "kill migrate", |_, _| Ok(()))
 }
 
-pub(super) fn migrate_killed_at_the_destination_at_any_moment_of_a_move(bench: &mut Bench) -> Result<Verdict> {
-    break_moves(bench, |bench, _, destination| bench.fleet.order(destination, "kill migrate").map(drop))
+pub(super) fn migrate_killed_at_the_destination_in_every_phase_of_a_move(bench: &mut Bench) -> Result<Verdict> {
+    let phases = ["checks", "pre-copy", "verify", "commit", "resume", "audit"];
+    break_moves(bench, End::Destination, &phases, "kill migrate", |_, _| Ok(()))
 }
 
-pub(super) fn the_monitor_killed_at_the_destination_at_any_moment_before_the_commit(
-    bench: &mut Bench,
-) -> Result<Verdict> {
-    // After the commit this is the VM's own death, which the next promise is about: only early moments here.
-    break_moves_at(bench, &MOMENTS_MS[..3], |bench, _, destination| {
-        // There may be none yet: then nothing is broken and the move must simply succeed.
-        bench.fleet.order(destination, "kill vmm deb").map(drop)
-    })
+pub(super) fn the_monitor_killed_at_the_destination_before_the_commit(bench: &mut Bench) -> Result<Verdict> {
+    // After the commit this is the VM's own death, which another promise is about.
+    break_moves(bench, End::Destination, &["pre-copy", "verify"], "kill vmm deb", |_, _| Ok(()))
 }
 
-pub(super) fn the_migration_cable_cut_at_any_moment_of_a_move(bench: &mut Bench) -> Result<Verdict> {
-    break_moves(bench, |bench, source, _| {
+pub(super) fn the_migration_cable_cut_in_pre_copy_and_in_the_stun(bench: &mut Bench) -> Result<Verdict> {
+    break_moves(bench, End::Source, &["pre-copy", "stun", "commit"], "processes", |bench, source| {
         bench.fleet.wires().cut(source, Wire::Migration)?;
-        std::thread::sleep(Duration::from_secs(8));
+        std::thread::sleep(CABLE_AWAY);
         bench.fleet.wires().mend(source, Wire::Migration)
     })
+}
+
+/// A monitor that dies at the source takes its VM with it, as at any time, and the move ends; nothing is left behind, and
+/// the VM starts again.
+pub(super) fn the_monitor_killed_at_the_source_ends_the_vm_and_its_move(bench: &mut Bench) -> Result<Verdict> {
+    bench.bring("deb", "host-a")?;
+    bench.can_move("deb", "host-a", "host-b")?;
+    let order = bench.fleet.order_when("host-a", "pre-copy", "kill vmm deb")?;
+    let answer = bench.fleet.exec("host-a", "vm migrate deb host-b", MOVE_BOUND)?;
+    order.wait(MOVE_BOUND)?;
+    let told = answer.status != 0 && answer.output.contains("stopped") && answer.output.contains("vm start deb");
+    expect(told, || bench.unexpected("host-a", "vm migrate deb host-b", &answer).to_string())?;
+    for host in HOSTS {
+        bench.wait_for_state(host, "deb", "stopped")?;
+    }
+    bench.bring("deb", "host-b")?;
+    let talker = bench.talk("deb")?;
+    bench.listen(&talker)?;
+    bench.judge(talker, "deb")?;
+    Ok(Verdict::Passed)
 }
 
 pub(super) fn a_monitor_that_dies_ends_its_vm_only_and_is_told(bench: &mut Bench) -> Result<Verdict> {
@@ -158,35 +173,48 @@ pub(super) fn the_vm_of_a_dead_host_starts_elsewhere_after_the_expiry(bench: &mu
     Ok(Verdict::Passed)
 }
 
-fn break_moves(bench: &Bench, fault: impl Fn(&Bench, &str, &str) -> Result<()>) -> Result<Verdict> {
-    break_moves_at(bench, &MOMENTS_MS, fault)
+/// An end of a move.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Source,
+    Destination,
 }
 
-/// Starts a move at each of the moments, breaks it, waits until all is settled. The client's connection must live through
-/// all of them, whichever host runs the VM in the end.
-fn break_moves_at(
+/// Starts a move for each of the phases; when it enters that phase at `end`, `order` is carried out there, and then
+/// `fault`, which gets the source. Waits until all is settled. The client's connection must live through all of them,
+/// whichever host runs the VM in the end.
+fn break_moves(
     bench: &Bench,
-    moments_ms: &[u64],
-    fault: impl Fn(&Bench, &str, &str) -> Result<()>,
+    end: End,
+    phases: &[&str],
+    order: &str,
+    fault: impl Fn(&Bench, &str) -> Result<()>,
 ) -> Result<Verdict> {
     bench.bring("deb", "host-a")?;
     let talker = bench.talk("deb")?;
-    guests::set_memory_load(bench.fleet.wires(), address("deb")?, 32, 800)?;
-    for moment in moments_ms {
+    guests::set_memory_load(bench.fleet.wires(), address("deb")?, 16, 200)?;
+    for phase in phases {
         let source = bench.settled_on("deb")?;
         let destination = if source == "host-a" { "host-b" } else { "host-a" };
+        // The roles that the fault before ended are back, and know each other's keys.
+        bench.can_move("deb", source, destination)?;
+        let at = if end == End::Source { source } else { destination };
+        let pending = bench.fleet.order_when(at, phase, order)?;
         let mut line = SerialLine::open(&bench.fleet.machine(source)?)?;
         let token = line.type_command(&format!("vm migrate deb {destination}"))?;
-        std::thread::sleep(Duration::from_millis(*moment));
-        fault(bench, source, destination)?;
+        let done = pending.wait(MOVE_BOUND)?;
+        expect(done.status == 0, || format!("{order} in the phase {phase} on {at}: {}", done.output))?;
+        fault(bench, source)?;
         let answer = line.finish(&token, MOVE_BOUND)?;
         drop(line);
         let now = bench.settled_on("deb")?;
         let verdict = if answer.status == 0 { "moved" } else { "failed" };
-        println!("  broken after {moment} ms: {verdict}, runs on {now}");
+        println!("  broken in {phase}: {verdict}, runs on {now}");
         if answer.status != 0 {
             let told = answer.output.contains("error: ") && answer.output.contains("cause: ");
-            expect(told, || format!("a move that failed does not say why: {}", answer.output))?;
+            expect(told && answer.output.contains(now), || {
+                format!("a move that failed does not say why, or where the VM is: {}", answer.output)
+            })?;
         }
         expect(answer.status != 0 || now == destination, || format!("said to have moved, runs on {now}"))?;
         expect(!talker.has_failed(), || "the client lost its connection".into())?;

@@ -108,6 +108,22 @@ impl Bench {
         Ok(())
     }
 
+    /// Waits until nothing speaks against a move.
+    pub(super) fn can_move(&self, vm: &str, from: &str, to: &str) -> Result<()> {
+        let command = format!("vm migrate {vm} {to} --check");
+        let mut last = String::new();
+        let look = || {
+            let answer = self.exec(from, &command)?;
+            last = answer.output;
+            Ok((answer.status == 0).then_some(()))
+        };
+        let outcome = wait::until(&format!("{vm} to be movable to {to}"), STATE_BOUND, look, String::new);
+        outcome.map_err(|error| match error {
+            LabError::TimedOut { waiting_for, after, .. } => LabError::TimedOut { waiting_for, after, instead: last },
+            other => other,
+        })
+    }
+
     /// Moves a VM; gives the receipt as the console prints it in JSON.
     pub(super) fn move_vm(&self, vm: &str, from: &str, to: &str) -> Result<Value> {
         let command = format!("vm migrate {vm} {to} --json");

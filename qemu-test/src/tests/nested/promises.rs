@@ -38,10 +38,11 @@ const PROMISES: &[Promise] = promises![
     migrate: migration::a_move_to_nowhere_is_refused_and_the_vm_stays,
     migrate: migration::a_vm_moves_there_and_back_three_times_while_its_client_talks,
     migrate: migration::a_vm_with_two_vcpus_moves_there_and_back_three_times,
-    migrate: faults::migrate_killed_at_the_source_at_any_moment_of_a_move,
-    migrate: faults::migrate_killed_at_the_destination_at_any_moment_of_a_move,
-    migrate: faults::the_monitor_killed_at_the_destination_at_any_moment_before_the_commit,
-    migrate: faults::the_migration_cable_cut_at_any_moment_of_a_move,
+    migrate: faults::migrate_killed_at_the_source_in_every_phase_of_a_move,
+    migrate: faults::migrate_killed_at_the_destination_in_every_phase_of_a_move,
+    migrate: faults::the_monitor_killed_at_the_destination_before_the_commit,
+    migrate: faults::the_monitor_killed_at_the_source_ends_the_vm_and_its_move,
+    migrate: faults::the_migration_cable_cut_in_pre_copy_and_in_the_stun,
     host: faults::a_control_plane_that_dies_adopts_its_vms_again,
     host: faults::a_lease_role_that_dies_costs_no_vm_and_no_lease,
     host: faults::a_monitor_that_dies_ends_its_vm_only_and_is_told,
@@ -55,17 +56,6 @@ const PROMISES: &[Promise] = promises![
     init: boot::a_host_with_a_bad_configuration_comes_up_and_says_what_is_wrong,
     init: boot::a_host_that_lost_power_comes_back,
 ];
-
-/// Why a run of everything skips a promise, and says so; naming it (`--nested NAME`, or a role for all of its promises)
-/// tries it. What was seen to hold on nested hosts loses its line here.
-fn not_yet(promise: &Promise) -> Option<&'static str> {
-    match (promise.role, promise.name) {
-        (_, "a_bad_vm_configuration_is_refused_with_every_reason_at_once") => None,
-        ("migrate", _) => Some("moves between nested hosts are being brought up; --nested migrate tries them"),
-        ("host", _) => Some("written, and not yet seen to hold in a whole run; --nested host tries it"),
-        _ => None,
-    }
-}
 
 /// Builds the image, boots the fleet, and tries every promise whose name holds `filter` or whose role is `filter`; with an
 /// empty filter, every promise.
@@ -85,10 +75,6 @@ pub fn check_nested(home: &Home, filter: &str, tally: &mut Tally) {
         }
     };
     for promise in wanted {
-        if let Some(why) = not_yet(promise).filter(|_| filter.is_empty()) {
-            tally.check(promise.name, || Ok(Verdict::Skipped(why.into())));
-            continue;
-        }
         let held = tally.check(promise.name, || match missing(promise, &bench)? {
             Some(role) => Ok(Verdict::Skipped(format!("the role {role} is not in this build yet"))),
             None => (promise.hold)(&mut bench),
