@@ -108,6 +108,37 @@ fn a_migration_process_that_is_killed_leaves_the_vm_on_one_host_and_the_next_mov
 }
 
 #[test]
+fn a_control_plane_that_dies_while_a_vm_moves_in_leaves_it_on_one_host_and_no_monitor_astray() {
+    let Some((_datastore, _cable, mut a, mut b)) = two_hosts("control") else { return };
+    assert_eq!(a.ask("vm start witness").0, 0);
+    a.serial("witness").wait_for("bad=0");
+    for after_ms in [100, 300, 700, 1500] {
+        let at_a = std::ptr::eq(runner(&a, &b), &raw const a);
+        let (from, to, name) = if at_a { (&a, &b, "host-b") } else { (&b, &a, "host-a") };
+        let victim = to.control_plane_pid();
+        let monitors = std::cell::RefCell::new(Vec::new());
+        let said = disturbed(from, name, after_ms, || {
+            *monitors.borrow_mut() = to.monitors();
+            world::kill(victim);
+        });
+        println!("killed after {after_ms} ms: {said:?}");
+        if at_a {
+            b.restart_control_plane()
+        } else {
+            a.restart_control_plane()
+        }
+        let runner = runner(&a, &b);
+        let (idle, runs) = if std::ptr::eq(runner, &raw const a) { (&b, &a) } else { (&a, &b) };
+        wait("the host that does not run it has no monitor of it", || idle.monitors().is_empty());
+        assert_eq!(runs.monitors().len(), 1);
+        // What was a monitor of the host that died and has no record there now must not run either.
+        for pid in monitors.into_inner() {
+            wait("no monitor is astray", || runs.monitors().contains(&pid) || !world::lives(pid));
+        }
+    }
+}
+
+#[test]
 fn a_cut_cable_leaves_the_vm_on_its_source_and_says_so() {
     let Some((_datastore, cable, a, b)) = two_hosts("cut") else { return };
     assert_eq!(a.ask("vm start witness").0, 0);

@@ -16,9 +16,11 @@ use crate::datastore::Datastores;
 use crate::host::discovery::{HostRecord, Hosts, MigrationRecord};
 use crate::host::engine::Engine;
 use crate::host::leases::Leases;
+use crate::host::lifecycle;
 use crate::host::moves::Moves;
 use crate::host::vms::{Running, Vms};
 use crate::network::fabric::Fabric;
+use crate::network::link;
 use crate::network::netlink::Netlink;
 use crate::network::tap::Tap;
 
@@ -86,10 +88,12 @@ impl ControlPlane {
     /// # Errors
     /// The kernel refuses.
     pub fn open_taps(&self, running: &Running) -> Result<(), Reason> {
+        // By name: a control plane that was restarted has no handles of the taps that the one before it made.
         let open = || {
-            running.with_taps(|taps| {
-                let mut netlink = Netlink::open()?;
-                taps.iter().try_for_each(|tap| tap.set_up(&mut netlink, true))
+            let mut netlink = Netlink::open()?;
+            (0..running.spec.nics.len()).try_for_each(|nic| {
+                let tap = link::by_name(&mut netlink, &lifecycle::tap_name(&running.vm, nic))?;
+                tap.map_or(Ok(()), |tap| link::set_up(&mut netlink, tap.index, true))
             })
         };
         open().map_err(|error| Reason::new(format!("a NIC cannot be switched on: {error}"), "host check"))

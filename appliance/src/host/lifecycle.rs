@@ -94,6 +94,11 @@ impl Drop for Born {
 }
 
 impl Born {
+    /// One whose monitor an earlier control plane made.
+    pub fn adopted(running: Running) -> Self {
+        Self { running: Arc::new(running), child: None }
+    }
+
     /// Makes taps (silent), monitor and machine of a VM; the monitor is registered with the lease role before
     /// anything can run in it.
     ///
@@ -183,7 +188,7 @@ pub fn attach_disks(located: &Located, running: &Running) -> Result<(), Reason> 
 }
 
 /// The name of the tap of a VM's NIC: short enough for the kernel (15 bytes), and the same on every start.
-fn tap_name(vm: &VmOnDatastore, nic: usize) -> String {
+pub fn tap_name(vm: &VmOnDatastore, nic: usize) -> String {
     let digest = xxhash_rust::xxh3::xxh3_64(format!("{}/{}", vm.datastore, vm.vm).as_bytes());
     format!("vm{:08x}-{nic}", digest >> 32)
 }

@@ -8,7 +8,8 @@
 //!                 │          │
 //!                 │       located (a VM on its datastore), checks, monitor (its process), leases
 //!                 │
-//!                 └─────> moves        migrations, out and in, with the migration role (engine)
+//!                 ├─────> moves        migrations away from here, with the migration role (engine)
+//!                 └─────> arrivals     migrations to here
 //! ```
 //!
 //! [`control_plane`] holds the state that they share; [`vms`] is who may work on which VM; [`record`] is what a restarted
@@ -16,6 +17,7 @@
 //! of it.
 
 pub mod answers;
+pub mod arrivals;
 pub mod checks;
 pub mod control_plane;
 pub mod cpu;

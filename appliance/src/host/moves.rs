@@ -1,27 +1,25 @@
-//! Migrations, as the control plane takes part in them: at the source it hands the VM to the migration engine and
-//! waits; at the destination it looks whether the VM can come, builds it, and opens its disks once it is this host's.
+//! Migrations away from here, and the list of all: the control plane hands the VM to the migration engine and waits. What
+//! it does at a destination is in [`super::arrivals`].
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use model::diagnosis::{Diagnosis, Reason};
-use model::limits;
 use model::names::{HostName, VmName};
 use model::receipt::{Receipt, Verdict};
 
 use crate::api::host::{Check, HostAnswer, MigrationRow, VmState};
-use crate::api::migrate::{Ended, FromMigrate, Incoming, MigrationId, Outgoing, ToMigrate, VmToMove};
+use crate::api::migrate::{Ended, FromMigrate, MigrationId, Outgoing, ToMigrate, VmToMove};
 use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest};
 use crate::host::control_plane::ControlPlane;
-use crate::host::lifecycle::{self, Born};
-use crate::host::located::{Located, locate};
+use crate::host::facts;
+use crate::host::located::locate;
 use crate::host::record;
 use crate::host::serve::Caller;
 use crate::host::vms::Running;
-use crate::host::{checks, facts};
 
 /// How often a waiting command looks whether Ctrl-C was pressed.
 const LOOK: Duration = Duration::from_millis(100);
@@ -50,7 +48,7 @@ impl Moves {
         work(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn begin(&self, id: MigrationId, vm: &VmName, source: &HostName, destination: &HostName) {
+    pub(super) fn begin(&self, id: MigrationId, vm: &VmName, source: &HostName, destination: &HostName) {
         let row = MigrationRow {
             id: shown(id),
             vm: vm.clone(),
@@ -62,7 +60,7 @@ impl Moves {
         self.with(|known| known.insert(id, Known { row, receipt: None, under_way: true }));
     }
 
-    fn end(&self, id: MigrationId, state: &str, receipt: Option<Receipt>) {
+    pub(super) fn end(&self, id: MigrationId, state: &str, receipt: Option<Receipt>) {
         self.with(|known| {
             if let Some(known) = known.get_mut(&id) {
                 known.row.state = state.to_owned();
@@ -238,7 +236,7 @@ fn settle_without_engine(plane: &Arc<ControlPlane>, running: &Arc<Running>, vm: 
 }
 
 /// Lets a VM that this host holds run, unless it runs already (it was not stunned) or was paused before.
-fn go_on(running: &Running, paused: bool) -> Result<(), String> {
+pub(super) fn go_on(running: &Running, paused: bool) -> Result<(), String> {
     let status = running.monitor.ask(&VmmRequest::Status, &[]).map_err(|error| error.to_string())?;
     let runs = matches!(status, VmmAnswer::Status(status) if status.life == VmmLife::Running);
     if paused || runs {
@@ -320,197 +318,4 @@ pub fn cancel(plane: &ControlPlane, id: &str) -> Result<String, Diagnosis> {
     let told = plane.engine.tell(&ToMigrate::Cancel(progress.id), &[]);
     told.map_err(|error| Diagnosis::new(what, error.to_string(), "log show migrate"))?;
     Ok(format!("migration {id} is being given up: migration list"))
-}
-
-/// Takes part in a migration to this host, on a thread of its own.
-pub fn incoming(plane: &Arc<ControlPlane>, incoming: Incoming) {
-    let said = plane.engine.listen(incoming.id);
-    let (plane, id) = (Arc::clone(plane), incoming.id);
-    let taken = std::thread::Builder::new().name(format!("in-{}", incoming.vm.name)).spawn(move || {
-        plane.moves.begin(id, &incoming.vm.name, &incoming.source, plane.name());
-        let outcome = take_in(&plane, &incoming, &said);
-        plane.engine.forget(id);
-        match outcome {
-            Ok(state) => plane.moves.end(id, state, None),
-            Err(why) => {
-                log::error!("migration {} of VM {} to here: {why}", shown(id), incoming.vm.name);
-                plane.moves.end(id, "failed", None);
-            }
-        }
-    });
-    if let Err(error) = taken {
-        log::error!("a migration to here is not served: {error}");
-    }
-}
-
-fn take_in(
-    plane: &Arc<ControlPlane>,
-    incoming: &Incoming,
-    said: &Receiver<FromMigrate>,
-) -> Result<&'static str, String> {
-    let Incoming { id, vm, check_only, .. } = incoming;
-    let facts = facts::facts(plane).ok_or("KVM cannot be used here")?;
-    plane.engine.tell(&ToMigrate::Facts(*id, Box::new(facts)), &[]).map_err(|error| error.to_string())?;
-    let prepared = prepare(plane, incoming);
-    let (located, born) = match prepared {
-        Ok(prepared) => prepared,
-        Err(reasons) => {
-            let why = reasons.iter().map(|reason| reason.cause.clone()).collect::<Vec<_>>().join("; ");
-            plane.engine.tell(&ToMigrate::Refuse(*id, reasons), &[]).map_err(|error| error.to_string())?;
-            return Err(why);
-        }
-    };
-    let Some(born) = born else {
-        plane.engine.tell(&ToMigrate::Accept(*id), &[]).map_err(|error| error.to_string())?;
-        return Ok(if *check_only { "checked" } else { "accepted" });
-    };
-    let _claimed = Claimed { plane: Arc::clone(plane), vm: vm.name.clone() };
-    let monitor = born.running.monitor.connect().map_err(|error| error.to_string())?;
-    let beside = [monitor.as_fd(), born.running.monitor.memory()];
-    plane.engine.tell(&ToMigrate::Accept(*id), &beside).map_err(|error| error.to_string())?;
-    follow(plane, incoming, &located, born, said)
-}
-
-/// Takes a claim on a VM back if the VM did not come to run here.
-struct Claimed {
-    plane: Arc<ControlPlane>,
-    vm: VmName,
-}
-
-impl Drop for Claimed {
-    fn drop(&mut self) {
-        if self.plane.vms.state(&self.vm) == Some(VmState::MovingIn) {
-            self.plane.vms.remove(&self.vm, None, None);
-        }
-    }
-}
-
-/// Follows a migration to this host to its end; the monitor is dropped, and so killed, unless the VM came to run here.
-fn follow(
-    plane: &Arc<ControlPlane>,
-    incoming: &Incoming,
-    located: &Located,
-    born: Born,
-    said: &Receiver<FromMigrate>,
-) -> Result<&'static str, String> {
-    let id = incoming.id;
-    let mut disks_open = false;
-    // Taken when the VM is this host's and runs: what follows is only the audit of what arrived.
-    let mut arriving = Some(born);
-    loop {
-        match (said.recv(), &arriving) {
-            (Ok(FromMigrate::OpenDisks(_)), Some(born)) => {
-                let opened = lifecycle::attach_disks(located, &born.running)
-                    .and_then(|()| plane.open_taps(&born.running))
-                    .map_err(|reason| reason.cause);
-                disks_open = opened.is_ok();
-                plane.engine.tell(&ToMigrate::DisksOpen(id, opened), &[]).map_err(|error| error.to_string())?;
-            }
-            (Ok(FromMigrate::Resumed { epoch, .. }), Some(born)) => {
-                plane.announce(&born.running);
-                settle_in(plane, incoming, arriving.take(), epoch);
-            }
-            (Ok(FromMigrate::Ended(ended)), _) if ended.runs_here => {
-                settle_in(plane, incoming, arriving.take(), ended.epoch);
-                return Ok("moved");
-            }
-            (Ok(FromMigrate::Ended(ended)), _) => {
-                let why = ended.failure.map_or_else(|| "it was given up".to_owned(), |failure| failure.to_string());
-                return Err(why);
-            }
-            (Ok(_), _) => {}
-            (Err(_), _) => match arriving.take() {
-                Some(born) => return settle_incoming(plane, incoming, located, born, disks_open),
-                None => return Ok("moved"),
-            },
-        }
-    }
-}
-
-/// The VM is this host's and runs; `born` is `None` where that is known already.
-fn settle_in(plane: &Arc<ControlPlane>, incoming: &Incoming, born: Option<Born>, epoch: u64) {
-    let Some(born) = born else { return };
-    let state = if incoming.vm.paused { VmState::Paused } else { VmState::Running };
-    born.running.set_epoch(epoch);
-    plane.vms.put(&incoming.vm.name, Arc::clone(&born.running), state);
-    record::write(&plane.run_dir, &born.running, incoming.vm.paused);
-    lifecycle::watch(plane, born);
-}
-
-/// The engine of the destination died in the middle of a migration. Whether it had committed is what the lease says:
-/// nothing is decided here, only read, because the source wins the epoch where the engine had not. A VM that is this
-/// host's has its whole state here (the commit comes after it), so it goes on.
-fn settle_incoming(
-    plane: &Arc<ControlPlane>,
-    incoming: &Incoming,
-    located: &Located,
-    born: Born,
-    disks_open: bool,
-) -> Result<&'static str, String> {
-    const DIED: &str = "the migrate role of this host ended in the middle of the move";
-    // Without the state nothing was committed, and nothing ever will be: the engine commits after the state is restored.
-    if let Ok(VmmAnswer::Status(status)) = born.running.monitor.ask(&VmmRequest::Status, &[])
-        && status.life == VmmLife::Built
-    {
-        return Err(DIED.to_owned());
-    }
-    let deadline = Instant::now() + Duration::from_millis(limits::LEASE_EXPIRY_MS * 2);
-    while Instant::now() < deadline {
-        match plane.leases.holder(&located.vm()) {
-            Ok(Some(holder)) if holder.own => {
-                if !disks_open {
-                    let opened =
-                        lifecycle::attach_disks(located, &born.running).and_then(|()| plane.open_taps(&born.running));
-                    opened.map_err(|reason| format!("{DIED}; the VM is this host's, but {}", reason.cause))?;
-                }
-                // The engine may have let it run before it died.
-                go_on(&born.running, incoming.vm.paused)
-                    .map_err(|why| format!("{DIED}; the VM is this host's, but {why}"))?;
-                plane.announce(&born.running);
-                settle_in(plane, incoming, Some(born), holder.epoch);
-                return Ok("moved");
-            }
-            Ok(Some(holder)) if holder.epoch > incoming.vm.epoch || !holder.alive => break,
-            Ok(None) => break,
-            // The source has yet to win its epoch, or the datastore to answer.
-            Ok(Some(_)) | Err(_) => std::thread::sleep(Duration::from_secs(1)),
-        }
-    }
-    Err(DIED.to_owned())
-}
-
-/// Looks whether a VM can come here and, unless only that was asked, builds it.
-fn prepare(plane: &Arc<ControlPlane>, incoming: &Incoming) -> Result<(Located, Option<Born>), Vec<Reason>> {
-    let vm = &incoming.vm;
-    let what = format!("VM {} cannot come to {}", vm.name, plane.name());
-    let located = locate(plane, &vm.name, &what).map_err(|refusal| refusal.reasons)?;
-    if *located.datastore.name() != vm.datastore {
-        let hint = "give the shared datastore one name on all hosts: config show";
-        let cause = format!("the VM lies on {} here and on {} there", located.datastore.name(), vm.datastore);
-        return Err(vec![Reason::new(cause, hint)]);
-    }
-    // What runs is what the source started, not what the file says by now.
-    let located = Located { config_text: vm.config.clone(), ..located };
-    let config = located.config(&what).map_err(|refusal| refusal.reasons)?;
-    let mut reasons = checks::start_problems(plane, &located, &config);
-    for (label, vlan) in &vm.port_groups {
-        if plane.port_group_problem(label).is_none() && plane.vlan(label) != *vlan {
-            let cause = format!("port group {label} is another VLAN on {}", plane.name());
-            reasons.push(Reason::new(cause, format!("give it the same VLAN on both hosts: port_group.{label}.vlan")));
-        }
-    }
-    if !reasons.is_empty() {
-        return Err(reasons);
-    }
-    if incoming.check_only {
-        return Ok((located, None));
-    }
-    plane.vms.claim(&vm.name, VmState::MovingIn, &what).map_err(|refusal| refusal.reasons)?;
-    match Born::of_spec(plane, &located, &config, vm.spec.clone(), 0) {
-        Ok(born) => Ok((located, Some(born))),
-        Err(reason) => {
-            plane.vms.remove(&vm.name, None, None);
-            Err(vec![reason])
-        }
-    }
 }

@@ -8,6 +8,7 @@ use model::names::VmName;
 use serde::{Deserialize, Serialize};
 
 use crate::api::lease::VmOnDatastore;
+use crate::api::migrate::MigrationId;
 use crate::api::paths::RunDir;
 use crate::host::vms::Running;
 
@@ -24,17 +25,40 @@ pub struct VmRecord {
     pub pid: u32,
     /// Its vCPUs were paused by a person.
     pub paused: bool,
+    /// It was moving in; whether it ever came to be this host's, the lease says.
+    pub moving_in: Option<MovingIn>,
+}
+
+/// A move to here that was under way.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct MovingIn {
+    /// Which.
+    pub id: MigrationId,
+    /// The epoch in which the source holds the VM.
+    pub source_epoch: u64,
+    /// The VM is paused, and stays so.
+    pub paused: bool,
 }
 
 /// Writes the record of a VM; without it a restart of the control plane would not find the VM, which is worth a
 /// warning but not the VM's life.
 pub fn write(run_dir: &RunDir, running: &Running, paused: bool) {
+    write_record(run_dir, running, paused, None);
+}
+
+/// As [`write()`], for a VM that is moving in.
+pub fn write_moving_in(run_dir: &RunDir, running: &Running, moving_in: MovingIn) {
+    write_record(run_dir, running, moving_in.paused, Some(moving_in));
+}
+
+fn write_record(run_dir: &RunDir, running: &Running, paused: bool, moving_in: Option<MovingIn>) {
     let record = VmRecord {
         vm: running.vm.clone(),
         epoch: running.epoch(),
         config_text: running.config_text.clone(),
         pid: running.monitor.pid(),
         paused,
+        moving_in,
     };
     let name = &running.vm.vm;
     let written = postcard::to_stdvec(&record).map_err(io::Error::other).and_then(|bytes| {

@@ -20,10 +20,10 @@ use crate::host::discovery::{self, Hosts, bytes_of_hex};
 use crate::host::engine::Engine;
 use crate::host::leases::Leases;
 use crate::host::monitor::Monitor;
-use crate::host::moves::{self, Moves};
+use crate::host::moves::Moves;
 use crate::host::record::{self, VmRecord};
 use crate::host::vms::{Running, Vms};
-use crate::host::{cpu, lifecycle, serve};
+use crate::host::{arrivals, cpu, lifecycle, serve};
 use crate::network::fabric::Fabric;
 use crate::sigterm;
 
@@ -48,7 +48,7 @@ pub fn run(run_dir: &RunDir) -> io::Result<()> {
     spawn("engine", &plane, |plane| {
         let greet = || plane.own().into_iter().chain([discovery::peers(plane)]).collect();
         plane.engine.keep(greet, |message| match message {
-            FromMigrate::Incoming(incoming) => moves::incoming(plane, *incoming),
+            FromMigrate::Incoming(incoming) => arrivals::incoming(plane, *incoming),
             other => log::warn!("the migration engine said what concerns nobody: {other:?}"),
         });
     })?;
@@ -98,10 +98,15 @@ fn adopt(plane: &Arc<ControlPlane>) {
 }
 
 fn adopt_one(plane: &Arc<ControlPlane>, record: VmRecord) -> Result<(), String> {
-    let VmRecord { vm, epoch, config_text, pid, paused } = record;
+    let VmRecord { vm, epoch, config_text, pid, paused, moving_in } = record;
     let config = VmConfig::parse("vm.toml", &config_text).map_err(|_| "its record is broken".to_owned())?;
     let (monitor, spec) = Monitor::adopt(&plane.run_dir, &vm.vm, pid).map_err(|error| error.to_string())?;
-    let running = Arc::new(Running::new(vm.clone(), epoch, (config, config_text), spec, monitor, Vec::new()));
+    let running = Running::new(vm.clone(), epoch, (config, config_text), spec, monitor, Vec::new());
+    if let Some(moving_in) = moving_in {
+        arrivals::adopt(plane, running, moving_in);
+        return Ok(());
+    }
+    let running = Arc::new(running);
     let state = if paused { VmState::Paused } else { VmState::Running };
     plane.vms.put(&vm.vm, Arc::clone(&running), state);
     lifecycle::watch_adopted(plane, running);

@@ -262,7 +262,13 @@ impl Host {
         Frozen { processes }
     }
 
-    fn monitors(&self) -> Vec<u32> {
+    /// The process of the control plane.
+    pub(crate) fn control_plane_pid(&self) -> u32 {
+        self.control_plane.id()
+    }
+
+    /// The monitor processes that this host's control plane left records of.
+    pub(crate) fn monitors(&self) -> Vec<u32> {
         let records = godwit::host::record::all(&godwit::api::paths::RunDir::at(&self.run));
         records.iter().map(|record| record.pid).collect()
     }
@@ -328,6 +334,12 @@ impl Frozen {
     pub(crate) fn thaw(self) {
         self.processes.iter().for_each(|pid| signal(*pid, Signal::CONT));
     }
+}
+
+/// Whether a process is there and not only waiting to be collected.
+pub(crate) fn lives(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| !rest.trim().is_empty() && !rest.trim().starts_with('Z'))
 }
 
 /// Kills a process.

@@ -1,0 +1,270 @@
+//! Migrations to here: the control plane looks whether the VM can come, builds it, opens its disks once it is this host's,
+//! and settles what a process that died in the middle has left.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use model::diagnosis::Reason;
+use model::limits;
+use model::names::VmName;
+
+use crate::api::host::VmState;
+use crate::api::migrate::{FromMigrate, Incoming, MigrationId, ToMigrate};
+use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest};
+use crate::host::control_plane::ControlPlane;
+use crate::host::lifecycle::{self, Born};
+use crate::host::located::{Located, locate};
+use crate::host::moves::{go_on, shown};
+use crate::host::record::MovingIn;
+use crate::host::vms::Running;
+use crate::host::{checks, facts, record};
+
+/// Why a move ended whose engine did.
+const DIED: &str = "the migrate role of this host ended in the middle of the move";
+
+/// Takes part in a migration to this host, on a thread of its own.
+pub fn incoming(plane: &Arc<ControlPlane>, incoming: Incoming) {
+    let said = plane.engine.listen(incoming.id);
+    let (plane, id) = (Arc::clone(plane), incoming.id);
+    let taken = std::thread::Builder::new().name(format!("in-{}", incoming.vm.name)).spawn(move || {
+        plane.moves.begin(id, &incoming.vm.name, &incoming.source, plane.name());
+        let outcome = take_in(&plane, &incoming, &said);
+        plane.engine.forget(id);
+        match outcome {
+            Ok(state) => plane.moves.end(id, state, None),
+            Err(why) => {
+                log::error!("migration {} of VM {} to here: {why}", shown(id), incoming.vm.name);
+                plane.moves.end(id, "failed", None);
+            }
+        }
+    });
+    if let Err(error) = taken {
+        log::error!("a migration to here is not served: {error}");
+    }
+}
+
+fn take_in(
+    plane: &Arc<ControlPlane>,
+    incoming: &Incoming,
+    said: &Receiver<FromMigrate>,
+) -> Result<&'static str, String> {
+    let Incoming { id, vm, check_only, .. } = incoming;
+    let facts = facts::facts(plane).ok_or("KVM cannot be used here")?;
+    plane.engine.tell(&ToMigrate::Facts(*id, Box::new(facts)), &[]).map_err(|error| error.to_string())?;
+    let prepared = prepare(plane, incoming);
+    let (located, born) = match prepared {
+        Ok(prepared) => prepared,
+        Err(reasons) => {
+            let why = reasons.iter().map(|reason| reason.cause.clone()).collect::<Vec<_>>().join("; ");
+            plane.engine.tell(&ToMigrate::Refuse(*id, reasons), &[]).map_err(|error| error.to_string())?;
+            return Err(why);
+        }
+    };
+    let Some(born) = born else {
+        plane.engine.tell(&ToMigrate::Accept(*id), &[]).map_err(|error| error.to_string())?;
+        return Ok(if *check_only { "checked" } else { "accepted" });
+    };
+    let _claimed = Claimed { plane, vm: &vm.name };
+    let monitor = born.running.monitor.connect().map_err(|error| error.to_string())?;
+    let beside = [monitor.as_fd(), born.running.monitor.memory()];
+    plane.engine.tell(&ToMigrate::Accept(*id), &beside).map_err(|error| error.to_string())?;
+    follow(plane, incoming, &located, born, said)
+}
+
+/// Takes a claim on a VM back, and its record, if the VM did not come to run here.
+struct Claimed<'a> {
+    plane: &'a ControlPlane,
+    vm: &'a VmName,
+}
+
+impl Drop for Claimed<'_> {
+    fn drop(&mut self) {
+        if self.plane.vms.state(self.vm) == Some(VmState::MovingIn) {
+            record::remove(&self.plane.run_dir, self.vm);
+            self.plane.vms.remove(self.vm, None, None);
+        }
+    }
+}
+
+/// Follows a migration to this host to its end; the monitor is dropped, and so killed, unless the VM came to run here.
+fn follow(
+    plane: &Arc<ControlPlane>,
+    incoming: &Incoming,
+    located: &Located,
+    born: Born,
+    said: &Receiver<FromMigrate>,
+) -> Result<&'static str, String> {
+    let id = incoming.id;
+    let mut disks_open = false;
+    // Taken when the VM is this host's and runs: what follows is only the audit of what arrived.
+    let mut arriving = Some(born);
+    loop {
+        match (said.recv(), &arriving) {
+            (Ok(FromMigrate::OpenDisks(_)), Some(born)) => {
+                let opened = lifecycle::attach_disks(located, &born.running)
+                    .and_then(|()| plane.open_taps(&born.running))
+                    .map_err(|reason| reason.cause);
+                disks_open = opened.is_ok();
+                plane.engine.tell(&ToMigrate::DisksOpen(id, opened), &[]).map_err(|error| error.to_string())?;
+            }
+            (Ok(FromMigrate::Resumed { epoch, .. }), Some(born)) => {
+                plane.announce(&born.running);
+                settle_in(plane, incoming.vm.paused, arriving.take(), epoch);
+            }
+            (Ok(FromMigrate::Ended(ended)), _) if ended.runs_here => {
+                settle_in(plane, incoming.vm.paused, arriving.take(), ended.epoch);
+                return Ok("moved");
+            }
+            (Ok(FromMigrate::Ended(ended)), _) => {
+                let why = ended.failure.map_or_else(|| "it was given up".to_owned(), |failure| failure.to_string());
+                return Err(why);
+            }
+            (Ok(_), _) => {}
+            (Err(_), _) => match arriving.take() {
+                Some(born) => return settle_by_lease(plane, located, born, moving_in(incoming), DIED, disks_open),
+                None => return Ok("moved"),
+            },
+        }
+    }
+}
+
+/// The VM is this host's and runs; `born` is `None` where that is known already.
+fn settle_in(plane: &Arc<ControlPlane>, paused: bool, born: Option<Born>, epoch: u64) {
+    let Some(born) = born else { return };
+    let state = if paused { VmState::Paused } else { VmState::Running };
+    born.running.set_epoch(epoch);
+    plane.vms.put(&born.running.vm.vm, Arc::clone(&born.running), state);
+    record::write(&plane.run_dir, &born.running, paused);
+    lifecycle::watch(plane, born);
+}
+
+/// The migration engine, or the control plane itself, died while a VM was moving in (`died` says which). Whether the move
+/// had been committed is what the lease says: nothing is decided here, only read, because the source wins the epoch where
+/// the destination had not. A VM that is this host's has its whole state here (the commit comes after it), so it goes on.
+fn settle_by_lease(
+    plane: &Arc<ControlPlane>,
+    located: &Located,
+    born: Born,
+    moving_in: MovingIn,
+    died: &str,
+    disks_open: bool,
+) -> Result<&'static str, String> {
+    let MovingIn { id, source_epoch, paused } = moving_in;
+    // Without the state nothing was committed, and nothing ever will be: the engine commits after the state is restored.
+    if life(&born.running) == Some(VmmLife::Built) {
+        return Err(died.to_owned());
+    }
+    let deadline = Instant::now() + Duration::from_millis(limits::LEASE_EXPIRY_MS * 2);
+    while Instant::now() < deadline {
+        match plane.leases.holder(&located.vm()) {
+            Ok(Some(holder)) if holder.own => {
+                // A guest that runs has its disks; the engine let it run before it died.
+                if !disks_open && life(&born.running) != Some(VmmLife::Running) {
+                    let opened =
+                        lifecycle::attach_disks(located, &born.running).and_then(|()| plane.open_taps(&born.running));
+                    opened.map_err(|reason| format!("{died}; the VM is this host's, but {}", reason.cause))?;
+                }
+                go_on(&born.running, paused).map_err(|why| format!("{died}; the VM is this host's, but {why}"))?;
+                plane.announce(&born.running);
+                settle_in(plane, paused, Some(born), holder.epoch);
+                tell_disks_open(plane, id);
+                return Ok("moved");
+            }
+            Ok(Some(holder)) if holder.epoch > source_epoch || !holder.alive => break,
+            Ok(None) => break,
+            // The source has yet to win its epoch, or the datastore to answer.
+            Ok(Some(_)) | Err(_) => std::thread::sleep(Duration::from_secs(1)),
+        }
+    }
+    Err(died.to_owned())
+}
+
+/// An engine that lives still waits for the disks, and then goes on to the audit; it may not be reached at once.
+fn tell_disks_open(plane: &ControlPlane, id: MigrationId) {
+    for _ in 0..20 {
+        if plane.engine.tell(&ToMigrate::DisksOpen(id, Ok(())), &[]).is_ok() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(250));
+    }
+}
+
+fn moving_in(incoming: &Incoming) -> MovingIn {
+    MovingIn { id: incoming.id, source_epoch: incoming.vm.epoch, paused: incoming.vm.paused }
+}
+
+fn life(running: &Running) -> Option<VmmLife> {
+    match running.monitor.ask(&VmmRequest::Status, &[]) {
+        Ok(VmmAnswer::Status(status)) => Some(status.life),
+        _ => None,
+    }
+}
+
+/// Takes up a VM that was moving in when the control plane before this one died, on a thread of its own: it runs here if
+/// the lease comes to say so, and its monitor ends if not.
+pub fn adopt(plane: &Arc<ControlPlane>, running: Running, moving_in: MovingIn) {
+    const DIED: &str = "the control plane of this host ended in the middle of the move";
+    let (plane, name) = (Arc::clone(plane), running.vm.vm.clone());
+    let settling = move || {
+        let what = format!("VM {name} cannot come to {}", plane.name());
+        let born = Born::adopted(running);
+        let monitor = Arc::clone(&born.running);
+        if plane.vms.claim(&name, VmState::MovingIn, &what).is_err() {
+            return;
+        }
+        let _claimed = Claimed { plane: &plane, vm: &name };
+        let located = locate(&plane, &name, &what).map_err(|refusal| refusal.to_string());
+        let settled = located.and_then(|located| {
+            let located = Located { config_text: monitor.config_text.clone(), ..located };
+            settle_by_lease(&plane, &located, born, moving_in, DIED, false)
+        });
+        if let Err(why) = settled {
+            log::error!("VM {name} was moving in and does not run here: {why}");
+            monitor.monitor.kill();
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("settle".to_owned()).spawn(settling) {
+        log::error!("a VM that was moving in is not taken up: {error}");
+    }
+}
+
+/// Looks whether a VM can come here and, unless only that was asked, builds it.
+fn prepare(plane: &Arc<ControlPlane>, incoming: &Incoming) -> Result<(Located, Option<Born>), Vec<Reason>> {
+    let vm = &incoming.vm;
+    let what = format!("VM {} cannot come to {}", vm.name, plane.name());
+    let located = locate(plane, &vm.name, &what).map_err(|refusal| refusal.reasons)?;
+    if *located.datastore.name() != vm.datastore {
+        let hint = "give the shared datastore one name on all hosts: config show";
+        let cause = format!("the VM lies on {} here and on {} there", located.datastore.name(), vm.datastore);
+        return Err(vec![Reason::new(cause, hint)]);
+    }
+    // What runs is what the source started, not what the file says by now.
+    let located = Located { config_text: vm.config.clone(), ..located };
+    let config = located.config(&what).map_err(|refusal| refusal.reasons)?;
+    let mut reasons = checks::start_problems(plane, &located, &config);
+    for (label, vlan) in &vm.port_groups {
+        if plane.port_group_problem(label).is_none() && plane.vlan(label) != *vlan {
+            let cause = format!("port group {label} is another VLAN on {}", plane.name());
+            reasons.push(Reason::new(cause, format!("give it the same VLAN on both hosts: port_group.{label}.vlan")));
+        }
+    }
+    if !reasons.is_empty() {
+        return Err(reasons);
+    }
+    if incoming.check_only {
+        return Ok((located, None));
+    }
+    plane.vms.claim(&vm.name, VmState::MovingIn, &what).map_err(|refusal| refusal.reasons)?;
+    match Born::of_spec(plane, &located, &config, vm.spec.clone(), 0) {
+        Ok(born) => {
+            record::write_moving_in(&plane.run_dir, &born.running, moving_in(incoming));
+            Ok((located, Some(born)))
+        }
+        Err(reason) => {
+            plane.vms.remove(&vm.name, None, None);
+            Err(vec![reason])
+        }
+    }
+}
