@@ -262,13 +262,22 @@ impl Host {
         Frozen { processes }
     }
 
-    /// The process of the control plane.
-    pub(crate) fn control_plane_pid(&self) -> u32 {
-        self.control_plane.id()
+    /// The monitor processes of this host, whatever its control plane knows of them.
+    pub(crate) fn monitor_processes(&self) -> Vec<u32> {
+        let own = format!("GODWIT_RUN={}", self.run.display());
+        let words = |pid: u32, file: &str| -> Vec<String> {
+            let bytes = std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+        };
+        let all = std::fs::read_dir("/proc").expect("/proc").flatten();
+        let all = all.filter_map(|entry| entry.file_name().to_string_lossy().parse::<u32>().ok());
+        let is_monitor = |pid: &u32| {
+            words(*pid, "cmdline").get(1).is_some_and(|role| role == "vmm") && words(*pid, "environ").contains(&own)
+        };
+        all.filter(is_monitor).collect()
     }
 
-    /// The monitor processes that this host's control plane left records of.
-    pub(crate) fn monitors(&self) -> Vec<u32> {
+    fn monitors(&self) -> Vec<u32> {
         let records = godwit::host::record::all(&godwit::api::paths::RunDir::at(&self.run));
         records.iter().map(|record| record.pid).collect()
     }
@@ -334,12 +343,6 @@ impl Frozen {
     pub(crate) fn thaw(self) {
         self.processes.iter().for_each(|pid| signal(*pid, Signal::CONT));
     }
-}
-
-/// Whether a process is there and not only waiting to be collected.
-pub(crate) fn lives(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().is_some_and(|rest| !rest.trim().is_empty() && !rest.trim().starts_with('Z'))
 }
 
 /// Kills a process.
