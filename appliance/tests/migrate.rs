@@ -124,6 +124,36 @@ fn a_control_plane_that_dies_while_a_vm_moves_in_leaves_it_on_one_host_and_no_mo
 }
 
 #[test]
+fn a_control_plane_that_dies_while_its_vm_moves_away_lists_it_where_it_runs() {
+    let Some((_datastore, _cable, mut a, mut b)) = two_hosts("away") else { return };
+    assert_eq!(a.ask("vm start witness").0, 0);
+    a.serial("witness").wait_for("bad=0");
+    for after_ms in [100, 400, 700] {
+        let at_a = std::ptr::eq(runner(&a, &b), &raw const a);
+        let (from, to, name) = if at_a { (&mut a, &b, "host-b") } else { (&mut b, &a, "host-a") };
+        wait("it has settled", || from.state("witness") == VmState::Running);
+        may_move(from, name);
+        let command = from.begin(&format!("vm migrate witness {name}"));
+        std::thread::sleep(std::time::Duration::from_millis(after_ms));
+        from.restart_control_plane();
+        drop(command);
+        // The engines finish the move, or not: in the end one host has a monitor, and both say which.
+        wait("it runs on exactly one host, which both know", || {
+            let monitors = [from.monitor_processes().len(), to.monitor_processes().len()];
+            let states = [from.state("witness"), to.state("witness")];
+            let elsewhere = |state: &VmState| matches!(state, VmState::Elsewhere(_));
+            (monitors == [1, 0] && states[0] == VmState::Running && elsewhere(&states[1]))
+                || (monitors == [0, 1] && states[1] == VmState::Running && elsewhere(&states[0]))
+        });
+        println!(
+            "killed after {after_ms} ms: it runs on {}",
+            if from.state("witness") == VmState::Running { "its source" } else { "its destination" }
+        );
+        runner(&a, &b);
+    }
+}
+
+#[test]
 fn a_cut_cable_leaves_the_vm_on_its_source_and_says_so() {
     let Some((_datastore, cable, a, b)) = two_hosts("cut") else { return };
     assert_eq!(a.ask("vm start witness").0, 0);

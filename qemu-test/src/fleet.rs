@@ -217,8 +217,8 @@ fn wait_for_datastores(machine: &Machine) {
         // With a bad configuration there is nothing to wait for.
         Ok((missing.is_empty() || missing.starts_with("configuration")).then_some(()))
     };
-    if wait::until("the datastores", DATASTORE_BOUND, look, String::new).is_err() {
-        println!("lab: {} is not ready after {} s: {missing}", machine.spec.name, DATASTORE_BOUND.as_secs());
+    if let Err(error) = wait::until("the datastores", DATASTORE_BOUND, look, String::new) {
+        println!("lab: {} is not ready: {error}; {missing}", machine.spec.name);
     }
 }
 

@@ -54,17 +54,20 @@ fn start_claimed(
     }
     let vm = located.vm();
     let epoch = plane.leases.acquire(&vm).map_err(|failure| Diagnosis::of(what, vec![failure.reason()]))?;
-    let born =
-        Born::new(plane, located, config, epoch).and_then(|born| boot(plane, located, &born.running).map(|()| born));
+    let born = Born::new(plane, located, config, epoch).and_then(|born| {
+        // Before its guest runs: a control plane after this one must find it whenever this one dies.
+        record::write(&plane.run_dir, &born.running, false);
+        boot(plane, located, &born.running).map(|()| born)
+    });
     match born {
         Ok(born) => {
             let name = vm.vm.clone();
             plane.vms.put(&name, Arc::clone(&born.running), VmState::Running);
-            record::write(&plane.run_dir, &born.running, false);
             watch(plane, born);
             Ok(format!("VM {name} runs on this host (lease epoch {epoch})"))
         }
         Err(reason) => {
+            record::remove(&plane.run_dir, &vm.vm);
             // A lease that cannot be given up now ends with this host's, and this host may take it again meanwhile.
             if let Err(failure) = plane.leases.give_up(&vm) {
                 log::warn!("lease of VM {}: {failure}", vm.vm);
@@ -347,7 +350,7 @@ pub fn pause(plane: &ControlPlane, name: &VmName) -> Result<String, Diagnosis> {
     let what = format!("VM {name} was not paused");
     let running = plane.vms.transition(name, &[VmState::Running], VmState::Running, &what)?;
     asked(&running, &VmmRequest::Pause, &what)?;
-    plane.vms.set_state(name, VmState::Paused);
+    plane.vms.change_state(name, &VmState::Running, VmState::Paused);
     record::write(&plane.run_dir, &running, true);
     Ok(format!("VM {name} is paused on this host"))
 }
@@ -359,8 +362,17 @@ pub fn pause(plane: &ControlPlane, name: &VmName) -> Result<String, Diagnosis> {
 pub fn resume(plane: &ControlPlane, name: &VmName) -> Result<String, Diagnosis> {
     let what = format!("VM {name} was not resumed");
     let running = plane.vms.transition(name, &[VmState::Paused], VmState::Paused, &what)?;
+    match plane.leases.holder(&running.vm) {
+        Ok(Some(holder)) if holder.own => {}
+        Ok(Some(holder)) => {
+            let cause = format!("{} holds it now", holder.name);
+            return Err(Diagnosis::new(&what, cause, format!("vm show {name}")));
+        }
+        Ok(None) => return Err(Diagnosis::new(&what, "its lease was given up", format!("vm show {name}"))),
+        Err(failure) => return Err(Diagnosis::of(&what, vec![failure.reason()])),
+    }
     asked(&running, &VmmRequest::Resume, &what)?;
-    plane.vms.set_state(name, VmState::Running);
+    plane.vms.change_state(name, &VmState::Paused, VmState::Running);
     record::write(&plane.run_dir, &running, false);
     Ok(format!("VM {name} runs on this host"))
 }

@@ -145,6 +145,26 @@ impl Monitor {
     }
 }
 
+/// Ends a monitor that cannot be adopted, and waits until it is gone. A process of this number that is no monitor of the VM
+/// (the number was used again) is left alone.
+///
+/// # Errors
+/// It is still there after `bound`.
+pub fn end_unadopted(vm: &VmName, pid: u32, bound: Duration) -> io::Result<()> {
+    let Ok(process) = pidfd(pid) else { return Ok(()) };
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+    if words.get(1..3) != Some(&[b"vmm".as_slice(), vm.as_str().as_bytes()]) {
+        return Ok(());
+    }
+    // The only error is that it is gone already.
+    let _ = pidfd_send_signal(&process, Signal::KILL);
+    if crate::api::channel::wait_readable(process.as_fd(), bound).map_err(io::Error::other)? {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("process {pid} is still there {} s after it was killed", bound.as_secs())))
+}
+
 fn request_bound() -> Duration {
     Duration::from_millis(limits::API_REQUEST_MS_MAX)
 }

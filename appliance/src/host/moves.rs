@@ -23,6 +23,8 @@ use crate::host::vms::Running;
 
 /// How often a waiting command looks whether Ctrl-C was pressed.
 const LOOK: Duration = Duration::from_millis(100);
+/// How often the lease of a VM that was found running is read.
+const LEASE_LOOK: Duration = Duration::from_secs(2);
 
 /// A migration that this host takes or took part in.
 #[derive(Clone, Debug)]
@@ -177,7 +179,7 @@ fn move_out(
         Ok(()) => wait_for_end(plane, running, id, &said, caller, paused),
     };
     plane.engine.forget(id);
-    conclude(plane, running, id, check_only, ended)
+    conclude(plane, running, id, (check_only, paused), ended)
 }
 
 /// Waits for the end of a migration at its source, releasing the VM when it runs elsewhere.
@@ -216,7 +218,7 @@ fn settle_without_engine(plane: &Arc<ControlPlane>, running: &Arc<Running>, vm: 
     match plane.leases.resolve(&running.vm, running.epoch()) {
         Ok(epoch) => {
             let resumed = go_on(running, paused);
-            running.set_epoch(epoch);
+            hold_in(plane, running, epoch, paused);
             let place = match resumed {
                 Ok(_) => format!("it is still running on {}", plane.name()),
                 Err(error) => format!("{} holds it, but it could not be resumed: {error}", plane.name()),
@@ -245,6 +247,47 @@ pub(super) fn go_on(running: &Running, paused: bool) -> Result<(), String> {
     running.monitor.ask(&VmmRequest::Resume, &[]).map(|_| ()).map_err(|error| error.to_string())
 }
 
+/// This host holds the VM in this epoch now, and a control plane after this one must know.
+fn hold_in(plane: &ControlPlane, running: &Running, epoch: u64, paused: bool) {
+    if running.epoch() != epoch {
+        running.set_epoch(epoch);
+        record::write(&plane.run_dir, running, paused);
+    }
+}
+
+/// Looks after a VM that this control plane found running, on a thread of its own: it may have been moving away when the
+/// control plane before this one died, and the engine then finishes the move with nobody to tell. When the lease is another
+/// host's in a later epoch, the VM is released here.
+pub fn watch_lease(plane: &Arc<ControlPlane>, running: &Arc<Running>) {
+    let (plane, running) = (Arc::clone(plane), Arc::clone(running));
+    let name = running.vm.vm.clone();
+    let watching = move || {
+        let still_here = || plane.vms.running(&name).is_some_and(|now| now.monitor.pid() == running.monitor.pid());
+        while still_here() {
+            std::thread::sleep(LEASE_LOOK);
+            let state = plane.vms.state(&name);
+            // A move that this control plane began is settled by it.
+            if !matches!(state, Some(VmState::Running | VmState::Paused)) {
+                continue;
+            }
+            match plane.leases.holder(&running.vm) {
+                Ok(Some(holder)) if holder.own => {
+                    hold_in(&plane, &running, holder.epoch, state == Some(VmState::Paused));
+                }
+                Ok(Some(holder)) if holder.epoch > running.epoch() => {
+                    log::info!("VM {name} moved to {} while no control plane ran", holder.name);
+                    release(&plane, &running);
+                }
+                // Nobody else holds it, or the datastore does not tell: the fence of the host lease stands behind this.
+                Ok(_) | Err(_) => {}
+            }
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("lease-watch".to_owned()).spawn(watching) {
+        log::error!("the lease of a VM that was found running is not watched: {error}");
+    }
+}
+
 /// The VM runs elsewhere: its monitor here ends, and the lease, which is another's now, is left alone.
 fn release(plane: &ControlPlane, running: &Running) {
     let vm = &running.vm.vm;
@@ -258,12 +301,12 @@ fn conclude(
     plane: &ControlPlane,
     running: &Running,
     id: MigrationId,
-    check_only: bool,
+    (check_only, paused): (bool, bool),
     ended: Result<Ended, Diagnosis>,
 ) -> Result<HostAnswer, Diagnosis> {
     let ended = ended.inspect_err(|_| plane.moves.end(id, "failed", None))?;
     if ended.runs_here && ended.epoch != 0 {
-        running.set_epoch(ended.epoch);
+        hold_in(plane, running, ended.epoch, paused);
     }
     if let Some(receipt) = &ended.receipt {
         write_receipt(plane, &running.vm.vm, receipt);

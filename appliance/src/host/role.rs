@@ -19,8 +19,8 @@ use crate::host::control_plane::ControlPlane;
 use crate::host::discovery::{self, Hosts, bytes_of_hex};
 use crate::host::engine::Engine;
 use crate::host::leases::Leases;
-use crate::host::monitor::Monitor;
-use crate::host::moves::Moves;
+use crate::host::monitor::{self, Monitor};
+use crate::host::moves::{self, Moves};
 use crate::host::record::{self, VmRecord};
 use crate::host::vms::{Running, Vms};
 use crate::host::{arrivals, cpu, lifecycle, serve};
@@ -29,6 +29,8 @@ use crate::sigterm;
 
 /// Pause between two looks at what has to be kept true.
 const KEEP: Duration = Duration::from_secs(1);
+/// How long a monitor that was killed may take to end: its I/O under way ends first.
+const GONE_BOUND: Duration = Duration::from_secs(30);
 /// Name of the lease area of a datastore, from its root.
 const LEASE_AREA: &str = "godwit/lease";
 
@@ -86,13 +88,22 @@ fn plane(run_dir: &RunDir) -> io::Result<ControlPlane> {
 /// Finds the VMs that went on running while this control plane did not.
 fn adopt(plane: &Arc<ControlPlane>) {
     for record in record::all(&plane.run_dir) {
-        let name = record.vm.vm.clone();
-        match adopt_one(plane, record) {
-            Ok(()) => log::info!("VM {name} is adopted"),
-            Err(why) => {
-                log::error!("VM {name} ended while the control plane did not run: {why}");
-                record::remove(&plane.run_dir, &name);
+        let (vm, pid) = (record.vm.clone(), record.pid);
+        let name = &vm.vm;
+        let Err(why) = adopt_one(plane, record) else {
+            log::info!("VM {name} is adopted");
+            continue;
+        };
+        log::error!("VM {name} cannot be adopted: {why}");
+        match monitor::end_unadopted(name, pid, GONE_BOUND) {
+            Ok(()) => {
+                record::remove(&plane.run_dir, name);
+                if let Err(failure) = plane.leases.give_up(&vm) {
+                    log::warn!("lease of VM {name}: {failure}");
+                }
             }
+            // Its record stays, and so does the lease: nobody may start the VM beside it.
+            Err(error) => log::error!("monitor of VM {name}: {error}"),
         }
     }
 }
@@ -109,6 +120,7 @@ fn adopt_one(plane: &Arc<ControlPlane>, record: VmRecord) -> Result<(), String> 
     let running = Arc::new(running);
     let state = if paused { VmState::Paused } else { VmState::Running };
     plane.vms.put(&vm.vm, Arc::clone(&running), state);
+    moves::watch_lease(plane, &running);
     lifecycle::watch_adopted(plane, running);
     Ok(())
 }

@@ -139,6 +139,13 @@ impl Vms {
         }
     }
 
+    /// Goes to another state, unless something else has been begun with the VM meanwhile.
+    pub fn change_state(&self, vm: &VmName, from: &VmState, to: VmState) {
+        if let Some(entry) = self.lock().get_mut(vm).filter(|entry| entry.state.as_ref() == Some(from)) {
+            entry.state = Some(to);
+        }
+    }
+
     /// This host has nothing more to do with a VM; `end` is how it ended here. Returns what ran, if `monitor` is
     /// the one that ran: the watcher of an earlier monitor must not remove a later one.
     pub fn remove(&self, vm: &VmName, monitor: Option<u32>, end: Option<String>) -> Option<Arc<Running>> {

@@ -206,7 +206,6 @@ impl Arrival {
     }
 
     fn monitor_answered(&mut self) -> Option<Input> {
-        let vm = self.vm.as_ref().map_or_else(String::new, |vm| vm.name.to_string());
         let guest = self.guest.as_mut()?;
         let (purpose, answer) = match guest.monitor.take() {
             Ok(answered) => answered.map(|(purpose, answer, _)| (purpose, answer))?,
@@ -217,7 +216,7 @@ impl Arrival {
             }
         };
         let done = match answer {
-            VmmAnswer::Failed(why) => Err(Reason::new(why, format!("log show vmm-{vm}"))),
+            VmmAnswer::Failed(why) => Err(Reason::new(why, "log show vmm")),
             _ => Ok(()),
         };
         Some(match purpose {

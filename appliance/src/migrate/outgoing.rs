@@ -221,7 +221,7 @@ impl Departure {
             Err(error) => return Some(gone(&error)),
         };
         let done = match &answer {
-            VmmAnswer::Failed(why) => Err(Reason::new(why.clone(), format!("log show vmm-{}", self.order.vm.name))),
+            VmmAnswer::Failed(why) => Err(Reason::new(why.clone(), "log show vmm")),
             _ => Ok(()),
         };
         Some(match purpose {

@@ -198,6 +198,14 @@ impl Host {
         Some((u8::from(refused), answer))
     }
 
+    /// Types a command and does not wait for its end: the command goes on as long as what is given lives.
+    pub(crate) fn begin(&self, typed: &str) -> Channel<HostRequest, HostAnswer> {
+        let Ok(Line::Ask(request, _)) = parse(typed) else { panic!("{typed} is a command") };
+        let channel = Channel::<HostRequest, HostAnswer>::connect(&self.run.join("host.sock")).expect("it listens");
+        channel.send(&request, &[]).expect("it is taken");
+        channel
+    }
+
     fn request(&self, request: &HostRequest) -> Option<(HostAnswer, Vec<rustix::fd::OwnedFd>)> {
         let channel = Channel::<HostRequest, HostAnswer>::connect(&self.run.join("host.sock")).ok()?;
         channel.send(request, &[]).ok()?;

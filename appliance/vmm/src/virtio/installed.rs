@@ -141,6 +141,10 @@ impl Installed {
     pub fn attach_disk(&self, index: usize, file: File) -> Result<(), InstallError> {
         let disk = self.disks.get(index).ok_or(InstallError::Missing { noun: "disk", index })?;
         let mut disk = enter(disk);
+        if disk.has_disk() {
+            // Asked again, because the answer did not arrive or a later disk could not be opened.
+            return Ok(());
+        }
         let read_only = disk.front().read_only();
         let raw = RawDisk::new(file, read_only).map_err(|source| InstallError::Disk { index, source })?;
         Ok(disk.attach_disk(raw)?)
