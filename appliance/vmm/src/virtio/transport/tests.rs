@@ -37,7 +37,9 @@ impl Engine for Echo {
         self.runs.fetch_add(1, Ordering::SeqCst);
         let mut chain = Chain::default();
         loop {
-            if control.stopping() && !self.stuck.load(Ordering::SeqCst) && control.agree_to_stop() {
+            // Looked at once a turn: let go between two looks, it would wait for a wake that it has taken already.
+            let stuck = self.stuck.load(Ordering::SeqCst);
+            if control.stopping() && !stuck && control.agree_to_stop() {
                 return;
             }
             for queue in queues.iter_mut().flatten() {
@@ -54,7 +56,7 @@ impl Engine for Echo {
             }
             let mut ready = vec![interest(control.wake_descriptor(), libc::POLLIN)];
             ready.extend(queues.iter().flatten().map(|queue| interest(queue.kick(), libc::POLLIN)));
-            if self.stuck.load(Ordering::SeqCst) && control.stopping() {
+            if stuck && control.stopping() {
                 std::thread::sleep(Duration::from_millis(1));
             } else {
                 wait_for(&mut ready);
