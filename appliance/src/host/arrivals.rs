@@ -16,13 +16,10 @@ use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest};
 use crate::host::control_plane::ControlPlane;
 use crate::host::lifecycle::{self, Born};
 use crate::host::located::{Located, locate};
-use crate::host::moves::{go_on, shown};
+use crate::host::moves::{ENGINE_DIED, go_on, shown};
 use crate::host::record::MovingIn;
 use crate::host::vms::Running;
 use crate::host::{checks, facts, record};
-
-/// Why a move ended whose engine did.
-const DIED: &str = "the migrate role of this host ended in the middle of the move";
 
 /// Takes part in a migration to this host, on a thread of its own.
 pub fn incoming(plane: &Arc<ControlPlane>, incoming: Incoming) {
@@ -114,10 +111,14 @@ fn follow(
             }
             (Ok(FromMigrate::Resumed { epoch, .. }), Some(born)) => {
                 plane.announce(&born.running);
-                settle_in(plane, incoming.vm.paused, arriving.take(), epoch);
+                if let Some(born) = arriving.take() {
+                    settle_in(plane, incoming.vm.paused, born, epoch);
+                }
             }
             (Ok(FromMigrate::Ended(ended)), _) if ended.runs_here => {
-                settle_in(plane, incoming.vm.paused, arriving.take(), ended.epoch);
+                if let Some(born) = arriving.take() {
+                    settle_in(plane, incoming.vm.paused, born, ended.epoch);
+                }
                 return Ok("moved");
             }
             (Ok(FromMigrate::Ended(ended)), _) => {
@@ -126,16 +127,17 @@ fn follow(
             }
             (Ok(_), _) => {}
             (Err(_), _) => match arriving.take() {
-                Some(born) => return settle_by_lease(plane, located, born, moving_in(incoming), DIED, disks_open),
+                Some(born) => {
+                    return settle_by_lease(plane, located, born, moving_in(incoming), ENGINE_DIED, disks_open);
+                }
                 None => return Ok("moved"),
             },
         }
     }
 }
 
-/// The VM is this host's and runs; `born` is `None` where that is known already.
-fn settle_in(plane: &Arc<ControlPlane>, paused: bool, born: Option<Born>, epoch: u64) {
-    let Some(born) = born else { return };
+/// The VM is this host's and runs.
+fn settle_in(plane: &Arc<ControlPlane>, paused: bool, born: Born, epoch: u64) {
     let state = if paused { VmState::Paused } else { VmState::Running };
     born.running.set_epoch(epoch);
     plane.vms.put(&born.running.vm.vm, Arc::clone(&born.running), state);
@@ -171,7 +173,7 @@ fn settle_by_lease(
                 }
                 go_on(&born.running, paused).map_err(|why| format!("{died}; the VM is this host's, but {why}"))?;
                 plane.announce(&born.running);
-                settle_in(plane, paused, Some(born), holder.epoch);
+                settle_in(plane, paused, born, holder.epoch);
                 tell_disks_open(plane, id);
                 return Ok("moved");
             }

@@ -23,7 +23,7 @@ use crate::host::record;
 use crate::host::vms::Running;
 
 /// How long a killed monitor may take to be gone: its last disk I/O has to end.
-const GONE_BOUND: Duration = Duration::from_secs(30);
+pub const GONE_BOUND: Duration = Duration::from_secs(30);
 
 /// Starts a VM: checks, lease, monitor, machine, kernel, in this order; what was made is unmade on any failure.
 ///

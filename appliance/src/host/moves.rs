@@ -23,6 +23,8 @@ use crate::host::vms::Running;
 
 /// How often a waiting command looks whether Ctrl-C was pressed.
 const LOOK: Duration = Duration::from_millis(100);
+/// Why a move ended whose engine did.
+pub(super) const ENGINE_DIED: &str = "the migrate role of this host ended in the middle of the move";
 /// How often the lease of a VM that was found running is read.
 const LEASE_LOOK: Duration = Duration::from_secs(2);
 
@@ -214,7 +216,6 @@ fn wait_for_end(
 /// goes on.
 fn settle_without_engine(plane: &Arc<ControlPlane>, running: &Arc<Running>, vm: &VmName, paused: bool) -> Diagnosis {
     let what = format!("VM {vm} was not migrated");
-    let died = "the migrate role of this host ended in the middle of the move";
     match plane.leases.resolve(&running.vm, running.epoch()) {
         Ok(epoch) => {
             let resumed = go_on(running, paused);
@@ -223,16 +224,16 @@ fn settle_without_engine(plane: &Arc<ControlPlane>, running: &Arc<Running>, vm: 
                 Ok(_) => format!("it is still running on {}", plane.name()),
                 Err(error) => format!("{} holds it, but it could not be resumed: {error}", plane.name()),
             };
-            Diagnosis::new(what, died, format!("log show migrate, then: vm migrate {vm} HOST")).vm_now(place)
+            Diagnosis::new(what, ENGINE_DIED, format!("log show migrate, then: vm migrate {vm} HOST")).vm_now(place)
         }
         Err(crate::host::leases::LeaseFailure::HeldBy(holder)) => {
             release(plane, running);
             let place = format!("it runs on {} now", holder.name);
-            Diagnosis::new(format!("the move of VM {vm} has no receipt"), died, "log show migrate").vm_now(place)
+            Diagnosis::new(format!("the move of VM {vm} has no receipt"), ENGINE_DIED, "log show migrate").vm_now(place)
         }
         Err(failure) => {
             let place = "it is stopped here until the datastore tells who runs it".to_owned();
-            Diagnosis::of(what, vec![Reason::new(died, "log show migrate"), failure.reason()]).vm_now(place)
+            Diagnosis::of(what, vec![Reason::new(ENGINE_DIED, "log show migrate"), failure.reason()]).vm_now(place)
         }
     }
 }

@@ -29,8 +29,6 @@ use crate::sigterm;
 
 /// Pause between two looks at what has to be kept true.
 const KEEP: Duration = Duration::from_secs(1);
-/// How long a monitor that was killed may take to end: its I/O under way ends first.
-const GONE_BOUND: Duration = Duration::from_secs(30);
 /// Name of the lease area of a datastore, from its root.
 const LEASE_AREA: &str = "godwit/lease";
 
@@ -95,7 +93,7 @@ fn adopt(plane: &Arc<ControlPlane>) {
             continue;
         };
         log::error!("VM {name} cannot be adopted: {why}");
-        match monitor::end_unadopted(name, pid, GONE_BOUND) {
+        match monitor::end_unadopted(name, pid, lifecycle::GONE_BOUND) {
             Ok(()) => {
                 record::remove(&plane.run_dir, name);
                 if let Err(failure) = plane.leases.give_up(&vm) {

@@ -40,12 +40,7 @@ impl Bench {
             Ok((last == wanted).then_some(()))
         };
         let outcome = wait::until(&format!("{host} to call {vm} {wanted}"), STATE_BOUND, look, String::new);
-        outcome.map_err(|error| match error {
-            LabError::TimedOut { waiting_for, after, .. } => {
-                LabError::TimedOut { waiting_for, after, instead: format!("it is {last}") }
-            }
-            other => other,
-        })
+        outcome.map_err(|error| instead(error, format!("it is {last}")))
     }
 
     /// The hosts on which a monitor process of the VM exists, whatever the consoles say.
@@ -78,10 +73,7 @@ impl Bench {
             Ok(agree.then_some(host))
         };
         let outcome = wait::until(&format!("{vm} to run on exactly one host"), STATE_BOUND, look, String::new);
-        outcome.map_err(|error| match error {
-            LabError::TimedOut { waiting_for, after, .. } => LabError::TimedOut { waiting_for, after, instead: last },
-            other => other,
-        })
+        outcome.map_err(|error| instead(error, last))
     }
 
     /// Sees to it that the VM runs on this host.
@@ -118,10 +110,7 @@ impl Bench {
             Ok((answer.status == 0).then_some(()))
         };
         let outcome = wait::until(&format!("{vm} to be movable to {to}"), STATE_BOUND, look, String::new);
-        outcome.map_err(|error| match error {
-            LabError::TimedOut { waiting_for, after, .. } => LabError::TimedOut { waiting_for, after, instead: last },
-            other => other,
-        })
+        outcome.map_err(|error| instead(error, last))
     }
 
     /// Moves a VM; gives the receipt as the console prints it in JSON.
@@ -161,6 +150,14 @@ impl Bench {
             audit.records
         );
         Ok(())
+    }
+}
+
+/// An error that tells what was seen last in place of what was waited for.
+fn instead(error: LabError, last: String) -> LabError {
+    match error {
+        LabError::TimedOut { waiting_for, after, .. } => LabError::TimedOut { waiting_for, after, instead: last },
+        other => other,
     }
 }
 

@@ -36,7 +36,7 @@ fn there_and_back(bench: &Bench, vm: &str, times: u32, load: (u32, u32)) -> Resu
             let receipt = bench.move_vm(vm, from, to)?;
             println!("  {from} to {to}: {}", summary(&receipt));
             check_receipt(&receipt)?;
-            let rounds = receipt.get("rounds").and_then(Value::as_array).map_or(0, Vec::len);
+            let rounds = rounds(&receipt);
             expect(rounds > 2, || format!("the load needed no more than {rounds} rounds"))?;
             expect(bench.settled_on(vm)? == to, || format!("{vm} does not run on {to}"))?;
         }
@@ -78,13 +78,16 @@ fn check_receipt(receipt: &Value) -> Result<()> {
     expect(number("/stun/total_us").is_some_and(|stun| stun > 0), || format!("the receipt tells no stun: {receipt}"))
 }
 
+fn rounds(receipt: &Value) -> usize {
+    receipt.get("rounds").and_then(Value::as_array).map_or(0, Vec::len)
+}
+
 fn summary(receipt: &Value) -> String {
     let number = |path: &str| receipt.pointer(path).and_then(Value::as_u64).unwrap_or_default();
-    let rounds = receipt.get("rounds").and_then(Value::as_array).map_or(0, Vec::len);
     format!(
         "{:.1} s, {} rounds, {:.0} MiB, stun {} ms",
         number("/total_us") as f64 / 1e6,
-        rounds,
+        rounds(receipt),
         number("/sent_bytes") as f64 / f64::from(1 << 20),
         number("/stun/total_us") / 1000
     )
