@@ -345,7 +345,10 @@ mod tests {
         let run = Path::new("/nonexistent/godwit-bench-test");
         let child = std::process::Command::new("sleep").arg("30").env("GODWIT_RUN", run).spawn();
         let mut child = child.expect("sleep is everywhere");
-        assert_eq!(processes_of(run), [child.id()]);
+        // A child is told of before the kernel shows its environment.
+        let found = || Ok((processes_of(run) == [child.id()]).then_some(()));
+        let bound = std::time::Duration::from_secs(20);
+        crate::wait::until("the process", bound, found, String::new).expect("it is found, and no other");
         child.kill().expect("killed");
         child.wait().expect("collected");
     }
