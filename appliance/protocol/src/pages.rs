@@ -22,6 +22,21 @@ impl Window {
         u64::from(self.pages.count_ones())
     }
 
+    /// Its pages as runs of neighbours, ascending: the first page and how many.
+    pub fn runs(&self) -> impl Iterator<Item = (u64, usize)> + use<> {
+        let (base, mut left) = (self.first, self.pages);
+        std::iter::from_fn(move || {
+            if left == 0 {
+                return None;
+            }
+            let skipped = left.trailing_zeros();
+            let count = (left >> skipped).trailing_ones();
+            // A shift by all 64 bits is none in Rust: such a run is the last.
+            left &= u64::MAX.checked_shl(skipped + count).unwrap_or(0);
+            Some((base + u64::from(skipped), count as usize))
+        })
+    }
+
     /// Its pages in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = u64> + use<> {
         let first = self.first;
@@ -168,6 +183,15 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_runs_of_a_window_are_its_pages(first in 0u64..1000, pages in prop_oneof![any::<u64>(), Just(u64::MAX), Just(1 << 63)]) {
+            let window = Window { first: first * 64, pages };
+            let runs: Vec<_> = window.runs().collect();
+            let in_runs = runs.iter().flat_map(|(first, count)| *first..first + *count as u64);
+            prop_assert_eq!(in_runs.collect::<Vec<_>>(), window.iter().collect::<Vec<_>>());
+            prop_assert!(runs.windows(2).all(|pair| pair[0].0 + (pair[0].1 as u64) < pair[1].0), "neighbours in two runs");
+        }
+
         #[test]
         fn a_sweep_takes_every_page_once(pages in prop::collection::btree_set(0u64..1000, 0..200), step in 1u64..100) {
             let mut set = PageSet::empty(1000);

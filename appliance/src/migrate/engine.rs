@@ -16,7 +16,7 @@ use protocol::{destination, source, wire};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::clock::Clock;
-use super::hasher::Hasher;
+use super::hasher::{Hashed, Hasher};
 use super::incoming::Arrival;
 use super::key;
 use super::outgoing::Departure;
@@ -458,14 +458,19 @@ impl Engine {
     }
 
     fn hashes_came(&mut self) {
-        for hashed in self.hasher.take() {
-            let (id, first, hashes) = (hashed.migration, hashed.first, hashed.hashes);
-            if let Some(index) = self.departures.iter().position(|departure| departure.order.id == id) {
-                let input = source::Input::RangeHashed { first, hashes };
+        for Hashed { migration, first, hashes } in self.hasher.take() {
+            if let Some(index) = self.departures.iter().position(|departure| departure.order.id == migration) {
+                let input = match hashes {
+                    Ok(hashes) => source::Input::RangeHashed { first, hashes },
+                    Err(cause) => source::Input::LinkDown { cause },
+                };
                 self.with_departure(index, |departure, now, desk, wire| departure.hear(now, desk, wire, input));
             } else {
-                let input = destination::Input::RangeHashed { first, hashes };
-                self.arrival_of(id, |arrival, now, desk, wire| arrival.hear(now, desk, wire, input));
+                let input = match hashes {
+                    Ok(hashes) => destination::Input::RangeHashed { first, hashes },
+                    Err(cause) => destination::Input::LinkDown { cause },
+                };
+                self.arrival_of(migration, |arrival, now, desk, wire| arrival.hear(now, desk, wire, input));
             }
         }
     }

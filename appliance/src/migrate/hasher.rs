@@ -12,6 +12,9 @@ use rustix::event::{EventfdFlags, eventfd};
 use super::memory::{GuestRam, is_zero};
 use crate::api::migrate::MigrationId;
 
+/// Read at once: what the processor's second cache holds.
+const PAGES_A_READ: u64 = 64;
+
 #[derive(Debug)]
 struct Job {
     migration: MigrationId,
@@ -27,8 +30,8 @@ pub struct Hashed {
     pub migration: MigrationId,
     /// The first page.
     pub first: u64,
-    /// One a page.
-    pub hashes: Vec<PageHash>,
+    /// One a page, or why there are none.
+    pub hashes: Result<Vec<PageHash>, String>,
 }
 
 /// The thread, and the way to it and back.
@@ -59,6 +62,7 @@ impl Hasher {
             for job in todo {
                 let Job { migration, ref ram, first, count } = job;
                 let hashes = hash(ram, first, count);
+                let hashes = hashes.map_err(|error| format!("the VM's memory cannot be read: {error}"));
                 if done.send(Hashed { migration, first, hashes }).is_err() {
                     return;
                 }
@@ -85,21 +89,20 @@ impl Hasher {
 }
 
 /// The hashes of a stretch. What was never touched is zero, and is not read.
-fn hash(ram: &GuestRam, first: u64, count: u64) -> Vec<PageHash> {
+fn hash(ram: &GuestRam, first: u64, count: u64) -> io::Result<Vec<PageHash>> {
     let end = (first + count).min(ram.pages());
     let mut hashes = Vec::with_capacity(usize::try_from(count).unwrap_or(0));
-    let mut page = [0; PAGE_BYTES];
+    let mut bytes = Vec::new();
     let mut at = first;
     while at < end {
-        let (from, until) = ram.touched_from(at).unwrap_or((end, end));
-        for _ in at..from.min(end) {
-            hashes.push(PageHash::zero());
-        }
-        for index in from.min(end)..until.min(end) {
-            ram.read(index, &mut page);
-            hashes.push(if is_zero(&page) { PageHash::zero() } else { PageHash::of(&page) });
-        }
-        at = until.max(from).min(end);
+        let touched = ram.touched_from(at).map_or(end, |touched| touched.min(end));
+        hashes.extend((at..touched).map(|_| PageHash::zero()));
+        let until = end.min(touched + PAGES_A_READ);
+        bytes.resize(usize::try_from(until - touched).unwrap_or(0) * PAGE_BYTES, 0);
+        ram.read(touched, &mut bytes)?;
+        let (pages, _) = bytes.as_chunks::<PAGE_BYTES>();
+        hashes.extend(pages.iter().map(|page| if is_zero(page) { PageHash::zero() } else { PageHash::of(page) }));
+        at = until;
     }
-    hashes
+    Ok(hashes)
 }

@@ -20,7 +20,7 @@ use super::engine::{Desk, Wire};
 use super::lease::Question;
 use super::memory::GuestRam;
 use super::monitor::{self, Monitor, Purpose};
-use super::records::{Written, store};
+use super::records::Storage;
 use crate::api::channel::ChannelError;
 use crate::api::lease::VmOnDatastore;
 use crate::api::migrate::{Ended, FromMigrate, Incoming, MigrationId, MigrationProgress, Own, Peer, VmToMove};
@@ -52,9 +52,8 @@ pub struct Arrival {
 #[derive(Debug)]
 struct Guest {
     monitor: Monitor,
-    ram: Arc<GuestRam>,
+    storage: Storage,
     bitmap: Option<DirtyBitmap>,
-    written: Written,
     /// The first harvest only takes the marks that a fresh log begins with.
     primed: bool,
 }
@@ -121,7 +120,7 @@ impl Arrival {
         let Some(guest) = &mut self.guest else { return };
         let stored = match self.destination.admit(desk.clock.of(now), record) {
             Ok(None) => return,
-            Ok(Some(admission)) => store(&guest.ram, &admission, &mut guest.written),
+            Ok(Some(admission)) => guest.storage.store(&admission),
             Err(error) => Err(error.to_string()),
         };
         let input = match stored {
@@ -160,10 +159,9 @@ impl Arrival {
         let [monitor, memory]: [OwnedFd; 2] =
             beside.try_into().map_err(|_| defect("the monitor and the memory of the VM did not come"))?;
         let bytes = self.destination.offer().map_or(0, |offer| offer.vm.memory.0);
-        let ram = GuestRam::map(memory, bytes).map_err(|error| defect(error.to_string()))?;
-        let written = PageSet::empty(ram.pages());
-        self.guest =
-            Some(Guest { monitor: Monitor::over(monitor), ram: Arc::new(ram), bitmap: None, written, primed: false });
+        let ram = GuestRam::over(memory, bytes).map_err(|error| defect(error.to_string()))?;
+        let storage = Storage::new(Arc::new(ram));
+        self.guest = Some(Guest { monitor: Monitor::over(monitor), storage, bitmap: None, primed: false });
         Ok(())
     }
 
@@ -262,7 +260,7 @@ impl Arrival {
             Effect::LoadState(state) => self.load(&state),
             Effect::HashRange { first, count } => {
                 if let Some(guest) = &self.guest {
-                    desk.hasher.ask(self.destination.migration().0, &guest.ram, first, count);
+                    desk.hasher.ask(self.destination.migration().0, guest.storage.ram(), first, count);
                 }
                 None
             }
@@ -319,7 +317,7 @@ impl Arrival {
         if !dirty_log {
             return Some(Input::VmmBuilt(Ok(())));
         }
-        let pages = guest.ram.pages();
+        let pages = guest.storage.ram().pages();
         let made = || -> Result<(DirtyBitmap, OwnedFd), String> {
             let bytes = vec![0; usize::try_from(DirtyBitmap::bytes_for(pages)).unwrap_or(0)];
             let memfd = monitor::memfd_of("dirty", &bytes).map_err(|error| error.to_string())?;
@@ -402,7 +400,7 @@ impl Arrival {
 
 impl Guest {
     fn take_dirty(&self) -> PageSet {
-        let mut set = PageSet::empty(self.ram.pages());
+        let mut set = PageSet::empty(self.storage.ram().pages());
         if let Some(bitmap) = &self.bitmap {
             for index in 0..bitmap.words().len() {
                 set.or_word(index, bitmap.take_word(index));

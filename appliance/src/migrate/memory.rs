@@ -1,12 +1,16 @@
 //! A guest's memory as the migration sees it: a memfd, page by page.
+//!
+//! It is read and written by pread and pwrite, a run of pages at a time, and not through a mapping: a page that is new to
+//! the file is not zeroed before it is overwritten, a hole that is read stays a hole, no page fault is taken a page, and
+//! memory that fails (or a file that shrinks) is an error and not a signal that ends every move of this host.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 
 use protocol::pages::PAGE_BYTES;
 use rustix::fs::SeekFrom;
-use vm_memory::{FileOffset, MmapRegion, VolatileMemory as _, VolatileSlice};
 
 /// One page's bytes.
 pub type Page = [u8; PAGE_BYTES];
@@ -14,7 +18,6 @@ pub type Page = [u8; PAGE_BYTES];
 /// The memory of a guest.
 #[derive(Debug)]
 pub struct GuestRam {
-    region: MmapRegion<()>,
     file: File,
     pages: u64,
 }
@@ -33,25 +36,20 @@ pub enum RamError {
     /// It cannot be looked at.
     #[error("the memory cannot be read")]
     Unusable(#[from] io::Error),
-    /// It cannot be mapped.
-    #[error("the memory cannot be mapped")]
-    Map(#[from] vm_memory::mmap::MmapRegionError),
 }
 
 impl GuestRam {
-    /// Maps a memfd of `bytes` bytes.
+    /// Takes a memfd of `bytes` bytes.
     ///
     /// # Errors
     /// [`RamError`].
-    pub fn map(memfd: OwnedFd, bytes: u64) -> Result<Self, RamError> {
+    pub fn over(memfd: OwnedFd, bytes: u64) -> Result<Self, RamError> {
         let file = File::from(memfd);
         let found = file.metadata()?.len();
         if found != bytes {
             return Err(RamError::Size { found, wanted: bytes });
         }
-        let length = usize::try_from(bytes).map_err(|_| RamError::Size { found, wanted: bytes })?;
-        let region = MmapRegion::from_file(FileOffset::new(file.try_clone()?, 0), length)?;
-        Ok(Self { region, file, pages: bytes / PAGE_BYTES as u64 })
+        Ok(Self { file, pages: bytes / PAGE_BYTES as u64 })
     }
 
     /// How many pages it has.
@@ -59,40 +57,45 @@ impl GuestRam {
         self.pages
     }
 
-    /// # Panics
-    /// The page lies beyond the end: the machines never name such a page.
-    fn slice(&self, page: u64) -> VolatileSlice<'_> {
-        let offset = usize::try_from(page).map(|page| page * PAGE_BYTES);
-        offset.ok().and_then(|offset| self.region.get_slice(offset, PAGE_BYTES).ok()).expect("a page of this guest")
+    /// Copies whole pages out, from page `first` on. A guest that writes them meanwhile marks them dirty, and they are
+    /// copied again.
+    ///
+    /// # Errors
+    /// The memory failed, or ends before.
+    pub fn read(&self, first: u64, into: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(into, first * PAGE_BYTES as u64)
     }
 
-    /// Copies a page out. A guest that writes it meanwhile marks it dirty, and it is copied again.
-    pub fn read(&self, page: u64, into: &mut Page) {
-        self.slice(page).copy_to(&mut into[..]);
+    /// Writes whole pages, from page `first` on.
+    ///
+    /// # Errors
+    /// No memory is left, or pages beyond the end.
+    pub fn write(&self, first: u64, bytes: &[u8]) -> io::Result<()> {
+        let beyond = first.saturating_add((bytes.len() / PAGE_BYTES) as u64) > self.pages;
+        if beyond {
+            // The file would grow.
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.file.write_all_at(bytes, first * PAGE_BYTES as u64)
     }
 
-    /// Writes a page.
-    pub fn write(&self, page: u64, bytes: &[u8]) {
-        self.slice(page).copy_from(&bytes[..PAGE_BYTES]);
-    }
-
-    /// The next stretch at or after `page` that was ever touched, first page and end; none if there is none. What lies
-    /// before it is zero and takes no memory, as long as nobody reads it.
-    pub fn touched_from(&self, page: u64) -> Option<(u64, u64)> {
-        let whole = PAGE_BYTES as u64;
-        let first = match rustix::fs::seek(&self.file, SeekFrom::Data(page * whole)) {
-            Ok(offset) => offset / whole,
-            Err(rustix::io::Errno::NXIO) => return None,
+    /// The first page at or after `page` that was ever touched; none if there is none. What lies before it is zero and
+    /// takes no memory.
+    ///
+    /// It is looked for and not the end of the stretch that it begins: the kernel walks a stretch page by page to its end,
+    /// and who asks for each window of a guest's memory would have it walk half of that memory for each.
+    pub fn touched_from(&self, page: u64) -> Option<u64> {
+        match rustix::fs::seek(&self.file, SeekFrom::Data(page * PAGE_BYTES as u64)) {
+            Ok(offset) => Some(offset / PAGE_BYTES as u64),
+            Err(rustix::io::Errno::NXIO) => None,
             // A file that does not know its holes has none.
-            Err(_) => return Some((page, self.pages)),
-        };
-        let end = rustix::fs::seek(&self.file, SeekFrom::Hole(first * whole));
-        Some((first, end.map_or(self.pages, |offset| offset.div_ceil(whole).min(self.pages))))
+            Err(_) => Some(page),
+        }
     }
 }
 
 /// Whether a page is all zero.
-pub fn is_zero(page: &Page) -> bool {
+pub fn is_zero(page: &[u8]) -> bool {
     let (words, _) = page.as_chunks::<64>();
     words.iter().all(|line| {
         let (eights, _) = line.as_chunks::<8>();
@@ -109,17 +112,30 @@ mod tests {
     fn ram(pages: u64) -> GuestRam {
         let memfd = memfd_create("test", MemfdFlags::CLOEXEC).expect("a memfd");
         ftruncate(&memfd, pages * 4096).expect("a size");
-        GuestRam::map(memfd, pages * 4096).expect("a mapping")
+        GuestRam::over(memfd, pages * 4096).expect("its memory")
     }
 
     #[test]
-    fn what_was_never_touched_is_known_without_touching_it() {
+    fn what_was_never_touched_is_known_and_stays_so_when_it_is_read() {
         let ram = ram(1024);
         assert_eq!(ram.touched_from(0), None);
-        ram.write(600, &[7; PAGE_BYTES]);
-        let (first, end) = ram.touched_from(0).expect("a stretch");
-        assert!(first <= 600 && end > 600 && end - first < 1024, "{first}..{end}");
-        assert_eq!(ram.touched_from(end), None);
+        ram.write(600, &[7; PAGE_BYTES]).expect("a page");
+        assert_eq!(ram.touched_from(0), Some(600));
+        assert_eq!(ram.touched_from(600), Some(600));
+        assert_eq!(ram.touched_from(601), None);
+        let mut pages = vec![1; 1024 * PAGE_BYTES];
+        ram.read(0, &mut pages).expect("all pages");
+        assert_eq!(pages.iter().filter(|byte| **byte != 0).count(), PAGE_BYTES);
+        assert_eq!((ram.touched_from(0), ram.touched_from(601)), (Some(600), None));
+    }
+
+    #[test]
+    fn memory_beyond_the_end_is_an_error_and_makes_it_no_longer() {
+        let ram = ram(4);
+        assert!(ram.write(3, &[7; 2 * PAGE_BYTES]).is_err());
+        assert!(ram.write(u64::MAX, &[7; PAGE_BYTES]).is_err());
+        assert!(ram.read(3, &mut [0; 2 * PAGE_BYTES]).is_err());
+        assert_eq!(ram.touched_from(0), None);
     }
 
     #[test]

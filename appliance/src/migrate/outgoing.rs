@@ -14,7 +14,7 @@ use protocol::checks::{Severity, refusal};
 use protocol::convergence::{Costs, NoConvergence, Policy};
 use protocol::pages::PageSet;
 use protocol::session::{LeaseAsk, Outcome, RightToRun, VmNow};
-use protocol::source::{Effect, Input, PagesSent, Plan, Progress, Source, Stopped};
+use protocol::source::{Effect, Input, Plan, Progress, Source, Stopped};
 use protocol::time::Duration;
 use protocol::wire::message::{Offer, RunState};
 use protocol::wire::{MigrationId, ValidatedOffer};
@@ -25,7 +25,7 @@ use super::engine::{Desk, Wire};
 use super::lease::Question;
 use super::memory::GuestRam;
 use super::monitor::{self, Monitor, Purpose};
-use super::records::{Sending, Step};
+use super::records::{Sending, SendingError, Step};
 use crate::api::channel::ChannelError;
 use crate::api::lease::VmOnDatastore;
 use crate::api::migrate::{Ended, FromMigrate, MigrationProgress, Outgoing, Peer};
@@ -70,7 +70,7 @@ impl Departure {
         let [monitor, memory]: [OwnedFd; 2] = beside
             .try_into()
             .map_err(|_| defect("the monitor and the memory of the VM did not come with the order"))?;
-        let ram = GuestRam::map(memory, order.vm.spec.memory_bytes).map_err(|error| defect(error.to_string()))?;
+        let ram = GuestRam::over(memory, order.vm.spec.memory_bytes).map_err(|error| defect(error.to_string()))?;
         let config = VmConfig::parse("vm.toml", &order.vm.config).map_err(|errors| {
             defect(errors.first().map_or_else(|| "the vm.toml cannot be read".to_owned(), ToString::to_string))
         })?;
@@ -268,15 +268,15 @@ impl Departure {
                     source.handle_input(desk.clock.of(now), input);
                 }
             }
-            let Some(sent) = self.send(wire) else { return };
+            let Some(input) = self.send(wire) else { return };
             if let Some(source) = &mut self.source {
-                source.handle_input(desk.clock.of(now), Input::PagesSent(sent));
+                source.handle_input(desk.clock.of(now), input);
             }
         }
     }
 
-    /// Sends until the transport is full or a batch is done.
-    fn send(&mut self, wire: &mut Wire<'_>) -> Option<PagesSent> {
+    /// Sends until the transport is full, a batch is done, or the memory fails.
+    fn send(&mut self, wire: &mut Wire<'_>) -> Option<Input> {
         let (connection, sending) = (self.connection?, self.sending.front_mut()?);
         let stack = std::cell::RefCell::new(wire);
         let buffer = || stack.borrow_mut().stack.buffer(connection);
@@ -284,12 +284,17 @@ impl Departure {
             Ok(Step::Full) => None,
             Ok(Step::Done(sent)) => {
                 self.sending.pop_front();
-                Some(sent)
+                Some(Input::PagesSent(sent))
             }
-            // The end of the connection is told by an event of its own.
-            Err(_) => {
+            Err(error) => {
                 self.sending.clear();
-                None
+                match error {
+                    // The end of the connection is told by an event of its own.
+                    SendingError::Transport(_) => None,
+                    SendingError::Memory(why) => {
+                        Some(Input::LinkDown { cause: format!("the VM's memory cannot be read: {why}") })
+                    }
+                }
             }
         }
     }

@@ -1,15 +1,20 @@
 //! Pages into records, and records into pages.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use netstack::SendError;
 use protocol::destination::{Admission, PagesStored};
-use protocol::pages::{PAGE_BYTES, Window};
+use protocol::pages::{PAGE_BYTES, PageSet, Window};
 use protocol::source::{Batch, PagesSent};
 use protocol::verify::PageHash;
 use protocol::wire::record::{Content, HEADER_BYTES, ZEROS_MAX};
 use protocol::wire::{MigrationId, PagePlan, RecordHeader};
 
 use super::memory::{GuestRam, is_zero};
+
+/// Pages of a full window.
+const WINDOW: u64 = u64::BITS as u64;
 
 /// How far a batch is.
 #[derive(Debug)]
@@ -31,9 +36,19 @@ pub struct Sending {
     zeros: Option<(u64, u32)>,
     /// A record that the transport did not take yet.
     waiting: Option<Bytes>,
-    /// The stretch of touched memory that was found last: nothing lies between `looked` and its first page.
-    touched: Option<(u64, u64)>,
-    looked: u64,
+    /// Where touched memory goes on, by the last look: nothing was touched between the two.
+    looked: Option<(u64, Option<u64>)>,
+}
+
+/// Why a batch does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum SendingError {
+    /// The transport does not take it.
+    #[error(transparent)]
+    Transport(#[from] SendError),
+    /// The guest's memory does not give it.
+    #[error("the VM's memory cannot be read")]
+    Memory(#[from] std::io::Error),
 }
 
 impl Sending {
@@ -42,20 +57,20 @@ impl Sending {
         let pages: u64 = batch.windows.iter().map(Window::count).sum();
         let hashes = Vec::with_capacity(usize::try_from(pages).unwrap_or(0));
         let sent = PagesSent { batch: batch.id, hashes, zero_pages: 0, bytes: 0, saved_bytes: 0 };
-        Self { migration, batch, next: 0, sent, zeros: None, waiting: None, touched: None, looked: u64::MAX }
+        Self { migration, batch, next: 0, sent, zeros: None, waiting: None, looked: None }
     }
 
     /// Reads and sends until the transport is full or the batch is done. `buffer` gives an empty buffer, `send` takes a
     /// record.
     ///
     /// # Errors
-    /// The connection is gone.
+    /// The connection is gone, or the memory failed.
     pub fn go_on(
         &mut self,
         ram: &GuestRam,
         mut buffer: impl FnMut() -> Option<BytesMut>,
         mut send: impl FnMut(Bytes) -> Result<(), SendError>,
-    ) -> Result<Step, SendError> {
+    ) -> Result<Step, SendingError> {
         loop {
             if let Some(record) = self.waiting.take() {
                 let length = record.len() as u64;
@@ -65,7 +80,7 @@ impl Sending {
                         self.waiting = Some(record);
                         return Ok(Step::Full);
                     }
-                    Err(error) => return Err(error),
+                    Err(error) => return Err(error.into()),
                 }
             }
             let Some(window) = self.batch.windows.get(self.next).copied() else {
@@ -82,24 +97,24 @@ impl Sending {
                 continue;
             }
             let mut record = buffer().ok_or(SendError::NotConnected)?;
-            self.read(ram, window, &mut record);
+            self.read(ram, window, &mut record)?;
             self.next += 1;
             self.waiting = Some(record.freeze());
         }
     }
 
-    /// Whether a full window was never touched: it is zero, and is not read, because reading would give it memory.
+    /// Whether a full window was never touched: it is zero.
     fn is_untouched(&mut self, ram: &GuestRam, window: Window) -> bool {
         if self.batch.round != 1 || window.pages != u64::MAX {
             return false;
         }
-        let (first, end) = (window.first, window.first + 64);
-        let known = self.looked <= first && self.touched.is_none_or(|(_, until)| first < until);
-        if !known {
-            self.touched = ram.touched_from(first);
-            self.looked = first;
-        }
-        self.touched.is_none_or(|(from, _)| end <= from)
+        let (first, end) = (window.first, window.first + WINDOW);
+        let touched = match self.looked {
+            Some((looked, touched)) if looked <= first && touched.is_none_or(|touched| first < touched) => touched,
+            _ => ram.touched_from(first),
+        };
+        self.looked = Some((first, touched));
+        touched.is_none_or(|touched| end <= touched)
     }
 
     /// Adds a window to the zeros that are not yet told; gives the record of those before, if they do not adjoin.
@@ -123,67 +138,227 @@ impl Sending {
     }
 
     /// One window as a record: what is sent is what was hashed, whatever the guest does meanwhile.
-    fn read(&mut self, ram: &GuestRam, window: Window, record: &mut BytesMut) {
-        record.resize(HEADER_BYTES, 0);
+    fn read(&mut self, ram: &GuestRam, window: Window, record: &mut BytesMut) -> std::io::Result<()> {
+        let pages = usize::try_from(window.count()).unwrap_or(0);
+        record.resize(HEADER_BYTES + pages * PAGE_BYTES, 0);
+        let mut at = HEADER_BYTES;
+        for (first, count) in window.runs() {
+            let bytes = count * PAGE_BYTES;
+            ram.read(first, &mut record[at..at + bytes])?;
+            at += bytes;
+        }
         let first_hash = self.sent.hashes.len();
         let mut zero = 0;
-        let mut page = [0; PAGE_BYTES];
-        for index in window.iter() {
-            ram.read(index, &mut page);
-            if is_zero(&page) {
+        let mut filled = HEADER_BYTES;
+        for (at, index) in (HEADER_BYTES..).step_by(PAGE_BYTES).zip(window.iter()) {
+            let page = at..at + PAGE_BYTES;
+            if is_zero(&record[page.clone()]) {
                 zero |= 1 << (index - window.first);
                 self.sent.zero_pages += 1;
                 self.sent.hashes.push(PageHash::zero());
-            } else {
-                self.sent.hashes.push(PageHash::of(&page));
-                record.extend_from_slice(&page);
+                continue;
             }
+            self.sent.hashes.push(PageHash::of(&record[page.clone()]));
+            if filled < at {
+                record.copy_within(page, filled);
+            }
+            filled += PAGE_BYTES;
         }
+        record.truncate(filled);
         let hashes = self.sent.hashes[first_hash..].iter().copied();
         let header = RecordHeader::window(self.migration, self.batch.round, window, zero, hashes);
         record[..HEADER_BYTES].copy_from_slice(&header.encode());
+        Ok(())
     }
 }
 
-/// Writes what was admitted of a record. `written` knows which pages were ever written: fresh memory is zero already.
-///
-/// # Errors
-/// The content cannot be decompressed.
-pub fn store(ram: &GuestRam, admission: &Admission<'_>, written: &mut Written) -> Result<PagesStored, String> {
-    let unpacked;
-    let content = match admission.content {
-        Content::Lz4 => {
-            let bytes = lz4_flex::block::decompress(admission.bytes, admission.raw_bytes);
-            unpacked = bytes.map_err(|error| format!("a page record cannot be unpacked: {error}"))?;
-            if unpacked.len() != admission.raw_bytes {
-                return Err("a page record is shorter than its pages".to_owned());
-            }
-            &unpacked[..]
-        }
-        Content::Raw | Content::Zeros => admission.bytes,
-    };
-    let mut stored = Vec::with_capacity(admission.write.len());
-    let mut page = [0; PAGE_BYTES];
-    for plan in &admission.write {
-        match plan {
-            PagePlan::Zero { page: index } => {
-                if written.contains(*index) {
-                    ram.write(*index, &[0; PAGE_BYTES]);
+/// Memory that fills with pages from records.
+#[derive(Debug)]
+pub struct Storage {
+    ram: Arc<GuestRam>,
+    /// The pages that were ever written: fresh memory is zero already.
+    written: PageSet,
+    /// What was read back.
+    back: Vec<u8>,
+}
+
+impl Storage {
+    /// Fresh memory.
+    pub fn new(ram: Arc<GuestRam>) -> Self {
+        Self { written: PageSet::empty(ram.pages()), ram, back: Vec::new() }
+    }
+
+    /// The memory.
+    pub fn ram(&self) -> &Arc<GuestRam> {
+        &self.ram
+    }
+
+    /// Writes what was admitted of a record, and hashes what lies in memory then, not what came.
+    ///
+    /// # Errors
+    /// The content cannot be decompressed, or the memory does not take it.
+    pub fn store(&mut self, admission: &Admission<'_>) -> Result<PagesStored, String> {
+        let unpacked;
+        let content = match admission.content {
+            Content::Lz4 => {
+                let bytes = lz4_flex::block::decompress(admission.bytes, admission.raw_bytes);
+                unpacked = bytes.map_err(|error| format!("a page record cannot be unpacked: {error}"))?;
+                if unpacked.len() != admission.raw_bytes {
+                    return Err("a page record is shorter than its pages".to_owned());
                 }
-                stored.push((*index, PageHash::zero()));
+                &unpacked[..]
             }
-            PagePlan::Content { page: index, offset } => {
-                let bytes = content.get(*offset..*offset + PAGE_BYTES).ok_or("a page record is cut short")?;
-                ram.write(*index, bytes);
-                written.insert(*index);
-                // What lies in memory is hashed, not what came.
-                ram.read(*index, &mut page);
-                stored.push((*index, PageHash::of(&page)));
+            Content::Raw | Content::Zeros => admission.bytes,
+        };
+        let mut stored = Vec::with_capacity(admission.write.len());
+        let mut plans = &admission.write[..];
+        while let Some((first, rest)) = plans.split_first() {
+            let count = match first {
+                PagePlan::Zero { page } => {
+                    self.store_zero(*page).map_err(|error| refused(&error))?;
+                    stored.push((*page, PageHash::zero()));
+                    1
+                }
+                PagePlan::Content { page, offset } => {
+                    let next = |(after, plan): (usize, &PagePlan)| {
+                        let (page, offset) = (page + after as u64 + 1, offset + (after + 1) * PAGE_BYTES);
+                        *plan == PagePlan::Content { page, offset }
+                    };
+                    let count = 1 + rest.iter().enumerate().take_while(|at| next(*at)).count();
+                    let bytes = content.get(*offset..*offset + count * PAGE_BYTES);
+                    let bytes = bytes.ok_or("a page record is cut short")?;
+                    self.store_run(*page, bytes, &mut stored).map_err(|error| refused(&error))?;
+                    count
+                }
+            };
+            plans = &plans[count..];
+        }
+        Ok(PagesStored { round: admission.round, covered: admission.covered, stored })
+    }
+
+    fn store_zero(&mut self, page: u64) -> std::io::Result<()> {
+        if self.written.contains(page) { self.ram.write(page, &[0; PAGE_BYTES]) } else { Ok(()) }
+    }
+
+    fn store_run(&mut self, first: u64, bytes: &[u8], stored: &mut Vec<(u64, PageHash)>) -> std::io::Result<()> {
+        self.ram.write(first, bytes)?;
+        self.back.resize(bytes.len(), 0);
+        self.ram.read(first, &mut self.back)?;
+        let (pages, _) = self.back.as_chunks::<PAGE_BYTES>();
+        for (index, page) in (first..).zip(pages) {
+            self.written.insert(index);
+            stored.push((index, PageHash::of(page)));
+        }
+        Ok(())
+    }
+}
+
+fn refused(error: &std::io::Error) -> String {
+    format!("the VM's memory cannot be written: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+
+    use proptest::prelude::*;
+    use protocol::wire::ValidatedRecord;
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+
+    use super::*;
+
+    const PAGES: u64 = 6 * WINDOW;
+
+    fn ram() -> Arc<GuestRam> {
+        let memfd: OwnedFd = memfd_create("test", MemfdFlags::CLOEXEC).expect("a memfd");
+        ftruncate(&memfd, PAGES * PAGE_BYTES as u64).expect("a size");
+        Arc::new(GuestRam::over(memfd, PAGES * PAGE_BYTES as u64).expect("its memory"))
+    }
+
+    fn content(ram: &GuestRam) -> Vec<u8> {
+        let mut all = vec![0; PAGES as usize * PAGE_BYTES];
+        ram.read(0, &mut all).expect("all pages");
+        all
+    }
+
+    /// Sends the pages of `set` over a transport that takes one record at a time; gives the hashes that were sent and
+    /// those of what was stored.
+    fn carry(source: &GuestRam, storage: &mut Storage, set: &PageSet, round: u16) -> (Vec<PageHash>, Vec<PageHash>) {
+        let migration = MigrationId(7);
+        let windows = set.windows().collect();
+        let mut sending = Sending::new(migration, Batch { id: 1, round, windows });
+        let mut stored = Vec::new();
+        loop {
+            let mut record = None;
+            let step = sending.go_on(
+                source,
+                || Some(BytesMut::new()),
+                |bytes| match record {
+                    Some(_) => Err(SendError::Full),
+                    None => {
+                        record = Some(bytes);
+                        Ok(())
+                    }
+                },
+            );
+            if let Some(record) = record {
+                let record = ValidatedRecord::parse(&record, migration, PAGES).expect("a record");
+                let admission = Admission {
+                    round: record.round(),
+                    covered: record.count(),
+                    content: record.content(),
+                    bytes: record.content_bytes(),
+                    raw_bytes: record.raw_bytes(),
+                    write: record.pages().collect(),
+                };
+                stored.extend(storage.store(&admission).expect("to be stored").stored);
+            }
+            if let Step::Done(sent) = step.expect("to go on") {
+                stored.sort_by_key(|(page, _)| *page);
+                assert!(stored.iter().map(|(page, _)| *page).eq(set.windows().flat_map(|window| window.iter())));
+                return (sent.hashes, stored.into_iter().map(|(_, hash)| hash).collect());
             }
         }
     }
-    Ok(PagesStored { round: admission.round, covered: admission.covered, stored })
-}
 
-/// The pages that were ever written.
-pub type Written = protocol::pages::PageSet;
+    /// Pages and the byte they are filled with: often the same pages, often with zeros.
+    fn fills() -> impl Strategy<Value = Vec<(u64, u8)>> {
+        prop::collection::vec((prop_oneof![0..16_u64, 0..PAGES], prop_oneof![Just(0), any::<u8>()]), 0..80)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn what_is_stored_is_what_was_read(
+            first in fills(),
+            then in fills(),
+        ) {
+            let source = ram();
+            let mut storage = Storage::new(ram());
+            let fill = |(page, byte): &(u64, u8)| source.write(*page, &[*byte; PAGE_BYTES]).expect("a page");
+            first.iter().for_each(fill);
+            let (sent, stored) = carry(&source, &mut storage, &PageSet::full(PAGES), 1);
+            prop_assert_eq!(sent, stored);
+            prop_assert!(content(&source) == content(storage.ram()));
+            then.iter().for_each(fill);
+            let mut dirty = PageSet::empty(PAGES);
+            then.iter().for_each(|(page, _)| dirty.insert(*page));
+            let (sent, stored) = carry(&source, &mut storage, &dirty, 2);
+            prop_assert_eq!(sent, stored);
+            prop_assert!(content(&source) == content(storage.ram()));
+        }
+    }
+
+    #[test]
+    fn memory_that_was_never_touched_is_neither_sent_nor_made() {
+        let source = ram();
+        source.write(3 * WINDOW + 5, &[7; PAGE_BYTES]).expect("a page");
+        let mut storage = Storage::new(ram());
+        carry(&source, &mut storage, &PageSet::full(PAGES), 1);
+        for ram in [&source, storage.ram()] {
+            assert_eq!(ram.touched_from(0), Some(3 * WINDOW + 5));
+            assert_eq!(ram.touched_from(3 * WINDOW + 6), None);
+        }
+    }
+}
