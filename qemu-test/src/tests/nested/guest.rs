@@ -123,6 +123,13 @@ impl Bench {
         serde_json::from_str(&answer.output).map_err(|error| LabError::Input(format!("{error}: {}", answer.output)))
     }
 
+    /// The phase that a host's migration role told of last.
+    pub(super) fn phase_on(&self, host: &str) -> Result<String> {
+        let log = self.fleet.order(host, "show /run/godwit/log/migrate.log")?.output;
+        let told = log.lines().rev().find(|line| line.contains("migration ")).and_then(|line| line.rsplit(": ").next());
+        Ok(told.unwrap_or_default().to_owned())
+    }
+
     /// A client that talks to the VM.
     pub(super) fn talk(&self, vm: &str) -> Result<Talker> {
         Talker::start(self.fleet.wires(), address(vm)?, GUEST_BOUND)

@@ -4,16 +4,19 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::console::SerialLine;
 use crate::error::Result;
 use crate::guests;
 use crate::tests::nested::bench::{Bench, expect};
-use crate::tests::nested::guest::address;
+use crate::tests::nested::guest::{MOVE_BOUND, address};
 use crate::tests::tally::Verdict;
 
 /// Memory that the guest keeps rewriting, in MiB, and how many pages of it a second: several pre-copy rounds.
 const LOAD: (u32, u32) = (48, 600);
 /// The same for two vCPUs on the one CPU of an emulated host.
 const LOAD_OF_TWO: (u32, u32) = (32, 250);
+
+const CTRL_C: u8 = 3;
 
 pub(super) fn a_vm_moves_there_and_back_three_times_while_its_client_talks(bench: &mut Bench) -> Result<Verdict> {
     there_and_back(bench, "deb", 3, LOAD)
@@ -47,6 +50,43 @@ fn there_and_back(bench: &Bench, vm: &str, times: u32, load: (u32, u32)) -> Resu
     guests::set_memory_load(wires, address(vm)?, 0, 0)?;
     bench.listen(&talker)?;
     bench.judge(talker, vm)?;
+    Ok(Verdict::Passed)
+}
+
+/// Ctrl-C at the console that asked for the move: the VM never left, and nothing of the attempt is in the next one's way.
+pub(super) fn ctrl_c_cancels_a_move_and_the_vm_stays(bench: &mut Bench) -> Result<Verdict> {
+    bench.bring("deb", "host-a")?;
+    let talker = bench.talk("deb")?;
+    bench.can_move("deb", "host-a", "host-b")?;
+    let moving = bench.fleet.order_when("host-a", "pre-copy", "processes")?;
+    let mut line = SerialLine::open(&bench.fleet.machine("host-a")?)?;
+    let token = line.type_command("vm migrate deb host-b")?;
+    moving.wait(MOVE_BOUND)?;
+    line.send(&[CTRL_C])?;
+    let answer = line.finish(&token, MOVE_BOUND)?;
+    drop(line);
+    let told = answer.status != 0 && answer.output.contains("cancelled") && answer.output.contains("host-a");
+    expect(told, || bench.unexpected("host-a", "vm migrate deb host-b and Ctrl-C", &answer).to_string())?;
+    expect(bench.settled_on("deb")? == "host-a", || "deb does not run where it ran".into())?;
+    check_receipt(&bench.move_vm("deb", "host-a", "host-b")?)?;
+    bench.listen(&talker)?;
+    bench.judge(talker, "deb")?;
+    Ok(Verdict::Passed)
+}
+
+pub(super) fn a_paused_vm_arrives_paused_and_goes_on_there(bench: &mut Bench) -> Result<Verdict> {
+    bench.bring("deb", "host-a")?;
+    let talker = bench.talk("deb")?;
+    bench.listen(&talker)?;
+    bench.done("host-a", "vm pause deb")?;
+    check_receipt(&bench.move_vm("deb", "host-a", "host-b")?)?;
+    bench.wait_for_state("host-b", "deb", "paused")?;
+    bench.wait_for_state("host-a", "deb", "elsewhere host-b")?;
+    expect(bench.monitors("deb")? == ["host-b"], || "deb has not one monitor, on host-b".into())?;
+    bench.done("host-b", "vm resume deb")?;
+    expect(bench.settled_on("deb")? == "host-b", || "deb does not run where it arrived".into())?;
+    bench.listen(&talker)?;
+    bench.judge(talker, "deb")?;
     Ok(Verdict::Passed)
 }
 

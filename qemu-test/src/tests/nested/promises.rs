@@ -36,6 +36,8 @@ const PROMISES: &[Promise] = promises![
     host: vm::a_vm_obeys_its_power_button,
     migrate: migration::the_check_alone_moves_nothing,
     migrate: migration::a_move_to_nowhere_is_refused_and_the_vm_stays,
+    migrate: migration::ctrl_c_cancels_a_move_and_the_vm_stays,
+    migrate: migration::a_paused_vm_arrives_paused_and_goes_on_there,
     migrate: migration::a_vm_moves_there_and_back_three_times_while_its_client_talks,
     migrate: migration::a_vm_with_two_vcpus_moves_there_and_back_three_times,
     migrate: faults::migrate_killed_at_the_source_in_every_phase_of_a_move,
