@@ -175,6 +175,8 @@ impl<'a> Host<'a> {
     fn boot(program: &'a Path, folder: &Path, link: &'a Link, end: usize) -> Result<Self> {
         let name = HOSTS[end];
         let run = folder.join(name);
+        // Those of a run that was interrupted.
+        end_processes_of(&run);
         let mut host = Self { name, end, program, link, run, roles: Vec::new(), console: None, commands: 0 };
         for part in ["log", "vm", "config"] {
             let part = host.run.join(part);
@@ -304,11 +306,7 @@ impl Drop for Host<'_> {
             let _ = role.wait();
         }
         // Monitors outlive the roles on purpose.
-        for pid in processes_of(&self.run) {
-            if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
-                let _ = kill_process(pid, Signal::KILL);
-            }
-        }
+        end_processes_of(&self.run);
     }
 }
 
@@ -321,6 +319,13 @@ fn processes_of(run: &Path) -> Vec<u32> {
     };
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(has_mark).collect()
+}
+
+fn end_processes_of(run: &Path) {
+    for pid in processes_of(run).into_iter().filter_map(|pid| Pid::from_raw(pid.cast_signed())) {
+        // The only error is that it ended by itself.
+        let _ = kill_process(pid, Signal::KILL);
+    }
 }
 
 #[cfg(test)]

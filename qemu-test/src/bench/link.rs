@@ -6,6 +6,8 @@
 use std::net::Ipv4Addr;
 use std::process::Command;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::child::Child;
 use crate::error::Result;
 
@@ -44,9 +46,15 @@ impl Link {
         Child::new("ip", ["netns", "exec", &self.namespaces[end]]).arg(program).into_command()
     }
 
+    /// Ends what still runs at an end, which only a run that was interrupted leaves, and takes the cables away.
     fn remove(&self) {
         for namespace in &self.namespaces {
             // It need not be there.
+            let pids = Child::new("ip", ["netns", "pids", namespace]).output().unwrap_or_default();
+            for pid in pids.lines().filter_map(|pid| Pid::from_raw(pid.trim().parse().ok()?)) {
+                // The only error is that it ended by itself.
+                let _ = kill_process(pid, Signal::KILL);
+            }
             let _ = Child::new("ip", ["netns", "delete", namespace]).succeeds();
         }
     }
