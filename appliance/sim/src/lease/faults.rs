@@ -1,7 +1,10 @@
-//! What goes wrong in a world, drawn from its seed.
+//! What goes wrong in a world: drawn from its seed, and how it happens.
 
-use protocol::time::Duration;
+use protocol::time::{Duration, Instant};
 
+use super::event::Event;
+use super::host::Frozen;
+use super::world::World;
 use crate::rng::Rng;
 
 /// Which of the fences of DESIGN.md, section 7, stand. Each is tested with the others switched off, under the faults
@@ -81,6 +84,164 @@ impl Faults {
         match self.fences {
             Fences::Clock => Duration::from_millis(900),
             Fences::Watchdog | Fences::Storage => Duration::from_secs(60),
+        }
+    }
+}
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// A host loses power.
+    Crash,
+    /// A lease process dies.
+    Restart,
+    /// A process or host stops for a while.
+    Freeze,
+    /// A host does not reach the datastore for a while.
+    Cut,
+}
+
+impl World {
+    pub(super) fn fault(&mut self, fault: Fault) {
+        if self.healed {
+            return;
+        }
+        let every = match fault {
+            Fault::Crash => self.faults.crash_every,
+            Fault::Restart => self.faults.restart_every,
+            Fault::Freeze => self.faults.freeze_every,
+            Fault::Cut => self.faults.cut_every,
+        };
+        let next = self.rng.span(Duration::ZERO, every.unwrap_or_default() * 2);
+        self.queue.after(next, Event::Fault(fault));
+        let host = self.rng.index(self.hosts.len());
+        if !self.hosts[host].up {
+            return;
+        }
+        match fault {
+            Fault::Crash => {
+                self.note(|| format!("host-{host} loses power"));
+                self.crash(host);
+            }
+            Fault::Restart => self.lose_process(host),
+            Fault::Freeze => self.freeze(host),
+            Fault::Cut if self.rng.chance(300_000) => {
+                self.note(|| format!("the answers to host-{host} are late"));
+                self.hosts[host].lags = true;
+                let lasts = self.rng.span(Duration::from_secs(1), Duration::from_secs(8));
+                self.queue.after(lasts, Event::Sever { host });
+            }
+            Fault::Cut => self.sever(host),
+        }
+    }
+
+    pub(super) fn crash(&mut self, host: usize) {
+        let off = self.rng.span(Duration::from_secs(1), Duration::from_secs(20));
+        let now = self.queue.now();
+        let it = &mut self.hosts[host];
+        it.clock.go_on(now);
+        it.up = false;
+        it.process = None;
+        it.frozen = None;
+        it.deferred.clear();
+        it.instances.clear();
+        it.wishes.clear();
+        it.incoming.clear();
+        it.remembered = None;
+        it.stale_until = Instant::ZERO;
+        self.queue.after(off, Event::Boot { host });
+    }
+
+    pub(super) fn boot(&mut self, host: usize) {
+        if self.hosts[host].up {
+            return;
+        }
+        self.note(|| format!("host-{host} boots"));
+        self.hosts[host].up = true;
+        self.hosts[host].boot += 1;
+        self.start_process(host);
+    }
+
+    fn freeze(&mut self, host: usize) {
+        if self.hosts[host].frozen.is_some() {
+            return;
+        }
+        let lasts = self.rng.latency(Duration::from_millis(10), self.faults.freeze_most());
+        let whole = self.faults.fences == Fences::Clock || self.rng.chance(500_000);
+        let now = self.queue.now();
+        self.hosts[host].frozen = Some(if whole { Frozen::Host } else { Frozen::Process });
+        let clock_stops = whole && self.faults.fences == Fences::Storage && self.rng.chance(700_000);
+        if clock_stops {
+            self.hosts[host].clock.stop(now);
+        }
+        self.note(|| format!("host-{host} stops ({}) for {lasts}", if whole { "all of it" } else { "lease" }));
+        self.blind(host, lasts);
+        self.call_for_rescue(host);
+        self.queue.after(lasts, Event::Thaw { host });
+    }
+
+    /// With no other fence than the storage's, a host whose lease process is away may run VMs that have another
+    /// runner by now; their writes are refused, and they end soon after the lease process is back.
+    pub(super) fn blind(&mut self, host: usize, lasts: Duration) {
+        if self.faults.fences == Fences::Storage && lasts > Duration::from_secs(1) {
+            let until = self.queue.now() + lasts + Duration::from_secs(15);
+            self.hosts[host].stale_until = until.max(self.hosts[host].stale_until);
+        }
+    }
+
+    pub(super) fn thaw(&mut self, host: usize) {
+        let now = self.queue.now();
+        let it = &mut self.hosts[host];
+        if it.frozen.take().is_none() {
+            return;
+        }
+        it.clock.go_on(now);
+        let mut deferred = std::mem::take(&mut it.deferred);
+        self.note(|| format!("host-{host} goes on"));
+        // Nobody promises in which order what waited is served.
+        self.rng.shuffle(&mut deferred);
+        for event in deferred {
+            let delay = self.rng.span(Duration::ZERO, Duration::from_millis(3));
+            self.queue.after(delay, event);
+        }
+        if let Some(process) = &mut self.hosts[host].process {
+            process.timer += 1;
+            let (serial, timer) = (process.serial, process.timer);
+            let delay = self.rng.span(Duration::ZERO, Duration::from_millis(3));
+            self.queue.after(delay, Event::Timer { host, process: serial, timer });
+        }
+        for vm in 0..self.vms {
+            if self.hosts[host].executes(vm) {
+                self.check_runner(host, vm);
+            }
+        }
+    }
+
+    pub(super) fn sever(&mut self, host: usize) {
+        if self.healed {
+            return;
+        }
+        self.note(|| format!("host-{host} is cut off"));
+        self.call_for_rescue(host);
+        self.hosts[host].lags = false;
+        self.hosts[host].cut = true;
+        let lasts = self.rng.latency(Duration::from_millis(100), Duration::from_secs(40));
+        self.queue.after(lasts, Event::Mend { host });
+    }
+
+    pub(super) fn mend(&mut self, host: usize) {
+        self.hosts[host].cut = false;
+        self.hosts[host].lags = false;
+    }
+
+    pub(super) fn heal(&mut self) {
+        self.note(|| "all heals".to_owned());
+        self.healed = true;
+        self.faults.slow_ppm = 0;
+        self.faults.fail_ppm = 0;
+        for host in 0..self.hosts.len() {
+            self.mend(host);
+            self.thaw(host);
         }
     }
 }

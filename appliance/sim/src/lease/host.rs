@@ -3,15 +3,19 @@
 use std::collections::BTreeMap;
 
 use protocol::lease::host_lease::{HostIdentity, Remembered};
-use protocol::lease::identity::{BootId, Epoch, HostId};
+use protocol::lease::identity::{BootId, HostId};
 use protocol::lease::keeper::{Keeper, RequestId};
 use protocol::lease::layout::Area;
 use protocol::lease::record::Watchdog;
 use protocol::time::Instant;
 
 use super::clock::Clock;
-use super::disk::Client;
-use super::world::Event;
+use super::event::Event;
+use super::guest::{Instance, Stage};
+use super::locks::Client;
+use super::moves::Move;
+use super::process::Process;
+use super::wishes::Wish;
 
 /// What is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,75 +24,6 @@ pub(crate) enum Frozen {
     Process,
     /// All of the host.
     Host,
-}
-
-/// One VM on one host.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Instance {
-    /// Names it for ever.
-    pub(crate) id: u64,
-    /// The epoch under which it runs.
-    pub(crate) epoch: Epoch,
-    /// How far it is.
-    pub(crate) stage: Stage,
-}
-
-/// How far a VM is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
-    /// It waits for the server's lock on its disk.
-    AwaitLock,
-    /// Its vCPUs run.
-    Running,
-    /// It is stopped for a move, and will run again only if this host wins the next epoch.
-    Stopped,
-}
-
-/// Why a host asked its lease process for something.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Wish {
-    /// To start a VM.
-    Start(usize),
-    /// A VM runs, the lease process is new: is it still held?
-    Confirm(usize, u64),
-    /// A VM was stopped.
-    GiveUp(usize),
-    /// As the destination of a move.
-    Prepare(usize, Move),
-    /// As the destination of a move.
-    Commit(usize, Move),
-    /// As the source of a move that did not hear of its end: VM, instance, epoch.
-    ResolveSource(usize, u64, Epoch),
-    /// As the destination of a move whose commit has an unknown end.
-    ResolveDestination(usize, Move),
-    /// Somebody wants to know.
-    Query,
-}
-
-/// A move of a VM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Move {
-    /// Names it.
-    pub(crate) id: u64,
-    /// The source.
-    pub(crate) from: usize,
-    /// The destination.
-    pub(crate) to: usize,
-    /// The instance that moves.
-    pub(crate) instance: u64,
-    /// The epoch that the source holds.
-    pub(crate) base: Epoch,
-}
-
-/// The lease process of a host.
-#[derive(Debug)]
-pub(crate) struct Process {
-    /// Names it among all that this host had.
-    pub(crate) serial: u64,
-    /// The machine under test.
-    pub(crate) keeper: Keeper,
-    /// Only the newest timer counts.
-    pub(crate) timer: u64,
 }
 
 /// A host.

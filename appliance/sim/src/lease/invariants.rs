@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use protocol::lease::identity::{Epoch, Incarnation};
+use protocol::time::Duration;
+
+use super::world::{HEALTHY, World};
 
 /// A promise that was broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,6 +107,43 @@ impl Checker {
         if before > epoch {
             let what = format!("a write of epoch {epoch} of vm-{vm} lands after one of epoch {before}");
             self.broken(Invariant::NoWriteOfAnOldEpochLands, what);
+        }
+    }
+}
+
+impl World {
+    pub(super) fn check_runner(&mut self, host: usize, vm: usize) {
+        let now = self.queue.now();
+        let running: Vec<usize> =
+            self.hosts.iter().filter(|h| h.executes(vm) && now >= h.stale_until).map(|h| h.index).collect();
+        if running.len() > 1 {
+            let what = format!("vm-{vm} runs on hosts {running:?}");
+            self.checker.broken(Invariant::AtMostOneHostRunsAVm, what);
+        }
+        let Some(instance) = self.hosts[host].instances.get(&vm) else { return };
+        let epoch = instance.epoch;
+        let holder = self.checker.holder(vm, epoch);
+        if holder.is_none_or(|holder| holder.host != self.hosts[host].identity()) {
+            let what = format!("host-{host} runs vm-{vm} in epoch {epoch}, whose holder is {holder:?}");
+            self.checker.broken(Invariant::TheRunnerHoldsTheLease, what);
+        }
+    }
+
+    pub(super) fn check_end(&mut self) {
+        for vm in 0..self.vms {
+            if !self.hosts.iter().any(|host| host.executes(vm)) {
+                let what = format!("vm-{vm} runs nowhere {HEALTHY} after the last fault");
+                self.checker.broken(Invariant::EveryAcquireEndsOnceFaultsHeal, what);
+            }
+        }
+        let now = self.queue.now();
+        for host in &self.hosts {
+            for (began, wish) in host.wishes.values() {
+                if now.since(*began) > Duration::from_secs(60) {
+                    let what = format!("host-{} waits since {began} for {wish:?}", host.index);
+                    self.checker.broken(Invariant::EveryRequestEnds, what);
+                }
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The datastore: bytes that change when writes land, and the server's locks on the VMs' disks.
+//! The server's locks on the VMs' disks.
 
 use std::collections::BTreeMap;
 
@@ -6,31 +6,6 @@ use protocol::time::{Duration, Instant};
 
 /// How long the server keeps the locks of a client that it does not hear of.
 pub(crate) const SERVER_LEASE: Duration = Duration::from_secs(10);
-
-/// The lease area.
-#[derive(Debug)]
-pub(crate) struct Disk {
-    bytes: Vec<u8>,
-}
-
-impl Disk {
-    /// An area of holes.
-    pub(crate) fn new(bytes: u64) -> Self {
-        Self { bytes: vec![0; bytes as usize] }
-    }
-
-    /// The bytes as they are now.
-    pub(crate) fn read(&self, offset: u64, bytes: usize) -> &[u8] {
-        let start = offset as usize;
-        &self.bytes[start..start + bytes]
-    }
-
-    /// These bytes land.
-    pub(crate) fn write(&mut self, offset: u64, data: &[u8]) {
-        let start = offset as usize;
-        self.bytes[start..start + data.len()].copy_from_slice(data);
-    }
-}
 
 /// A client of the server's locks: one boot of one host.
 pub(crate) type Client = (usize, u64);

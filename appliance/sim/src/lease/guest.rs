@@ -1,0 +1,135 @@
+//! VMs that run: from their launch over the lock of their disk and what they write there to their end.
+
+use protocol::lease::identity::Epoch;
+use protocol::time::Duration;
+
+use super::event::Event;
+use super::faults::Fences;
+use super::host::Frozen;
+use super::locks::Client;
+use super::world::{World, vm_name};
+
+/// One VM on one host.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Instance {
+    /// Names it for ever.
+    pub(crate) id: u64,
+    /// The epoch under which it runs.
+    pub(crate) epoch: Epoch,
+    /// How far it is.
+    pub(crate) stage: Stage,
+}
+
+/// How far a VM is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It waits for the server's lock on its disk.
+    AwaitLock,
+    /// Its vCPUs run.
+    Running,
+    /// It is stopped for a move, and will run again only if this host wins the next epoch.
+    Stopped,
+}
+
+impl World {
+    /// A VM begins its life on a host, if the lease is still held at this very moment.
+    pub(super) fn launch(&mut self, host: usize, vm: usize, epoch: Epoch) {
+        let now = self.hosts[host].clock.shows(self.queue.now());
+        let holds = self.hosts[host].process.as_ref().and_then(|p| p.keeper.holds(now, &vm_name(vm)));
+        if holds != Some(epoch) {
+            return;
+        }
+        let id = self.name();
+        let stage = if self.faults.fences == Fences::Storage { Stage::AwaitLock } else { Stage::Running };
+        self.hosts[host].instances.insert(vm, Instance { id, epoch, stage });
+        if stage == Stage::Running {
+            self.runs(host, vm, id);
+        } else {
+            self.lock(host, vm, id);
+        }
+    }
+
+    pub(super) fn lock(&mut self, host: usize, vm: usize, id: u64) {
+        let now = self.queue.now();
+        let client = self.hosts[host].client();
+        let own = self.hosts[host].clock.shows(now);
+        let held = self.hosts[host].process.as_ref().and_then(|p| p.keeper.holds(own, &vm_name(vm)));
+        let frozen = self.hosts[host].frozen.is_some();
+        let Some(instance) = self.hosts[host].instance(vm, id).map(|i| *i) else { return };
+        if instance.stage != Stage::AwaitLock {
+            return;
+        }
+        if self.hosts[host].cut || frozen || held != Some(instance.epoch) {
+            if held.is_none() && !frozen {
+                return self.destroy(host, vm);
+            }
+        } else if self.locks.take(now, vm, client, id) {
+            if let Some(instance) = self.hosts[host].instance(vm, id) {
+                instance.stage = Stage::Running;
+            }
+            return self.runs(host, vm, id);
+        }
+        self.queue.after(Duration::from_millis(500), Event::Lock { host, vm, instance: id });
+    }
+
+    /// The vCPUs of a VM begin to run, or go on.
+    pub(super) fn runs(&mut self, host: usize, vm: usize, id: u64) {
+        self.outcome.starts += 1;
+        self.note(|| format!("host-{host} runs vm-{vm}"));
+        self.check_runner(host, vm);
+        self.queue.after(Duration::from_millis(50), Event::Guest { host, vm, instance: id });
+    }
+
+    pub(super) fn guest(&mut self, host: usize, vm: usize, id: u64) {
+        if !self.hosts[host].up {
+            return;
+        }
+        let client = self.hosts[host].client();
+        let Some(instance) = self.hosts[host].instance(vm, id).map(|i| *i) else { return };
+        let next = self.rng.span(Duration::from_millis(300), Duration::from_millis(700));
+        self.queue.after(next, Event::Guest { host, vm, instance: id });
+        if instance.stage == Stage::Running {
+            let takes = self.rng.latency(Duration::from_millis(1), Duration::from_millis(200));
+            let land = Event::GuestLand { host, client, vm, instance: id, epoch: instance.epoch };
+            self.queue.after(takes, land);
+        }
+    }
+
+    pub(super) fn guest_land(&mut self, host: usize, client: Client, vm: usize, id: u64, epoch: Epoch) {
+        let same_boot = self.hosts[host].up && self.hosts[host].client() == client;
+        // A stop drains the I/O of the VM first: what is still on its way then has been waited for.
+        let drained = |i: &Instance| i.stage != Stage::Running || i.epoch != epoch;
+        let gone = same_boot && self.hosts[host].instance(vm, id).is_none_or(|i| drained(i));
+        if gone || self.drained.contains(&(id, epoch)) {
+            return;
+        }
+        let accepted = match self.faults.fences {
+            // A fence ends the I/O of the VM; what a host sent before it lost power still arrives.
+            Fences::Clock | Fences::Watchdog => true,
+            Fences::Storage => self.locks.accepts(vm, client, id),
+        };
+        if accepted {
+            self.checker.landed(vm, epoch);
+        } else if same_boot && self.hosts[host].instance(vm, id).is_some_and(|i| i.stage == Stage::Running) {
+            self.note(|| format!("host-{host} loses vm-{vm}: the server refuses its writes"));
+            self.destroy(host, vm);
+        }
+    }
+
+    pub(super) fn destroy(&mut self, host: usize, vm: usize) {
+        let client = self.hosts[host].client();
+        if let Some(instance) = self.hosts[host].instances.remove(&vm) {
+            self.locks.release(vm, client, instance.id);
+        }
+    }
+
+    pub(super) fn hear(&mut self) {
+        let now = self.queue.now();
+        for host in &self.hosts {
+            if host.up && !host.cut && host.frozen != Some(Frozen::Host) {
+                self.locks.hear(now, host.client());
+            }
+        }
+        self.queue.after(Duration::from_secs(1), Event::Hear);
+    }
+}
