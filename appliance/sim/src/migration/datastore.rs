@@ -5,14 +5,15 @@ use protocol::lease::keeper::{Access, IoResult};
 use protocol::lease::layout::{Area, Geometry};
 use protocol::time::{Duration, Instant};
 
-use super::faults::Side;
+use super::host::Side;
+use crate::disk::Disk;
 use crate::rng::Rng;
 
 /// The sectors.
 #[derive(Clone, Debug)]
 pub struct Datastore {
     rng: Rng,
-    bytes: Vec<u8>,
+    disk: Disk,
     away_until: [Instant; 2],
     slowest: Duration,
 }
@@ -37,8 +38,8 @@ pub struct Course {
 impl Datastore {
     /// An empty area; an access takes `slowest` at most.
     pub fn new(rng: Rng, slowest: Duration) -> Self {
-        let bytes = vec![0; area().geometry.area_bytes() as usize];
-        Self { rng, bytes, away_until: [Instant::ZERO; 2], slowest }
+        let disk = Disk::new(area().geometry.area_bytes());
+        Self { rng, disk, away_until: [Instant::ZERO; 2], slowest }
     }
 
     /// The area cannot be reached from this side until then.
@@ -68,13 +69,9 @@ impl Datastore {
     /// Reads or writes.
     pub fn apply(&mut self, access: &Access) -> IoResult {
         match access {
-            Access::Read { offset, bytes } => {
-                let from = *offset as usize;
-                IoResult::Read(self.bytes[from..from + bytes].to_vec())
-            }
+            Access::Read { offset, bytes } => IoResult::Read(self.disk.read(*offset, *bytes).to_vec()),
             Access::Write { offset, data } => {
-                let from = *offset as usize;
-                self.bytes[from..from + data.len()].copy_from_slice(data);
+                self.disk.write(*offset, data);
                 IoResult::Written
             }
         }

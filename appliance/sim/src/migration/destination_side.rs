@@ -1,14 +1,26 @@
 //! Carries out what a destination wants.
 
 use protocol::destination::{Effect, Input, PagesStored};
+use protocol::session::RightToRun;
 use protocol::wire::PagePlan;
 use protocol::wire::message::RunState;
 
-use super::faults::Side;
+use super::engine::Engine;
+use super::event::Event;
 use super::guest::{self, Life, Vmm};
-use super::host::Engine;
+use super::host::Side;
 use super::invariants::{self as promise, Kept, broken};
-use super::world::{DestinationDoing, Event, World, facts};
+use super::operator::facts;
+use super::world::World;
+
+/// Effects of a destination that take a moment.
+#[derive(Debug)]
+pub(super) enum DestinationDoing {
+    Load(Vec<u8>),
+    OpenDisks,
+    Resume(RightToRun, RunState),
+    Discard,
+}
 
 impl World {
     pub(super) fn destination_hears(&mut self, generation: u64, input: Input) -> Kept {

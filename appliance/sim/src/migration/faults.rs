@@ -1,34 +1,13 @@
-//! What goes wrong, and when.
+//! What goes wrong, when, and how it happens.
 
 use protocol::time::Duration;
+use protocol::{destination, source};
 
-/// One of the two hosts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Side {
-    /// Where the VM runs at first.
-    Source,
-    /// Where it is to run.
-    Destination,
-}
-
-impl Side {
-    /// Both.
-    pub const BOTH: [Self; 2] = [Self::Source, Self::Destination];
-
-    /// The other one.
-    #[must_use]
-    pub fn other(self) -> Self {
-        match self {
-            Self::Source => Self::Destination,
-            Self::Destination => Self::Source,
-        }
-    }
-
-    /// An index for arrays.
-    pub fn index(self) -> usize {
-        self as usize
-    }
-}
+use super::engine::Engine;
+use super::event::Event;
+use super::host::Side;
+use super::invariants::Kept;
+use super::world::World;
 
 /// Something that goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,4 +37,71 @@ pub enum When {
     Step(u64),
     /// Instead of the `n`-th control message that this side sends (a connection that then stays silent).
     Message(Side, u64),
+}
+
+impl World {
+    pub(super) fn fault(&mut self, fault: Fault) -> Kept {
+        match fault {
+            Fault::MigrateDies(side) => self.migrate_dies(side),
+            Fault::VmmDies(side) => self.vmm_dies(side, "its VMM crashed"),
+            Fault::HostDies(side) => {
+                self.host(side).dies();
+                self.connection_ends(Some(side))
+            }
+            Fault::ConnectionDies => self.connection_ends(None),
+            Fault::ConnectionFallsSilent => {
+                self.link.carries = false;
+                Ok(())
+            }
+            Fault::Cancel(side) => self.engine_hears_cancel(side),
+            Fault::LeaseRoleAway(side, span) => {
+                self.host(side).lease_away_until = self.queue.now() + span;
+                Ok(())
+            }
+            Fault::DatastoreAway(side, span) => {
+                self.datastore.goes_away(side, self.queue.now() + span);
+                Ok(())
+            }
+        }
+    }
+
+    fn migrate_dies(&mut self, side: Side) -> Kept {
+        if matches!(self.hosts[side.index()].engine, Engine::Idle) {
+            return Ok(());
+        }
+        self.host(side).engine_ends();
+        let (pause, boot) = (self.rng.span(Duration::from_millis(20), Duration::from_secs(1)), self.host(side).boot);
+        self.restarts += 1;
+        self.queue.after(pause, Event::EngineRestarts(side, boot));
+        self.connection_ends(Some(side))
+    }
+
+    pub(super) fn vmm_dies(&mut self, side: Side, cause: &str) -> Kept {
+        if self.host(side).vmm.take().is_none() {
+            return Ok(());
+        }
+        self.host(side).hurt = true;
+        let (after, generation, cause) = (self.short(), self.host(side).generation, cause.to_owned());
+        let event = match self.hosts[side.index()].engine {
+            Engine::Idle => return Ok(()),
+            Engine::Source(_) => Event::SourceHears(generation, Box::new(source::Input::GuestGone { cause })),
+            Engine::Destination(_) => {
+                Event::DestinationHears(generation, Box::new(destination::Input::GuestGone { cause }))
+            }
+        };
+        self.queue.after(after, event);
+        Ok(())
+    }
+
+    /// The connection ends; who did not die is told, sometimes only by the silence.
+    fn connection_ends(&mut self, dead: Option<Side>) -> Kept {
+        self.link.carries = false;
+        for side in Side::BOTH {
+            if Some(side) != dead && self.rng.chance(700_000) {
+                let (after, generation) = (self.short(), self.host(side).generation);
+                self.queue.after(after, Event::LinkDown(side, generation));
+            }
+        }
+        Ok(())
+    }
 }

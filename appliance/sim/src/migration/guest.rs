@@ -4,6 +4,11 @@ use protocol::pages::{PAGE_BYTES, PageSet};
 use protocol::verify::PageHash;
 use protocol::wire::message::RunState;
 
+use super::event::Event;
+use super::host::Side;
+use super::invariants::{self as promise, Kept};
+use super::world::World;
+
 /// Pages of the guest: the least memory that a VM may have.
 pub const PAGES: u64 = 4096;
 /// Pages that the guest uses.
@@ -113,4 +118,49 @@ pub fn version(bytes: &[u8]) -> u64 {
 /// The hash of a page. Hashing the eight bytes that differ is enough here.
 pub fn hash(version: u64) -> PageHash {
     if version == 0 { PageHash::zero() } else { PageHash::of(&version.to_le_bytes()) }
+}
+
+impl World {
+    pub(super) fn guest_writes(&mut self, side: Side, id: u64) {
+        let executes = match &self.hosts[side.index()].vmm {
+            Some(vmm) if vmm.id == id => vmm.executes(),
+            _ => return,
+        };
+        if executes {
+            let page = place(self.rng.below(WORKING_SET));
+            self.guest_writes_page(side, page);
+        }
+        let throttle = u64::from(self.hosts[side.index()].throttle.min(99));
+        let every = self.setup.write_every * 100 / (100 - throttle);
+        self.queue.after(every, Event::GuestWrites(side, id));
+    }
+
+    pub(super) fn guest_writes_page(&mut self, side: Side, page: u64) {
+        self.writes += 1;
+        // Now and then a page becomes zero again.
+        let version = if self.rng.chance(100_000) { 0 } else { self.writes };
+        let writes = self.writes;
+        if let Some(vmm) = &mut self.host(side).vmm {
+            vmm.write(page, version);
+            vmm.writes = writes;
+            self.truth[page as usize] = version;
+        }
+    }
+
+    /// A guest is let go: the moment of truth.
+    pub(super) fn guest_is_let_go(&mut self, side: Side) -> Kept {
+        let now = self.queue.now();
+        let holds = self.holds(side, now);
+        let host = &self.hosts[side.index()];
+        promise::the_runner_holds_the_lease(host, holds)?;
+        promise::every_page_arrives(host, &self.truth, self.writes)?;
+        promise::the_run_state_travels(host, self.setup.run_state)?;
+        promise::at_most_one_host_runs(&self.hosts)
+    }
+
+    pub(super) fn hashes(&self, side: Side, first: u64, count: u64) -> Vec<PageHash> {
+        let vmm = self.hosts[side.index()].vmm.as_ref();
+        let pages = vmm.map_or(&[][..], |vmm| &vmm.pages[first as usize..(first + count) as usize]);
+        pages.iter().map(|version| hash(*version)).collect()
+    }
 }

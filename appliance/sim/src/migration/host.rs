@@ -3,37 +3,44 @@
 use std::collections::BTreeMap;
 
 use model::names::HostName;
-use protocol::destination::Destination;
 use protocol::lease::host_lease::HostIdentity;
 use protocol::lease::identity::{BootId, HostId};
 use protocol::lease::keeper::{IoId, Keeper};
 use protocol::lease::record::Watchdog;
-use protocol::session::{LeaseAsk, Outcome};
-use protocol::source::Source;
+use protocol::session::Outcome;
 use protocol::time::Instant;
 
 use super::datastore::area;
-use super::faults::Side;
+use super::engine::Engine;
 use super::guest::Vmm;
+use super::keeper::Asker;
 
-/// What a migration process does.
-#[derive(Debug)]
-pub enum Engine {
-    /// Nothing, or it does not exist.
-    Idle,
-    /// It moves the VM out.
-    Source(Box<Source>),
-    /// It takes the VM in.
-    Destination(Box<Destination>),
+/// One of the two hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Side {
+    /// Where the VM runs at first.
+    Source,
+    /// Where it is to run.
+    Destination,
 }
 
-/// Who waits for a reply of the keeper.
-#[derive(Clone, Copy, Debug)]
-pub enum Asker {
-    /// The migration process of this generation.
-    Engine(u64, LeaseAsk),
-    /// A person who starts the VM.
-    Person,
+impl Side {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::Source, Self::Destination];
+
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Source => Self::Destination,
+            Self::Destination => Self::Source,
+        }
+    }
+
+    /// An index for arrays.
+    pub fn index(self) -> usize {
+        self as usize
+    }
 }
 
 /// One host.

@@ -3,9 +3,8 @@
 use protocol::session::{Outcome, VmNow};
 use protocol::wire::message::RunState;
 
-use super::faults::Side;
 use super::guest::Life;
-use super::host::Host;
+use super::host::{Host, Side};
 
 /// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use protocol::time::{Duration, Instant};
 
-use super::faults::Side;
+use super::host::Side;
 use crate::rng::Rng;
 
 /// One connection between the two migration processes.

@@ -1,16 +1,26 @@
 //! Carries out what a source wants.
 
 use protocol::pages::Window;
-use protocol::source::{Effect, Input, PagesSent, Stopped};
+use protocol::session::RightToRun;
+use protocol::source::{Batch, Effect, Input, PagesSent, Stopped};
 use protocol::time::Duration;
-use protocol::verify::PageHash;
-use protocol::wire::{MigrationId, RecordHeader};
+use protocol::wire::RecordHeader;
 
-use super::faults::Side;
+use super::engine::Engine;
+use super::event::Event;
 use super::guest::{self, Life};
-use super::host::Engine;
-use super::invariants::Kept;
-use super::world::{Doing, Event, World};
+use super::host::Side;
+use super::invariants::{Kept, broken};
+use super::world::World;
+
+/// Effects of a source that take a moment.
+#[derive(Debug)]
+pub(super) enum SourceDoing {
+    Read(Batch),
+    Stun,
+    Resume(RightToRun),
+    Release,
+}
 
 impl World {
     pub(super) fn source_hears(&mut self, generation: u64, input: Input) -> Kept {
@@ -43,7 +53,7 @@ impl World {
                 let answer = Box::new(Input::DirtyLogStarted(Ok(())));
                 self.queue.after(after, Event::SourceHears(generation, answer));
             }
-            Effect::SendPages(batch) => self.source_will(Doing::Read(batch)),
+            Effect::SendPages(batch) => self.source_will(SourceDoing::Read(batch)),
             Effect::HarvestDirty => {
                 let dirty = self.host(Side::Source).vmm.as_mut().map(guest::Vmm::harvest);
                 if let Some(dirty) = dirty {
@@ -52,17 +62,17 @@ impl World {
             }
             Effect::StunGuest => {
                 let generation = self.host(Side::Source).generation;
-                self.queue.after(self.setup.stop, Event::SourceDoes(generation, Doing::Stun));
+                self.queue.after(self.setup.stop, Event::SourceDoes(generation, SourceDoing::Stun));
             }
             Effect::HashRange { first, count } => {
                 let hashes = self.hashes(Side::Source, first, count);
                 self.answer_source(Input::RangeHashed { first, hashes });
             }
-            Effect::ResumeGuest(right) => self.source_will(Doing::Resume(right)),
+            Effect::ResumeGuest(right) => self.source_will(SourceDoing::Resume(right)),
             Effect::Throttle { percent } => self.host(Side::Source).throttle = percent,
             Effect::StopDirtyLog => self.host(Side::Source).vmm.iter_mut().for_each(|vmm| vmm.log = false),
             Effect::Lease(ask) => self.engine_asks(Side::Source, ask)?,
-            Effect::ReleaseMemory => self.source_will(Doing::Release),
+            Effect::ReleaseMemory => self.source_will(SourceDoing::Release),
             Effect::Report(_) => {}
             Effect::Finish(outcome) => self.finished(Side::Source, *outcome)?,
         }
@@ -74,24 +84,24 @@ impl World {
         self.queue.after(after, Event::SourceHears(generation, Box::new(input)));
     }
 
-    fn source_will(&mut self, doing: Doing) {
+    fn source_will(&mut self, doing: SourceDoing) {
         let (after, generation) = (self.short(), self.host(Side::Source).generation);
         self.queue.after(after, Event::SourceDoes(generation, doing));
     }
 
     /// A VMM that is asked does it, even if the process that asked has ended since; only the answer is lost.
-    pub(super) fn source_does(&mut self, generation: u64, doing: Doing) -> Kept {
+    pub(super) fn source_does(&mut self, generation: u64, doing: SourceDoing) -> Kept {
         let alive = self.host(Side::Source).generation == generation;
         match doing {
-            Doing::Read(batch) if alive => {
+            SourceDoing::Read(batch) if alive => {
                 let answer = self.send_pages(batch.id, batch.round, &batch.windows);
                 if let Some(answer) = answer {
                     self.answer_source(Input::PagesSent(answer));
                 }
             }
-            Doing::Read(_) => {}
-            Doing::Stun => self.stun(alive),
-            Doing::Resume(_right) => {
+            SourceDoing::Read(_) => {}
+            SourceDoing::Stun => self.stun(alive),
+            SourceDoing::Resume(_right) => {
                 if let Some(vmm) = &mut self.host(Side::Source).vmm {
                     vmm.life = Life::Running;
                     self.guest_is_let_go(Side::Source)?;
@@ -100,11 +110,11 @@ impl World {
                     }
                 }
             }
-            Doing::Release => {
+            SourceDoing::Release => {
                 let host = self.host(Side::Source);
                 let runs = host.vmm.as_ref().is_some_and(|vmm| vmm.life == Life::Running);
                 if runs {
-                    return super::invariants::broken("nothing_is_lost", "a running guest was released");
+                    return broken("nothing_is_lost", "a running guest was released");
                 }
                 host.vmm = None;
                 if alive {
@@ -130,18 +140,12 @@ impl World {
         }
     }
 
-    pub(super) fn hashes(&self, side: Side, first: u64, count: u64) -> Vec<PageHash> {
-        let vmm = self.hosts[side.index()].vmm.as_ref();
-        let pages = vmm.map_or(&[][..], |vmm| &vmm.pages[first as usize..(first + count) as usize]);
-        pages.iter().map(|version| guest::hash(*version)).collect()
-    }
-
     /// Reads the pages as they are now and sends them as records. Windows of nothing but zeros become one record.
     fn send_pages(&mut self, batch: u32, round: u16, windows: &[Window]) -> Option<PagesSent> {
         let mut sent = PagesSent { batch, hashes: Vec::new(), zero_pages: 0, bytes: 0, saved_bytes: 0 };
         let mut zeros: Option<(u64, u32)> = None;
         let mut records = Vec::new();
-        let migration = MigrationId(0xfeed);
+        let migration = self.migration;
         let vmm = self.hosts[0].vmm.as_ref()?;
         for window in windows {
             let versions: Vec<u64> = window.iter().map(|page| vmm.pages[page as usize]).collect();

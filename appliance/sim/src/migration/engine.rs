@@ -1,0 +1,142 @@
+//! The migration processes: what reaches them whichever side they are, and how they begin again after a death.
+
+use protocol::destination::{self, Destination, Recovery};
+use protocol::session::Outcome;
+use protocol::source::{self, Source};
+use protocol::time::Instant;
+
+use super::event::Event;
+use super::faults::When;
+use super::guest::Life;
+use super::host::Side;
+use super::invariants::{self as promise, Kept};
+use super::world::World;
+
+/// What a migration process does.
+#[derive(Debug)]
+pub enum Engine {
+    /// Nothing, or it does not exist.
+    Idle,
+    /// It moves the VM out.
+    Source(Box<Source>),
+    /// It takes the VM in.
+    Destination(Box<Destination>),
+}
+
+impl World {
+    pub(super) fn control_arrives(&mut self, side: Side, generation: u64, bytes: Vec<u8>) -> Kept {
+        if !self.link.carries {
+            return Ok(());
+        }
+        match side {
+            Side::Source => self.source_hears(generation, source::Input::Control(bytes)),
+            Side::Destination => self.destination_hears(generation, destination::Input::Control(bytes)),
+        }
+    }
+
+    pub(super) fn link_down(&mut self, side: Side, generation: u64) -> Kept {
+        let cause = "the connection was lost".to_owned();
+        match side {
+            Side::Source => self.source_hears(generation, source::Input::LinkDown { cause }),
+            Side::Destination => self.destination_hears(generation, destination::Input::LinkDown { cause }),
+        }
+    }
+
+    pub(super) fn engine_hears_cancel(&mut self, side: Side) -> Kept {
+        let generation = self.host(side).generation;
+        match self.hosts[side.index()].engine {
+            Engine::Idle => Ok(()),
+            Engine::Source(_) => self.source_hears(generation, source::Input::Cancel),
+            Engine::Destination(_) => self.destination_hears(generation, destination::Input::Cancel),
+        }
+    }
+
+    pub(super) fn engine_wakes(&mut self, side: Side, generation: u64) -> Kept {
+        let now = self.queue.now();
+        let host = self.host(side);
+        if host.generation != generation || host.engine_wakes > now {
+            return Ok(());
+        }
+        host.engine_wakes = Instant::NEVER;
+        match &mut host.engine {
+            Engine::Idle => {}
+            Engine::Source(source) => source.handle_timeout(now),
+            Engine::Destination(destination) => destination.handle_timeout(now),
+        }
+        self.engine_goes_on(side)
+    }
+
+    /// Carries out what an engine wants, and plans its next wake-up.
+    pub(super) fn engine_goes_on(&mut self, side: Side) -> Kept {
+        match side {
+            Side::Source => self.source_effects()?,
+            Side::Destination => self.destination_effects()?,
+        }
+        let host = self.host(side);
+        let at = match &host.engine {
+            Engine::Idle => None,
+            Engine::Source(source) => source.poll_timeout().map(|deadline| deadline.at),
+            Engine::Destination(destination) => destination.poll_timeout().map(|deadline| deadline.at),
+        };
+        if let Some(at) = at
+            && at < host.engine_wakes
+        {
+            host.engine_wakes = at;
+            let generation = host.generation;
+            self.queue.at(at, Event::EngineWakes(side, generation));
+        }
+        Ok(())
+    }
+
+    pub(super) fn send_control(&mut self, from: Side, bytes: Vec<u8>) {
+        let now = self.queue.now();
+        let at = self.link.control_arrives(now, from);
+        let number = When::Message(from, self.link.sent[from.index()]);
+        if self.setup.faults.iter().any(|(when, _)| *when == number) {
+            self.link.carries = false;
+        }
+        if self.link.carries {
+            let generation = self.host(from.other()).generation;
+            self.queue.at(at, Event::Control(from.other(), generation, bytes));
+        }
+    }
+
+    pub(super) fn finished(&mut self, side: Side, outcome: Outcome) -> Kept {
+        promise::the_outcome_is_the_truth(&self.hosts[side.index()], &self.hosts, &outcome)?;
+        promise::a_failure_says_where_and_why(&outcome)?;
+        let host = self.host(side);
+        host.outcome = Some(outcome);
+        host.engine_ends();
+        Ok(())
+    }
+
+    /// A migration process starts and finds what the one before left.
+    pub(super) fn engine_restarts(&mut self, side: Side, boot: u64) -> Kept {
+        self.restarts -= 1;
+        let now = self.queue.now();
+        if !self.hosts[side.index()].up || self.hosts[side.index()].boot != boot {
+            return Ok(());
+        }
+        let life = self.hosts[side.index()].vmm.as_ref().map(|vmm| vmm.life);
+        let engine = match (side, life, &self.offer) {
+            (_, Some(Life::Running), _) => {
+                let host = self.host(side);
+                host.throttle = 0;
+                host.vmm.iter_mut().for_each(|vmm| vmm.log = false);
+                return Ok(());
+            }
+            (Side::Source, Some(Life::Stunned), _) => Engine::Source(Box::new(Source::recover(now, self.plan()))),
+            (Side::Destination, Some(Life::Loaded), Some(offer)) => {
+                let recovery =
+                    Recovery { migration: self.migration, offer: offer.clone(), run_state: self.setup.run_state };
+                Engine::Destination(Box::new(Destination::recover(now, self.welcome(), recovery)))
+            }
+            _ => {
+                self.host(side).vmm = None;
+                return Ok(());
+            }
+        };
+        self.host(side).engine = engine;
+        self.engine_goes_on(side)
+    }
+}

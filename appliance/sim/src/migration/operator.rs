@@ -1,0 +1,157 @@
+//! A person: starts the VM, and types `vm migrate`.
+
+use model::cpu_report::{Baseline, CpuReport};
+use model::units::Bytes;
+use protocol::checks::facts::{DatastoreFacts, HostFacts, LinkFacts, VmFacts};
+use protocol::convergence::Costs;
+use protocol::destination::{Destination, Welcome};
+use protocol::lease::vm_lease::{Request, Take};
+use protocol::source::{Plan, Source};
+use protocol::time::{Duration, Instant};
+use protocol::wire::ValidatedOffer;
+use protocol::wire::message::{Offer, RunState};
+
+use super::engine::Engine;
+use super::event::Event;
+use super::guest::{Life, PAGES, Vmm};
+use super::host::{Host, Side};
+use super::invariants::{self as promise, Kept, Violation};
+use super::keeper::{Asker, vm_name};
+use super::link::Link;
+use super::world::World;
+
+impl World {
+    /// Asks for the lease until it is held on one of these hosts (it may belong to one that lives and whose VMM died),
+    /// then the VM runs there.
+    pub(super) fn person_starts_the_vm(&mut self, sides: &[Side], deadline: Instant) -> Result<Side, Violation> {
+        self.started_by_person = None;
+        let side = loop {
+            if let Some(side) = self.started_by_person {
+                break side;
+            }
+            if self.queue.now() > deadline {
+                let detail = format!("the VM cannot be started on {sides:?}");
+                return Err(Violation { promise: "nothing_is_orphaned", detail });
+            }
+            let waiting = |host: &Host| host.askers.values().any(|asker| matches!(asker, Asker::Person));
+            let asked = self.hosts.iter().any(waiting);
+            let side = sides[self.rng.index(sides.len())];
+            if !asked && self.is_live(side) {
+                self.ask(side, Request::Acquire(vm_name(), Take::IfFree), Asker::Person)?;
+            }
+            self.step()?;
+        };
+        let now = self.queue.now();
+        self.vmms += 1;
+        let vmm = Vmm::new(self.vmms, Life::Running, RunState::Running);
+        let (id, holds) = (vmm.id, self.holds(side, now));
+        self.host(side).vmm = Some(vmm);
+        promise::the_runner_holds_the_lease(&self.hosts[side.index()], holds)?;
+        self.truth = vec![0; PAGES as usize];
+        self.writes = 0;
+        self.queue.after(self.setup.write_every, Event::GuestWrites(side, id));
+        promise::at_most_one_host_runs(&self.hosts)?;
+        Ok(side)
+    }
+
+    /// After whatever happened the VM runs, or can be started on a host that is up.
+    pub(super) fn the_vm_can_be_started(&mut self) -> Result<Side, Violation> {
+        for side in Side::BOTH {
+            if self.hosts[side.index()].vmm.is_some() {
+                return Ok(side);
+            }
+        }
+        self.datastore.heals();
+        for side in Side::BOTH {
+            if !self.hosts[side.index()].up {
+                self.boot(side)?;
+            }
+        }
+        let deadline = self.queue.now() + Duration::from_secs(120);
+        self.person_starts_the_vm(&Side::BOTH, deadline)
+    }
+
+    /// A person types `vm migrate`.
+    pub(super) fn begin(&mut self) -> Kept {
+        let now = self.queue.now();
+        let held = self.hosts[0].keeper.as_ref().and_then(|keeper| keeper.holds(now, &vm_name()));
+        self.base = held.unwrap_or_default();
+        let plan = self.plan();
+        self.offer = Some(plan.offer.clone());
+        self.link = Link::new(self.rng.fork());
+        self.hosts[1].engine = Engine::Destination(Box::new(Destination::new(now, self.welcome())));
+        self.hosts[0].engine = Engine::Source(Box::new(Source::new(now, plan)));
+        self.engine_goes_on(Side::Source)?;
+        self.engine_goes_on(Side::Destination)
+    }
+
+    pub(super) fn plan(&self) -> Plan {
+        let offer = Offer {
+            vm: VmFacts {
+                name: vm_name(),
+                memory: Bytes(PAGES * 4096),
+                cpus: 1,
+                baseline: Baseline::V2,
+                affinity: None,
+                datastore: "nfs1".parse().expect("a datastore name"),
+                media: Vec::new(),
+                nics: Vec::new(),
+            },
+            config_text: String::new(),
+            machine: Vec::new(),
+            source: facts(&self.hosts[0]),
+            link: LinkFacts { rtt_us: 500, mtu: 9000, ..LinkFacts::default() },
+            run_state: self.setup.run_state,
+            epoch: self.base.0,
+            state_bytes: 3000,
+            stun_us_max: self.setup.policy.stun_max.micros(),
+            verify: self.setup.verify,
+            check_only: false,
+            force_link: false,
+        };
+        Plan {
+            migration: self.migration,
+            destination: self.hosts[1].name.clone(),
+            build: "sim".to_owned(),
+            offer: ValidatedOffer::new(offer).expect("the offer is within its bounds"),
+            policy: self.setup.policy,
+            costs: Costs::expected(1),
+            bandwidth_bytes_per_s: 100_000_000,
+            started_unix_s: 1_800_000_000,
+        }
+    }
+
+    pub(super) fn welcome(&self) -> Welcome {
+        Welcome {
+            here: self.hosts[1].name.clone(),
+            peer: self.hosts[0].name.clone(),
+            build: "sim".to_owned(),
+            started_unix_s: 1_800_000_000,
+        }
+    }
+}
+
+/// The facts of a host that lacks nothing.
+pub(super) fn facts(host: &Host) -> HostFacts {
+    HostFacts {
+        host: host.name.clone(),
+        cpu: CpuReport {
+            brand: String::new(),
+            vendor: "AuthenticAMD".to_owned(),
+            signature: [0; 3],
+            tsc_khz: 2_000_000,
+            leaves: Vec::new(),
+        },
+        memory_free: Bytes::mib(1024),
+        datastores: vec![DatastoreFacts {
+            name: "nfs1".parse().expect("a datastore name"),
+            identity: "nfs".to_owned(),
+            writable: true,
+            trouble: String::new(),
+        }],
+        port_groups: Vec::new(),
+        maintenance: false,
+        slots_free: 1,
+        vms: Vec::new(),
+    }
+}

@@ -1,0 +1,49 @@
+//! What a world is like.
+
+use model::vm_config::Verify;
+use protocol::convergence::{NoConvergence, Policy};
+use protocol::time::Duration;
+use protocol::wire::message::RunState;
+
+use super::faults::{Fault, When};
+
+/// What a world is like.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The seed of every choice.
+    pub seed: u64,
+    /// What goes wrong, and when.
+    pub faults: Vec<(When, Fault)>,
+    /// Whether the VM runs or is paused.
+    pub run_state: RunState,
+    /// How deeply the move is verified.
+    pub verify: Verify,
+    /// Between two writes of the guest.
+    pub write_every: Duration,
+    /// What the operator wants.
+    pub policy: Policy,
+    /// How long it takes to stop the vCPUs.
+    pub stop: Duration,
+    /// How long an access to the lease area takes at most.
+    pub datastore: Duration,
+}
+
+impl Setup {
+    /// A calm guest and no faults.
+    pub fn calm(seed: u64) -> Self {
+        Self {
+            seed,
+            faults: Vec::new(),
+            run_state: RunState::Running,
+            verify: Verify::Audit,
+            write_every: Duration::from_millis(2),
+            policy: Policy {
+                stun_max: Duration::from_millis(300),
+                throttle: true,
+                no_convergence: NoConvergence::Abort,
+            },
+            stop: Duration::from_millis(1),
+            datastore: Duration::from_millis(20),
+        }
+    }
+}
