@@ -14,7 +14,7 @@ use sim::rng::Rng;
 fn run(setup: Setup) -> Ended {
     match World::new(setup.clone()).run() {
         Ok(ended) => ended,
-        Err(violation) => panic!("{}: {}\nin {setup:?}", violation.promise, violation.detail),
+        Err(violation) => panic!("{violation}\nin {setup:?}"),
     }
 }
 

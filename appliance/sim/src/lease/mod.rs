@@ -8,14 +8,14 @@
 //! ```
 //! In reading order: `event` is what can happen, `world` the loop that lets it happen. `host` and its `clock`,
 //! `process` and `io` are what keeps leases; `wishes`, `moves` and `guest`, with the server's `locks`, what uses them;
-//! `operator` and `faults` are what drives it all. [`invariants`] are the promises; [`seeds`] runs many worlds.
+//! `operator` and `faults` are what drives it all. `invariants` are the promises; [`seeds`] runs many worlds.
 
 mod clock;
 mod event;
 mod faults;
 mod guest;
 mod host;
-pub mod invariants;
+mod invariants;
 mod io;
 mod locks;
 mod moves;

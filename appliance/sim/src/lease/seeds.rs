@@ -1,12 +1,11 @@
 //! Many worlds, one a seed.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::invariants::{Invariant, Violation};
 use super::world::World;
+use crate::violation::Violation;
 
 /// How a world is built, apart from its luck.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,15 +57,6 @@ pub struct Report {
 }
 
 impl Report {
-    /// How often each promise was broken.
-    pub fn broken(&self) -> BTreeMap<Invariant, u64> {
-        let mut count = BTreeMap::new();
-        for (_, violation) in &self.failures {
-            *count.entry(violation.invariant).or_insert(0) += 1;
-        }
-        count
-    }
-
     fn add(&mut self, seed: u64, outcome: Outcome) {
         self.seeds += 1;
         self.events += outcome.events;
@@ -107,7 +97,7 @@ impl fmt::Display for Report {
             self.failures.len()
         )?;
         for (seed, violation) in self.failures.iter().take(20) {
-            write!(f, "\nseed {seed}: {}: {}", violation.invariant, violation.what)?;
+            write!(f, "\nseed {seed}: {violation}")?;
         }
         Ok(())
     }

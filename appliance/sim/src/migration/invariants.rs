@@ -5,15 +5,7 @@ use protocol::wire::message::RunState;
 
 use super::guest::Life;
 use super::host::{Host, Side};
-
-/// A promise that was broken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
-    /// Which one.
-    pub promise: &'static str,
-    /// How.
-    pub detail: String,
-}
+use crate::violation::Violation;
 
 /// A check's result.
 pub type Kept = Result<(), Violation>;

@@ -31,6 +31,5 @@ pub mod world;
 
 pub use faults::{Fault, When};
 pub use host::Side;
-pub use invariants::Violation;
 pub use setup::Setup;
 pub use world::{Ended, World};

@@ -15,10 +15,11 @@ use super::engine::Engine;
 use super::event::Event;
 use super::guest::{Life, PAGES, Vmm};
 use super::host::{Host, Side};
-use super::invariants::{self as promise, Kept, Violation};
+use super::invariants::{self as promise, Kept};
 use super::keeper::{Asker, vm_name};
 use super::link::Link;
 use super::world::World;
+use crate::violation::Violation;
 
 impl World {
     /// Asks for the lease until it is held on one of these hosts (it may belong to one that lives and whose VMM died),

@@ -12,11 +12,12 @@ use super::event::Event;
 use super::faults::When;
 use super::guest::{self, PAGES};
 use super::host::{Host, Side};
-use super::invariants::{self as promise, Kept, Violation, broken};
+use super::invariants::{self as promise, Kept, broken};
 use super::link::Link;
 use super::setup::Setup;
 use crate::events::EventQueue;
 use crate::rng::Rng;
+use crate::violation::Violation;
 
 /// How a world ended, all promises kept.
 #[derive(Clone, Debug)]
