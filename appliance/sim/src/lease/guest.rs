@@ -74,7 +74,7 @@ impl World {
 
     /// The vCPUs of a VM begin to run, or go on.
     pub(super) fn runs(&mut self, host: usize, vm: usize, id: u64) {
-        self.outcome.starts += 1;
+        self.outcome.counts.starts += 1;
         self.note(|| format!("host-{host} runs vm-{vm}"));
         self.check_runner(host, vm);
         self.queue.after(Duration::from_millis(50), Event::Guest { host, vm, instance: id });

@@ -95,7 +95,7 @@ impl World {
     }
 
     pub(super) fn committed(&mut self, host: usize, vm: usize, moving: Move, epoch: Epoch) {
-        self.outcome.moves += 1;
+        self.outcome.counts.moves += 1;
         self.given(host, vm, epoch);
         if !self.hosts[host].instances.contains_key(&vm) {
             self.launch(host, vm, epoch);

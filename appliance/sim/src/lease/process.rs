@@ -72,7 +72,7 @@ impl World {
                 self.queue.after(dispatch, Event::Issue { host, process, io });
             }
             Effect::Fence(why) => {
-                self.outcome.fences += 1;
+                self.outcome.counts.fences += 1;
                 self.note(|| format!("host-{host} fences: {why:?}"));
                 // All of the time that a kill may take is used, but for what a stop of the host may need of it.
                 let stops = self.faults.fences == Fences::Clock && self.faults.freeze_every.is_some();

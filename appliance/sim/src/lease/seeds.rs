@@ -1,7 +1,7 @@
 //! Many worlds, one a seed.
 
 use std::fmt;
-use std::ops::Range;
+use std::ops::{AddAssign, Range};
 use std::time::{Duration, Instant};
 
 use super::world::World;
@@ -16,10 +16,10 @@ pub struct Size {
     pub vms: usize,
 }
 
-/// How a world ended.
-#[derive(Clone, Debug)]
-pub struct Outcome {
-    /// Events that happened.
+/// What happened, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Events.
     pub events: u64,
     /// Starts of VMs.
     pub starts: u64,
@@ -29,6 +29,23 @@ pub struct Outcome {
     pub takeovers: u64,
     /// Fences.
     pub fences: u64,
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.events += other.events;
+        self.starts += other.starts;
+        self.moves += other.moves;
+        self.takeovers += other.takeovers;
+        self.fences += other.fences;
+    }
+}
+
+/// How a world ended.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// What happened, in numbers.
+    pub counts: Counts,
     /// The broken promise, if any.
     pub violation: Option<Violation>,
     /// What happened, if it was asked for.
@@ -40,16 +57,8 @@ pub struct Outcome {
 pub struct Report {
     /// Worlds.
     pub seeds: u64,
-    /// Events in all of them.
-    pub events: u64,
-    /// Starts of VMs in all of them.
-    pub starts: u64,
-    /// Moves that were committed.
-    pub moves: u64,
-    /// Leases taken from dead hosts.
-    pub takeovers: u64,
-    /// Fences.
-    pub fences: u64,
+    /// What happened in all of them.
+    pub counts: Counts,
     /// How long it took.
     pub took: Duration,
     /// The seeds whose worlds broke a promise.
@@ -59,21 +68,13 @@ pub struct Report {
 impl Report {
     fn add(&mut self, seed: u64, outcome: Outcome) {
         self.seeds += 1;
-        self.events += outcome.events;
-        self.starts += outcome.starts;
-        self.moves += outcome.moves;
-        self.takeovers += outcome.takeovers;
-        self.fences += outcome.fences;
+        self.counts += outcome.counts;
         self.failures.extend(outcome.violation.map(|violation| (seed, violation)));
     }
 
     fn merge(&mut self, other: Self) {
         self.seeds += other.seeds;
-        self.events += other.events;
-        self.starts += other.starts;
-        self.moves += other.moves;
-        self.takeovers += other.takeovers;
-        self.fences += other.fences;
+        self.counts += other.counts;
         self.failures.extend(other.failures);
     }
 }
@@ -82,18 +83,14 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.took.as_secs_f64().max(1e-9);
         let rate = |count: u64| count as f64 / seconds;
+        let Counts { events, starts, moves, takeovers, fences } = self.counts;
         write!(
             f,
-            "lease: {} seeds, {} events ({} starts, {} moves, {} takeovers, {} fences) in {seconds:.1} s: {:.0} \
-             schedules/s, {:.0} events/s; {} failures",
+            "lease: {} seeds, {events} events ({starts} starts, {moves} moves, {takeovers} takeovers, {fences} fences) in \
+             {seconds:.1} s: {:.0} schedules/s, {:.0} events/s; {} failures",
             self.seeds,
-            self.events,
-            self.starts,
-            self.moves,
-            self.takeovers,
-            self.fences,
             rate(self.seeds),
-            rate(self.events),
+            rate(events),
             self.failures.len()
         )?;
         for (seed, violation) in self.failures.iter().take(20) {

@@ -81,7 +81,7 @@ impl World {
         self.note(|| format!("host-{host} {wish:?}: {result:?}"));
         let mine = match &result {
             Ok(Answer::Held { epoch, taken_from }) => {
-                self.outcome.takeovers += u64::from(taken_from.is_some());
+                self.outcome.counts.takeovers += u64::from(taken_from.is_some());
                 Some(*epoch)
             }
             _ => None,

@@ -71,15 +71,7 @@ impl World {
             buffers: BTreeMap::new(),
             drained: BTreeSet::new(),
             counter: 0,
-            outcome: Outcome {
-                events: 0,
-                starts: 0,
-                moves: 0,
-                takeovers: 0,
-                fences: 0,
-                violation: None,
-                trace: Vec::new(),
-            },
+            outcome: Outcome::default(),
             traced,
         };
         world.populate(size.hosts);
@@ -126,7 +118,7 @@ impl World {
             self.handle(event);
         }
         self.check_end();
-        self.outcome.events = self.queue.handled();
+        self.outcome.counts.events = self.queue.handled();
         self.outcome.violation = self.checker.violation().cloned();
         self.outcome
     }
