@@ -7,7 +7,7 @@ use super::event::Event;
 use super::faults::Fences;
 use super::host::Frozen;
 use super::locks::Client;
-use super::world::{World, vm_name};
+use super::world::World;
 
 /// One VM on one host.
 #[derive(Clone, Copy, Debug)]
@@ -32,11 +32,10 @@ pub(crate) enum Stage {
 }
 
 impl World {
-    /// A VM begins its life on a host, if the lease is still held at this very moment.
+    /// A VM begins its life on a host, if it has none there and the lease is still held at this very moment.
     pub(super) fn launch(&mut self, host: usize, vm: usize, epoch: Epoch) {
-        let now = self.hosts[host].clock.shows(self.queue.now());
-        let holds = self.hosts[host].process.as_ref().and_then(|p| p.keeper.holds(now, &vm_name(vm)));
-        if holds != Some(epoch) {
+        let has_it = self.hosts[host].instances.contains_key(&vm);
+        if has_it || self.hosts[host].holds(self.queue.now(), vm) != Some(epoch) {
             return;
         }
         let id = self.name();
@@ -52,10 +51,9 @@ impl World {
     pub(super) fn lock(&mut self, host: usize, vm: usize, id: u64) {
         let now = self.queue.now();
         let client = self.hosts[host].client();
-        let own = self.hosts[host].clock.shows(now);
-        let held = self.hosts[host].process.as_ref().and_then(|p| p.keeper.holds(own, &vm_name(vm)));
+        let held = self.hosts[host].holds(now, vm);
         let frozen = self.hosts[host].frozen.is_some();
-        let Some(instance) = self.hosts[host].instance(vm, id).map(|i| *i) else { return };
+        let Some(instance) = self.hosts[host].instance(vm, id) else { return };
         if instance.stage != Stage::AwaitLock {
             return;
         }
@@ -64,7 +62,7 @@ impl World {
                 return self.destroy(host, vm);
             }
         } else if self.locks.take(now, vm, client, id) {
-            if let Some(instance) = self.hosts[host].instance(vm, id) {
+            if let Some(instance) = self.hosts[host].instance_mut(vm, id) {
                 instance.stage = Stage::Running;
             }
             return self.runs(host, vm, id);
@@ -85,7 +83,7 @@ impl World {
             return;
         }
         let client = self.hosts[host].client();
-        let Some(instance) = self.hosts[host].instance(vm, id).map(|i| *i) else { return };
+        let Some(instance) = self.hosts[host].instance(vm, id) else { return };
         let next = self.rng.span(Duration::from_millis(300), Duration::from_millis(700));
         self.queue.after(next, Event::Guest { host, vm, instance: id });
         if instance.stage == Stage::Running {
@@ -98,8 +96,8 @@ impl World {
     pub(super) fn guest_land(&mut self, host: usize, client: Client, vm: usize, id: u64, epoch: Epoch) {
         let same_boot = self.hosts[host].up && self.hosts[host].client() == client;
         // A stop drains the I/O of the VM first: what is still on its way then has been waited for.
-        let drained = |i: &Instance| i.stage != Stage::Running || i.epoch != epoch;
-        let gone = same_boot && self.hosts[host].instance(vm, id).is_none_or(|i| drained(i));
+        let drained = |i: Instance| i.stage != Stage::Running || i.epoch != epoch;
+        let gone = same_boot && self.hosts[host].instance(vm, id).is_none_or(drained);
         if gone || self.drained.contains(&(id, epoch)) {
             return;
         }

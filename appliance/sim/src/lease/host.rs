@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use protocol::lease::host_lease::{HostIdentity, Remembered};
-use protocol::lease::identity::{BootId, HostId};
+use protocol::lease::identity::{BootId, Epoch, HostId};
 use protocol::lease::keeper::{Keeper, RequestId};
 use protocol::lease::layout::Area;
 use protocol::lease::record::Watchdog;
@@ -16,6 +16,7 @@ use super::locks::Client;
 use super::moves::Move;
 use super::process::Process;
 use super::wishes::Wish;
+use super::world::vm_name;
 
 /// What is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +128,22 @@ impl Host {
     }
 
     /// The instance, if it is still the one that is meant.
-    pub(crate) fn instance(&mut self, vm: usize, id: u64) -> Option<&mut Instance> {
+    pub(crate) fn instance(&self, vm: usize, id: u64) -> Option<Instance> {
+        self.instances.get(&vm).copied().filter(|instance| instance.id == id)
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn instance_mut(&mut self, vm: usize, id: u64) -> Option<&mut Instance> {
         self.instances.get_mut(&vm).filter(|instance| instance.id == id)
+    }
+
+    /// Whether this lease process lives.
+    pub(crate) fn has_process(&self, serial: u64) -> bool {
+        self.process.as_ref().is_some_and(|process| process.serial == serial)
+    }
+
+    /// The epoch in which this host holds a VM at true time `now`.
+    pub(crate) fn holds(&self, now: Instant, vm: usize) -> Option<Epoch> {
+        self.process.as_ref()?.keeper.holds(self.clock.shows(now), &vm_name(vm))
     }
 }

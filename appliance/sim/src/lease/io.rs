@@ -25,7 +25,7 @@ fn when(rng: &mut Rng, ends: Instant, takes: Duration, lags: bool) -> Instant {
 impl World {
     pub(super) fn issue(&mut self, host: usize, process: u64, io: Io) {
         let now = self.queue.now();
-        if self.hosts[host].process.as_ref().is_none_or(|p| p.serial != process) {
+        if !self.hosts[host].has_process(process) {
             return;
         }
         let clock = &self.hosts[host].clock;
@@ -105,7 +105,7 @@ impl World {
 
     pub(super) fn returned(&mut self, host: usize, process: u64, io: IoId, buffer: Option<u64>, ending: Ending) {
         let bytes = buffer.and_then(|buffer| self.buffers.remove(&buffer));
-        if self.hosts[host].process.as_ref().is_none_or(|p| p.serial != process) {
+        if !self.hosts[host].has_process(process) {
             return;
         }
         let result = match (ending, bytes) {

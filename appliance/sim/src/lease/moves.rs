@@ -68,7 +68,7 @@ impl World {
                 }
             }
             Message::Ready => {
-                let Some(instance) = self.hosts[to].instance(vm, moving.instance) else { return };
+                let Some(instance) = self.hosts[to].instance_mut(vm, moving.instance) else { return };
                 if instance.stage != Stage::Running || instance.epoch != moving.base {
                     return;
                 }
@@ -97,14 +97,12 @@ impl World {
     pub(super) fn committed(&mut self, host: usize, vm: usize, moving: Move, epoch: Epoch) {
         self.outcome.counts.moves += 1;
         self.given(host, vm, epoch);
-        if !self.hosts[host].instances.contains_key(&vm) {
-            self.launch(host, vm, epoch);
-        }
+        self.launch(host, vm, epoch);
         self.send(moving.from, vm, Message::Done, moving);
     }
 
     pub(super) fn patience(&mut self, host: usize, vm: usize, id: u64) {
-        let Some(instance) = self.hosts[host].instance(vm, id).map(|i| *i) else { return };
+        let Some(instance) = self.hosts[host].instance(vm, id) else { return };
         if instance.stage == Stage::Stopped {
             let wish = Wish::ResolveSource(vm, id, instance.epoch);
             self.ask(host, wish, Request::Resolve(vm_name(vm), instance.epoch));
@@ -120,7 +118,7 @@ impl World {
         mine: Option<Epoch>,
         result: &Result<Answer, LeaseError>,
     ) {
-        let Some(instance) = self.hosts[host].instance(vm, id).map(|i| *i) else { return };
+        let Some(instance) = self.hosts[host].instance(vm, id) else { return };
         if instance.stage != Stage::Stopped {
             return;
         }
@@ -128,7 +126,7 @@ impl World {
             (Some(epoch), _) => {
                 self.given(host, vm, epoch);
                 let waits = self.faults.fences == Fences::Storage;
-                if let Some(instance) = self.hosts[host].instance(vm, id) {
+                if let Some(instance) = self.hosts[host].instance_mut(vm, id) {
                     instance.epoch = epoch;
                     instance.stage = if waits { Stage::AwaitLock } else { Stage::Running };
                 }

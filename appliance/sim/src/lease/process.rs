@@ -116,7 +116,7 @@ impl World {
         }
         self.hosts[host].incoming.clear();
         self.hosts[host].stale_until = Instant::ZERO;
-        if self.hosts[host].process.as_ref().is_some_and(|p| p.serial == process) {
+        if self.hosts[host].has_process(process) {
             self.feed(host, Input::Killed);
         }
     }

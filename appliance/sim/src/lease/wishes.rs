@@ -47,8 +47,9 @@ impl World {
     /// What must not be dropped is asked again.
     pub(super) fn retry(&mut self, host: usize, wish: Wish) {
         let vm = match wish {
-            Wish::Confirm(vm, _) | Wish::ResolveSource(vm, ..) | Wish::GiveUp(vm) => vm,
-            Wish::ResolveDestination(vm, _) => vm,
+            Wish::Confirm(vm, _) | Wish::ResolveSource(vm, ..) | Wish::ResolveDestination(vm, _) | Wish::GiveUp(vm) => {
+                vm
+            }
             Wish::Start(_) | Wish::Prepare(..) | Wish::Commit(..) | Wish::Query => return,
         };
         let pause = self.rng.span(Duration::from_millis(200), Duration::from_secs(1));
@@ -90,9 +91,7 @@ impl World {
             Wish::Start(vm) => {
                 if let Some(epoch) = mine {
                     self.given(host, vm, epoch);
-                    if !self.hosts[host].instances.contains_key(&vm) {
-                        self.launch(host, vm, epoch);
-                    }
+                    self.launch(host, vm, epoch);
                 }
             }
             Wish::Confirm(vm, id) => self.confirmed(host, vm, id, mine, &result),
@@ -132,7 +131,7 @@ impl World {
     }
 
     fn confirmed(&mut self, host: usize, vm: usize, id: u64, mine: Option<Epoch>, result: &Result<Answer, LeaseError>) {
-        let Some(instance) = self.hosts[host].instance(vm, id).map(|i| *i) else { return };
+        let Some(instance) = self.hosts[host].instance(vm, id) else { return };
         // It was stopped for a move meanwhile: now only the next epoch counts.
         if instance.stage == Stage::Stopped {
             return;
@@ -141,7 +140,7 @@ impl World {
             // Proving it may have taken winning the next epoch: the VM ran all the while, and goes on.
             Some(epoch) => {
                 self.given(host, vm, epoch);
-                if let Some(instance) = self.hosts[host].instance(vm, id) {
+                if let Some(instance) = self.hosts[host].instance_mut(vm, id) {
                     instance.epoch = epoch;
                 }
             }
