@@ -141,7 +141,7 @@ impl World {
                 Input::GuestResumed(Ok(0))
             }
             DestinationDoing::Discard => {
-                if self.hosts[1].vmm.as_ref().is_some_and(|vmm| vmm.life == Life::Running) {
+                if self.hosts[1].runs_the_vm() {
                     return broken("nothing_is_lost", "a running guest was discarded");
                 }
                 self.hosts[1].vmm = None;

@@ -12,7 +12,7 @@ use protocol::time::Instant;
 
 use super::datastore::area;
 use super::engine::Engine;
-use super::guest::Vmm;
+use super::guest::{Life, Vmm};
 use super::keeper::Asker;
 
 /// One of the two hosts.
@@ -120,6 +120,11 @@ impl Host {
             watchdog: Watchdog::Hardware,
         };
         self.keeper = Some(Keeper::new(area(), identity, None, chance, now));
+    }
+
+    /// Whether its VMM is live: the vCPUs run, or a person paused them.
+    pub fn runs_the_vm(&self) -> bool {
+        self.vmm.as_ref().is_some_and(|vmm| vmm.life == Life::Running)
     }
 
     /// It is dead.

@@ -17,8 +17,7 @@ pub fn broken(promise: &'static str, detail: impl Into<String>) -> Kept {
 
 /// At most one host runs a VM.
 pub fn at_most_one_host_runs(hosts: &[Host; 2]) -> Kept {
-    let live = |host: &Host| host.vmm.as_ref().is_some_and(|vmm| vmm.life == Life::Running);
-    if hosts.iter().all(live) { broken("at_most_one_host_runs", "both VMMs are live") } else { Ok(()) }
+    if hosts.iter().all(Host::runs_the_vm) { broken("at_most_one_host_runs", "both VMMs are live") } else { Ok(()) }
 }
 
 /// What runs holds the lease: asked when a guest is let go.
@@ -44,45 +43,27 @@ pub fn the_run_state_travels(host: &Host, run_state: RunState) -> Kept {
 
 /// The destination opens the disks only when the source has let go of them.
 pub fn disks_are_opened_after_they_were_let_go(source: &Host) -> Kept {
-    let open = source.vmm.as_ref().is_some_and(|vmm| vmm.life == Life::Running);
-    if open { broken("disks_are_opened_after_they_were_let_go", "the source still runs") } else { Ok(()) }
+    if source.runs_the_vm() {
+        broken("disks_are_opened_after_they_were_let_go", "the source still runs")
+    } else {
+        Ok(())
+    }
 }
 
 /// What a machine says about where the VM is, is so. What a destination that gave up says of the source is what it
 /// knew, and not asked.
 pub fn the_outcome_is_the_truth(host: &Host, hosts: &[Host; 2], outcome: &Outcome) -> Kept {
-    let at = |name: &model::names::HostName| hosts.iter().find(|other| other.name == *name);
-    let live = |other: &Host| other.vmm.as_ref().is_some_and(|vmm| vmm.life == Life::Running);
-    let says = format!("{} says {:?}", host.name, outcome.vm);
-    match &outcome.vm {
+    let so = match &outcome.vm {
         // Of a VMM that was killed a moment ago it hears a moment later.
-        VmNow::On(name, _) if *name == host.name => {
-            if live(host) || host.hurt {
-                Ok(())
-            } else {
-                broken("the_outcome_is_the_truth", says)
-            }
-        }
-        VmNow::StoppedOn(name) if *name == host.name => {
-            if live(host) {
-                broken("the_outcome_is_the_truth", says)
-            } else {
-                Ok(())
-            }
-        }
-        VmNow::NotHere => {
-            if live(host) {
-                broken("the_outcome_is_the_truth", says)
-            } else {
-                Ok(())
-            }
-        }
+        VmNow::On(name, _) if *name == host.name => host.runs_the_vm() || host.hurt,
+        VmNow::NotHere => !host.runs_the_vm(),
+        VmNow::StoppedOn(name) if *name == host.name => !host.runs_the_vm(),
         // The other one may have died since, or be about to resume; but this host must not run it.
         VmNow::On(name, _) | VmNow::StoppedOn(name) => {
-            let known = at(name).is_some();
-            if known && !live(host) { Ok(()) } else { broken("the_outcome_is_the_truth", says) }
+            hosts.iter().any(|other| other.name == *name) && !host.runs_the_vm()
         }
-    }
+    };
+    if so { Ok(()) } else { broken("the_outcome_is_the_truth", format!("{} says {:?}", host.name, outcome.vm)) }
 }
 
 /// A failure says where the VM is, why it failed, and what to do.
@@ -100,14 +81,13 @@ pub fn a_failure_says_where_and_why(outcome: &Outcome) -> Kept {
 /// A migration that failed leaves the VM as it was on its source, unless the source itself was hurt.
 pub fn a_failed_migration_leaves_the_vm_on_its_source(hosts: &[Host; 2], run_state: RunState) -> Kept {
     let [source, destination] = hosts;
-    let live = |host: &Host| host.vmm.as_ref().is_some_and(|vmm| vmm.life == Life::Running);
-    if live(destination) || source.hurt || destination.hurt && live(source) {
+    if destination.runs_the_vm() || source.hurt || destination.hurt && source.runs_the_vm() {
         return Ok(());
     }
-    if !live(source) && !destination.hurt {
+    if !source.runs_the_vm() && !destination.hurt {
         return broken("a_failed_migration_leaves_the_vm_on_its_source", "it runs nowhere");
     }
-    if live(source) { the_run_state_travels(source, run_state) } else { Ok(()) }
+    if source.runs_the_vm() { the_run_state_travels(source, run_state) } else { Ok(()) }
 }
 
 /// Nothing is left over: no VMM but the one that runs, no slowed vCPU, no dirty log.

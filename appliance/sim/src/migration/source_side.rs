@@ -112,8 +112,7 @@ impl World {
             }
             SourceDoing::Release => {
                 let host = self.host(Side::Source);
-                let runs = host.vmm.as_ref().is_some_and(|vmm| vmm.life == Life::Running);
-                if runs {
+                if host.runs_the_vm() {
                     return broken("nothing_is_lost", "a running guest was released");
                 }
                 host.vmm = None;
