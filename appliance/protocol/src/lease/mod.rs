@@ -23,8 +23,6 @@
 
 pub mod directory;
 pub mod host_lease;
-#[cfg(test)]
-mod host_lease_tests;
 pub mod identity;
 pub mod keeper;
 pub mod layout;

@@ -2,12 +2,12 @@
 
 use model::limits;
 
-use super::host_lease::{Fence, HostIdentity, HostLease, OwnEffect, Remembered, Standing};
-use super::identity::{AreaId, BootId, Generation, HostId, Slot};
-use super::layout::{Area, Geometry};
-use super::record::{HostRecord, Watchdog};
-use super::register;
-use super::watch::Watch;
+use super::{Fence, HostIdentity, HostLease, OwnEffect, Remembered, Standing};
+use crate::lease::identity::{AreaId, BootId, Generation, HostId, Slot};
+use crate::lease::layout::{Area, Geometry};
+use crate::lease::record::{HostRecord, Watchdog};
+use crate::lease::register;
+use crate::lease::watch::Watch;
 use crate::time::{Duration, Instant};
 
 fn at(ms: u64) -> Instant {

@@ -1,45 +1,18 @@
-//! This host's own life on one datastore.
-//!
-//! ```text
-//!            a slot is free, or mine and dead        proved by a second read
-//!   Looking ------------------------------> Claiming ----------------------> Live
-//!     ^  ^                                     |                              |  cannot renew in time, was declared
-//!     |  `------- too slow, or overwritten ----'                              |  dead, or its slot has a new owner
-//!     |                                                                       v
-//!     `------------------- all VMs are dead (Killed) -------------------- Fencing          Live --leave--> Left
-//! ```
-//! **The rule.** A host may run VMs until `renewal + I/O bound` after the *start* of its last successful renewal; then
-//! it fences, and within the kill time no VM of this datastore runs. Observers wait for the expiry, which is longer
-//! (`model::limits` asserts it). So whoever sees the life expired knows that it runs nothing.
-//!
-//! A life that was fenced never goes on: the next claim has a higher generation, and VM leases name the generation.
-//!
-//! **Claiming** is a delta lease (Chockler and Malkhi 2002): read, write, wait, read again. The write must end within
-//! `LEASE_CLAIM_IO_MS` of the *start* of the read that found the slot free, or the claim is void; the wait is longer
-//! than that, so of two hosts that claim one slot the one that wrote first sees the other's write.
-//!
-//! **Another process of the same boot** is told what its predecessor last remembered ([`OwnEffect::Remember`], kept in
-//! memory of the host, not on the datastore: it must be had when the datastore is not). It goes on with that life if
-//! the deadline has not passed, and fences when it passes, whether or not the datastore can be read by then. Both read
-//! the same clock.
-//!
-//! Call order: [`HostLease::new`]; then feed [`HostLease::handle_hosts`] with every look at the host bank,
-//! [`HostLease::handle_written`] with the end of every write, [`HostLease::handle_killed`] when a fence is complete,
-//! [`HostLease::handle_timeout`] at [`HostLease::poll_timeout`]; after each call drain [`HostLease::poll_effect`].
+//! The state machine of this host's own lease.
 
 use std::collections::VecDeque;
-use std::fmt;
 
 use model::limits;
 use model::names::HostName;
 
-use super::identity::{BootId, Generation, HostId, Incarnation, Slot};
-use super::record::{DECLARED_MAX, HostRecord, Watchdog};
-use super::watch::{Life, Watch};
+use super::effect::{Fence, Note, OwnEffect, Remembered};
+use super::slot::{self, Choice};
+use super::state::{Claiming, Fencing, IO_BOUND, Live, Proof, RENEWAL, Renewal, State};
+use crate::lease::identity::{BootId, Generation, HostId, Incarnation, Slot};
+use crate::lease::record::{DECLARED_MAX, HostRecord, Watchdog};
+use crate::lease::watch::Watch;
 use crate::time::{Duration, Instant};
 
-const RENEWAL: Duration = Duration::from_millis(limits::LEASE_RENEWAL_MS);
-const IO_BOUND: Duration = Duration::from_millis(limits::LEASE_IO_BOUND_MS);
 const RETRY: Duration = Duration::from_millis(limits::LEASE_RETRY_MS);
 const CLAIM_IO: Duration = Duration::from_millis(limits::LEASE_CLAIM_IO_MS);
 const CLAIM_WAIT: Duration = Duration::from_millis(limits::LEASE_CLAIM_WAIT_MS);
@@ -58,110 +31,6 @@ pub struct HostIdentity {
     pub watchdog: Watchdog,
 }
 
-/// What the own lease wants done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OwnEffect {
-    /// Look at the host bank now.
-    Look,
-    /// Write the own record; answer with [`HostLease::handle_written`].
-    Write {
-        /// Names the write in its answer.
-        ticket: u64,
-        /// The register.
-        slot: Slot,
-        /// The number of the write.
-        sequence: u64,
-        /// What to write.
-        record: HostRecord,
-    },
-    /// Kill every VM of this datastore now; answer with [`HostLease::handle_killed`] when none is left.
-    Fence(Fence),
-    /// Feed the watchdog. It is not fed while a fence is under way: if that takes too long, the host is reset.
-    FeedWatchdog,
-    /// Keep this for the next process of this boot, before anything else is answered; none: nothing runs.
-    Remember(Option<Remembered>),
-    /// Writes of an earlier process of this boot may still be under way.
-    Rest,
-    /// Something that a person may want to know.
-    Note(Note),
-}
-
-/// What one lease process leaves to the next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Remembered {
-    /// The slot of the life.
-    pub slot: Slot,
-    /// The life.
-    pub generation: Generation,
-    /// Start of its last successful renewal, nanoseconds on this host's clock.
-    pub renewed_at: u64,
-}
-
-/// Why VMs must be killed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub enum Fence {
-    /// No renewal succeeded in time.
-    NotRenewed,
-    /// Another host saw this life expire: this host was frozen, its clock included.
-    DeclaredDead,
-    /// The slot has a later life.
-    SlotTaken,
-    /// An earlier process of this boot let the lease lapse; its VMs may still run.
-    Predecessor,
-}
-
-impl fmt::Display for Fence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotRenewed => "no renewal reached the datastore in time",
-            Self::DeclaredDead => "another host saw this one dead: it stood still, its clock included",
-            Self::SlotTaken => "a later start of this host holds it",
-            Self::Predecessor => "the lease role before this one let it lapse",
-        })
-    }
-}
-
-/// What a person may want to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Note {
-    /// The host lease is held.
-    Held(Incarnation),
-    /// The life of an earlier process of this boot goes on.
-    Adopted(Incarnation),
-    /// Another running host uses this host's name.
-    NameInUse(Slot),
-    /// The slot of this host's last boot must expire first.
-    WaitingForOldLife(Slot),
-    /// Every slot has an owner.
-    AreaFull,
-    /// The other hosts of the datastore count on another expiry.
-    ExpiryDiffers(Slot, u32),
-    /// A renewal failed and is tried again.
-    RenewalFailed,
-}
-
-impl fmt::Display for Note {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Held(life) => {
-                write!(f, "the host lease is held, slot {}, generation {}", life.slot.0, life.generation.0)
-            }
-            Self::Adopted(life) => {
-                write!(f, "the host lease is held on, slot {}, generation {}", life.slot.0, life.generation.0)
-            }
-            Self::NameInUse(slot) => write!(f, "another running host, slot {}, has the name of this one", slot.0),
-            Self::WaitingForOldLife(slot) => {
-                write!(f, "the lease of this host's last boot, slot {}, has to expire first", slot.0)
-            }
-            Self::AreaFull => f.write_str("every slot of the lease area belongs to another host"),
-            Self::ExpiryDiffers(slot, ms) => {
-                write!(f, "the host of slot {} counts on an expiry of {ms} ms, which is not this version's", slot.0)
-            }
-            Self::RenewalFailed => f.write_str("a renewal failed and is tried again"),
-        }
-    }
-}
-
 /// How the own lease stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -173,84 +42,6 @@ pub enum Standing {
     Fencing(Fence),
     /// It was given up for good.
     Left,
-}
-
-#[derive(Clone, Debug)]
-enum State {
-    Looking,
-    Claiming(Claiming),
-    Live(Live),
-    Fencing(Fencing),
-    Leaving(Live),
-    Left,
-}
-
-#[derive(Clone, Debug)]
-struct Claiming {
-    slot: Slot,
-    sequence: u64,
-    record: HostRecord,
-    ticket: u64,
-    /// The claim is void if its write ends later.
-    write_by: Instant,
-    /// Set when the write has ended.
-    proof: Option<Proof>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Proof {
-    /// A look that begins now or later proves the claim.
-    at: Instant,
-    /// When to ask for such a look (again).
-    ask_at: Instant,
-}
-
-#[derive(Clone, Debug)]
-struct Live {
-    slot: Slot,
-    generation: Generation,
-    sequence: u64,
-    /// Start of the last successful renewal.
-    renewed_at: Instant,
-    /// Start of the next one.
-    next_at: Instant,
-    /// The renewal under way: one at a time, so that renewals cannot overtake another.
-    in_flight: Option<Renewal>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Renewal {
-    ticket: u64,
-    sequence: u64,
-    began: Instant,
-    /// It says that the host left.
-    last: bool,
-}
-
-impl Live {
-    fn fence_at(&self) -> Instant {
-        fence_at(self.renewed_at)
-    }
-}
-
-/// When a host whose last successful renewal began at `renewed_at` must fence.
-fn fence_at(renewed_at: Instant) -> Instant {
-    renewed_at + RENEWAL + IO_BOUND
-}
-
-fn remembered(live: &Live) -> Remembered {
-    Remembered { slot: live.slot, generation: live.generation, renewed_at: live.renewed_at.nanos() }
-}
-
-impl Remembered {
-    fn renewed_at(&self) -> Instant {
-        Instant::from_nanos(self.renewed_at)
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Fencing {
-    why: Fence,
 }
 
 /// The state machine of this host's own lease on one datastore.
@@ -369,7 +160,7 @@ impl HostLease {
                 live.sequence = renewal.sequence;
                 live.renewed_at = renewal.began;
                 live.next_at = renewal.began + RENEWAL;
-                let remembered = remembered(live);
+                let remembered = live.remembered();
                 self.effects.push_back(OwnEffect::Remember(Some(remembered)));
                 if renewal.last {
                     self.effects.push_back(OwnEffect::Remember(None));
@@ -413,7 +204,7 @@ impl HostLease {
     /// When [`HostLease::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Instant {
         let own = match &self.state {
-            State::Looking => self.inherited.map_or(Instant::NEVER, |inherited| fence_at(inherited.renewed_at())),
+            State::Looking => self.inherited.map_or(Instant::NEVER, |inherited| inherited.fence_at()),
             State::Fencing(_) | State::Left => Instant::NEVER,
             State::Claiming(claiming) => {
                 claiming.proof.map_or(claiming.write_by + Duration::from_nanos(1), |proof| proof.ask_at)
@@ -430,52 +221,21 @@ impl HostLease {
     }
 
     fn look_for_slot(&mut self, now: Instant, began: Instant, watch: &Watch) {
-        if let Some((slot, expiry)) = other_expiry(watch) {
+        if let Some((slot, expiry)) = slot::other_expiry(watch) {
             return self.note(Note::ExpiryDiffers(slot, expiry));
         }
         if let Some(inherited) = self.inherited.take() {
             return self.follow_predecessor(now, watch, inherited);
         }
-        let mut mine = None;
-        for (slot, seen) in watch.slots() {
-            let Some(record) = seen.record.as_ref().filter(|record| record.name == self.identity.name) else {
-                continue;
-            };
-            if self.last_life.is_some_and(|(last, generation)| last == slot && generation == record.generation) {
-                mine = Some((slot, record.generation));
-                break;
-            }
-            let same_boot = record.host == self.identity.host && record.boot == self.identity.boot;
-            if same_boot {
-                self.rest();
-            }
-            match watch.life(record.incarnation(slot), Instant::ZERO) {
-                Life::Over(_) => mine = mine.or(Some((slot, record.generation))),
-                // This boot's own earlier life is dead as soon as its VMs are.
-                Life::Alive { .. } if same_boot => mine = mine.or(Some((slot, record.generation))),
-                Life::Alive { .. } if seen.changed => return self.note(Note::NameInUse(slot)),
-                Life::Alive { .. } => return self.note(Note::WaitingForOldLife(slot)),
-                Life::LookAgain => return self.effects.push_back(OwnEffect::Look),
-            }
+        let (choice, predecessor) = slot::choose(&self.identity, self.last_life, watch);
+        if predecessor {
+            self.rest();
         }
-        match mine.or_else(|| self.free_slot(watch)) {
-            Some((slot, generation)) => self.claim(now, began, watch, slot, generation),
-            None => self.note(Note::AreaFull),
+        match choice {
+            Choice::Claim(slot, generation) => self.claim(now, began, watch, slot, generation),
+            Choice::LookAgain => self.effects.push_back(OwnEffect::Look),
+            Choice::Wait(note) => self.note(note),
         }
-    }
-
-    /// A slot that nobody ever had, else one that was left in order; searched from a place of this host's own, so
-    /// that hosts that boot at once seldom meet.
-    fn free_slot(&self, watch: &Watch) -> Option<(Slot, Generation)> {
-        let count = watch.slots().count().max(1);
-        let first = (self.identity.host.0 % count as u128) as usize;
-        let around = || watch.slots().cycle().skip(first).take(count);
-        let empty = around().find(|(_, seen)| seen.record.is_none() && !seen.corrupt);
-        empty.map(|(slot, _)| (slot, Generation(0))).or_else(|| {
-            let left =
-                around().find_map(|(slot, seen)| Some((slot, seen.record.as_ref().filter(|record| record.left)?)));
-            left.map(|(slot, record)| (slot, record.generation))
-        })
     }
 
     fn follow_predecessor(&mut self, now: Instant, watch: &Watch, inherited: Remembered) {
@@ -541,7 +301,7 @@ impl HostLease {
         }
         self.last_life = Some((live.slot, live.generation));
         self.rested = true;
-        self.effects.push_back(OwnEffect::Remember(Some(remembered(&live))));
+        self.effects.push_back(OwnEffect::Remember(Some(live.remembered())));
         self.note(Note::Held(self.incarnation(&live)));
         self.state = State::Live(live);
         self.renew(now);
@@ -586,7 +346,7 @@ impl HostLease {
             State::Live(live) if now >= live.fence_at() => self.fence(Fence::NotRenewed),
             State::Leaving(live) if now >= live.fence_at() => self.state = State::Left,
             State::Looking => {
-                let due = self.inherited.take_if(|inherited| now >= fence_at(inherited.renewed_at()));
+                let due = self.inherited.take_if(|inherited| now >= inherited.fence_at());
                 if let Some(inherited) = due {
                     self.rest();
                     self.last_life = Some((inherited.slot, inherited.generation));
@@ -632,12 +392,4 @@ impl HostLease {
             self.effects.push_back(OwnEffect::Note(note));
         }
     }
-}
-
-/// A host that counts on another expiry than this one, if there is any.
-fn other_expiry(watch: &Watch) -> Option<(Slot, u32)> {
-    let records = watch.slots().filter_map(|(slot, seen)| Some((slot, seen.record.as_ref()?)));
-    let mut others =
-        records.filter(|(_, record)| !record.left && u64::from(record.expiry_ms) != limits::LEASE_EXPIRY_MS);
-    others.next().map(|(slot, record)| (slot, record.expiry_ms))
 }
