@@ -9,20 +9,17 @@
 
 use std::collections::VecDeque;
 
-use model::limits;
 use model::names::VmName;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::identity::{Epoch, Incarnation, Tenancy, Value};
 use super::layout::{Area, Extent, Place, TABLE_ENTRY_BYTES};
+use super::patience::Patience;
 use super::paxos::{Outvoted, View, Write};
 use super::round::{Ask, Ended, Round, Seat, Turn};
 use super::sector::{Reader, Writer};
-use super::vm_lease::{LeaseError, contention_pause};
-use crate::time::{Duration, Instant};
-
-const RETRY: Duration = Duration::from_millis(limits::LEASE_RETRY_MS);
-const FAILURES_MAX: u32 = 4;
+use super::vm_lease::LeaseError;
+use crate::time::Instant;
 
 /// A place and the use of it.
 pub type Home = (Place, Tenancy);
@@ -124,8 +121,7 @@ pub struct Directory {
     cache: Option<(Epoch, Table)>,
     wants: VecDeque<(VmName, Change)>,
     step: Step,
-    failures: u32,
-    contentions: u32,
+    patience: Patience,
     effects: VecDeque<DirectoryEffect>,
 }
 
@@ -287,16 +283,14 @@ impl Directory {
                 self.effects.push_back(DirectoryEffect::Ask(ask));
             }
             Turn::Decided(decided) => {
-                self.contentions = 0;
-                self.failures = 0;
+                self.patience = Patience::default();
                 self.step = Step::Publish;
                 let publish: Write = decided.publish();
                 self.effects.push_back(DirectoryEffect::Ask(Ask::Write(publish)));
             }
             Turn::Outvoted(Outvoted::Decided) => self.read_blocks(),
             Turn::Outvoted(_) => {
-                self.contentions += 1;
-                self.step = Step::Pause(now + contention_pause(self.contentions, chance));
+                self.step = Step::Pause(self.patience.outvoted(now, chance));
             }
             Turn::Failed => self.failed(now, LeaseError::Storage),
             Turn::Unusable(unusable) => self.failed(now, LeaseError::from(unusable)),
@@ -304,16 +298,15 @@ impl Directory {
     }
 
     fn failed(&mut self, now: Instant, error: LeaseError) {
-        self.failures += 1;
-        if self.failures > FAILURES_MAX {
-            return self.give_up(error);
+        match self.patience.failed(now) {
+            Some(until) => self.step = Step::Pause(until),
+            None => self.give_up(error),
         }
-        self.step = Step::Pause(now + RETRY);
     }
 
     /// Nobody who asked gets an answer.
     fn give_up(&mut self, error: LeaseError) {
-        self.failures = 0;
+        self.patience.forget_failures();
         self.step = Step::Idle;
         for (vm, _) in std::mem::take(&mut self.wants) {
             self.effects.push_back(DirectoryEffect::Answer(vm, Err(error.clone())));

@@ -19,13 +19,15 @@
 //!    `LEASE_SETTLE_MS` after that was known.
 //!
 //! In reading order: [`identity`], [`sector`], [`record`], [`layout`], [`register`]: the bytes. [`watch`] and
-//! [`host_lease`]: lives. [`paxos`], [`directory`] and [`vm_lease`]: decisions. [`keeper`]: all of it together.
+//! [`host_lease`]: lives. [`paxos`] and its [`round`], with `patience`, [`directory`] and [`vm_lease`]: decisions.
+//! [`keeper`]: all of it together.
 
 pub mod directory;
 pub mod host_lease;
 pub mod identity;
 pub mod keeper;
 pub mod layout;
+mod patience;
 pub mod paxos;
 pub mod record;
 pub mod register;

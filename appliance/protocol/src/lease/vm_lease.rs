@@ -21,15 +21,12 @@ use model::names::VmName;
 use super::directory::{Change, Home};
 use super::identity::{Epoch, HostId, Incarnation, Slot, Value};
 use super::layout::Area;
+use super::patience::Patience;
 use super::paxos::{Outvoted, Prepared, Unusable, View, Write};
 use super::record::Watchdog;
 use super::round::{Ask, Ended, Round, Seat, Turn};
 use super::watch::{Death, Life, Watch};
-use crate::time::{Duration, Instant};
-
-const RETRY: Duration = Duration::from_millis(limits::LEASE_RETRY_MS);
-const CONTENTION: Duration = Duration::from_millis(limits::LEASE_CONTENTION_MS);
-const FAILURES_MAX: u32 = 4;
+use crate::time::Instant;
 
 /// What is asked of a VM's lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,12 +176,6 @@ impl From<Unusable> for LeaseError {
     }
 }
 
-/// How long to wait after the `count`-th time in a row that another was ahead; `chance` is any number.
-pub fn contention_pause(count: u32, chance: u64) -> Duration {
-    let most = CONTENTION.nanos() << count.min(6);
-    Duration::from_nanos(CONTENTION.nanos() / 2 + chance % most)
-}
-
 /// What a job may look at.
 #[derive(Debug)]
 pub struct Context<'a> {
@@ -230,8 +221,7 @@ pub struct VmJob {
     pub declared: Option<Incarnation>,
     /// What [`Request::Prepare`] leaves for [`Request::Commit`].
     pub prepared: Option<(Home, Prepared)>,
-    failures: u32,
-    contentions: u32,
+    patience: Patience,
 }
 
 #[derive(Debug)]
@@ -257,8 +247,7 @@ impl VmJob {
             taken: None,
             declared: None,
             prepared,
-            failures: 0,
-            contentions: 0,
+            patience: Patience::default(),
         }
     }
 
@@ -491,10 +480,7 @@ impl VmJob {
             Turn::Outvoted(_) if committing => Next::Finish(Err(LeaseError::Contended)),
             Turn::Failed | Turn::Unusable(_) if committing => Next::Finish(Err(LeaseError::OutcomeUnknown)),
             Turn::Outvoted(Outvoted::Decided) => self.survey(),
-            Turn::Outvoted(Outvoted::Higher) => {
-                self.contentions += 1;
-                Next::Pause(context.now + contention_pause(self.contentions, context.chance))
-            }
+            Turn::Outvoted(Outvoted::Higher) => Next::Pause(self.patience.outvoted(context.now, context.chance)),
             Turn::Outvoted(Outvoted::Foreign) => self.failed(context, LeaseError::Storage),
             Turn::Failed if accepting => self.failed(context, LeaseError::OutcomeUnknown),
             Turn::Failed => self.failed(context, LeaseError::Storage),
@@ -531,11 +517,7 @@ impl VmJob {
     }
 
     fn failed(&mut self, context: &Context<'_>, error: LeaseError) -> Next {
-        self.failures += 1;
-        if self.failures > FAILURES_MAX {
-            return Next::Finish(Err(error));
-        }
-        Next::Pause(context.now + RETRY)
+        self.patience.failed(context.now).map_or(Next::Finish(Err(error)), Next::Pause)
     }
 }
 
