@@ -1,0 +1,292 @@
+//! One job for each request: the I/O from the survey of its VM's blocks to the answer.
+
+use super::judge::{Verdict, judge};
+use super::request::{Answer, LeaseError, Request, Taken};
+use crate::lease::directory::{Change, Home};
+use crate::lease::identity::{Epoch, Incarnation, Value};
+use crate::lease::layout::Area;
+use crate::lease::patience::Patience;
+use crate::lease::paxos::{Outvoted, Prepared, Unusable, View, Write};
+use crate::lease::round::{Ask, Ended, Round, Seat, Turn};
+use crate::lease::watch::{Death, Watch};
+use crate::time::Instant;
+
+/// What a job may look at.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// The moment.
+    pub now: Instant,
+    /// The area.
+    pub area: Area,
+    /// This host's life.
+    pub me: Incarnation,
+    /// The lives of the others.
+    pub watch: &'a Watch,
+    /// Any number.
+    pub chance: u64,
+}
+
+/// What a job wants next.
+#[derive(Debug)]
+pub enum Next {
+    /// The VM's place.
+    Locate(Change),
+    /// An I/O on the VM's bank.
+    Ask(Ask),
+    /// A fresh look at the host bank.
+    Look,
+    /// To be woken.
+    Pause(Instant),
+    /// Nothing more.
+    Finish(Result<Answer, LeaseError>),
+    /// The answer may go out; there is still something to do.
+    AnswerThen(Answer, Ask),
+    /// Nothing more; the answer went out before.
+    End,
+}
+
+/// A request under way.
+#[derive(Debug)]
+pub struct VmJob {
+    request: Request,
+    home: Option<Home>,
+    step: Step,
+    taken: Option<Taken>,
+    /// Lives that this job saw expire, to be published.
+    pub declared: Option<Incarnation>,
+    /// What [`Request::Prepare`] leaves for [`Request::Commit`].
+    pub prepared: Option<(Home, Prepared)>,
+    patience: Patience,
+}
+
+#[derive(Debug)]
+enum Step {
+    Locate,
+    Survey,
+    Look(Box<View>, Instant),
+    Round(Box<Round>),
+    Publish(Epoch, Value),
+    Answered,
+    GiveUp,
+    Forget,
+    Pause,
+}
+
+impl VmJob {
+    /// A job for `request`. `prepared` is what an earlier `Prepare` left.
+    pub fn new(request: Request, prepared: Option<(Home, Prepared)>) -> Self {
+        Self {
+            request,
+            home: None,
+            step: Step::Locate,
+            taken: None,
+            declared: None,
+            prepared,
+            patience: Patience::default(),
+        }
+    }
+
+    /// The request.
+    pub fn request(&self) -> &Request {
+        &self.request
+    }
+
+    /// The VM's place, once known.
+    pub fn home(&self) -> Option<Home> {
+        self.home
+    }
+
+    /// Whether the answer went out already.
+    pub fn is_answered(&self) -> bool {
+        matches!(self.step, Step::Answered)
+    }
+
+    /// The first thing to do.
+    pub fn begin(&mut self, context: &Context<'_>) -> Next {
+        if let Request::Commit(_, base) = self.request {
+            let Some((home, prepared)) = self.prepared.take().filter(|(_, p)| p.epoch() == base.next()) else {
+                return Next::Finish(Err(LeaseError::NotPrepared));
+            };
+            self.home = Some(home);
+            let Some(seat) = self.seat(context) else { return Next::Finish(Err(LeaseError::NotPrepared)) };
+            let (round, ask) = Round::finish(seat, prepared);
+            self.step = Step::Round(round);
+            return Next::Ask(ask);
+        }
+        self.prepared = None;
+        self.locate()
+    }
+
+    /// Goes on when the directory has answered.
+    pub fn located(&mut self, home: Result<Option<Home>, LeaseError>) -> Next {
+        match (&self.step, home) {
+            (_, Err(error)) => Next::Finish(Err(error)),
+            (Step::Forget, Ok(_)) => Next::Finish(Ok(Answer::Forgotten)),
+            (Step::Locate, Ok(Some(home))) => {
+                self.home = Some(home);
+                self.survey()
+            }
+            (_, Ok(_)) => Next::Finish(match self.request {
+                Request::Query(_) => Ok(Answer::Holder(None)),
+                Request::GiveUp(_) => Ok(Answer::GivenUp),
+                Request::Forget(_) => Ok(Answer::Forgotten),
+                _ => Err(LeaseError::NoLease),
+            }),
+        }
+    }
+
+    /// Goes on after a look at the host bank.
+    pub fn looked(&mut self, context: &Context<'_>) -> Option<Next> {
+        match std::mem::replace(&mut self.step, Step::Pause) {
+            Step::Look(view, learned_at) => Some(self.judge(context, &view, learned_at)),
+            step => {
+                self.step = step;
+                None
+            }
+        }
+    }
+
+    /// Goes on after a pause.
+    pub fn woken(&mut self) -> Next {
+        if self.home.is_some() { self.survey() } else { self.locate() }
+    }
+
+    /// Goes on after an I/O.
+    pub fn ended(&mut self, context: &Context<'_>, ended: Ended<'_>) -> Next {
+        match (std::mem::replace(&mut self.step, Step::Pause), ended) {
+            (Step::Survey, Ended::Read(bytes)) => {
+                let Some(seat) = self.seat(context) else { return self.locate() };
+                match seat.view(bytes) {
+                    Ok(view) => self.judge(context, &view, context.now),
+                    Err(unusable) => self.unusable(context, unusable),
+                }
+            }
+            (Step::Round(round), ended) => {
+                let accepting = round.is_accepting();
+                self.turn(context, accepting, round.ended(ended))
+            }
+            // Decided is decided, whether or not everybody has been told.
+            (Step::Publish(epoch, value), _) => self.published(context, epoch, value),
+            (Step::Answered, _) => Next::End,
+            (Step::GiveUp, Ended::Written) => Next::Finish(Ok(Answer::GivenUp)),
+            _ => self.failed(context, LeaseError::Storage),
+        }
+    }
+
+    fn seat(&self, context: &Context<'_>) -> Option<Seat> {
+        let (place, tenancy) = self.home?;
+        let bank = context.area.geometry.vm(place);
+        Some(Seat { area: context.area, bank, tenancy, me: context.me })
+    }
+
+    fn locate(&mut self) -> Next {
+        self.step = Step::Locate;
+        let creates = matches!(self.request, Request::Acquire(..));
+        Next::Locate(if creates { Change::Add } else { Change::Find })
+    }
+
+    fn survey(&mut self) -> Next {
+        self.step = Step::Survey;
+        Next::Ask(Ask::Read)
+    }
+
+    /// Decides what to do from a view of the blocks that was read before `learned_at`.
+    fn judge(&mut self, context: &Context<'_>, view: &View, learned_at: Instant) -> Next {
+        match judge(&self.request, context, view, learned_at) {
+            Verdict::Finish(result) => Next::Finish(result),
+            Verdict::Contend(wish) => self.contend(context, view, wish),
+            Verdict::TakeOver(taken) => {
+                self.taken = Some(taken);
+                if taken.death == Death::Expired {
+                    self.declared = Some(taken.from);
+                }
+                self.contend(context, view, Value::Holder(context.me))
+            }
+            Verdict::Held(epoch) => self.held(epoch),
+            Verdict::GiveUp(epoch) => {
+                let (mut block, sequence) = view.mine();
+                block.given_up = epoch;
+                self.step = Step::GiveUp;
+                Next::Ask(Ask::Write(Write { slot: context.me.slot, block, sequence }))
+            }
+            Verdict::Look => {
+                self.step = Step::Look(Box::new(view.clone()), learned_at);
+                Next::Look
+            }
+        }
+    }
+
+    fn contend(&mut self, context: &Context<'_>, view: &View, wish: Value) -> Next {
+        let Some(seat) = self.seat(context) else { return self.locate() };
+        let (round, ask) = Round::begin(seat, view, wish);
+        self.step = Step::Round(round);
+        Next::Ask(ask)
+    }
+
+    fn turn(&mut self, context: &Context<'_>, accepting: bool, turn: Turn) -> Next {
+        let committing = matches!(self.request, Request::Commit(..));
+        match turn {
+            Turn::Ask(round, ask) => {
+                self.step = Step::Round(round);
+                Next::Ask(ask)
+            }
+            Turn::Prepared(prepared) => {
+                let mine = prepared.value() == Value::Holder(context.me);
+                if let (Request::Prepare(..), true, Some(home)) = (&self.request, mine, self.home) {
+                    let epoch = prepared.epoch();
+                    self.prepared = Some((home, prepared));
+                    return Next::Finish(Ok(Answer::Prepared(epoch)));
+                }
+                let Some(seat) = self.seat(context) else { return self.locate() };
+                let (round, ask) = Round::finish(seat, prepared);
+                self.step = Step::Round(round);
+                Next::Ask(ask)
+            }
+            Turn::Decided(decided) => {
+                let (epoch, value) = (decided.epoch(), decided.value());
+                let ask = Ask::Write(decided.publish());
+                if committing && value == Value::Holder(context.me) {
+                    self.step = Step::Answered;
+                    return Next::AnswerThen(Answer::Held { epoch, taken_from: None }, ask);
+                }
+                self.step = Step::Publish(epoch, value);
+                Next::Ask(ask)
+            }
+            Turn::Outvoted(_) if committing => Next::Finish(Err(LeaseError::Contended)),
+            Turn::Failed | Turn::Unusable(_) if committing => Next::Finish(Err(LeaseError::OutcomeUnknown)),
+            Turn::Outvoted(Outvoted::Decided) => self.survey(),
+            Turn::Outvoted(Outvoted::Higher) => Next::Pause(self.patience.outvoted(context.now, context.chance)),
+            Turn::Outvoted(Outvoted::Foreign) => self.failed(context, LeaseError::Storage),
+            Turn::Failed if accepting => self.failed(context, LeaseError::OutcomeUnknown),
+            Turn::Failed => self.failed(context, LeaseError::Storage),
+            Turn::Unusable(unusable) => self.unusable(context, unusable),
+        }
+    }
+
+    fn published(&mut self, context: &Context<'_>, epoch: Epoch, value: Value) -> Next {
+        let mine = value == Value::Holder(context.me);
+        match self.request {
+            Request::Acquire(..) | Request::Resolve(..) | Request::Forget(_) if mine => self.held(epoch),
+            _ => self.survey(),
+        }
+    }
+
+    fn held(&mut self, epoch: Epoch) -> Next {
+        if let Request::Forget(_) = self.request {
+            self.step = Step::Forget;
+            return Next::Locate(Change::Remove);
+        }
+        Next::Finish(Ok(Answer::Held { epoch, taken_from: self.taken }))
+    }
+
+    fn unusable(&mut self, context: &Context<'_>, unusable: Unusable) -> Next {
+        if unusable == Unusable::Reused {
+            self.home = None;
+        }
+        self.failed(context, LeaseError::from(unusable))
+    }
+
+    fn failed(&mut self, context: &Context<'_>, error: LeaseError) -> Next {
+        self.patience.failed(context.now).map_or(Next::Finish(Err(error)), Next::Pause)
+    }
+}

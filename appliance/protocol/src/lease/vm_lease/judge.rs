@@ -1,0 +1,108 @@
+//! What a request comes to, by what the blocks of its VM say.
+
+use super::job::Context;
+use super::request::{Answer, Holder, LeaseError, Request, Take, Taken};
+use crate::lease::identity::{Epoch, Incarnation, Value};
+use crate::lease::paxos::View;
+use crate::lease::record::Watchdog;
+use crate::lease::watch::{Death, Life};
+use crate::time::Instant;
+
+/// What a request comes to.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// The answer is known.
+    Finish(Result<Answer, LeaseError>),
+    /// Contend for the next epoch, to decide this.
+    Contend(Value),
+    /// The same for this host, which so takes the VM from a holder that had not given it up.
+    TakeOver(Taken),
+    /// This host holds this epoch, and nobody contends for the next one.
+    Held(Epoch),
+    /// This host holds this epoch, and gives it up.
+    GiveUp(Epoch),
+    /// A fresh look at the host bank decides.
+    Look,
+}
+
+/// Decides from a view of the blocks that was read before `learned_at`.
+pub(super) fn judge(request: &Request, context: &Context<'_>, view: &View, learned_at: Instant) -> Verdict {
+    let me = Value::Holder(context.me);
+    let holder = view.decided().and_then(|(epoch, value)| Some((epoch, value.holder()?)));
+    let held = holder.filter(|(epoch, who)| !gave_up(view, *epoch, *who));
+    let mine = held.filter(|(_, who)| *who == context.me);
+    match *request {
+        Request::Query(_) => {
+            Verdict::Finish(Ok(Answer::Holder(held.map(|(epoch, who)| describe(context, epoch, who)))))
+        }
+        Request::GiveUp(_) => give_up(context, view, mine),
+        Request::Prepare(_, source, base) => match held {
+            Some((epoch, who)) if who.host == source && epoch == base && who != context.me => Verdict::Contend(me),
+            held => tell_holder(context, held),
+        },
+        Request::Resolve(_, base) => match holder {
+            Some((epoch, who)) if epoch > base && Some((epoch, who)) == mine => keep(context, view, epoch),
+            Some((epoch, _)) if epoch > base => tell_holder(context, holder),
+            Some((epoch, who)) if epoch == base && (who == context.me || view.mine().0.epoch > base) => {
+                Verdict::Contend(me)
+            }
+            // The base itself may be decided without having been published: complete that first.
+            _ => match view.accepted() {
+                Some((_, value)) if view.decided_epoch() < base => Verdict::Contend(value),
+                _ => tell_holder(context, held),
+            },
+        },
+        Request::Acquire(_, take) => acquire(context, view, learned_at, held, take),
+        Request::Forget(_) => acquire(context, view, learned_at, held, Take::IfFree),
+        Request::Commit(..) => Verdict::Finish(Err(LeaseError::NotPrepared)),
+    }
+}
+
+fn acquire(
+    context: &Context<'_>,
+    view: &View,
+    learned_at: Instant,
+    held: Option<(Epoch, Incarnation)>,
+    take: Take,
+) -> Verdict {
+    let Some((epoch, who)) = held else { return Verdict::Contend(Value::Holder(context.me)) };
+    if who == context.me {
+        return keep(context, view, epoch);
+    }
+    let death = match (context.watch.life(who, learned_at), take) {
+        (Life::Over(death), _) => death,
+        (_, Take::ByForce) => Death::Forced,
+        (Life::LookAgain, _) => return Verdict::Look,
+        (Life::Alive { .. }, _) => return tell_holder(context, held),
+    };
+    let watchdog = context.watch.published(who).map_or(Watchdog::None, |(_, watchdog)| watchdog);
+    Verdict::TakeOver(Taken { from: who, death, watchdog })
+}
+
+/// This host holds `epoch`; if somebody has begun to contend for the next one (the destination of a move whose
+/// outcome nobody here remembers), only winning that one is proof.
+fn keep(context: &Context<'_>, view: &View, epoch: Epoch) -> Verdict {
+    if view.is_contested() { Verdict::Contend(Value::Holder(context.me)) } else { Verdict::Held(epoch) }
+}
+
+fn give_up(context: &Context<'_>, view: &View, mine: Option<(Epoch, Incarnation)>) -> Verdict {
+    match (mine, view.accepted()) {
+        (Some((epoch, _)), _) => Verdict::GiveUp(epoch),
+        // Decided for me, perhaps, but not published: complete that first.
+        (None, Some((_, value))) if value == Value::Holder(context.me) => Verdict::Contend(value),
+        (None, _) => Verdict::Finish(Ok(Answer::GivenUp)),
+    }
+}
+
+fn tell_holder(context: &Context<'_>, holder: Option<(Epoch, Incarnation)>) -> Verdict {
+    let holder = holder.map(|(epoch, who)| Answer::HeldBy(describe(context, epoch, who)));
+    Verdict::Finish(holder.ok_or(LeaseError::NoLease))
+}
+
+fn gave_up(view: &View, epoch: Epoch, who: Incarnation) -> bool {
+    view.block(who.slot).is_some_and(|block| block.given_up >= epoch)
+}
+
+fn describe(context: &Context<'_>, epoch: Epoch, who: Incarnation) -> Holder {
+    Holder { who, epoch, life: context.watch.life(who, Instant::ZERO) }
+}

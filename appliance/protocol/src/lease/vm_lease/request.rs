@@ -1,0 +1,155 @@
+//! What is asked of a VM's lease, and what is answered.
+
+use model::limits;
+use model::names::VmName;
+
+use crate::lease::identity::{Epoch, HostId, Incarnation, Slot};
+use crate::lease::paxos::Unusable;
+use crate::lease::record::Watchdog;
+use crate::lease::watch::{Death, Life};
+
+/// What is asked of a VM's lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Become the holder, if nobody who lives holds it. To be asked only while the VM neither runs here nor is being
+    /// moved away: that this host holds it already is said on the strength of one read, and a move that is prepared
+    /// and committed after that read would make it untrue.
+    Acquire(VmName, Take),
+    /// The VM does not run here any more: let others have it at once.
+    GiveUp(VmName),
+    /// As the destination of a move that the living holder, this host in this epoch, invited: phase 1 of the next
+    /// epoch. An invitation is for one epoch: one that arrives late must not put the next at stake.
+    Prepare(VmName, HostId, Epoch),
+    /// Phase 2 of what was prepared for the epoch after this one, which the source holds and runs no longer.
+    Commit(VmName, Epoch),
+    /// Learn who holds the epoch after this one, or win it. Only the source of a move, and a destination that has
+    /// prepared (its block says so), contend; anybody else only learns.
+    Resolve(VmName, Epoch),
+    /// Who holds it.
+    Query(VmName),
+    /// The VM is deleted: its place is free again. It must be held here, or by nobody who lives.
+    Forget(VmName),
+}
+
+impl Request {
+    /// The VM it is about.
+    pub fn vm(&self) -> &VmName {
+        match self {
+            Self::Acquire(vm, _)
+            | Self::GiveUp(vm)
+            | Self::Prepare(vm, ..)
+            | Self::Commit(vm, _)
+            | Self::Resolve(vm, _)
+            | Self::Query(vm)
+            | Self::Forget(vm) => vm,
+        }
+    }
+
+    /// Whether this host does not hold the VM any more as soon as this is asked for.
+    pub fn ends_holding(&self) -> bool {
+        matches!(self, Self::GiveUp(_) | Self::Forget(_))
+    }
+}
+
+/// How much a contender may dare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Take {
+    /// Only what no living host holds.
+    IfFree,
+    /// From a living host too: a person has made sure that the VM does not run there.
+    ByForce,
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// This host, in this life, holds the epoch and may run the VM.
+    Held {
+        /// The epoch.
+        epoch: Epoch,
+        /// From whom it was taken, if from a holder that had not given it up.
+        taken_from: Option<Taken>,
+    },
+    /// Somebody else holds it.
+    HeldBy(Holder),
+    /// It is given up (or was not held here).
+    GivenUp,
+    /// Phase 1 is over; the epoch that [`Request::Commit`] can win.
+    Prepared(Epoch),
+    /// To [`Request::Query`]; none if nobody holds it.
+    Holder(Option<Holder>),
+    /// The VM has no lease any more.
+    Forgotten,
+}
+
+/// A VM lease that was taken from a dead host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Whose it was.
+    pub from: Incarnation,
+    /// Why that host does not run the VM.
+    pub death: Death,
+    /// What it published to reset it. With none, wait for the storage's fence before the VM runs.
+    pub watchdog: Watchdog,
+}
+
+/// Who holds a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The holder.
+    pub who: Incarnation,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// What is known of its life.
+    pub life: Life,
+}
+
+/// Why a request came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LeaseError {
+    /// This host does not hold its own lease on the datastore.
+    #[error("this host does not hold its own lease on the datastore (yet)")]
+    NotLive,
+    /// The host lease was lost while the request was under way.
+    #[error("this host lost its lease on the datastore meanwhile")]
+    Fenced,
+    /// The storage failed or did not answer; nothing was decided by this request.
+    #[error("the datastore failed or did not answer")]
+    Storage,
+    /// The storage failed when the decision may already have been written.
+    #[error("the datastore failed or did not answer when the decision was being written: the outcome is not known")]
+    OutcomeUnknown,
+    /// The commit met a higher ballot: whoever entered it decides.
+    #[error("another host contends for the epoch: the outcome is not known")]
+    Contended,
+    /// Nothing was prepared, or another request has made it void.
+    #[error("no move to this host has been prepared")]
+    NotPrepared,
+    /// No such VM has a lease here.
+    #[error("the VM has no lease on this datastore")]
+    NoLease,
+    /// What a host wrote is lost.
+    #[error("the lease record of slot {0} is corrupt in both copies")]
+    Corrupt(Slot),
+    /// The directory of leases cannot be read.
+    #[error("the directory of leases cannot be read")]
+    DirectoryUnreadable,
+    /// No place is left.
+    #[error("the lease area has no place for another VM (at most {} have one)", limits::LEASE_VMS_MAX)]
+    DirectoryFull,
+    /// The VM's monitor is still there.
+    #[error("the VM still runs here")]
+    StillRuns,
+    /// Too many requests wait.
+    #[error("too many lease requests wait already")]
+    Busy,
+}
+
+impl From<Unusable> for LeaseError {
+    fn from(unusable: Unusable) -> Self {
+        match unusable {
+            Unusable::Corrupt(corrupt) => Self::Corrupt(corrupt.0),
+            Unusable::Reused => Self::NoLease,
+        }
+    }
+}
