@@ -7,7 +7,7 @@ use model::vm_config::VmConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::wire::WireError;
-use crate::wire::message::bound;
+use crate::wire::error::bound;
 
 /// What a VM needs of a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

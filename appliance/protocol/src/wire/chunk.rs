@@ -4,7 +4,7 @@
 //! message what an older one can do without. Any other unknown chunk is an error.
 
 use super::cursor::Cursor;
-use super::frame::WireError;
+use super::error::WireError;
 
 /// Bytes of a chunk's header: kind, version, length.
 pub const HEADER_BYTES: usize = 8;

@@ -15,7 +15,7 @@
 use model::limits;
 
 use super::cursor::Cursor;
-use super::frame::WireError;
+use super::error::WireError;
 use super::message::MigrationId;
 use crate::pages::{PAGE_BYTES, WINDOW_PAGES, Window, bits};
 use crate::verify::{PageHash, RoundNumber};

@@ -1,0 +1,135 @@
+//! What messages promise of their bytes.
+
+use model::diagnosis::Reason;
+use model::limits;
+use model::receipt::Audit;
+use model::vm_config::Verify;
+use proptest::prelude::*;
+
+use super::codec::{CONTENT, CONTENT_VERSION};
+use super::*;
+use crate::checks::Finding;
+use crate::checks::facts::example;
+use crate::verify::{Digest, PageHash};
+use crate::wire::chunk::{self, Chunk};
+use crate::wire::{Frame, FrameReader, WireError};
+
+fn offer() -> Offer {
+    Offer {
+        vm: example::vm(),
+        config_text: "[vm]\nname = \"web\"".to_owned(),
+        machine: vec![1, 2, 3],
+        source: example::host("host-a"),
+        link: example::link(),
+        run_state: RunState::Paused,
+        epoch: 7,
+        state_bytes: 60_000,
+        stun_us_max: 300_000,
+        verify: Verify::Audit,
+        check_only: false,
+        force_link: false,
+    }
+}
+
+fn messages() -> Vec<Message> {
+    let hello = Hello {
+        oldest: 1,
+        newest: 2,
+        migration: MigrationId(u64::MAX),
+        host: "host-a".parse().unwrap(),
+        build: "0.1.0".to_owned(),
+    };
+    let hand_over = HandOver {
+        last_round: 3,
+        digest: Digest(u128::MAX),
+        memory_digest: Some(Digest(1)),
+        state_bytes: 5,
+        state_hash: 6,
+        run_state: RunState::Running,
+    };
+    let finding = Finding::blocker("memory", Reason::new("too little memory", "stop a VM"));
+    vec![
+        Message::Hello(hello),
+        Message::Offer(Box::new(ValidatedOffer::new(offer()).unwrap())),
+        Message::Answer(Answer { findings: vec![finding] }),
+        Message::Reserve,
+        Message::Reserved,
+        Message::SwitchReady(SwitchReady { lease_us: 1 }),
+        Message::RoundEnd { round: 1, pages: 2 },
+        Message::RoundStored { round: 1 },
+        Message::State(StatePart { total: 10, offset: 4, bytes: vec![1, 2, 3] }),
+        Message::HandOver(hand_over),
+        Message::StunCancelled,
+        Message::Committed { epoch: 8 },
+        Message::Resumed(Resumed { clock_step_us: -5, ..Resumed::default() }),
+        Message::NotResumed(Reason::new("a", "b")),
+        Message::AuditHashes { first: 3, hashes: vec![PageHash(1), PageHash(u128::MAX)] },
+        Message::AuditDone(Audit { done: true, compared_pages: 1, rewritten_pages: 2, different_pages: 3 }),
+        Message::Keepalive,
+        Message::Cancel(Reason::new("a", "b")),
+    ]
+}
+
+fn read(bytes: &[u8], agreed: Option<u16>) -> Result<Message, WireError> {
+    let mut reader = FrameReader::default();
+    reader.push(bytes);
+    Message::decode(&reader.next_frame()?.ok_or(WireError::Short("a frame"))?, agreed)
+}
+
+#[test]
+fn every_message_survives_the_journey() {
+    for message in messages() {
+        assert_eq!(read(&message.encode(1), Some(1)), Ok(message));
+    }
+}
+
+#[test]
+fn a_hello_is_read_before_any_version_is_agreed_and_nothing_else_is() {
+    for message in messages() {
+        let hello = matches!(message, Message::Hello(_));
+        assert_eq!(read(&message.encode(1), None).is_ok(), hello, "{}", message.name());
+    }
+}
+
+#[test]
+fn a_message_of_another_version_than_agreed_is_refused() {
+    let bytes = Message::Reserve.encode(2);
+    assert_eq!(read(&bytes, Some(1)), Err(WireError::Version { found: 2, agreed: 1 }));
+}
+
+#[test]
+fn an_offer_beyond_a_bound_is_refused() {
+    type Change = fn(&mut Offer);
+    let changes: [Change; 6] = [
+        |offer| offer.vm.memory.0 = limits::VM_MEMORY_BYTES_MAX + (1 << 20),
+        |offer| offer.vm.memory.0 += 4096,
+        |offer| offer.vm.cpus = 0,
+        |offer| offer.config_text = "x".repeat(limits::VM_CONFIG_BYTES_MAX as usize + 1),
+        |offer| offer.stun_us_max = u64::MAX,
+        |offer| offer.state_bytes = limits::MIGRATION_STATE_BYTES_MAX + 1,
+    ];
+    for change in changes {
+        let mut offer = offer();
+        change(&mut offer);
+        assert!(ValidatedOffer::new(offer).is_err());
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_a_message_or_an_error(kind in 0u16..24, content in prop::collection::vec(any::<u8>(), 0..400)) {
+        let mut body = Vec::new();
+        chunk::write(&mut body, Chunk { kind: CONTENT, version: CONTENT_VERSION, payload: &content });
+        let version = if kind == kind::HELLO { 0 } else { 1 };
+        let _ = Message::decode(&Frame { version, kind, body }, Some(1));
+        let _ = Message::decode(&Frame { version, kind, body: content }, Some(1));
+    }
+
+    #[test]
+    fn a_damaged_message_is_a_message_or_an_error(which in 0usize..18, at in any::<prop::sample::Index>(), value in any::<u8>()) {
+        let mut bytes = messages()[which].encode(1);
+        let at = at.index(bytes.len());
+        bytes[at] = value;
+        let _ = read(&bytes, Some(1));
+    }
+}
