@@ -13,83 +13,13 @@ use model::names::VmName;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::identity::{Epoch, Incarnation, Tenancy, Value};
-use super::layout::{Area, Extent, Place, TABLE_ENTRY_BYTES};
+use super::layout::{Area, Extent};
 use super::patience::Patience;
 use super::paxos::{Outvoted, View, Write};
 use super::round::{Ask, Ended, Round, Seat, Turn};
-use super::sector::{Reader, Writer};
+use super::table::{Home, Table};
 use super::vm_lease::LeaseError;
 use crate::time::Instant;
-
-/// A place and the use of it.
-pub type Home = (Place, Tenancy);
-
-/// Which place belongs to which VM.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Table {
-    entries: Vec<Option<(VmName, Tenancy)>>,
-}
-
-impl Table {
-    /// A table of `places` free places.
-    pub fn empty(places: u16) -> Self {
-        Self { entries: vec![None; usize::from(places)] }
-    }
-
-    /// Where a VM's lease is.
-    pub fn find(&self, vm: &VmName) -> Option<Home> {
-        let at = self.entries.iter().position(|entry| entry.as_ref().is_some_and(|(name, _)| name == vm))?;
-        let (_, tenancy) = self.entries[at].as_ref()?;
-        Some((Place(at as u16), *tenancy))
-    }
-
-    /// The VMs that have a place.
-    pub fn names(&self) -> impl Iterator<Item = &VmName> {
-        self.entries.iter().flatten().map(|(name, _)| name)
-    }
-
-    /// Gives a VM the first free place; false if there is none.
-    pub fn add(&mut self, vm: &VmName, tenancy: Tenancy) -> bool {
-        let free = self.entries.iter_mut().find(|entry| entry.is_none());
-        free.map(|entry| *entry = Some((vm.clone(), tenancy))).is_some()
-    }
-
-    /// Takes a VM's place away.
-    pub fn remove(&mut self, vm: &VmName) {
-        for entry in &mut self.entries {
-            entry.take_if(|(name, _)| name == vm);
-        }
-    }
-
-    /// The bytes of the table.
-    pub fn encode(&self, extent: Extent) -> Vec<u8> {
-        let mut bytes = vec![0; extent.bytes];
-        for (entry, field) in self.entries.iter().zip(bytes.chunks_exact_mut(TABLE_ENTRY_BYTES)) {
-            if let Some((name, tenancy)) = entry {
-                let mut writer = Writer::new(field);
-                writer.text(name.as_str());
-                writer.u64(tenancy.0);
-            }
-        }
-        bytes
-    }
-
-    /// The table of `places` places in `bytes`, if they have this digest.
-    pub fn decode(bytes: &[u8], digest: u128, places: u16) -> Option<Self> {
-        if xxh3_128(bytes) != digest {
-            return None;
-        }
-        let mut table = Self::empty(places);
-        for (entry, field) in table.entries.iter_mut().zip(bytes.chunks_exact(TABLE_ENTRY_BYTES)) {
-            let mut reader = Reader::new(field);
-            let (name, tenancy) = (reader.text()?, Tenancy(reader.u64()?));
-            if !name.is_empty() {
-                *entry = Some((name.parse().ok()?, tenancy));
-            }
-        }
-        Some(table)
-    }
-}
 
 /// What is wanted of the directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -311,36 +241,5 @@ impl Directory {
         for (vm, _) in std::mem::take(&mut self.wants) {
             self.effects.push_back(DirectoryEffect::Answer(vm, Err(error.clone())));
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn name(text: &str) -> VmName {
-        text.parse().expect("a name")
-    }
-
-    #[test]
-    fn a_table_survives_its_bytes_and_nothing_else_does() {
-        let mut table = Table::empty(64);
-        assert!(table.add(&name("web"), Tenancy(3)) && table.add(&name("db"), Tenancy(4)));
-        let extent = Extent { offset: 0, bytes: 4_096 };
-        let mut bytes = table.encode(extent);
-        let digest = xxh3_128(&bytes);
-        assert_eq!(Table::decode(&bytes, digest, 64), Some(table));
-        bytes[70] ^= 1;
-        assert_eq!(Table::decode(&bytes, digest, 64), None);
-    }
-
-    #[test]
-    fn a_full_table_gives_out_no_place_and_a_removed_vm_frees_its_own() {
-        let mut table = Table::empty(1);
-        assert!(table.add(&name("web"), Tenancy(1)));
-        assert!(!table.add(&name("db"), Tenancy(2)));
-        table.remove(&name("web"));
-        assert!(table.add(&name("db"), Tenancy(3)));
-        assert_eq!(table.find(&name("db")), Some((Place(0), Tenancy(3))));
     }
 }

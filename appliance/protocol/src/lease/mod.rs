@@ -19,8 +19,8 @@
 //!    `LEASE_SETTLE_MS` after that was known.
 //!
 //! In reading order: [`identity`], [`sector`], [`record`], [`layout`], [`register`]: the bytes. [`watch`] and
-//! [`host_lease`]: lives. [`paxos`] and its [`round`], with `patience`, [`directory`] and [`vm_lease`]: decisions.
-//! [`keeper`]: all of it together.
+//! [`host_lease`]: lives. [`paxos`] and its [`round`], with `patience`, the [`directory`] and its [`table`], and
+//! [`vm_lease`]: decisions. [`keeper`]: all of it together.
 
 pub mod directory;
 pub mod host_lease;
@@ -33,5 +33,6 @@ pub mod record;
 pub mod register;
 pub mod round;
 pub mod sector;
+pub mod table;
 pub mod vm_lease;
 pub mod watch;

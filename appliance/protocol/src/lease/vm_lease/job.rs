@@ -2,12 +2,13 @@
 
 use super::judge::{Verdict, judge};
 use super::request::{Answer, LeaseError, Request, Taken};
-use crate::lease::directory::{Change, Home};
+use crate::lease::directory::Change;
 use crate::lease::identity::{Epoch, Incarnation, Value};
 use crate::lease::layout::Area;
 use crate::lease::patience::Patience;
 use crate::lease::paxos::{Outvoted, Prepared, Unusable, View, Write};
 use crate::lease::round::{Ask, Ended, Round, Seat, Turn};
+use crate::lease::table::Home;
 use crate::lease::watch::{Death, Watch};
 use crate::time::Instant;
 
