@@ -8,13 +8,18 @@
 //!   }
 //! ```
 //!
-//! In reading order: [`config`], [`event`], `ip` (smoltcp: addresses, ARP, ND, ICMP, UDP), [`endpoint`] (the
-//! [`Stack`]: QUIC connections over it).
+//! In reading order: [`config`], [`event`], `ip` (smoltcp: addresses, ARP, ND, ICMP, UDP), `quic` (who listens and calls),
+//! [`endpoint`] (the [`Stack`]: QUIC connections over it), `receive` and `transmit` (frames in and out), `settle` (what the
+//! caller is told).
 
 pub mod config;
 pub mod endpoint;
 pub mod event;
 mod ip;
+mod quic;
+mod receive;
+mod settle;
+mod transmit;
 
 pub use config::{StackConfig, StackError, TransportLimits};
 pub use endpoint::Stack;
