@@ -21,7 +21,8 @@ use witness::witness::content::{PAGE_BYTES, Recipe};
 use witness::witness::cpu::Registers;
 use witness::witness::memory::{Memory, REGIONS_MAX, Region, regions};
 use witness::witness::share::Share;
-use witness::witness::worker::{Common, Step, Tally, Worker};
+use witness::witness::tally::Tally;
+use witness::witness::worker::{Common, Step, Worker};
 use witness::witness::{frequency, timer};
 
 const PAGE: u64 = PAGE_BYTES as u64;

@@ -1,7 +1,7 @@
 //! The lines that come in: a word or its first letter, and a value.
 
 use crate::report::settings;
-use crate::witness::worker::{Pattern, Verify};
+use crate::witness::orders::{Pattern, Verify};
 
 /// Most bytes of a command.
 pub const COMMAND_MAX: usize = 64;

@@ -14,7 +14,8 @@ use crate::ring0::gate;
 use crate::ring0::stubs::{TICKS, Ticks};
 use crate::witness::clock::{KvmClocks, Tsc};
 use crate::witness::memory::Memory;
-use crate::witness::worker::{Common, Tally, Worker};
+use crate::witness::tally::Tally;
+use crate::witness::worker::{Common, Worker};
 
 /// What the desk knows of the machine.
 pub struct Machine<'a> {

@@ -4,8 +4,8 @@
 use heapless::Vec;
 
 use crate::witness::content::{Content, PAGE_BYTES, Write};
+use crate::witness::orders::{Pattern, Verify};
 use crate::witness::pace::FLAT_OUT;
-use crate::witness::worker::{Pattern, Verify};
 
 /// Most words that are complained about.
 pub const COMPLAINTS_MAX: usize = 8;

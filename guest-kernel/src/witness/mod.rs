@@ -13,6 +13,7 @@
 //! - [`memory`]: which pages there are, their versions, writing and checking one.
 //! - [`share`]: which CPU has which pages.
 //! - [`pace`]: how many pages are due.
+//! - [`orders`]: what all CPUs are to do; [`tally`]: what one has done; [`damages`]: what was found.
 //! - [`worker`]: the order of work of one CPU.
 //! - [`clock`]: TSC and kvmclock, and what goes back or stands still.
 //! - [`frequency`]: how fast the TSC counts.
@@ -23,11 +24,14 @@ pub mod clock;
 pub mod content;
 #[cfg(target_os = "none")]
 pub mod cpu;
+pub mod damages;
 #[cfg(target_os = "none")]
 pub mod frequency;
 pub mod memory;
+pub mod orders;
 pub mod pace;
 pub mod share;
+pub mod tally;
 #[cfg(target_os = "none")]
 pub mod timer;
 pub mod worker;

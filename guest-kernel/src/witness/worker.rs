@@ -1,231 +1,19 @@
 //! The order of work of one CPU: fill its share, then dirty what is due and verify with the time that is left.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::Ordering::{Relaxed, Release};
 
-use crate::witness::clock::{Counter, Gap, Ratchet};
-use crate::witness::memory::{Damage, Memory};
-use crate::witness::pace::Pace;
+use crate::witness::clock::{Counter, Ratchet};
+use crate::witness::damages::Damages;
+use crate::witness::memory::Memory;
+use crate::witness::orders::{Orders, Pattern, Verify};
+use crate::witness::pace::{FLAT_OUT, Pace};
 use crate::witness::share::Share;
+use crate::witness::tally::{Tally, add};
 
 /// Pages between two looks at the TSC: a few microseconds.
 const BATCH: u64 = 8;
 /// Pages a step dirties and verifies at most, so that the serial line is served in between.
 const STEP: u64 = 64;
-/// Damages that are described; more are only counted.
-pub const DAMAGES_DESCRIBED: usize = 16;
-
-/// Which page of the working set is dirtied next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Pattern {
-    /// Any, evenly.
-    Random,
-    /// One after the other, round and round.
-    Sequential,
-    /// Nine of ten in the first sixteenth of the set.
-    Hot,
-}
-
-impl Pattern {
-    fn from_order(value: u64) -> Self {
-        [Self::Random, Self::Sequential, Self::Hot][(value as usize).min(2)]
-    }
-}
-
-/// What pages are compared with their versions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Verify {
-    /// None.
-    Off,
-    /// All, round and round.
-    Scan,
-    /// All, round and round, and each before it is overwritten, so that no damage is covered up.
-    On,
-}
-
-impl Verify {
-    fn from_order(value: u64) -> Self {
-        [Self::Off, Self::Scan, Self::On][(value as usize).min(2)]
-    }
-}
-
-/// What all CPUs are to do: written by the first, read by all.
-#[derive(Debug)]
-pub struct Orders {
-    rate: AtomicU64,
-    scan: AtomicU64,
-    set_pages: AtomicU64,
-    pattern: AtomicU64,
-    verify: AtomicU64,
-    nap: AtomicBool,
-    /// Counts changes of the rates, which the paces must take over.
-    edition: AtomicU64,
-    /// Counts audits asked for.
-    audit: AtomicU64,
-}
-
-impl Orders {
-    /// Nothing to do.
-    pub const fn new() -> Self {
-        Self {
-            rate: AtomicU64::new(0),
-            scan: AtomicU64::new(0),
-            set_pages: AtomicU64::new(0),
-            pattern: AtomicU64::new(0),
-            verify: AtomicU64::new(Verify::Off as u64),
-            nap: AtomicBool::new(false),
-            edition: AtomicU64::new(1),
-            audit: AtomicU64::new(0),
-        }
-    }
-
-    /// Orders pages dirtied a second, by all CPUs together.
-    pub fn set_rate(&self, rate: u64) {
-        self.rate.store(rate, Relaxed);
-        self.edition.fetch_add(1, Relaxed);
-    }
-
-    /// Orders pages verified a second, by all CPUs together.
-    pub fn set_scan(&self, rate: u64) {
-        self.scan.store(rate, Relaxed);
-        self.edition.fetch_add(1, Relaxed);
-    }
-
-    /// Orders the size of the working set in pages.
-    pub fn set_set(&self, pages: u64) {
-        self.set_pages.store(pages, Relaxed);
-    }
-
-    /// Orders which page comes next.
-    pub fn set_pattern(&self, pattern: Pattern) {
-        self.pattern.store(pattern as u64, Relaxed);
-    }
-
-    /// Whether a CPU halts until its next tick when nothing is due.
-    pub fn nap(&self) -> bool {
-        self.nap.load(Relaxed)
-    }
-
-    /// Orders or forbids naps.
-    pub fn set_nap(&self, nap: bool) {
-        self.nap.store(nap, Relaxed);
-    }
-
-    /// Asks for an audit: everything is verified once from the first page on, at full speed, whatever else is ordered.
-    /// The result is its number, which [`Tally::audited`] shows when a CPU is through.
-    pub fn start_audit(&self) -> u64 {
-        self.audit.fetch_add(1, Relaxed) + 1
-    }
-
-    /// Orders what is verified.
-    pub fn set_verify(&self, verify: Verify) {
-        self.verify.store(verify as u64, Relaxed);
-    }
-}
-
-impl Default for Orders {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// What one CPU has done: written by it, read by the first.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub struct Tally {
-    /// Pages that have their first content.
-    pub filled: AtomicU64,
-    /// New versions written.
-    pub dirtied: AtomicU64,
-    /// Pages compared.
-    pub verified: AtomicU64,
-    /// Times that the whole share was compared.
-    pub passes: AtomicU64,
-    /// Pages that were not as they should be.
-    pub bad: AtomicU64,
-    /// Number of the latest audit that is complete.
-    pub audited: AtomicU64,
-    /// Sum of all versions when that audit was complete. It is `versions_due` unless a part of the version table was lost.
-    pub versions: AtomicU64,
-    /// New versions written when that audit was complete.
-    pub versions_due: AtomicU64,
-    /// Longest time between two looks at the TSC.
-    pub gap: Gap,
-}
-
-impl Tally {
-    /// Nothing done.
-    pub const fn new() -> Self {
-        Self {
-            filled: AtomicU64::new(0),
-            dirtied: AtomicU64::new(0),
-            verified: AtomicU64::new(0),
-            passes: AtomicU64::new(0),
-            bad: AtomicU64::new(0),
-            audited: AtomicU64::new(0),
-            versions: AtomicU64::new(0),
-            versions_due: AtomicU64::new(0),
-            gap: Gap::new(),
-        }
-    }
-}
-
-fn add(counter: &AtomicU64, count: u64) {
-    // Only its own CPU writes a tally: no locked operation is needed.
-    counter.store(counter.load(Relaxed) + count, Relaxed);
-}
-
-/// The first damages, in the order in which they were found.
-#[derive(Debug)]
-pub struct Damages {
-    busy: AtomicBool,
-    found: core::cell::UnsafeCell<heapless::Deque<Damage, DAMAGES_DESCRIBED>>,
-    noted: AtomicU64,
-}
-
-// SAFETY: `busy` lets one CPU at a time at the queue.
-unsafe impl Sync for Damages {}
-
-impl Damages {
-    /// None.
-    pub const fn new() -> Self {
-        Self {
-            busy: AtomicBool::new(false),
-            found: core::cell::UnsafeCell::new(heapless::Deque::new()),
-            noted: AtomicU64::new(0),
-        }
-    }
-
-    fn with<T>(&self, work: impl FnOnce(&mut heapless::Deque<Damage, DAMAGES_DESCRIBED>) -> T) -> T {
-        use core::sync::atomic::Ordering::{Acquire, Release};
-        while self.busy.compare_exchange_weak(false, true, Acquire, Relaxed).is_err() {
-            core::hint::spin_loop();
-        }
-        // SAFETY: `busy` is ours.
-        let result = work(unsafe { &mut *self.found.get() });
-        self.busy.store(false, Release);
-        result
-    }
-
-    fn note(&self, damage: Damage) {
-        if self.noted.fetch_add(1, Relaxed) < DAMAGES_DESCRIBED as u64 {
-            // Full only if nobody takes them; they are counted all the same.
-            let _ = self.with(|found| found.push_back(damage));
-        }
-    }
-
-    /// The next that was not described yet.
-    pub fn take(&self) -> Option<Damage> {
-        if self.noted.load(Relaxed) == 0 { None } else { self.with(|found| found.pop_front()) }
-    }
-}
-
-impl Default for Damages {
-    fn default() -> Self {
-        Self::new()
-    }
-}
 
 /// What the CPUs share.
 #[derive(Debug)]
@@ -314,7 +102,7 @@ impl<'a, C: Counter> Worker<'a, C> {
             self.fill();
             return Step::Busy;
         }
-        let verify = Verify::from_order(self.common.orders.verify.load(Relaxed));
+        let verify = self.common.orders.verify();
         let dirtied = self.dirtying.take(now, STEP);
         self.dirty(dirtied, verify == Verify::On);
         let scanned = match verify {
@@ -339,12 +127,11 @@ impl<'a, C: Counter> Worker<'a, C> {
     }
 
     fn follow_orders(&mut self, now: u64) {
-        let edition = self.common.orders.edition.load(Relaxed);
+        let edition = self.common.orders.edition();
         if edition != self.edition {
             self.edition = edition;
-            let part = |rate| if rate == crate::witness::pace::FLAT_OUT { rate } else { self.share.part(rate) };
-            let (rate, scan) =
-                (part(self.common.orders.rate.load(Relaxed)), part(self.common.orders.scan.load(Relaxed)));
+            let part = |rate| if rate == FLAT_OUT { rate } else { self.share.part(rate) };
+            let (rate, scan) = (part(self.common.orders.rate()), part(self.common.orders.scan()));
             if rate != self.dirtying.rate() {
                 self.dirtying.set_rate(rate, now);
             }
@@ -352,7 +139,7 @@ impl<'a, C: Counter> Worker<'a, C> {
                 self.scanning.set_rate(scan, now);
             }
         }
-        let audit = self.common.orders.audit.load(Relaxed);
+        let audit = self.common.orders.audit();
         if audit != self.audit {
             (self.audit, self.auditing, self.scanned) = (audit, true, 0);
         }
@@ -389,11 +176,11 @@ impl<'a, C: Counter> Worker<'a, C> {
     }
 
     fn dirty(&mut self, count: u64, check: bool) {
-        let set = self.share.count(self.common.orders.set_pages.load(Relaxed).min(self.memory.pages()));
+        let set = self.share.count(self.common.orders.set_pages().min(self.memory.pages()));
         if set == 0 {
             return;
         }
-        let pattern = Pattern::from_order(self.common.orders.pattern.load(Relaxed));
+        let pattern = self.common.orders.pattern();
         for done in 1..=count {
             let index = self.next(pattern, set);
             let page = self.share.page(index);
@@ -450,7 +237,7 @@ impl<'a, C: Counter> Worker<'a, C> {
             self.auditing = false;
             self.tally.versions.store(self.versions(), Relaxed);
             self.tally.versions_due.store(self.tally.dirtied.load(Relaxed), Relaxed);
-            self.tally.audited.store(self.audit, core::sync::atomic::Ordering::Release);
+            self.tally.audited.store(self.audit, Release);
             self.look();
         }
     }
@@ -470,7 +257,6 @@ mod tests {
     use super::*;
     use crate::witness::content::{Content, PAGE_WORDS, Recipe, Write};
     use crate::witness::memory::Region;
-    use crate::witness::pace::FLAT_OUT;
     use std::cell::Cell;
 
     /// 1 GHz; each look takes a microsecond.
