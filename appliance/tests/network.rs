@@ -87,7 +87,7 @@ fn a_vm_that_arrives_is_announced_through_its_port_group_and_is_silent_before() 
         let mac = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
         let tap = fabric.plug(&"lab 1".parse().unwrap(), "gwtap0").unwrap();
         assert!(tap.announce(mac).is_err(), "a tap that is down lets nothing out");
-        tap.set_up(netlink, true).unwrap();
+        link::set_up(netlink, tap.index, true).unwrap();
         tap.announce(mac).unwrap();
         let frame = next_frame(&wire, |_| true);
         assert_eq!((&frame[..6], &frame[6..12]), (&[0xff; 6][..], &mac[..]));
@@ -154,7 +154,7 @@ fn port_groups_are_kept_apart_on_the_bridge_and_tagged_on_the_wire() {
                 .map(|(group, name)| fabric.plug(&group.parse().unwrap(), name).unwrap())
                 .collect();
         for tap in &taps {
-            tap.set_up(netlink, true).unwrap();
+            link::set_up(netlink, tap.index, true).unwrap();
         }
         let mac = |last| [0x52, 0x54, 0, 0, 0, last];
         // Whoever hears its own group's second announcement would have heard the others' before it.

@@ -235,7 +235,7 @@ impl Fabric {
         self.clients.values().map(Client::status).collect()
     }
 
-    /// Makes a tap and plugs it into a port group. It is down: nothing passes until [`Tap::set_up`].
+    /// Makes a tap and plugs it into a port group. It is down: nothing passes until [`link::set_up`].
     ///
     /// # Errors
     /// The port group does not exist, its vswitch is not there, or the kernel refuses.

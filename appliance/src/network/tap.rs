@@ -19,7 +19,7 @@ pub const HEADER_BYTES: usize = 12;
 const TUNSETIFF: rustix::ioctl::Opcode = opcode::write::<libc::c_int>(b'T', 202);
 const TUNSETVNETHDRSZ: rustix::ioctl::Opcode = opcode::write::<libc::c_int>(b'T', 216);
 
-/// A tap, plugged into nothing yet and down: it passes no frame.
+/// A tap, plugged into nothing yet and down: it passes no frame, in neither direction, until its link is set up.
 #[derive(Debug)]
 pub struct Tap {
     /// The kernel's name.
@@ -47,11 +47,6 @@ impl Tap {
         let found = link::by_name(netlink, name)?.ok_or(NetlinkError::Refused(rustix::io::Errno::NODEV))?;
         let _ = link::keep_ipv6_off(name);
         Ok(Self { name: name.to_owned(), index: found.index, file })
-    }
-
-    /// Lets frames pass, or not: a tap that is down is silent in both directions.
-    pub fn set_up(&self, netlink: &mut Netlink, up: bool) -> Result<(), NetlinkError> {
-        link::set_up(netlink, self.index, up)
     }
 
     /// Tells the switches on the way that `mac` is here now, as a frame from the guest would: through its own tap, so
