@@ -15,6 +15,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::error::{Doing, LabError, Result};
 use crate::machine::Machine;
+use crate::wait;
 
 /// Ctrl-U: takes back whatever somebody left typed.
 const TAKE_BACK: u8 = 0x15;
@@ -62,18 +63,12 @@ impl SerialLine {
 
     /// Waits until the console answers commands.
     pub fn wait_until_ready(&mut self, bound: Duration) -> Result<()> {
-        let start = Instant::now();
-        loop {
-            match self.exec_within("help", Duration::from_secs(5)) {
-                Ok(_) => return Ok(()),
-                Err(LabError::TimedOut { instead, .. }) if start.elapsed() > bound => {
-                    let waiting_for = format!("the console of {}", self.host);
-                    return Err(LabError::TimedOut { waiting_for, after: bound, instead });
-                }
-                Err(LabError::TimedOut { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let waiting_for = format!("the console of {}", self.host);
+        wait::until(&waiting_for, bound, || match self.exec_within("help", Duration::from_secs(5)) {
+            Ok(_) => Ok(Ok(())),
+            Err(LabError::TimedOut { instead, .. }) => Ok(Err(instead)),
+            Err(error) => Err(error),
+        })
     }
 
     /// Types a command, waits for it to end within `bound`.

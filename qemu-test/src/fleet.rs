@@ -210,15 +210,15 @@ impl Pending {
 /// Waits until a host can start VMs: its datastores are there and it holds its leases on them. A host that cannot is told
 /// of, and no reason to stop: what it says on its console is what the person needs.
 fn wait_for_datastores(machine: &Machine) {
-    let mut missing = String::new();
     let look = || {
         let answer = SerialLine::open(machine)?.exec_within("host check --json", Duration::from_secs(30))?;
-        missing = missing_of(&answer.output);
+        let missing = missing_of(&answer.output);
         // With a bad configuration there is nothing to wait for.
-        Ok((missing.is_empty() || missing.starts_with("configuration")).then_some(()))
+        let settled = missing.is_empty() || missing.starts_with("configuration");
+        Ok(settled.then_some(()).ok_or(missing))
     };
-    if let Err(error) = wait::until("the datastores", DATASTORE_BOUND, look, String::new) {
-        println!("lab: {} is not ready: {error}; {missing}", machine.spec.name);
+    if let Err(error) = wait::until("the datastores", DATASTORE_BOUND, look) {
+        println!("lab: {} is not ready: {error}", machine.spec.name);
     }
 }
 

@@ -45,8 +45,8 @@ impl Background {
     /// Ends it at once, as a power cut would, and waits until it is gone.
     pub fn kill(&self) -> Result<()> {
         self.signal(Signal::KILL)?;
-        let gone = || Ok((!self.runs()).then_some(()));
-        wait::until("the end of a killed program", Duration::from_secs(20), gone, || self.mark.clone())?;
+        let gone = || Ok(if self.runs() { Err(format!("{} runs", self.mark)) } else { Ok(()) });
+        wait::until("the end of a killed program", Duration::from_secs(20), gone)?;
         let _ = fs::remove_file(&self.pid_file);
         Ok(())
     }

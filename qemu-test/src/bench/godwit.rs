@@ -209,9 +209,9 @@ impl<'a> Host<'a> {
                 let said = fs::read_to_string(&path).unwrap_or_default();
                 return Err(LabError::Input(format!("the {role} role ended ({status}): {said}")));
             }
-            Ok(socket.exists().then_some(()))
+            Ok(socket.exists().then_some(()).ok_or_else(|| format!("see {}", path.display())))
         };
-        let listens = wait::until(&format!("the {role} role"), READY_BOUND, listens, || path.display().to_string());
+        let listens = wait::until(&format!("the {role} role"), READY_BOUND, listens);
         self.roles.push(child);
         listens
     }
@@ -248,32 +248,23 @@ impl<'a> Host<'a> {
 
     /// Waits until the host holds its lease, has its migration stack up, and knows the other.
     fn wait_ready(&mut self, other: &str) -> Result<()> {
-        let mut last = String::new();
-        let ready = |host: &mut Self, last: &mut String| {
-            let wanted =
-                [("datastore show lab", "held, renewed"), ("host list", other), ("network migration-nic", BARE_NIC)];
+        let waiting_for = format!("{} to be ready", self.name);
+        let wanted =
+            [("datastore show lab", "held, renewed"), ("host list", other), ("network migration-nic", BARE_NIC)];
+        let ready = || {
             for (command, word) in wanted {
-                *last = host.done(command).unwrap_or_else(|error| error.to_string());
-                if !last.contains(word) {
-                    return None;
+                let said = self.done(command).unwrap_or_else(|error| error.to_string());
+                if !said.contains(word) {
+                    return Ok(Err(said));
                 }
             }
-            Some(())
+            Ok(Ok(()))
         };
-        let end = Instant::now() + READY_BOUND;
-        while ready(self, &mut last).is_none() {
-            if Instant::now() > end {
-                let waiting_for = format!("{} to be ready", self.name);
-                return Err(LabError::TimedOut { waiting_for, after: READY_BOUND, instead: last });
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        Ok(())
+        wait::until(&waiting_for, READY_BOUND, ready)
     }
 
     /// The serial port of a VM that runs here, or is about to: a host may tell of a move before the other shows the VM.
     fn attach(&self, vm: &str) -> Result<Conversation> {
-        let refusal = std::cell::RefCell::new(String::new());
         let attach = || {
             let mut serial = self.sit_down()?;
             serial.type_line(&format!("vm console {vm}"))?;
@@ -281,11 +272,9 @@ impl<'a> Host<'a> {
                 let answers = line.starts_with("Attached") || line.starts_with("cause:");
                 answers.then(|| line.to_owned())
             })?;
-            let attached = answer.starts_with("Attached");
-            *refusal.borrow_mut() = answer;
-            Ok(attached.then_some(serial))
+            Ok(if answer.starts_with("Attached") { Ok(serial) } else { Err(answer) })
         };
-        wait::until("the VM's console", ATTACH_BOUND, attach, || refusal.borrow().clone())
+        wait::until("the VM's console", ATTACH_BOUND, attach)
     }
 
     /// The process of a VM's monitor.
@@ -351,9 +340,11 @@ mod tests {
         let child = std::process::Command::new("sleep").arg("30").env("GODWIT_RUN", run).spawn();
         let mut child = child.expect("sleep is everywhere");
         // A child is told of before the kernel shows its environment.
-        let found = || Ok((processes_of(run) == [child.id()]).then_some(()));
-        let bound = std::time::Duration::from_secs(20);
-        crate::wait::until("the process", bound, found, String::new).expect("it is found, and no other");
+        let found = || {
+            let found = processes_of(run);
+            Ok(if found == [child.id()] { Ok(()) } else { Err(format!("{found:?}")) })
+        };
+        wait::until("the process", Duration::from_secs(20), found).expect("it is found, and no other");
         child.kill().expect("killed");
         child.wait().expect("collected");
     }

@@ -90,8 +90,8 @@ impl Qemu<'_> {
 
     fn connect(&self, end: usize) -> Result<Qmp> {
         let socket = self.socket(end);
-        let probe = || Ok(socket.exists().then(|| Qmp::connect("QEMU", &socket).ok()).flatten());
-        wait::until("QEMU's control socket", Duration::from_secs(60), probe, || socket.display().to_string())
+        let connect = || Ok(Qmp::connect("QEMU", &socket).map_err(|error| error.to_string()));
+        wait::until("QEMU's control socket", Duration::from_secs(60), connect)
     }
 
     /// Sets what both ends must agree on.

@@ -101,8 +101,12 @@ impl Talker {
     /// [`Self::stop`] tells).
     pub fn hear_more(&self, records: usize, bound: Duration) -> Result<()> {
         let goal = self.records.load(Ordering::Relaxed) + records;
-        let heard = || Ok((self.records.load(Ordering::Relaxed) >= goal || self.has_failed()).then_some(()));
-        wait::until(&format!("{records} more records of the guest's journal"), bound, heard, String::new)
+        let heard = || {
+            let records = self.records.load(Ordering::Relaxed);
+            let enough = records >= goal || self.has_failed();
+            Ok(enough.then_some(()).ok_or_else(|| format!("{} are still to come", goal - records)))
+        };
+        wait::until(&format!("{records} more records of the guest's journal"), bound, heard)
     }
 
     /// Stops talking; what was heard. A connection that broke, and an answer that was wrong, are errors.
@@ -144,15 +148,11 @@ fn ask(wires: &Wires, address: Ipv4Addr, ask: Ask) -> Result<String> {
 
 fn connect(wires: &Wires, address: Ipv4Addr, bound: Duration) -> Result<TcpStream> {
     let to = SocketAddr::from((address, PORT));
-    let mut last = String::new();
-    let attempt = || match wires.enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(2)))? {
-        Ok(stream) => Ok(Some(stream)),
-        Err(error) => {
-            last = error.to_string();
-            Ok(None)
-        }
+    let attempt = || {
+        let connected = wires.enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(2)))?;
+        Ok(connected.map_err(|error| error.to_string()))
     };
-    let stream = wait::until(&format!("the guest at {to} to answer"), bound, attempt, String::new)?;
+    let stream = wait::until(&format!("the guest at {to} to answer"), bound, attempt)?;
     stream.set_nodelay(true).doing("setting up the client")?;
     stream.set_read_timeout(Some(SILENCE_BOUND)).doing("setting up the client")?;
     Ok(stream)

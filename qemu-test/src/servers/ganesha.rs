@@ -51,10 +51,9 @@ impl Ganesha {
         let answers = || {
             let connected =
                 wires.enter(|| std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok())?;
-            Ok(connected.then_some(()))
+            Ok(connected.then_some(()).ok_or_else(|| fs::read_to_string(self.log()).unwrap_or_default()))
         };
-        let said = || fs::read_to_string(self.log()).unwrap_or_default();
-        wait::until("the NFS server to answer", Duration::from_secs(30), answers, said)
+        wait::until("the NFS server to answer", Duration::from_secs(30), answers)
     }
 
     /// Whether it runs.

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use crate::console::SerialLine;
 use crate::error::Result;
-use crate::guests;
 use crate::tests::nested::bench::{Bench, expect};
-use crate::tests::nested::guest::{HOSTS, MOVE_BOUND, address};
+use crate::tests::nested::guest::{HOSTS, MOVE_BOUND};
 use crate::tests::tally::Verdict;
 use crate::wire::Wire;
 
@@ -119,19 +118,13 @@ pub(super) fn the_vm_of_a_host_without_its_datastore_starts_elsewhere_and_nowher
     std::thread::sleep(Duration::from_secs(2));
     let heard = talker.stop()?;
     bench.fleet.wires().cut("host-a", Wire::Datastore)?;
-    let started = crate::wait::until(
-        "host-b to start the VM of the host that is cut off",
-        Duration::from_secs(180),
-        || Ok((bench.exec("host-b", "vm start deb")?.status == 0).then_some(())),
-        String::new,
-    );
+    let started = bench.start_in_the_end("deb", "host-b");
     bench.fleet.wires().mend("host-a", Wire::Datastore)?;
     started?;
     let talker = bench.talk("deb")?;
     std::thread::sleep(Duration::from_secs(2));
     bench.judge(talker, "deb")?;
-    let faults = heard.compare(&guests::audit_journal(&bench.fleet.datastore(), "deb")?);
-    expect(faults.is_empty(), || faults.join("; "))?;
+    bench.nothing_is_lost(&heard, "deb")?;
     // It comes back by itself, and sees where the VM is now.
     expect(bench.settled_on("deb")? == "host-b", || "deb does not run on host-b".into())?;
     Ok(Verdict::Passed)
@@ -168,19 +161,13 @@ pub(super) fn the_vm_of_a_dead_host_starts_elsewhere_after_the_expiry(bench: &mu
     expect(early.status != 0 && early.output.contains("host-a"), || {
         format!("a VM was taken from a host whose lease had not expired: {}", early.output)
     })?;
-    let started = crate::wait::until(
-        "host-b to start the VM of the dead host",
-        Duration::from_secs(180),
-        || Ok((bench.exec("host-b", "vm start deb")?.status == 0).then_some(())),
-        String::new,
-    );
+    let started = bench.start_in_the_end("deb", "host-b");
     bench.fleet.boot(std::slice::from_ref(&machine))?;
     started?;
     let talker = bench.talk("deb")?;
     bench.listen(&talker)?;
     bench.judge(talker, "deb")?;
-    let faults = heard.compare(&guests::audit_journal(&bench.fleet.datastore(), "deb")?);
-    expect(faults.is_empty(), || faults.join("; "))?;
+    bench.nothing_is_lost(&heard, "deb")?;
     expect(bench.settled_on("deb")? == "host-b", || "deb does not run on host-b".into())?;
     Ok(Verdict::Passed)
 }
@@ -204,7 +191,7 @@ fn break_moves(
 ) -> Result<Verdict> {
     bench.bring("deb", "host-a")?;
     let talker = bench.talk("deb")?;
-    guests::set_memory_load(bench.fleet.wires(), address("deb")?, 16, 200)?;
+    bench.load_memory("deb", (16, 200))?;
     for phase in phases {
         let source = bench.settled_on("deb")?;
         let destination = if source == "host-a" { "host-b" } else { "host-a" };
@@ -231,9 +218,7 @@ fn break_moves(
         expect(answer.status != 0 || now == destination, || format!("said to have moved, runs on {now}"))?;
         expect(!talker.has_failed(), || "the client lost its connection".into())?;
     }
-    let memory = guests::memory_report(bench.fleet.wires(), address("deb")?)?;
-    expect(memory.damaged == 0, || format!("{} of the guest's pages were damaged", memory.damaged))?;
-    guests::set_memory_load(bench.fleet.wires(), address("deb")?, 0, 0)?;
+    bench.judge_memory("deb")?;
     bench.listen(&talker)?;
     bench.judge(talker, "deb")?;
     Ok(Verdict::Passed)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::error::{LabError, Result};
-use crate::guests::{self, Example, Talker};
+use crate::guests::{self, Example, Hearing, Talker};
 use crate::tests::nested::bench::{Bench, expect};
 use crate::wait;
 
@@ -34,13 +34,11 @@ impl Bench {
 
     /// Waits until a host says that a VM is in this state.
     pub(super) fn wait_for_state(&self, host: &str, vm: &str, wanted: &str) -> Result<()> {
-        let mut last = String::new();
         let look = || {
-            last = self.state(host, vm)?;
-            Ok((last == wanted).then_some(()))
+            let state = self.state(host, vm)?;
+            Ok(if state == wanted { Ok(()) } else { Err(format!("it is {state}")) })
         };
-        let outcome = wait::until(&format!("{host} to call {vm} {wanted}"), STATE_BOUND, look, String::new);
-        outcome.map_err(|error| instead(error, format!("it is {last}")))
+        wait::until(&format!("{host} to call {vm} {wanted}"), STATE_BOUND, look)
     }
 
     /// The hosts on which a monitor process of the VM exists, whatever the consoles say.
@@ -60,20 +58,18 @@ impl Bench {
 
     /// Waits until exactly one host has a monitor of the VM and calls it running, and every host agrees; gives that host.
     pub(super) fn settled_on(&self, vm: &str) -> Result<&'static str> {
-        let mut last = String::new();
         let look = || {
             let monitors = self.monitors(vm)?;
             let states = HOSTS.map(|host| self.state(host, vm).unwrap_or_else(|error| error.to_string()));
-            last = format!("monitors on {monitors:?}; host-a says {}, host-b says {}", states[0], states[1]);
-            let [host] = monitors[..] else { return Ok(None) };
+            let seen = format!("monitors on {monitors:?}; host-a says {}, host-b says {}", states[0], states[1]);
+            let [host] = monitors[..] else { return Ok(Err(seen)) };
             let agree = HOSTS.iter().zip(&states).all(|(other, state)| match *other == host {
                 true => state == "running",
                 false => *state == format!("elsewhere {host}"),
             });
-            Ok(agree.then_some(host))
+            Ok(agree.then_some(host).ok_or(seen))
         };
-        let outcome = wait::until(&format!("{vm} to run on exactly one host"), STATE_BOUND, look, String::new);
-        outcome.map_err(|error| instead(error, last))
+        wait::until(&format!("{vm} to run on exactly one host"), STATE_BOUND, look)
     }
 
     /// Sees to it that the VM runs on this host.
@@ -103,14 +99,21 @@ impl Bench {
     /// Waits until nothing speaks against a move.
     pub(super) fn can_move(&self, vm: &str, from: &str, to: &str) -> Result<()> {
         let command = format!("vm migrate {vm} {to} --check");
-        let mut last = String::new();
+        self.succeeds_in_the_end(&format!("{vm} to be movable to {to}"), from, &command)
+    }
+
+    /// Waits until a host that has to wait for another's lease to expire has started a VM.
+    pub(super) fn start_in_the_end(&self, vm: &str, host: &str) -> Result<()> {
+        self.succeeds_in_the_end(&format!("{host} to start {vm}"), host, &format!("vm start {vm}"))
+    }
+
+    /// Types a command until it succeeds.
+    fn succeeds_in_the_end(&self, waiting_for: &str, host: &str, command: &str) -> Result<()> {
         let look = || {
-            let answer = self.exec(from, &command)?;
-            last = answer.output;
-            Ok((answer.status == 0).then_some(()))
+            let answer = self.exec(host, command)?;
+            Ok((answer.status == 0).then_some(()).ok_or(answer.output))
         };
-        let outcome = wait::until(&format!("{vm} to be movable to {to}"), STATE_BOUND, look, String::new);
-        outcome.map_err(|error| instead(error, last))
+        wait::until(waiting_for, STATE_BOUND, look)
     }
 
     /// Moves a VM; gives the receipt as the console prints it in JSON.
@@ -143,33 +146,43 @@ impl Bench {
     /// Ends a client and holds what it heard against the VM's journal.
     pub(super) fn judge(&self, talker: Talker, vm: &str) -> Result<()> {
         let heard = talker.stop()?;
-        let audit = guests::audit_journal(&self.fleet.datastore(), vm)?;
-        let faults = heard.compare(&audit);
-        expect(faults.is_empty(), || faults.join("; "))?;
+        let records = self.nothing_is_lost(&heard, vm)?;
         expect(heard.acknowledged.len() > 10, || {
             format!("only {} records were acknowledged", heard.acknowledged.len())
         })?;
         println!(
-            "  {} answers, longest wait {:.0} ms, guest's own longest gap {:.0} ms, {} records",
+            "  {} answers, longest wait {:.0} ms, guest's own longest gap {:.0} ms, {records} records",
             heard.ticks,
             heard.longest_silence.as_secs_f64() * 1e3,
             heard.guest_gap.as_secs_f64() * 1e3,
-            audit.records
         );
         Ok(())
     }
-}
 
-/// An error that tells what was seen last in place of what was waited for.
-fn instead(error: LabError, last: String) -> LabError {
-    match error {
-        LabError::TimedOut { waiting_for, after, .. } => LabError::TimedOut { waiting_for, after, instead: last },
-        other => other,
+    /// Holds what a client heard against the VM's journal; gives the number of records there.
+    pub(super) fn nothing_is_lost(&self, heard: &Hearing, vm: &str) -> Result<u64> {
+        let audit = guests::audit_journal(&self.fleet.datastore(), vm)?;
+        let faults = heard.compare(&audit);
+        expect(faults.is_empty(), || faults.join("; "))?;
+        Ok(audit.records)
+    }
+
+    /// Puts a load on the VM's memory: so many MiB, of which so many pages a second are rewritten.
+    pub(super) fn load_memory(&self, vm: &str, (mebibytes, pages_per_second): (u32, u32)) -> Result<()> {
+        guests::set_memory_load(self.fleet.wires(), address(vm)?, mebibytes, pages_per_second)
+    }
+
+    /// Judges the memory under load, and takes the load away.
+    pub(super) fn judge_memory(&self, vm: &str) -> Result<()> {
+        let memory = guests::memory_report(self.fleet.wires(), address(vm)?)?;
+        expect(memory.damaged == 0, || format!("{} of the guest's pages were damaged", memory.damaged))?;
+        expect(memory.writes > 0, || "the guest's memory was under no load".into())?;
+        self.load_memory(vm, (0, 0))
     }
 }
 
 /// The address of an example VM.
-pub(super) fn address(vm: &str) -> Result<Ipv4Addr> {
+fn address(vm: &str) -> Result<Ipv4Addr> {
     let example = Example::ALL.into_iter().find(|example| example.name == vm);
     let address = example.and_then(|example| example.address);
     address.map(Ipv4Addr::from).ok_or_else(|| LabError::Input(format!("the VM {vm} has no address")))

@@ -6,9 +6,8 @@ use serde_json::Value;
 
 use crate::console::SerialLine;
 use crate::error::Result;
-use crate::guests;
 use crate::tests::nested::bench::{Bench, expect};
-use crate::tests::nested::guest::{MOVE_BOUND, address};
+use crate::tests::nested::guest::MOVE_BOUND;
 use crate::tests::tally::Verdict;
 
 /// Memory that the guest keeps rewriting, in MiB, and how many pages of it a second: several pre-copy rounds.
@@ -32,8 +31,7 @@ pub(super) fn a_vm_with_two_vcpus_moves_there_and_back_three_times(bench: &mut B
 fn there_and_back(bench: &Bench, vm: &str, times: u32, load: (u32, u32)) -> Result<Verdict> {
     bench.bring(vm, "host-a")?;
     let talker = bench.talk(vm)?;
-    let wires = bench.fleet.wires();
-    guests::set_memory_load(wires, address(vm)?, load.0, load.1)?;
+    bench.load_memory(vm, load)?;
     for _ in 0..times {
         for (from, to) in [("host-a", "host-b"), ("host-b", "host-a")] {
             let receipt = bench.move_vm(vm, from, to)?;
@@ -44,10 +42,7 @@ fn there_and_back(bench: &Bench, vm: &str, times: u32, load: (u32, u32)) -> Resu
             expect(bench.settled_on(vm)? == to, || format!("{vm} does not run on {to}"))?;
         }
     }
-    let memory = guests::memory_report(wires, address(vm)?)?;
-    expect(memory.damaged == 0, || format!("{} of the guest's pages were damaged", memory.damaged))?;
-    expect(memory.writes > 0, || "the guest's memory was under no load".into())?;
-    guests::set_memory_load(wires, address(vm)?, 0, 0)?;
+    bench.judge_memory(vm)?;
     bench.listen(&talker)?;
     bench.judge(talker, vm)?;
     Ok(Verdict::Passed)
