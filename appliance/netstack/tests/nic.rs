@@ -30,8 +30,8 @@ fn ping(namespace: &str, to: IpAddr) -> bool {
         .unwrap();
         // Type, code, checksum, identifier, sequence, "ping". IPv6's checksum is the kernel's work.
         let mut request = vec![kind, 0, 0, 0, 0x47, 0x57, 0, 1, b'p', b'i', b'n', b'g'];
-        let sum: u32 = request.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-        request[2..4].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
+        let sum = checksum(&request);
+        request[2..4].copy_from_slice(&sum);
         for _ in 0..8 {
             if sendto(&icmp, &request, SendFlags::empty(), &SocketAddr::new(to, 0)).is_err() {
                 thread::sleep(Duration::from_millis(50));
@@ -43,6 +43,12 @@ fn ping(namespace: &str, to: IpAddr) -> bool {
         }
         false
     })
+}
+
+/// The checksum of a few bytes of IP or ICMP in which its own field is 0.
+fn checksum(bytes: &[u8]) -> [u8; 2] {
+    let sum: u32 = bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    (!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes()
 }
 
 fn answered(icmp: &OwnedFd, reply: u8) -> bool {
@@ -240,8 +246,7 @@ fn a_flood_of_garbage_harms_nothing() {
         return;
     }
     let wire = Wire::new(1500, 1500);
-    let mut a = Host::new(Wire::nic(&wire.a, None).unwrap(), 1, false);
-    let mut b = Host::new(Wire::nic(&wire.b, None).unwrap(), 2, false);
+    let (mut a, mut b) = wire.hosts(false);
     let ids = connect(&mut a, &mut b);
     let mut flood = Wire::nic(&wire.a, None).unwrap();
     let stop = AtomicBool::new(false);
@@ -271,18 +276,12 @@ fn a_flood_of_garbage_harms_nothing() {
 
 /// A frame for host b that is right up to some point, and random from there.
 fn garbage(random: &mut u64) -> Vec<u8> {
-    let mut next = || {
-        *random ^= *random << 13;
-        *random ^= *random >> 7;
-        *random ^= *random << 17;
-        *random
-    };
+    let mut next = || world::xorshift(random);
     let mut frame = vec![2, 0, 0, 0, 0, 0x0b, 2, 0, 0, 0, 0, 0x0a, 0x08, 0x00];
     frame.extend([0x45, 0, 0x04, 0xd0, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 74, 0, 1, 10, 74, 0, 2]);
     frame.extend([0x1d, 0x32, 0x1d, 0x32, 0x04, 0xbc, 0, 0]);
-    let sum: u32 = frame[14..34].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    frame[24..26].copy_from_slice(&(!folded as u16).to_be_bytes());
+    let sum = checksum(&frame[14..34]);
+    frame[24..26].copy_from_slice(&sum);
     // A QUIC Initial's first byte now and then, so that it gets further.
     frame.push(if next() % 2 == 0 { 0xc3 } else { next() as u8 });
     let length = 60 + next() as usize % 1400;

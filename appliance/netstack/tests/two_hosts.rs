@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use netstack::stream::RECORD_MAX;
 use netstack::{CloseReason, Event, SendError};
-use world::{Host, Wire, connect, run, transfer, until};
+use world::{Wire, connect, run, transfer, until};
 
 #[test]
 fn hosts_that_know_each_other_talk_in_order_and_exchange_whole_records() {
@@ -16,8 +16,7 @@ fn hosts_that_know_each_other_talk_in_order_and_exchange_whole_records() {
     }
     for ipv6 in [false, true] {
         let wire = Wire::new(1500, 1500);
-        let mut a = Host::new(Wire::nic(&wire.a, None).unwrap(), 1, ipv6);
-        let mut b = Host::new(Wire::nic(&wire.b, None).unwrap(), 2, ipv6);
+        let (mut a, mut b) = wire.hosts(ipv6);
         let ids = connect(&mut a, &mut b);
         for number in 0..1000u32 {
             a.stack.send_control(ids.0, &number.to_le_bytes()).unwrap();
@@ -45,8 +44,7 @@ fn a_gibibyte_of_records_arrives_whole() {
         return;
     }
     let wire = Wire::new(9000, 9000);
-    let mut a = Host::new(Wire::nic(&wire.a, None).unwrap(), 1, false);
-    let mut b = Host::new(Wire::nic(&wire.b, None).unwrap(), 2, false);
+    let (mut a, mut b) = wire.hosts(false);
     let ids = connect(&mut a, &mut b);
     transfer(&mut a, &mut b, ids, 4096, 256 << 10);
     let counters = a.stack.counters();
@@ -60,8 +58,7 @@ fn a_link_that_goes_down_in_the_middle_is_told_by_name() {
         return;
     }
     let wire = Wire::new(1500, 1500);
-    let mut a = Host::new(Wire::nic(&wire.a, None).unwrap(), 1, false);
-    let mut b = Host::new(Wire::nic(&wire.b, None).unwrap(), 2, false);
+    let (mut a, mut b) = wire.hosts(false);
     let ids = connect(&mut a, &mut b);
     let record = Bytes::from(vec![7; RECORD_MAX]);
     let (mut received, mut cut) = (0, false);

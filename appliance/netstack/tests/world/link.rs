@@ -66,10 +66,7 @@ struct Direction {
 
 impl Direction {
     fn chance(&mut self, ppm: u32) -> bool {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        self.random % 1_000_000 < u64::from(ppm)
+        super::xorshift(&mut self.random) % 1_000_000 < u64::from(ppm)
     }
 
     fn mangle(&mut self, bytes: &mut Vec<u8>) {

@@ -85,6 +85,12 @@ impl Wire {
         })
     }
 
+    /// A host at each end.
+    pub fn hosts(&self, ipv6: bool) -> (Host<Nic>, Host<Nic>) {
+        let host = |namespace, last| Host::new(Self::nic(namespace, None).unwrap(), last, ipv6);
+        (host(&self.a, 1), host(&self.b, 2))
+    }
+
     pub fn nic(namespace: &str, vlan: Option<u16>) -> Result<Nic, NicError> {
         let config = NicConfig { selector: NicSelector::Name("mig0".into()), mtu: None, vlan };
         Self::within(namespace, move || Nic::open(&config))
@@ -202,15 +208,20 @@ pub fn connect<A: Port, B: Port>(a: &mut Host<A>, b: &mut Host<B>) -> (Connectio
     (id, theirs.unwrap().0)
 }
 
+/// The next number of a generator that needs no memory; its state is never 0.
+pub fn xorshift(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
 /// The content of record `number`, from a generator that needs no memory.
 pub fn record(number: u64, length: usize, mut buffer: bytes::BytesMut) -> Bytes {
     let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     buffer.extend_from_slice(&number.to_le_bytes());
     while buffer.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        buffer.extend_from_slice(&state.to_le_bytes());
+        buffer.extend_from_slice(&xorshift(&mut state).to_le_bytes());
     }
     buffer.truncate(length);
     buffer.freeze()

@@ -107,18 +107,22 @@ impl Pair {
     }
 
     /// Goes on until `done`, which may act on the stacks. Panics when it takes longer than `bound` of virtual time.
-    pub fn until(&mut self, bound: Duration, mut done: impl FnMut(&mut Self) -> bool) {
-        let end = self.now() + bound;
-        loop {
-            self.check(end, bound);
-            let looking = self.looking();
-            self.poll(looking);
-            if done(self) {
-                return;
-            }
-            self.poll(looking);
-            self.pass(looking, end);
+    pub fn until(&mut self, bound: Duration, done: impl FnMut(&mut Self) -> bool) {
+        until(self, |pair| pair, bound, done);
+    }
+}
+
+fn until<W>(world: &mut W, pair: fn(&mut W) -> &mut Pair, bound: Duration, mut done: impl FnMut(&mut W) -> bool) {
+    let end = pair(world).now() + bound;
+    loop {
+        pair(world).check(end, bound);
+        let looking = pair(world).looking();
+        pair(world).poll(looking);
+        if done(world) {
+            return;
         }
+        pair(world).poll(looking);
+        pair(world).pass(looking, end);
     }
 }
 
@@ -178,18 +182,8 @@ impl Simulated {
     }
 
     /// As [`Pair::until`].
-    pub fn until(&mut self, bound: Duration, mut done: impl FnMut(&mut Self) -> bool) {
-        let end = self.now() + bound;
-        loop {
-            self.check(end, bound);
-            let looking = self.looking();
-            self.poll(looking);
-            if done(self) {
-                return;
-            }
-            self.poll(looking);
-            self.pass(looking, end);
-        }
+    pub fn until(&mut self, bound: Duration, done: impl FnMut(&mut Self) -> bool) {
+        until(self, |world| &mut world.pair, bound, done);
     }
 
     /// Sends `bytes` in records from a to b; returns the time until b's application had them all.
