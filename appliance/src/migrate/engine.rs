@@ -17,6 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::clock::Clock;
 use super::hasher::{Hashed, Hasher};
+use super::host_link::HostLink;
 use super::incoming::Arrival;
 use super::key;
 use super::outgoing::Departure;
@@ -43,17 +44,13 @@ pub struct Desk<'a> {
     pub hasher: &'a Hasher,
     /// Migration slots that are free.
     pub slots_free: usize,
-    host: &'a mut Option<Channel<FromMigrate, ToMigrate>>,
+    host: &'a mut HostLink,
 }
 
 impl Desk<'_> {
-    /// Tells the control plane. If it is away, it asks when it is back.
+    /// Tells the control plane. If it is away, only the end of a move is kept for it.
     pub fn tell(&mut self, message: FromMigrate) {
-        let Some(host) = &self.host else { return };
-        if let Err(error) = host.send(&message, &[]) {
-            log::error!("the control plane cannot be told: {error}");
-            *self.host = None;
-        }
+        self.host.tell(message);
     }
 }
 
@@ -77,7 +74,7 @@ pub struct Engine {
     listener: Listener,
     /// Connections that have said nothing yet: the first to speak is the control plane.
     knocking: Vec<Channel<FromMigrate, ToMigrate>>,
-    host: Option<Channel<FromMigrate, ToMigrate>>,
+    host: HostLink,
     hasher: Hasher,
     identity: KeyPair,
     own: Option<Own>,
@@ -116,7 +113,7 @@ impl Engine {
             run_dir,
             clock: Clock::start(),
             knocking: Vec::new(),
-            host: None,
+            host: HostLink::default(),
             own: None,
             peers: Vec::new(),
             stack: None,
@@ -157,7 +154,7 @@ impl Engine {
         let deadline = self.deadline(now);
         let mut what = vec![Ready::Listener, Ready::Hasher];
         let mut all: Vec<BorrowedFd<'_>> = vec![self.listener.as_fd(), self.hasher.as_fd()];
-        if let Some(host) = &self.host {
+        if let Some(host) = self.host.channel() {
             what.push(Ready::Host);
             all.push(host.as_fd());
         }
@@ -265,19 +262,19 @@ impl Engine {
     fn first_word(&mut self, index: usize) {
         let channel = self.knocking.remove(index);
         if let Ok((message, beside)) = channel.receive() {
-            self.host = Some(channel);
+            self.host.connected(channel);
             self.obey(message, beside);
         }
     }
 
     fn host_says(&mut self) {
-        let Some(host) = &self.host else { return };
+        let Some(host) = self.host.channel() else { return };
         match host.receive() {
             Ok((message, beside)) => self.obey(message, beside),
             Err(ChannelError::Malformed(error)) => log::error!("the control plane is not understood: {error}"),
             Err(error) => {
                 log::warn!("the control plane went away: {error}");
-                self.host = None;
+                self.host.lost();
             }
         }
     }
@@ -313,7 +310,8 @@ impl Engine {
         }
     }
 
-    /// Brings the stack up. What is configured already stays as it is, with all that goes on over it.
+    /// Brings the stack up. What is configured already stays as it is, with all that goes on over it; what did not come up
+    /// is tried again.
     fn configure(&mut self, own: Own) {
         let same = self.stack.is_some() && self.own.as_ref().is_some_and(|known| known.nic == own.nic);
         if !same {
@@ -324,7 +322,9 @@ impl Engine {
                     self.trouble = None;
                 }
                 Err(trouble) => {
-                    log::error!("the migration stack is not up: {trouble}");
+                    if self.trouble.as_ref() != Some(&trouble) {
+                        log::error!("the migration stack is not up: {trouble}");
+                    }
                     self.stack = None;
                     self.trouble = Some(trouble);
                 }

@@ -11,12 +11,13 @@
 //!
 //! In reading order: [`role`] is the process; [`engine`] its loop; [`outgoing`] carries out what a source wants,
 //! [`incoming`] what a destination wants; [`records`] reads pages into records and writes records into pages, on
-//! [`memory`]; [`monitor`] and [`lease`] are the conversations with the other roles; [`hasher`] is the second thread;
-//! [`clock`] and [`key`] are what they say.
+//! [`memory`]; [`monitor`], [`lease`] and [`host_link`] are the conversations with the other roles; [`hasher`] is the second
+//! thread; [`clock`] and [`key`] are what they say.
 
 pub mod clock;
 pub mod engine;
 pub mod hasher;
+pub mod host_link;
 pub mod incoming;
 pub mod key;
 pub mod lease;
