@@ -9,6 +9,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::api::channel::{Channel, ChannelError};
 use crate::api::host::{HostAnswer, HostRequest};
+use crate::console::render::table::WIDTH;
 use crate::console::terminal::RawInput;
 
 const CTRL_C: u8 = 3;
@@ -83,18 +84,38 @@ fn wait(channel: &Channel<HostRequest, HostAnswer>) -> Result<bool, ChannelError
 }
 
 fn draw(doing: &str, thousandths: Option<u16>) {
-    const WIDTH: usize = 24;
-    match thousandths {
-        Some(done) => {
-            let filled = usize::from(done.min(1000)) * WIDTH / 1000;
-            print!("\r\x1b[K[{}{}] {:3} %  {doing}", "#".repeat(filled), ".".repeat(WIDTH - filled), done / 10);
-        }
-        None => print!("\r\x1b[K{doing} ..."),
-    }
+    print!("\r\x1b[K{}", progress_line(doing, thousandths));
     flush();
+}
+
+/// How far a command is, on one line of the terminal: one that wrapped could not be drawn over.
+fn progress_line(doing: &str, thousandths: Option<u16>) -> String {
+    const BAR: usize = 24;
+    let line = match thousandths {
+        Some(done) => {
+            let filled = usize::from(done.min(1000)) * BAR / 1000;
+            format!("[{}{}] {:3} %  {doing}", "#".repeat(filled), ".".repeat(BAR - filled), done / 10)
+        }
+        None => format!("{doing} ..."),
+    };
+    let room = WIDTH - 1;
+    if line.chars().count() <= room { line } else { line.chars().take(room - 1).chain(['~']).collect() }
 }
 
 fn flush() {
     // A terminal that cannot be written to has nobody to tell.
     let _ = io::stdout().flush();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_stays_on_one_line_of_the_terminal() {
+        assert_eq!(progress_line("stun", Some(500)), "[############............]  50 %  stun");
+        assert_eq!(progress_line("starting web", None), "starting web ...");
+        let long = progress_line(&"waiting ".repeat(20), None);
+        assert!(long.chars().count() < WIDTH && long.ends_with('~'), "{long}");
+    }
 }
