@@ -226,6 +226,18 @@ pub enum VmState {
     MovingOut,
     /// It is being moved to here.
     MovingIn,
+    /// Its vCPUs are being stopped here.
+    Pausing,
+    /// Its vCPUs are being started again here.
+    Resuming,
+    /// Its power button is being pressed here.
+    Stopping,
+    /// It is being killed here.
+    Killing,
+    /// Its guest ended here, and its monitor is not gone yet.
+    Ending,
+    /// It does not run here, and a lease that this host may hold all the same is being given up.
+    Releasing,
     /// Another host holds its lease.
     Elsewhere(HostName),
     /// A host holds its lease whose own lease has expired.
@@ -266,6 +278,8 @@ pub struct VmDetail {
     pub epoch: u64,
     /// CPU time of its vCPUs here, microseconds.
     pub cpu_us: u64,
+    /// What the work on it here waits for, where that takes longer than it should.
+    pub waits_for: Option<String>,
     /// How it ended the last time here.
     pub last_end: Option<String>,
     /// Process of its monitor here.

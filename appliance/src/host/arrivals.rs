@@ -9,17 +9,23 @@ use std::time::{Duration, Instant};
 use model::diagnosis::Reason;
 use model::limits;
 use model::names::VmName;
+use model::receipt::Receipt;
 
 use crate::api::host::VmState;
 use crate::api::migrate::{FromMigrate, Incoming, MigrationId, ToMigrate};
 use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest};
+use crate::host::born::{self, Born};
 use crate::host::control_plane::ControlPlane;
-use crate::host::lifecycle::{self, Born};
 use crate::host::located::{Located, locate};
-use crate::host::moves::{ENGINE_DIED, go_on, shown};
+use crate::host::moves::shown;
 use crate::host::record::MovingIn;
-use crate::host::vms::Running;
-use crate::host::{checks, facts, record};
+use crate::host::running::Running;
+use crate::host::settling::{ENGINE_DIED, go_on};
+use crate::host::vms::Claim;
+use crate::host::{checks, ends, facts, receipts, record};
+
+/// What came of a migration to here, in a word for the list, and its receipt where this host has to keep it.
+type Taken = (&'static str, Option<Receipt>);
 
 /// Takes part in a migration to this host, on a thread of its own.
 pub fn incoming(plane: &Arc<ControlPlane>, incoming: Incoming) {
@@ -30,7 +36,7 @@ pub fn incoming(plane: &Arc<ControlPlane>, incoming: Incoming) {
         let outcome = take_in(&plane, &incoming, &said);
         plane.engine.forget(id);
         match outcome {
-            Ok(state) => plane.moves.end(id, state, None),
+            Ok((state, receipt)) => plane.moves.end(id, state, receipt),
             Err(why) => {
                 log::error!("migration {} of VM {} to here: {why}", shown(id), incoming.vm.name);
                 plane.moves.end(id, "failed", None);
@@ -42,16 +48,11 @@ pub fn incoming(plane: &Arc<ControlPlane>, incoming: Incoming) {
     }
 }
 
-fn take_in(
-    plane: &Arc<ControlPlane>,
-    incoming: &Incoming,
-    said: &Receiver<FromMigrate>,
-) -> Result<&'static str, String> {
-    let Incoming { id, vm, check_only, .. } = incoming;
+fn take_in(plane: &Arc<ControlPlane>, incoming: &Incoming, said: &Receiver<FromMigrate>) -> Result<Taken, String> {
+    let Incoming { id, check_only, .. } = incoming;
     let facts = facts::facts(plane).ok_or("KVM cannot be used here")?;
     plane.engine.tell(&ToMigrate::Facts(*id, Box::new(facts)), &[]).map_err(|error| error.to_string())?;
-    let prepared = prepare(plane, incoming);
-    let (located, born) = match prepared {
+    let Prepared { located, built } = match prepare(plane, incoming) {
         Ok(prepared) => prepared,
         Err(reasons) => {
             let why = reasons.iter().map(|reason| reason.cause.clone()).collect::<Vec<_>>().join("; ");
@@ -59,28 +60,34 @@ fn take_in(
             return Err(why);
         }
     };
-    let Some(born) = born else {
+    let Some((_claimed, born)) = built else {
         plane.engine.tell(&ToMigrate::Accept(*id), &[]).map_err(|error| error.to_string())?;
-        return Ok(if *check_only { "checked" } else { "accepted" });
+        return Ok((if *check_only { "checked" } else { "accepted" }, None));
     };
-    let _claimed = Claimed { plane, vm: &vm.name };
     let monitor = born.running.monitor.connect().map_err(|error| error.to_string())?;
     let beside = [monitor.as_fd(), born.running.monitor.memory()];
     plane.engine.tell(&ToMigrate::Accept(*id), &beside).map_err(|error| error.to_string())?;
     follow(plane, incoming, &located, born, said)
 }
 
-/// Takes a claim on a VM back, and its record, if the VM did not come to run here.
+/// The claim on a VM that moves in. Taken back, with the VM's record, if the VM did not come to run here.
 struct Claimed<'a> {
     plane: &'a ControlPlane,
-    vm: &'a VmName,
+    vm: VmName,
+    claim: Claim<'a>,
+}
+
+impl<'a> Claimed<'a> {
+    fn new(plane: &'a ControlPlane, vm: &VmName, what: &str) -> Result<Self, Vec<Reason>> {
+        let claim = plane.vms.claim(vm, VmState::MovingIn, what).map_err(|refusal| refusal.reasons)?;
+        Ok(Self { plane, vm: vm.clone(), claim })
+    }
 }
 
 impl Drop for Claimed<'_> {
     fn drop(&mut self) {
-        if self.plane.vms.state(self.vm) == Some(VmState::MovingIn) {
-            record::remove(&self.plane.run_dir, self.vm);
-            self.plane.vms.remove(self.vm, None, None);
+        if self.claim.is_open() {
+            record::remove(&self.plane.run_dir, &self.vm);
         }
     }
 }
@@ -92,7 +99,7 @@ fn follow(
     located: &Located,
     born: Born,
     said: &Receiver<FromMigrate>,
-) -> Result<&'static str, String> {
+) -> Result<Taken, String> {
     let id = incoming.id;
     let mut disks_open = false;
     // Taken when the VM is this host's and runs: what follows is only the audit of what arrived.
@@ -100,7 +107,7 @@ fn follow(
     loop {
         match (said.recv(), &arriving) {
             (Ok(FromMigrate::OpenDisks(_)), Some(born)) => {
-                let opened = lifecycle::attach_disks(located, &born.running)
+                let opened = born::attach_disks(located, &born.running)
                     .and_then(|()| plane.open_taps(&born.running))
                     .map_err(|reason| reason.cause);
                 disks_open = opened.is_ok();
@@ -119,7 +126,11 @@ fn follow(
                 if let Some(born) = arriving.take() {
                     settle_in(plane, incoming.vm.paused, born, ended.epoch);
                 }
-                return Ok("moved");
+                if let Some(receipt) = &ended.receipt {
+                    // The source did not live to write it.
+                    receipts::keep(plane, receipt);
+                }
+                return Ok(("moved", ended.receipt));
             }
             (Ok(FromMigrate::Ended(ended)), _) => {
                 let why = ended.failure.map_or_else(|| "it was given up".to_owned(), |failure| failure.to_string());
@@ -128,9 +139,10 @@ fn follow(
             (Ok(_), _) => {}
             (Err(_), _) => match arriving.take() {
                 Some(born) => {
-                    return settle_by_lease(plane, located, born, moving_in(incoming), ENGINE_DIED, disks_open);
+                    let settled = settle_by_lease(plane, located, born, moving_in(incoming), ENGINE_DIED, disks_open);
+                    return settled.map(|state| (state, None));
                 }
-                None => return Ok("moved"),
+                None => return Ok(("moved", None)),
             },
         }
     }
@@ -142,7 +154,7 @@ fn settle_in(plane: &Arc<ControlPlane>, paused: bool, born: Born, epoch: u64) {
     born.running.set_epoch(epoch);
     plane.vms.put(&born.running.vm.vm, Arc::clone(&born.running), state);
     record::write(&plane.run_dir, &born.running, paused);
-    lifecycle::watch(plane, born);
+    ends::watch(plane, born);
 }
 
 /// The migration engine, or the control plane itself, died while a VM was moving in (`died` says which). Whether the move
@@ -168,7 +180,7 @@ fn settle_by_lease(
                 // A guest that runs has its disks; the engine let it run before it died.
                 if !disks_open && life(&born.running) != Some(VmmLife::Running) {
                     let opened =
-                        lifecycle::attach_disks(located, &born.running).and_then(|()| plane.open_taps(&born.running));
+                        born::attach_disks(located, &born.running).and_then(|()| plane.open_taps(&born.running));
                     opened.map_err(|reason| format!("{died}; the VM is this host's, but {}", reason.cause))?;
                 }
                 go_on(&born.running, paused).map_err(|why| format!("{died}; the VM is this host's, but {why}"))?;
@@ -209,25 +221,21 @@ fn life(running: &Running) -> Option<VmmLife> {
 
 /// Takes up a VM that was moving in when the control plane before this one died, on a thread of its own: it runs here if
 /// the lease comes to say so, and its monitor ends if not.
-pub fn adopt(plane: &Arc<ControlPlane>, running: Running, moving_in: MovingIn) {
+pub fn adopt(plane: &Arc<ControlPlane>, running: Arc<Running>, moving_in: MovingIn) {
     const DIED: &str = "the control plane of this host ended in the middle of the move";
     let (plane, name) = (Arc::clone(plane), running.vm.vm.clone());
     let settling = move || {
         let what = format!("VM {name} cannot come to {}", plane.name());
-        let born = Born::adopted(running);
-        let monitor = Arc::clone(&born.running);
-        if plane.vms.claim(&name, VmState::MovingIn, &what).is_err() {
-            return;
-        }
-        let _claimed = Claimed { plane: &plane, vm: &name };
+        let born = Born::adopted(Arc::clone(&running));
+        let Ok(_claimed) = Claimed::new(&plane, &name, &what) else { return };
         let located = locate(&plane, &name, &what).map_err(|refusal| refusal.to_string());
         let settled = located.and_then(|located| {
-            let located = Located { config_text: monitor.config_text.clone(), ..located };
+            let located = Located { config_text: running.config_text.clone(), ..located };
             settle_by_lease(&plane, &located, born, moving_in, DIED, false)
         });
         if let Err(why) = settled {
             log::error!("VM {name} was moving in and does not run here: {why}");
-            monitor.monitor.kill();
+            running.monitor.kill();
         }
     };
     if let Err(error) = std::thread::Builder::new().name("settle".to_owned()).spawn(settling) {
@@ -235,10 +243,18 @@ pub fn adopt(plane: &Arc<ControlPlane>, running: Running, moving_in: MovingIn) {
     }
 }
 
+/// A VM that can come here.
+struct Prepared<'a> {
+    located: Located,
+    /// What was built for it, unless only that was asked.
+    built: Option<(Claimed<'a>, Born)>,
+}
+
 /// Looks whether a VM can come here and, unless only that was asked, builds it.
-fn prepare(plane: &Arc<ControlPlane>, incoming: &Incoming) -> Result<(Located, Option<Born>), Vec<Reason>> {
+fn prepare<'a>(plane: &'a Arc<ControlPlane>, incoming: &Incoming) -> Result<Prepared<'a>, Vec<Reason>> {
     let vm = &incoming.vm;
     let what = format!("VM {} cannot come to {}", vm.name, plane.name());
+    plane.refuse_if_ending(&what).map_err(|refusal| refusal.reasons)?;
     let located = locate(plane, &vm.name, &what).map_err(|refusal| refusal.reasons)?;
     if *located.datastore.name() != vm.datastore {
         let hint = "give the shared datastore one name on all hosts: config show";
@@ -259,17 +275,10 @@ fn prepare(plane: &Arc<ControlPlane>, incoming: &Incoming) -> Result<(Located, O
         return Err(reasons);
     }
     if incoming.check_only {
-        return Ok((located, None));
+        return Ok(Prepared { located, built: None });
     }
-    plane.vms.claim(&vm.name, VmState::MovingIn, &what).map_err(|refusal| refusal.reasons)?;
-    match Born::of_spec(plane, &located, &config, vm.spec.clone(), 0) {
-        Ok(born) => {
-            record::write_moving_in(&plane.run_dir, &born.running, moving_in(incoming));
-            Ok((located, Some(born)))
-        }
-        Err(reason) => {
-            plane.vms.remove(&vm.name, None, None);
-            Err(vec![reason])
-        }
-    }
+    let claimed = Claimed::new(plane, &vm.name, &what)?;
+    let born = Born::of_spec(plane, &located, &config, vm.spec.clone(), 0).map_err(|reason| vec![reason])?;
+    record::write_moving_in(&plane.run_dir, &born.running, moving_in(incoming));
+    Ok(Prepared { located, built: Some((claimed, born)) })
 }

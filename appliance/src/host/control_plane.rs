@@ -1,5 +1,6 @@
 //! What the parts of the control plane share: the configuration, the datastores, the hosts, the VMs, the other roles.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use model::config_tree::nearest;
@@ -8,7 +9,6 @@ use model::diagnosis::{Diagnosis, Reason};
 use model::names::{HostName, PortGroupName};
 use model::units::Bytes;
 
-use crate::api::init::{self, InitRequest};
 use crate::api::migrate::{Own, ToMigrate};
 use crate::api::paths::RunDir;
 use crate::configuration::Configuration;
@@ -16,9 +16,11 @@ use crate::datastore::Datastores;
 use crate::host::discovery::{HostRecord, Hosts, MigrationRecord};
 use crate::host::engine::Engine;
 use crate::host::leases::Leases;
-use crate::host::lifecycle;
 use crate::host::moves::Moves;
-use crate::host::vms::{Running, Vms};
+use crate::host::owed::Owed;
+use crate::host::running::Running;
+use crate::host::vms::Vms;
+use crate::host::{born, checks};
 use crate::network::fabric::Fabric;
 use crate::network::link;
 use crate::network::netlink::Netlink;
@@ -51,6 +53,10 @@ pub struct ControlPlane {
     pub vms: Vms,
     /// Migrations that it takes or took part in.
     pub moves: Moves,
+    /// Leases that it may hold of VMs that it does not run.
+    pub owed: Owed,
+    /// It is being shut down: nothing begins any more.
+    pub(super) ending: AtomicBool,
 }
 
 impl ControlPlane {
@@ -92,7 +98,7 @@ impl ControlPlane {
         let open = || {
             let mut netlink = Netlink::open()?;
             (0..running.spec.nics.len()).try_for_each(|nic| {
-                let tap = link::by_name(&mut netlink, &lifecycle::tap_name(&running.vm, nic))?;
+                let tap = link::by_name(&mut netlink, &born::tap_name(&running.vm, nic))?;
                 tap.map_or(Ok(()), |tap| link::set_up(&mut netlink, tap.index, true))
             })
         };
@@ -152,11 +158,34 @@ impl ControlPlane {
         Some(ToMigrate::Configure(Box::new(Own { name: self.name().clone(), identity: self.identity, nic, cpu })))
     }
 
+    /// Whether a migration NIC is configured.
+    pub fn has_migration_nic(&self) -> bool {
+        self.configuration.config.as_ref().is_some_and(|config| config.migration_nic.is_some())
+    }
+
+    /// Why no VM can be moved from or to here, if none can.
+    pub fn migration_trouble(&self) -> Option<Reason> {
+        if self.configuration.config.is_none() {
+            return Some(Reason::new("this host came up with a bad configuration", "config show"));
+        }
+        if !self.has_migration_nic() {
+            let hint = "add [migration_nic] with nic and address to its configuration, then: host reboot";
+            return Some(Reason::new(format!("{} has no migration NIC configured", self.name()), hint));
+        }
+        if self.cpu.is_none() {
+            return checks::kvm_problem().or_else(|| Some(Reason::new("the processor is not known", "host check")));
+        }
+        let trouble = self.engine.trouble()?;
+        let cause = format!("the migration stack of {} is not up: {trouble}", self.name());
+        Some(Reason::new(cause, "network migration-nic; log show migrate"))
+    }
+
     /// What this host tells others of itself.
     pub fn own_record(&self, beat: u64) -> HostRecord {
         let config = self.configuration.config.as_ref();
         let nic = config.and_then(|config| config.migration_nic.as_ref());
-        let migration = nic.and_then(|nic| {
+        // Others must not try to move VMs to a stack that is not up.
+        let migration = nic.filter(|_| self.migration_trouble().is_none()).and_then(|nic| {
             let public_key = self.engine.public_key()?;
             Some(MigrationRecord { address: nic.address.address, port: nic.port, public_key })
         });
@@ -173,18 +202,6 @@ impl ControlPlane {
             port_groups: groups.iter().map(|group| (group.name.to_string(), group.vlan.unwrap_or(0))).collect(),
             cpu: self.cpu.clone(),
         }
-    }
-
-    /// Ends this host in order: `init` stops the roles, and this one its VMs before.
-    ///
-    /// # Errors
-    /// `init` does not answer.
-    pub fn end_host(&self, order: InitRequest) -> Result<String, Diagnosis> {
-        let what =
-            if order == InitRequest::Reboot { "the host is not restarted" } else { "the host is not powered off" };
-        let given = init::ask(&self.run_dir, order);
-        given.map_err(|error| Diagnosis::new(what, error.to_string(), "log show init"))?;
-        Ok("VMs are shut down first; then the host follows".to_owned())
     }
 }
 

@@ -15,6 +15,8 @@ use crate::api::paths::RunDir;
 
 /// Pause between two attempts to reach the engine.
 const RETRY: Duration = Duration::from_millis(300);
+/// Pause between two attempts to bring up a stack that did not come up: its NIC may appear late.
+const STACK_RETRY: Duration = Duration::from_secs(3);
 /// How long an answer about the NIC is waited for.
 const NIC_BOUND: Duration = Duration::from_secs(3);
 
@@ -27,10 +29,26 @@ pub struct Engine {
     shared: Mutex<Shared>,
 }
 
+/// The migration stack as the engine last told of it.
+#[derive(Debug, Default)]
+enum Stack {
+    /// The engine was not reached yet.
+    #[default]
+    Unknown,
+    /// The engine is away.
+    Away(String),
+    /// The engine was told to bring it up and has not answered yet.
+    Coming,
+    /// It is up.
+    Up,
+    /// It did not come up; it is tried again.
+    Down(String),
+}
+
 #[derive(Debug, Default)]
 struct Shared {
     channel: Option<Arc<EngineChannel>>,
-    trouble: Option<String>,
+    stack: Stack,
     listeners: BTreeMap<MigrationId, Sender<FromMigrate>>,
     progress: BTreeMap<MigrationId, MigrationProgress>,
     public_key: Option<String>,
@@ -77,7 +95,26 @@ impl Engine {
 
     /// Why the migration stack is not up, where it is not.
     pub fn trouble(&self) -> Option<String> {
-        self.lock().trouble.clone()
+        match &self.lock().stack {
+            Stack::Unknown => Some("the migrate role was not reached yet".to_owned()),
+            Stack::Away(why) => Some(format!("the migrate role does not run: {why}")),
+            Stack::Coming => Some("it is coming up".to_owned()),
+            Stack::Up => None,
+            Stack::Down(why) => Some(format!("{why}; it is tried again")),
+        }
+    }
+
+    /// Has a stack that did not come up tried again, for ever; `configure` gives the message that asks for it.
+    pub fn keep_stack_up(&self, configure: impl Fn() -> Option<ToMigrate>) {
+        loop {
+            std::thread::sleep(STACK_RETRY);
+            if matches!(self.lock().stack, Stack::Down(_))
+                && let Some(message) = configure()
+            {
+                // If the engine is away, it is greeted with the same when it is back.
+                let _ = self.tell(&message, &[]);
+            }
+        }
     }
 
     /// The migration NIC as the engine knows it.
@@ -116,7 +153,11 @@ impl Engine {
                 return self.away(&error.to_string());
             }
         }
-        self.lock().channel = Some(Arc::clone(&channel));
+        {
+            let mut shared = self.lock();
+            shared.channel = Some(Arc::clone(&channel));
+            shared.stack = Stack::Coming;
+        }
         loop {
             match channel.receive() {
                 Ok((message, _)) => {
@@ -135,7 +176,7 @@ impl Engine {
         if shared.channel.take().is_some() {
             log::error!("the migration engine went away: {why}");
         }
-        shared.trouble = Some(format!("the migrate role does not run: {why}"));
+        shared.stack = Stack::Away(why.to_owned());
         shared.public_key = None;
         shared.listeners.clear();
         shared.progress.clear();
@@ -147,7 +188,7 @@ impl Engine {
         let mut shared = self.lock();
         let id = match &message {
             FromMigrate::Configured(outcome) => {
-                shared.trouble = outcome.clone().err();
+                shared.stack = outcome.clone().err().map_or(Stack::Up, Stack::Down);
                 return None;
             }
             FromMigrate::Nic(nic) => {

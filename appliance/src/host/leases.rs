@@ -8,8 +8,11 @@ use model::diagnosis::Reason;
 use model::limits;
 
 use crate::api::channel::{Channel, ChannelError};
-use crate::api::lease::{Holder, LeaseAnswer, LeaseEvent, LeaseRequest, VmOnDatastore};
+use crate::api::lease::{DatastoreLease, Holder, LeaseAnswer, LeaseEvent, LeaseRequest, VmOnDatastore};
 use crate::api::paths::RunDir;
+
+/// How long a question that only looks is waited for.
+const LOOK_BOUND: Duration = Duration::from_secs(3);
 
 /// Asks the lease role, a connection for each request: they are rare, and none waits for another.
 #[derive(Clone, Debug)]
@@ -26,6 +29,9 @@ pub enum LeaseFailure {
     /// The lease role could not.
     #[error("{0}")]
     Failed(String),
+    /// What was asked may or may not have happened.
+    #[error("{0}")]
+    Unknown(String),
     /// The lease role does not answer.
     #[error("the lease role does not answer: {0}")]
     Away(#[from] ChannelError),
@@ -37,10 +43,15 @@ impl LeaseFailure {
         let hint = match self {
             Self::HeldBy(holder) if holder.alive => format!("use it there, or on {}: vm migrate, vm stop", holder.name),
             Self::HeldBy(holder) => format!("wait until the lease of {} has expired, then try again", holder.name),
-            Self::Failed(_) => "datastore list, then: log show lease".to_owned(),
+            Self::Failed(_) | Self::Unknown(_) => "datastore list, then: log show lease".to_owned(),
             Self::Away(_) => "init restarts it within seconds; then: log show lease".to_owned(),
         };
         Reason::new(self.to_string(), hint)
+    }
+
+    /// Whether what was asked may have happened all the same.
+    pub fn leaves_doubt(&self) -> bool {
+        matches!(self, Self::Unknown(_) | Self::Away(_))
     }
 }
 
@@ -55,12 +66,33 @@ impl Leases {
     /// # Errors
     /// The role is away or does not answer within the bound of a take-over.
     pub fn ask(&self, request: &LeaseRequest, descriptors: &[BorrowedFd<'_>]) -> Result<LeaseAnswer, LeaseFailure> {
-        let channel = Channel::<LeaseRequest, LeaseAnswer>::connect(&self.socket).map_err(ChannelError::from)?;
         let bound = Duration::from_millis(limits::API_REQUEST_MS_MAX + limits::LEASE_EXPIRY_MS);
+        self.ask_within(bound, request, descriptors)
+    }
+
+    fn ask_within(
+        &self,
+        bound: Duration,
+        request: &LeaseRequest,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<LeaseAnswer, LeaseFailure> {
+        let channel = Channel::<LeaseRequest, LeaseAnswer>::connect(&self.socket).map_err(ChannelError::from)?;
         match channel.ask(request, descriptors, bound)?.0 {
             LeaseAnswer::HeldBy(holder) => Err(LeaseFailure::HeldBy(holder)),
-            LeaseAnswer::Failed(why) | LeaseAnswer::Unknown(why) => Err(LeaseFailure::Failed(why)),
+            LeaseAnswer::Failed(why) => Err(LeaseFailure::Failed(why)),
+            LeaseAnswer::Unknown(why) => Err(LeaseFailure::Unknown(why)),
             answer => Ok(answer),
+        }
+    }
+
+    /// How this host's own leases stand, as far as they were asked for.
+    ///
+    /// # Errors
+    /// The role is away or does not answer at once.
+    pub fn status(&self) -> Result<Vec<DatastoreLease>, LeaseFailure> {
+        match self.ask_within(LOOK_BOUND, &LeaseRequest::Status, &[])? {
+            LeaseAnswer::Status(leases) => Ok(leases),
+            other => Err(unexpected(&other)),
         }
     }
 

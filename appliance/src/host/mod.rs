@@ -2,34 +2,52 @@
 //! carries commands out by asking the roles that own things.
 //!
 //! ```text
-//!   console ──> serve ──> answers      what is known: hosts, VMs, datastores, networks
+//!   console ──> serve ──> answers      what is known: hosts, VMs, datastores, networks (health, logs, receipts)
 //!                 │
-//!                 ├─────> lifecycle    start, stop, kill, pause, resume; what follows when a guest ends
-//!                 │          │
-//!                 │       located (a VM on its datastore), checks, monitor (its process), leases
-//!                 │
-//!                 ├─────> moves        migrations away from here, with the migration role (engine)
-//!                 └─────> arrivals     migrations to here
+//!                 ├─────> start        checks, host_lease, born (a monitor with its machine)
+//!                 ├─────> lifecycle    stop, kill, pause, resume
+//!                 ├─────> departures   migrations away from here, with the migration role (engine)
+//!                 └─────> ending       the end of the host
+//!
+//!              ends       what follows when a guest, or its monitor (reap), ends
+//!              arrivals   migrations to here
+//!              settling   who runs a VM after its move lost its engine or its control plane
 //! ```
 //!
-//! [`control_plane`] holds the state that they share; [`vms`] is who may work on which VM; [`record`] is what a restarted
-//! control plane finds of the VMs that went on running; [`discovery`] is how hosts find each other; [`role`] starts all
-//! of it.
+//! [`control_plane`] holds the state that they share; [`vms`] is who may work on which VM ([`running`]), [`moves`] are the
+//! migrations, [`owed`] the leases that are still to be given up; [`caller`] is who waits for a command; [`record`] is what
+//! a restarted control plane finds of the VMs that went on running, and [`adoption`] takes them up; [`discovery`] is how
+//! hosts find each other; [`role`] starts all of it.
 
+pub mod adoption;
 pub mod answers;
 pub mod arrivals;
+pub mod born;
+pub mod caller;
 pub mod checks;
 pub mod control_plane;
 pub mod cpu;
+pub mod departures;
 pub mod discovery;
+pub mod ending;
+pub mod ends;
 pub mod engine;
 pub mod facts;
+pub mod health;
+pub mod host_lease;
 pub mod leases;
 pub mod lifecycle;
 pub mod located;
+pub mod logs;
 pub mod monitor;
 pub mod moves;
+pub mod owed;
+pub mod reap;
+pub mod receipts;
 pub mod record;
 pub mod role;
+pub mod running;
 pub mod serve;
+pub mod settling;
+pub mod start;
 pub mod vms;

@@ -16,7 +16,10 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::api::channel::{Channel, ChannelError, Listener};
 use crate::api::paths::RunDir;
-use crate::api::vmm::{VmmAnswer, VmmRequest};
+use crate::api::vmm::{VmmAnswer, VmmRequest, VmmStatus};
+
+/// How long a question that only looks is waited for.
+const LOOK_BOUND: Duration = Duration::from_secs(1);
 
 /// A connection to a monitor.
 pub type MonitorChannel = Channel<VmmRequest, VmmAnswer>;
@@ -119,11 +122,44 @@ impl Monitor {
     /// # Errors
     /// The monitor is gone, does not answer in time, or answers that it could not.
     pub fn ask(&self, request: &VmmRequest, descriptors: &[BorrowedFd<'_>]) -> Result<VmmAnswer, MonitorError> {
-        let control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        match control.ask(request, descriptors, request_bound())?.0 {
-            VmmAnswer::Failed(why) => Err(MonitorError::Refused(why)),
-            answer => Ok(answer),
+        self.ask_within(request_bound(), request, descriptors)
+    }
+
+    fn ask_within(
+        &self,
+        bound: Duration,
+        request: &VmmRequest,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<VmmAnswer, MonitorError> {
+        let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
+        match control.ask(request, descriptors, bound) {
+            Ok((VmmAnswer::Failed(why), _)) => Err(MonitorError::Refused(why)),
+            Ok((answer, _)) => Ok(answer),
+            Err(error) => {
+                // An answer that comes after all must not be taken for that to a later question.
+                if let (ChannelError::Timeout(_), Ok(fresh)) = (&error, self.connect()) {
+                    *control = fresh;
+                }
+                Err(error.into())
+            }
         }
+    }
+
+    /// How the VM is, asked on a connection of its own, so that it never waits for what another command asked.
+    ///
+    /// # Errors
+    /// The monitor is gone or does not answer at once.
+    pub fn status(&self) -> Result<VmmStatus, MonitorError> {
+        let channel = self.connect().map_err(ChannelError::from)?;
+        match channel.ask(&VmmRequest::Status, &[], LOOK_BOUND)?.0 {
+            VmmAnswer::Status(status) => Ok(status),
+            _ => Err(MonitorError::Unexpected),
+        }
+    }
+
+    /// Whether the process is gone.
+    pub fn is_gone(&self) -> bool {
+        self.wait_gone(Duration::ZERO).is_ok()
     }
 
     /// Ends the process at once. Its VM does not run when the pidfd becomes readable.
@@ -179,4 +215,103 @@ fn guest_memory(vm: &VmName, size: Bytes) -> io::Result<OwnedFd> {
     let memory = rustix::fs::memfd_create(format!("vm-{vm}"), MemfdFlags::CLOEXEC)?;
     rustix::fs::ftruncate(&memory, size.0)?;
     Ok(memory)
+}
+
+/// A process that stands for a monitor in tests of what is done with monitors.
+#[cfg(test)]
+pub(super) mod stand_in {
+    use std::sync::Arc;
+
+    use model::vm_config::VmConfig;
+
+    use super::*;
+    use crate::host::running::Running;
+
+    /// A process that does nothing, and the socket on which the monitor that it stands for would listen.
+    pub(crate) struct StandIn {
+        vm: VmName,
+        process: Child,
+        folder: PathBuf,
+        listener: Listener,
+    }
+
+    impl StandIn {
+        pub(crate) fn start(vm: &VmName) -> Self {
+            let process = Command::new("sleep").arg("600").spawn().expect("started");
+            let folder = std::env::temp_dir().join(format!("godwit-monitor-{}", process.id()));
+            std::fs::create_dir_all(&folder).expect("made");
+            let listener = Listener::bind(&folder.join("control.sock")).expect("bound");
+            Self { vm: vm.clone(), process, folder, listener }
+        }
+
+        pub(crate) fn pid(&self) -> u32 {
+            self.process.id()
+        }
+
+        pub(crate) fn monitor(&self) -> Monitor {
+            let control = Channel::connect(&self.folder.join("control.sock")).expect("connected");
+            Monitor {
+                pid: self.pid(),
+                pidfd: pidfd(self.pid()).expect("opened"),
+                folder: self.folder.clone(),
+                memory: guest_memory(&self.vm, Bytes::mib(1)).expect("made"),
+                control: Mutex::new(control),
+            }
+        }
+
+        pub(crate) fn running(&self) -> Arc<Running> {
+            let text = format!("[vm]\nname = \"{}\"\ncpus = 1\nmemory = \"64 MiB\"\n[boot]\nkernel = \"x\"\n", self.vm);
+            let config = VmConfig::parse("vm.toml", &text).expect("valid");
+            let spec = vmm::machine::spec::MachineSpec {
+                cpus: config.cpus,
+                memory_bytes: config.memory.0,
+                cpu_baseline: config.cpu_baseline,
+                disks: Vec::new(),
+                nics: Vec::new(),
+                rng: false,
+            };
+            let vm = crate::api::lease::VmOnDatastore { datastore: "lab".parse().expect("valid"), vm: self.vm.clone() };
+            Arc::new(Running::new(vm, 1, (config, text), spec, self.monitor(), Vec::new()))
+        }
+
+        /// The next connection to the socket.
+        pub(crate) fn accept(&self) -> Channel<VmmAnswer, VmmRequest> {
+            self.listener.accept().expect("connected")
+        }
+    }
+
+    impl Drop for StandIn {
+        fn drop(&mut self) {
+            // It may be gone already.
+            let _ = self.process.kill();
+            let _ = self.process.wait();
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::stand_in::StandIn;
+    use super::*;
+    use crate::api::vmm::VmmLife;
+
+    #[test]
+    fn an_answer_that_comes_too_late_is_not_taken_for_that_to_a_later_question() {
+        let stand_in = StandIn::start(&"web".parse().expect("valid"));
+        let monitor = stand_in.monitor();
+        let slow = stand_in.accept();
+        let late = monitor.ask_within(Duration::from_millis(1), &VmmRequest::Pause, &[]);
+        assert!(matches!(late, Err(MonitorError::Channel(ChannelError::Timeout(_)))), "{late:?}");
+        slow.receive().expect("the question");
+        // Nobody hears it any more.
+        let _ = slow.send(&VmmAnswer::Done, &[]);
+        let asking = std::thread::spawn(move || monitor.ask(&VmmRequest::Status, &[]));
+        let next = stand_in.accept();
+        next.receive().expect("the next question");
+        let status = VmmStatus { life: VmmLife::Paused, cpu_us: 7 };
+        next.send(&VmmAnswer::Status(status), &[]).expect("heard");
+        let answer = asking.join().expect("ended");
+        assert!(matches!(answer, Ok(VmmAnswer::Status(known)) if known == status), "{answer:?}");
+    }
 }

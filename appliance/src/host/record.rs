@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::lease::VmOnDatastore;
 use crate::api::migrate::MigrationId;
 use crate::api::paths::RunDir;
-use crate::host::vms::Running;
+use crate::host::running::Running;
 
 /// What is needed to adopt a VM.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -71,10 +71,11 @@ fn write_record(run_dir: &RunDir, running: &Running, paused: bool, moving_in: Op
     }
 }
 
-/// Removes the record of a VM that does not run here any more, with its sockets.
+/// Removes the record of a VM that does not run here any more, with its sockets, if there is one.
 pub fn remove(run_dir: &RunDir, vm: &VmName) {
-    if let Err(error) = fs::remove_dir_all(run_dir.vm(vm)) {
-        log::warn!("folder of VM {vm}: {error}");
+    match fs::remove_dir_all(run_dir.vm(vm)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => log::warn!("folder of VM {vm}: {error}"),
+        _ => {}
     }
 }
 

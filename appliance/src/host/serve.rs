@@ -6,32 +6,12 @@ use std::time::Duration;
 
 use model::diagnosis::Diagnosis;
 
-use crate::api::channel::{Channel, ChannelError, Listener, wait_readable};
+use crate::api::channel::{Channel, ChannelError, Listener};
 use crate::api::host::{HostAnswer, HostRequest};
 use crate::api::init::InitRequest;
+use crate::host::caller::Caller;
 use crate::host::control_plane::ControlPlane;
-use crate::host::{answers, lifecycle, moves};
-
-/// The console at the other end of a request that takes long: it is told how far it is, and may give up.
-pub struct Caller<'a> {
-    channel: &'a Channel<HostAnswer, HostRequest>,
-}
-
-impl Caller<'_> {
-    /// Tells how far the command is.
-    pub fn progress(&self, doing: &str, thousandths: Option<u16>) {
-        // A console that went away has given up what it watched, not the command.
-        let _ = self.channel.send(&HostAnswer::Progress { doing: doing.to_owned(), thousandths }, &[]);
-    }
-
-    /// Whether Ctrl-C was pressed since the last call.
-    pub fn cancelled(&self) -> bool {
-        match wait_readable(self.channel.as_fd(), Duration::ZERO) {
-            Ok(true) => matches!(self.channel.receive(), Ok((HostRequest::Cancel, _))),
-            _ => false,
-        }
-    }
-}
+use crate::host::{answers, departures, lifecycle, moves, start};
 
 /// Serves consoles until the process ends.
 pub fn serve(plane: &Arc<ControlPlane>, listener: &Listener) {
@@ -62,7 +42,7 @@ fn converse(plane: &Arc<ControlPlane>, channel: &Channel<HostAnswer, HostRequest
             Err(ChannelError::Closed) => return,
             Err(error) => return log::warn!("a console was not understood: {error}"),
         };
-        let (answer, beside) = answer(plane, request, &Caller { channel });
+        let (answer, beside) = answer(plane, request, &Caller::console(channel));
         let beside: Vec<_> = beside.iter().map(AsFd::as_fd).collect();
         let sent = match channel.send(&answer, &beside) {
             Err(ChannelError::TooLong) => channel.send(&HostAnswer::Refused(too_long()), &[]),
@@ -82,12 +62,9 @@ fn answer(plane: &Arc<ControlPlane>, request: HostRequest, caller: &Caller<'_>) 
     let alone = |answer: Result<HostAnswer, Diagnosis>| (answer.unwrap_or_else(HostAnswer::Refused), Vec::new());
     let line = |line: Result<String, Diagnosis>| alone(line.map(HostAnswer::Done));
     match request {
-        HostRequest::VmStart(vm) => {
-            caller.progress(&format!("starting {vm}"), None);
-            line(lifecycle::start(plane, &vm))
-        }
+        HostRequest::VmStart(vm) => line(start::start(plane, &vm, caller)),
         HostRequest::VmStop(vm) => line(lifecycle::stop(plane, &vm)),
-        HostRequest::VmKill(vm) => line(lifecycle::kill(plane, &vm)),
+        HostRequest::VmKill(vm) => line(lifecycle::kill(plane, &vm, caller)),
         HostRequest::VmPause(vm) => line(lifecycle::pause(plane, &vm)),
         HostRequest::VmResume(vm) => line(lifecycle::resume(plane, &vm)),
         HostRequest::VmConsole(vm) => match answers::vm_console(plane, &vm) {
@@ -95,7 +72,7 @@ fn answer(plane: &Arc<ControlPlane>, request: HostRequest, caller: &Caller<'_>) 
             Err(refusal) => (HostAnswer::Refused(refusal), Vec::new()),
         },
         HostRequest::VmMigrate { vm, destination, check_only } => {
-            alone(moves::migrate(plane, &vm, &destination, check_only, caller))
+            alone(departures::migrate(plane, &vm, &destination, check_only, caller))
         }
         HostRequest::MigrationCancel(id) => line(moves::cancel(plane, &id)),
         HostRequest::HostReboot => line(plane.end_host(InitRequest::Reboot)),

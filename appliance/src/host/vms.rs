@@ -1,204 +1,400 @@
 //! The VMs that this host runs, starts, or takes part in moving: one entry each, and who may work on it.
+//!
+//! ```text
+//!            claim                 put                                 ended
+//!   (none) ────────> Starting, ────────> Running, Paused, Ending ────────────> Releasing ──> (none)
+//!                    MovingIn                 │         ^
+//!                                        hold │         │ let go of
+//!                                             v         │
+//!                             Pausing, Resuming, Stopping, MovingOut, Killing
+//! ```
+//! Who asks a monitor or the lease something about a VM holds the VM for as long as the question lasts ([`Held`]), so that
+//! a command of another console never works on what the answer is about to change; it is told what is being done and that
+//! it may try again. Only a kill takes a VM from another command's hands.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model::diagnosis::Diagnosis;
 use model::names::VmName;
-use model::vm_config::VmConfig;
-use vmm::machine::spec::MachineSpec;
 
 use crate::api::host::VmState;
-use crate::api::lease::VmOnDatastore;
-use crate::host::monitor::Monitor;
-use crate::network::tap::Tap;
-
-/// A VM with a monitor on this host.
-#[derive(Debug)]
-pub struct Running {
-    /// Its place.
-    pub vm: VmOnDatastore,
-    /// The epoch in which this host holds it; 0 on a destination before the commit.
-    epoch: AtomicU64,
-    /// Its configuration, as it was when it started.
-    pub config: VmConfig,
-    /// The text of it.
-    pub config_text: String,
-    /// The shape of its machine.
-    pub spec: MachineSpec,
-    /// Its monitor.
-    pub monitor: Monitor,
-    /// Its taps, in the order of its NICs; empty after this control plane was restarted, for the monitor holds them.
-    taps: Mutex<Vec<Tap>>,
-}
-
-impl Running {
-    /// A VM with a monitor, held in `epoch`.
-    pub fn new(
-        vm: VmOnDatastore,
-        epoch: u64,
-        (config, config_text): (VmConfig, String),
-        spec: MachineSpec,
-        monitor: Monitor,
-        taps: Vec<Tap>,
-    ) -> Self {
-        let (epoch, taps) = (AtomicU64::new(epoch), Mutex::new(taps));
-        Self { vm, epoch, config, config_text, spec, monitor, taps }
-    }
-
-    /// The epoch in which this host holds it; 0 on a destination before the commit.
-    pub fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Relaxed)
-    }
-
-    /// Works with its taps.
-    pub fn with_taps<T>(&self, work: impl FnOnce(&[Tap]) -> T) -> T {
-        work(&self.taps.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Its monitor ended: its taps go too, so that their names are free.
-    pub fn drop_taps(&self) {
-        self.taps.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-
-    /// This host holds it in a later epoch now.
-    pub fn set_epoch(&self, epoch: u64) {
-        self.epoch.store(epoch, Ordering::Relaxed);
-    }
-}
+use crate::host::running::Running;
 
 /// What this host knows of one VM beside what the datastore tells.
 #[derive(Debug, Default)]
 struct Entry {
-    state: Option<VmState>,
+    /// What it is while nobody works on it: none before it runs here.
+    steady: Option<VmState>,
+    /// What is being done with it, and by which work.
+    work: Option<(u64, VmState)>,
     running: Option<Arc<Running>>,
+    waits_for: Option<String>,
     last_end: Option<String>,
-    /// Its last end was a fence: the reason that its watcher sees, a monitor that ended, is not the whole story.
-    fenced: bool,
+    /// Why it ends here, or ended, is known: that its monitor is gone, which its watcher sees, is not the whole story.
+    end_is_known: bool,
+}
+
+impl Entry {
+    fn state(&self) -> Option<&VmState> {
+        self.work.as_ref().map(|(_, doing)| doing).or(self.steady.as_ref())
+    }
+
+    fn runs_in(&self, monitor: u32) -> bool {
+        self.running.as_ref().is_some_and(|running| running.monitor.pid() == monitor)
+    }
+
+    fn end_work(&mut self, ticket: u64) {
+        if self.work.take_if(|(now, _)| *now == ticket).is_some() {
+            self.waits_for = None;
+        }
+    }
+
+    /// Nothing of it is here any more. Returns what ran.
+    fn clear(&mut self, end: Option<String>) -> Option<Arc<Running>> {
+        (self.steady, self.work, self.waits_for) = (None, None, None);
+        if end.is_some() && !self.end_is_known {
+            self.last_end = end;
+        }
+        self.running.take()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    vms: BTreeMap<VmName, Entry>,
+    tickets: u64,
+}
+
+impl Entries {
+    fn begin_work(&mut self, vm: &VmName, doing: VmState) -> u64 {
+        self.tickets += 1;
+        self.vms.entry(vm.clone()).or_default().work = Some((self.tickets, doing));
+        self.tickets
+    }
 }
 
 /// All VMs that this host has to do with.
 #[derive(Debug, Default)]
 pub struct Vms {
-    entries: Mutex<BTreeMap<VmName, Entry>>,
+    entries: Mutex<Entries>,
 }
 
 impl Vms {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<VmName, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Marks a VM that nothing is done with as being worked on, so that two commands never start it twice.
+    /// Begins to work on a VM that nothing is done with here, so that two commands never start it twice.
     ///
     /// # Errors
     /// It runs here, or another command is at work on it.
-    pub fn claim(&self, vm: &VmName, state: VmState, what: &str) -> Result<(), Diagnosis> {
+    pub fn claim(&self, vm: &VmName, doing: VmState, what: &str) -> Result<Claim<'_>, Diagnosis> {
         let mut entries = self.lock();
-        let entry = entries.entry(vm.clone()).or_default();
-        if let Some(now) = &entry.state {
+        let entry = entries.vms.entry(vm.clone()).or_default();
+        if let Some(now) = entry.state() {
             return Err(busy(vm, now, what));
         }
-        entry.state = Some(state);
-        entry.fenced = false;
-        Ok(())
+        entry.end_is_known = false;
+        let ticket = entries.begin_work(vm, doing);
+        Ok(Claim { vms: self, vm: vm.clone(), ticket })
     }
 
-    /// Goes from one state to another, if it is in the first.
+    /// Begins to work on a VM with a monitor here, if it is in one of these states.
     ///
     /// # Errors
-    /// It is in another state.
-    pub fn transition(
-        &self,
-        vm: &VmName,
-        from: &[VmState],
-        to: VmState,
-        what: &str,
-    ) -> Result<Arc<Running>, Diagnosis> {
+    /// It is in another state; what that is, is said.
+    pub fn hold(&self, vm: &VmName, from: &[VmState], doing: VmState, what: &str) -> Result<Held<'_>, Diagnosis> {
         let mut entries = self.lock();
         let not_here = || Diagnosis::new(what, format!("VM {vm} does not run on this host"), format!("vm show {vm}"));
-        let entry = entries.get_mut(vm).ok_or_else(not_here)?;
-        let now = entry.state.clone().ok_or_else(not_here)?;
-        let running = entry.running.clone().filter(|_| from.contains(&now)).ok_or_else(|| busy(vm, &now, what))?;
-        entry.state = Some(to);
-        Ok(running)
+        let entry = entries.vms.get(vm).ok_or_else(not_here)?;
+        let now = entry.state().ok_or_else(not_here)?;
+        let (running, before) = match (&entry.running, &entry.steady) {
+            (Some(running), Some(before)) if from.contains(now) => (Arc::clone(running), before.clone()),
+            _ => return Err(busy(vm, now, what)),
+        };
+        let ticket = entries.begin_work(vm, doing);
+        Ok(Held { vms: self, ticket, running, before, after: None })
     }
 
-    /// Records the monitor of a VM and its state.
+    /// A VM that is being started has a monitor now, which a kill can end.
+    pub fn born(&self, vm: &VmName, running: Arc<Running>) {
+        if let Some(entry) = self.lock().vms.get_mut(vm) {
+            entry.running = Some(running);
+        }
+    }
+
+    /// A VM runs here: its monitor, and its state. Whatever work brought it here is done.
     pub fn put(&self, vm: &VmName, running: Arc<Running>, state: VmState) {
         let mut entries = self.lock();
-        let entry = entries.entry(vm.clone()).or_default();
-        entry.running = Some(running);
-        entry.state = Some(state);
+        let entry = entries.vms.entry(vm.clone()).or_default();
+        (entry.running, entry.steady) = (Some(running), Some(state));
+        (entry.work, entry.waits_for) = (None, None);
     }
 
-    /// Sets the state of a VM that has one.
-    pub fn set_state(&self, vm: &VmName, state: VmState) {
-        if let Some(entry) = self.lock().get_mut(vm).filter(|entry| entry.state.is_some()) {
-            entry.state = Some(state);
+    /// A guest ended, or its monitor did: nothing but its end can follow.
+    pub fn ending(&self, vm: &VmName, monitor: u32) {
+        if let Some(entry) = self.lock().vms.get_mut(vm).filter(|entry| entry.runs_in(monitor)) {
+            entry.steady = Some(VmState::Ending);
         }
     }
 
-    /// Goes to another state, unless something else has been begun with the VM meanwhile.
-    pub fn change_state(&self, vm: &VmName, from: &VmState, to: VmState) {
-        if let Some(entry) = self.lock().get_mut(vm).filter(|entry| entry.state.as_ref() == Some(from)) {
-            entry.state = Some(to);
+    /// What the work on a VM waits for, for people; none when it goes on.
+    pub fn waits_for(&self, vm: &VmName, what: Option<String>) {
+        if let Some(entry) = self.lock().vms.get_mut(vm) {
+            entry.waits_for = what;
         }
     }
 
-    /// This host has nothing more to do with a VM; `end` is how it ended here. Returns what ran, if `monitor` is
-    /// the one that ran: the watcher of an earlier monitor must not remove a later one.
-    pub fn remove(&self, vm: &VmName, monitor: Option<u32>, end: Option<String>) -> Option<Arc<Running>> {
+    /// This host has nothing more to do with a VM whose monitor was this one; `end` is how it ended here. Returns what
+    /// ran; none if that monitor is not the VM's, because somebody else took it away or it was started again.
+    pub fn remove(&self, vm: &VmName, monitor: u32, end: Option<String>) -> Option<Arc<Running>> {
         let mut entries = self.lock();
-        let entry = entries.get_mut(vm)?;
-        let current = entry.running.as_ref().map(|running| running.monitor.pid());
-        if monitor.is_some() && current != monitor {
-            return None;
-        }
-        entry.state = None;
-        if end.is_some() && !entry.fenced {
-            entry.last_end = end;
-        }
-        entry.running.take()
+        entries.vms.get_mut(vm).filter(|entry| entry.runs_in(monitor))?.clear(end)
     }
 
-    /// The lease role killed a VM, and why.
-    pub fn note_fence(&self, vm: &VmName, why: String) {
+    /// As [`Vms::remove`], for who saw the monitor end and did not end it. The claim stands for the lease that is to be
+    /// given up next. None also while a kill is under way, which does what follows.
+    pub fn ended(&self, vm: &VmName, monitor: u32, end: String) -> Option<(Arc<Running>, Claim<'_>)> {
+        let killing = |entry: &Entry| entry.state() == Some(&VmState::Killing);
+        self.clear_to_release(vm, |entry| entry.runs_in(monitor) && !killing(entry), end)
+    }
+
+    /// As [`Vms::ended`], for who killed the monitor.
+    pub fn killed(&self, vm: &VmName, monitor: u32, end: String) -> Option<(Arc<Running>, Claim<'_>)> {
+        self.clear_to_release(vm, |entry| entry.runs_in(monitor), end)
+    }
+
+    fn clear_to_release(
+        &self,
+        vm: &VmName,
+        may: impl FnOnce(&Entry) -> bool,
+        end: String,
+    ) -> Option<(Arc<Running>, Claim<'_>)> {
         let mut entries = self.lock();
-        let entry = entries.entry(vm.clone()).or_default();
+        let running = entries.vms.get_mut(vm).filter(|entry| may(entry))?.clear(Some(end))?;
+        let ticket = entries.begin_work(vm, VmState::Releasing);
+        Some((running, Claim { vms: self, vm: vm.clone(), ticket }))
+    }
+
+    /// Why a VM is about to end here, or did: who ends it knows better than who only sees that its monitor is gone.
+    pub fn note_end(&self, vm: &VmName, why: String) {
+        let mut entries = self.lock();
+        let entry = entries.vms.entry(vm.clone()).or_default();
         entry.last_end = Some(why);
-        entry.fenced = true;
+        entry.end_is_known = true;
     }
 
     /// The state of a VM here, if this host has to do with it.
     pub fn state(&self, vm: &VmName) -> Option<VmState> {
-        self.lock().get(vm)?.state.clone()
+        self.lock().vms.get(vm)?.state().cloned()
     }
 
     /// What runs of a VM here.
     pub fn running(&self, vm: &VmName) -> Option<Arc<Running>> {
-        self.lock().get(vm)?.running.clone()
+        self.lock().vms.get(vm)?.running.clone()
     }
 
     /// How a VM ended here the last time.
     pub fn last_end(&self, vm: &VmName) -> Option<String> {
-        self.lock().get(vm)?.last_end.clone()
+        self.lock().vms.get(vm)?.last_end.clone()
+    }
+
+    /// What the work on a VM waits for.
+    pub fn waiting_for(&self, vm: &VmName) -> Option<String> {
+        self.lock().vms.get(vm)?.waits_for.clone()
     }
 
     /// All VMs with a monitor here.
     pub fn all_running(&self) -> Vec<(Arc<Running>, VmState)> {
         let entries = self.lock();
-        let running = entries.values().filter_map(|entry| Some((entry.running.clone()?, entry.state.clone()?)));
+        let running = entries.vms.values().filter_map(|entry| Some((entry.running.clone()?, entry.state()?.clone())));
         running.collect()
+    }
+
+    /// The VMs in one of these states.
+    pub fn all_in(&self, states: &[VmState]) -> Vec<VmName> {
+        let entries = self.lock();
+        let wanted = entries.vms.iter().filter(|(_, entry)| entry.state().is_some_and(|now| states.contains(now)));
+        wanted.map(|(vm, _)| vm.clone()).collect()
     }
 }
 
+/// A VM that is being started or moved in, or whose lease is being given up. Dropped before [`Vms::put`], it is as if
+/// nothing had been begun.
+#[derive(Debug)]
+pub struct Claim<'a> {
+    vms: &'a Vms,
+    vm: VmName,
+    ticket: u64,
+}
+
+impl Claim<'_> {
+    /// Whether the VM did not come to run here yet.
+    pub fn is_open(&self) -> bool {
+        let entries = self.vms.lock();
+        entries.vms.get(&self.vm).and_then(|entry| entry.work.as_ref()).is_some_and(|(now, _)| *now == self.ticket)
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let mut entries = self.vms.lock();
+        let entry = entries.vms.get_mut(&self.vm);
+        if let Some(entry) = entry.filter(|entry| entry.work.as_ref().is_some_and(|(now, _)| *now == self.ticket)) {
+            entry.clear(None);
+        }
+    }
+}
+
+/// A VM that a command works on. Dropped, it is again as it was before, unless the command said otherwise, or it ended
+/// or was taken away meanwhile.
+#[derive(Debug)]
+pub struct Held<'a> {
+    vms: &'a Vms,
+    ticket: u64,
+    running: Arc<Running>,
+    before: VmState,
+    after: Option<VmState>,
+}
+
+impl Held<'_> {
+    /// What runs.
+    pub fn running(&self) -> &Arc<Running> {
+        &self.running
+    }
+
+    /// What the VM was before: running, paused or ending.
+    pub fn before(&self) -> &VmState {
+        &self.before
+    }
+
+    /// What the VM is once it is let go of.
+    pub fn leave_as(&mut self, state: VmState) {
+        self.after = Some(state);
+    }
+
+    /// Whether this host still has to do with the VM in this monitor.
+    pub fn is_here(&self) -> bool {
+        let vm = &self.running.vm.vm;
+        self.vms.lock().vms.get(vm).is_some_and(|entry| entry.runs_in(self.running.monitor.pid()))
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let mut entries = self.vms.lock();
+        let monitor = self.running.monitor.pid();
+        let entry = entries.vms.get_mut(&self.running.vm.vm).filter(|entry| entry.runs_in(monitor));
+        let Some(entry) = entry else { return };
+        if let Some(after) = self.after.take() {
+            entry.steady = Some(after);
+        }
+        entry.end_work(self.ticket);
+    }
+}
+
+/// Why a command may not work on a VM now.
 fn busy(vm: &VmName, now: &VmState, what: &str) -> Diagnosis {
+    let again = || "try again; vm list tells when that is over".to_owned();
     let (cause, hint) = match now {
         VmState::Running => (format!("VM {vm} runs on this host"), format!("vm show {vm}")),
         VmState::Paused => (format!("VM {vm} is paused on this host"), format!("vm resume {vm}")),
         VmState::Starting => (format!("VM {vm} is being started on this host"), "wait for it".to_owned()),
-        _ => (format!("VM {vm} is being moved"), "migration list; migration cancel ID".to_owned()),
+        VmState::Pausing => (format!("VM {vm} is being paused by another command"), again()),
+        VmState::Resuming => (format!("VM {vm} is being resumed by another command"), again()),
+        VmState::Stopping => (format!("the power button of VM {vm} is being pressed by another command"), again()),
+        VmState::Killing => (format!("VM {vm} is being killed by another command"), again()),
+        VmState::Releasing => (format!("the lease of VM {vm} is being given up"), again()),
+        VmState::Ending => {
+            (format!("VM {vm} ended here, and its monitor is not gone yet"), format!("vm show {vm}, then try again"))
+        }
+        VmState::MovingIn => {
+            (format!("VM {vm} is being moved to this host"), "migration list; migration cancel ID".to_owned())
+        }
+        _ => (format!("VM {vm} is being moved away"), "migration list; migration cancel ID".to_owned()),
     };
     Diagnosis::new(what, cause, hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::monitor::stand_in::StandIn;
+
+    fn name() -> VmName {
+        "web".parse().expect("valid")
+    }
+
+    /// A running VM, and what stands for its monitor.
+    fn running() -> (Vms, StandIn) {
+        let stand_in = StandIn::start(&name());
+        let vms = Vms::default();
+        vms.put(&name(), stand_in.running(), VmState::Running);
+        (vms, stand_in)
+    }
+
+    fn hold<'a>(vms: &'a Vms, from: &[VmState], doing: VmState) -> Result<Held<'a>, String> {
+        vms.hold(&name(), from, doing, "VM web was not worked on").map_err(|refusal| refusal.reasons[0].cause.clone())
+    }
+
+    #[test]
+    fn of_two_commands_at_the_same_instant_the_second_is_told_what_the_first_does() {
+        let (vms, _monitor) = running();
+        let pausing = hold(&vms, &[VmState::Running], VmState::Pausing).expect("nobody works on it");
+        assert_eq!(vms.state(&name()), Some(VmState::Pausing));
+        let refused = hold(&vms, &[VmState::Running, VmState::Paused], VmState::MovingOut).expect_err("held");
+        assert_eq!(refused, "VM web is being paused by another command");
+        drop(pausing);
+        assert_eq!(vms.state(&name()), Some(VmState::Running), "what failed leaves the VM as it was");
+        let mut pausing = hold(&vms, &[VmState::Running], VmState::Pausing).expect("nobody works on it");
+        pausing.leave_as(VmState::Paused);
+        drop(pausing);
+        let moving = hold(&vms, &[VmState::Running, VmState::Paused], VmState::MovingOut).expect("nobody works on it");
+        assert_eq!(moving.before(), &VmState::Paused);
+        drop(moving);
+        assert_eq!(vms.state(&name()), Some(VmState::Paused));
+    }
+
+    #[test]
+    fn a_kill_takes_the_vm_from_another_command_which_does_not_bring_it_back() {
+        let (vms, monitor) = running();
+        let mut pausing = hold(&vms, &[VmState::Running], VmState::Pausing).expect("nobody works on it");
+        let killing = hold(&vms, &[VmState::Running, VmState::Pausing], VmState::Killing).expect("a kill may");
+        pausing.leave_as(VmState::Paused);
+        drop(pausing);
+        assert_eq!(vms.state(&name()), Some(VmState::Killing));
+        let watcher = vms.ended(&name(), monitor.pid(), "its monitor ended".to_owned());
+        assert!(watcher.is_none(), "the kill does what follows");
+        let (_, releasing) = vms.killed(&name(), monitor.pid(), "it was killed".to_owned()).expect("it was there");
+        drop(killing);
+        assert_eq!(vms.state(&name()), Some(VmState::Releasing));
+        drop(releasing);
+        assert_eq!((vms.state(&name()), vms.last_end(&name())), (None, Some("it was killed".to_owned())));
+    }
+
+    #[test]
+    fn a_kill_that_failed_leaves_what_the_other_command_made_of_the_vm() {
+        let (vms, _monitor) = running();
+        let mut pausing = hold(&vms, &[VmState::Running], VmState::Pausing).expect("nobody works on it");
+        let killing = hold(&vms, &[VmState::Pausing], VmState::Killing).expect("a kill may");
+        pausing.leave_as(VmState::Paused);
+        drop((pausing, killing));
+        assert_eq!(vms.state(&name()), Some(VmState::Paused));
+    }
+
+    #[test]
+    fn a_claim_that_came_to_nothing_leaves_no_trace_and_one_that_did_leaves_the_vm() {
+        let (vms, monitor) = (Vms::default(), StandIn::start(&name()));
+        let claim = vms.claim(&name(), VmState::Starting, "").expect("nobody works on it");
+        vms.born(&name(), monitor.running());
+        assert!(vms.claim(&name(), VmState::Starting, "").is_err());
+        drop(claim);
+        assert!(vms.state(&name()).is_none() && vms.running(&name()).is_none());
+        let claim = vms.claim(&name(), VmState::MovingIn, "").expect("nobody works on it");
+        vms.put(&name(), monitor.running(), VmState::Running);
+        assert!(!claim.is_open());
+        drop(claim);
+        assert_eq!(vms.state(&name()), Some(VmState::Running));
+    }
 }

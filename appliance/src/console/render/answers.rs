@@ -133,6 +133,12 @@ fn state_text(state: &VmState) -> String {
         VmState::Paused => "paused here".to_owned(),
         VmState::MovingOut => "moving out".to_owned(),
         VmState::MovingIn => "moving in".to_owned(),
+        VmState::Pausing => "pausing".to_owned(),
+        VmState::Resuming => "resuming".to_owned(),
+        VmState::Stopping => "stopping".to_owned(),
+        VmState::Killing => "being killed".to_owned(),
+        VmState::Ending => "ending".to_owned(),
+        VmState::Releasing => "giving its lease up".to_owned(),
         VmState::Elsewhere(host) => format!("on {host}"),
         VmState::Orphaned(host) => format!("lost with {host}"),
         VmState::Broken => "broken vm.toml".to_owned(),
@@ -157,6 +163,7 @@ fn vm_text(vm: &VmDetail) -> String {
         .line("datastore", &vm.row.datastore)
         .line("lease", format!("epoch {}, held by {}", vm.epoch, vm.holder.as_ref().map_or("nobody", |h| h.as_str())))
         .some("monitor", vm.pid.map(|pid| format!("process {pid}, {} ms of vCPU time", vm.cpu_us / 1000)))
+        .some("waits for", vm.waits_for.as_ref())
         .some("last end here", vm.last_end.as_ref())
         .each("configuration error", &vm.config_errors);
     if let Some(config) = &vm.config {

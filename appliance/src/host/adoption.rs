@@ -1,0 +1,51 @@
+//! The VMs that went on running while this control plane did not.
+
+use std::sync::Arc;
+
+use model::vm_config::VmConfig;
+
+use crate::api::host::VmState;
+use crate::host::born::Born;
+use crate::host::control_plane::ControlPlane;
+use crate::host::monitor::{self, Monitor};
+use crate::host::reap::GONE_BOUND;
+use crate::host::record::{self, VmRecord};
+use crate::host::running::Running;
+use crate::host::{arrivals, ends, owed, settling};
+
+/// Finds them by their records. Must come before anybody is served.
+pub fn adopt(plane: &Arc<ControlPlane>) {
+    for record in record::all(&plane.run_dir) {
+        let (vm, pid) = (record.vm.clone(), record.pid);
+        let name = &vm.vm;
+        let Err(why) = adopt_one(plane, record) else {
+            log::info!("VM {name} is adopted");
+            continue;
+        };
+        log::error!("VM {name} cannot be adopted: {why}");
+        match monitor::end_unadopted(name, pid, GONE_BOUND) {
+            Ok(()) => {
+                record::remove(&plane.run_dir, name);
+                owed::give_up(plane, &vm);
+            }
+            // Its record stays, and so does the lease: nobody may start the VM beside it.
+            Err(error) => log::error!("monitor of VM {name}: {error}"),
+        }
+    }
+}
+
+fn adopt_one(plane: &Arc<ControlPlane>, record: VmRecord) -> Result<(), String> {
+    let VmRecord { vm, epoch, config_text, pid, paused, moving_in } = record;
+    let config = VmConfig::parse("vm.toml", &config_text).map_err(|_| "its record is broken".to_owned())?;
+    let (monitor, spec) = Monitor::adopt(&plane.run_dir, &vm.vm, pid).map_err(|error| error.to_string())?;
+    let running = Arc::new(Running::new(vm.clone(), epoch, (config, config_text), spec, monitor, Vec::new()));
+    if let Some(moving_in) = moving_in {
+        arrivals::adopt(plane, running, moving_in);
+        return Ok(());
+    }
+    let state = if paused { VmState::Paused } else { VmState::Running };
+    plane.vms.put(&vm.vm, Arc::clone(&running), state);
+    settling::watch_lease(plane, &running);
+    ends::watch(plane, Born::adopted(running));
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! A monitor with its machine built, before its guest runs: on a start, and at the destination of a move.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::process::Child;
+use std::sync::Arc;
+
+use model::diagnosis::Reason;
+use model::vm_config::VmConfig;
+use vmm::machine::spec::{DiskSpec, MachineSpec, NicSpec};
+
+use crate::api::lease::VmOnDatastore;
+use crate::api::vmm::VmmRequest;
+use crate::host::control_plane::ControlPlane;
+use crate::host::located::Located;
+use crate::host::monitor::Monitor;
+use crate::host::reap::{self, GONE_BOUND};
+use crate::host::running::Running;
+
+/// A monitor with its machine built, and its child process. If it is dropped before its guest runs, the monitor is
+/// killed.
+#[derive(Debug)]
+pub struct Born {
+    /// What will run.
+    pub running: Arc<Running>,
+    child: Option<Child>,
+}
+
+impl Drop for Born {
+    fn drop(&mut self) {
+        if let Some(child) = self.child.take() {
+            self.running.monitor.kill();
+            reap::collect(&self.running.vm.vm, child, GONE_BOUND);
+        }
+    }
+}
+
+impl Born {
+    /// One whose monitor an earlier control plane made.
+    pub fn adopted(running: Arc<Running>) -> Self {
+        Self { running, child: None }
+    }
+
+    /// Makes taps (silent), monitor and machine of a VM; the monitor is registered with the lease role before
+    /// anything can run in it.
+    ///
+    /// # Errors
+    /// Why one of them cannot be made.
+    pub fn new(plane: &ControlPlane, located: &Located, config: &VmConfig, epoch: u64) -> Result<Self, Reason> {
+        let spec = machine_spec(located, config)?;
+        Self::of_spec(plane, located, config, spec, epoch)
+    }
+
+    /// As [`Born::new`], with the machine's shape given: on the destination of a move it is the source's.
+    ///
+    /// # Errors
+    /// As [`Born::new`].
+    pub fn of_spec(
+        plane: &ControlPlane,
+        located: &Located,
+        config: &VmConfig,
+        spec: MachineSpec,
+        epoch: u64,
+    ) -> Result<Self, Reason> {
+        let vm = located.vm();
+        let reason = |error: &dyn std::fmt::Display| Reason::new(error.to_string(), "host check, then: log show vmm");
+        let kvm = File::options().read(true).write(true).open("/dev/kvm");
+        let kvm = kvm.map_err(|error| Reason::new(format!("/dev/kvm cannot be opened: {error}"), "host check"))?;
+        let mut taps = Vec::new();
+        for (n, nic) in config.nics.iter().enumerate() {
+            taps.push(plane.plug(&nic.port_group, &tap_name(&vm, n))?);
+        }
+        let memory = model::units::Bytes(spec.memory_bytes);
+        let (monitor, child) = Monitor::spawn(&plane.run_dir, &vm.vm, memory).map_err(|error| reason(&error))?;
+        let configured = (config.clone(), located.config_text.clone());
+        let running = Running::new(vm.clone(), epoch, configured, spec.clone(), monitor, taps);
+        let born = Self { running: Arc::new(running), child: Some(child) };
+        let monitor = &born.running.monitor;
+        let held = plane.leases.guard(&vm, monitor.pidfd()).map_err(|failure| failure.reason())?;
+        if epoch != 0 && !held {
+            // Lost between the acquisition and the registration: nobody would have killed this monitor for it.
+            return Err(Reason::new(
+                "this host lost its lease on the datastore meanwhile",
+                "datastore show; try again",
+            ));
+        }
+        let built = born.running.with_taps(|taps| {
+            let mut beside = vec![kvm.as_fd(), monitor.memory()];
+            beside.extend(taps.iter().map(|tap| tap.file.as_fd()));
+            monitor.ask(&VmmRequest::Build { spec }, &beside)
+        });
+        built.map_err(|error| reason(&error))?;
+        Ok(born)
+    }
+
+    /// The guest runs: from now on its watcher looks after the child.
+    pub fn into_parts(mut self) -> (Arc<Running>, Option<Child>) {
+        (Arc::clone(&self.running), self.child.take())
+    }
+}
+
+/// The shape of a VM's machine. Looks at the sizes of its disks.
+fn machine_spec(located: &Located, config: &VmConfig) -> Result<MachineSpec, Reason> {
+    let mut disks = Vec::new();
+    for (n, disk) in config.disks.iter().enumerate() {
+        let capacity_bytes = located.disk_size(disk)?;
+        disks.push(DiskSpec { capacity_bytes, read_only: disk.read_only, serial: format!("disk{n}") });
+    }
+    let nics = config.nics.iter().enumerate().map(|(n, nic)| {
+        let mac = nic.mac.unwrap_or_else(|| located.made_mac(n));
+        NicSpec { mac: mac.bytes(), mtu: None }
+    });
+    Ok(MachineSpec {
+        cpus: config.cpus,
+        memory_bytes: config.memory.0,
+        cpu_baseline: config.cpu_baseline,
+        disks,
+        nics: nics.collect(),
+        rng: true,
+    })
+}
+
+/// Opens a VM's disks for this host's use and hands them to its monitor.
+///
+/// # Errors
+/// A disk cannot be opened or attached.
+pub fn attach_disks(located: &Located, running: &Running) -> Result<(), Reason> {
+    for (index, disk) in running.config.disks.iter().enumerate() {
+        let file = located.open_disk(disk)?;
+        let index = u8::try_from(index).unwrap_or(u8::MAX);
+        let attached = running.monitor.ask(&VmmRequest::AttachDisk { index }, &[file.as_fd()]);
+        attached.map_err(|error| Reason::new(format!("disk {}: {error}", disk.file), "log show vmm"))?;
+    }
+    Ok(())
+}
+
+/// The name of the tap of a VM's NIC: short enough for the kernel (15 bytes), and the same on every start.
+pub fn tap_name(vm: &VmOnDatastore, nic: usize) -> String {
+    let digest = xxhash_rust::xxh3::xxh3_64(format!("{}/{}", vm.datastore, vm.vm).as_bytes());
+    format!("vm{:08x}-{nic}", digest >> 32)
+}

@@ -1,0 +1,227 @@
+//! Migrations away from here: the control plane hands the VM to the migration engine and waits.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use model::diagnosis::Diagnosis;
+use model::names::{HostName, VmName};
+
+use crate::api::host::{Check, HostAnswer, VmState};
+use crate::api::migrate::{Ended, FromMigrate, MigrationId, Outgoing, ToMigrate, VmToMove};
+use crate::host::caller::{Caller, LOOK};
+use crate::host::control_plane::ControlPlane;
+use crate::host::lifecycle::{KILLED, end_monitor};
+use crate::host::moves::{self, UnderWay, shown};
+use crate::host::settling::{hold_in, release, still_here, without_engine};
+use crate::host::vms::Held;
+use crate::host::{facts, receipts};
+
+/// How long a move may take to be given up before a kill ends the monitor all the same: a monitor that cannot finish its
+/// last I/O does not let the engine end the stun.
+const GIVE_UP_BOUND: Duration = Duration::from_secs(10);
+/// Pause between two requests to give a move up: one that has yet to reach the engine does not hear the first.
+const CANCEL_AGAIN: Duration = Duration::from_secs(1);
+/// Phases of a move after its commit (DESIGN.md, section 9).
+const COMMITTED: [&str; 3] = ["resume", "audit", "release"];
+
+/// Moves a VM away, or only looks whether it can be.
+///
+/// # Errors
+/// Every reason why it was not moved, and where it runs.
+pub fn migrate(
+    plane: &Arc<ControlPlane>,
+    vm: &VmName,
+    destination: &HostName,
+    check_only: bool,
+    caller: &Caller<'_>,
+) -> Result<HostAnswer, Diagnosis> {
+    let what = format!("VM {vm} was not migrated");
+    let runs = || matches!(plane.vms.state(vm), Some(VmState::Running | VmState::Paused));
+    while runs() && plane.moves.is_coming(vm, plane.name()) {
+        caller.progress("waiting for the audit of the move to here", None);
+        if caller.cancelled_within(LOOK) {
+            let cause = "it was cancelled while the audit of the VM's move to here went on";
+            return Err(Diagnosis::new(what, cause, format!("vm migrate {vm} {destination}")));
+        }
+    }
+    let mut held = plane.vms.hold(vm, &[VmState::Running, VmState::Paused], VmState::MovingOut, &what)?;
+    let moved = move_out(plane, &mut held, destination, check_only, caller);
+    // Where the VM was released, its entry is gone and letting go of it changes nothing.
+    moved.map_err(|refusal| if refusal.vm_now.is_some() { refusal } else { refusal.vm_now(still_here(plane, &held)) })
+}
+
+fn move_out(
+    plane: &Arc<ControlPlane>,
+    held: &mut Held<'_>,
+    destination: &HostName,
+    check_only: bool,
+    caller: &Caller<'_>,
+) -> Result<HostAnswer, Diagnosis> {
+    let running = Arc::clone(held.running());
+    let vm = &running.vm.vm;
+    let what = format!("VM {vm} was not migrated");
+    let refused = |cause: String, hint: &str| Diagnosis::new(&what, cause, hint);
+    plane.refuse_if_ending(&what)?;
+    if *destination == *plane.name() {
+        return Err(refused(format!("{destination} is this host"), "host list"));
+    }
+    if let Some(trouble) = plane.migration_trouble() {
+        return Err(Diagnosis::of(&what, vec![trouble]));
+    }
+    if !plane.hosts.knows(destination) {
+        let cause = format!("no host {destination} with a migration NIC shares a datastore with this one");
+        return Err(refused(cause, "host list"));
+    }
+    let id = random_id().map_err(|error| refused(format!("no random number is to be had: {error}"), "host check"))?;
+    let monitor = running.monitor.connect();
+    let monitor =
+        monitor.map_err(|error| refused(format!("the monitor of the VM is away: {error}"), "log show vmm"))?;
+    let labels = running.config.nics.iter().map(|nic| (nic.port_group.clone(), plane.vlan(&nic.port_group)));
+    let to_move = VmToMove {
+        name: vm.clone(),
+        datastore: running.vm.datastore.clone(),
+        config: running.config_text.clone(),
+        spec: running.spec.clone(),
+        port_groups: labels.collect(),
+        epoch: running.epoch(),
+        paused: *held.before() == VmState::Paused,
+    };
+    let facts = facts::facts(plane).ok_or_else(|| refused("KVM cannot be used here".to_owned(), "host check"))?;
+    let facts = Box::new(facts);
+    let outgoing = Outgoing { id, vm: to_move, facts, destination: destination.clone(), check_only };
+    let said = plane.engine.listen(id);
+    plane.moves.begin(id, vm, plane.name(), destination);
+    let start = ToMigrate::Start(Box::new(outgoing));
+    let told = plane.engine.tell(&start, &[monitor.as_fd(), running.monitor.memory()]);
+    let ended = match told {
+        Err(error) => Err(refused(format!("the migrate role does not answer: {error}"), "log show migrate")),
+        Ok(()) => wait_for_end(plane, held, id, &said, caller),
+    };
+    plane.engine.forget(id);
+    conclude(plane, held, id, check_only, ended)
+}
+
+/// Waits for the end of a migration at its source, releasing the VM when it runs elsewhere.
+fn wait_for_end(
+    plane: &Arc<ControlPlane>,
+    held: &mut Held<'_>,
+    id: MigrationId,
+    said: &Receiver<FromMigrate>,
+    caller: &Caller<'_>,
+) -> Result<Ended, Diagnosis> {
+    loop {
+        match said.recv_timeout(LOOK) {
+            Ok(FromMigrate::Progress(progress)) => caller.progress(&progress.phase, progress.thousandths),
+            Ok(FromMigrate::Release(_)) => release(plane, held.running()),
+            Ok(FromMigrate::Ended(ended)) => return Ok(*ended),
+            Ok(_) => {}
+            Err(RecvTimeoutError::Timeout) => {
+                if caller.cancelled() {
+                    caller.progress("giving up", None);
+                    // If the engine is away, its end is noticed next.
+                    let _ = plane.engine.tell(&ToMigrate::Cancel(id), &[]);
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => return Err(without_engine(plane, held, caller)),
+        }
+    }
+}
+
+fn conclude(
+    plane: &Arc<ControlPlane>,
+    held: &Held<'_>,
+    id: MigrationId,
+    check_only: bool,
+    ended: Result<Ended, Diagnosis>,
+) -> Result<HostAnswer, Diagnosis> {
+    let running = held.running();
+    let ended = ended.inspect_err(|_| plane.moves.end(id, "failed", None))?;
+    if ended.runs_here {
+        if held.is_here() && ended.epoch != 0 {
+            hold_in(plane, running, ended.epoch, *held.before() == VmState::Paused);
+        } else if !held.is_here() {
+            // Its guest ended here meanwhile, and the engine may have won a later epoch for nobody.
+            plane.owed.add(&running.vm);
+        }
+    }
+    if let Some(receipt) = &ended.receipt {
+        receipts::keep(plane, receipt);
+    }
+    let state = match (&ended.receipt, &ended.failure) {
+        (_, Some(_)) => "failed",
+        (Some(receipt), None) => moves::state_of(receipt),
+        (None, None) => "checked",
+    };
+    plane.moves.end(id, state, ended.receipt.clone());
+    match (ended.failure, ended.receipt) {
+        // The engine does not know what a person had done with the VM before, nor always that its monitor is gone.
+        (Some(failure), _) if ended.runs_here => Err(failure.vm_now(still_here(plane, held))),
+        (Some(failure), _) => Err(failure),
+        (None, Some(receipt)) => Ok(HostAnswer::Migrated(Box::new(receipt))),
+        (None, None) if check_only => {
+            let found = "every condition is fulfilled on both hosts".to_owned();
+            Ok(HostAnswer::Checks(vec![Check { subject: "migration".to_owned(), found, problems: Vec::new() }]))
+        }
+        (None, None) => Ok(HostAnswer::Done(format!("the migration {} ended without a receipt", shown(id)))),
+    }
+}
+
+fn random_id() -> std::io::Result<MigrationId> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())?;
+    Ok(MigrationId::from_le_bytes(bytes))
+}
+
+/// Gives the move of a VM up that is to be killed. None when the move is over, and the kill may go on as usual; a line
+/// for a person where the move could not be given up in time and the monitor was ended in the middle of it.
+///
+/// # Errors
+/// The move is committed: the VM is the destination's. Or the monitor does not end.
+pub(super) fn give_up_to_kill(
+    plane: &ControlPlane,
+    vm: &VmName,
+    what: &str,
+    caller: &Caller<'_>,
+) -> Result<Option<String>, Diagnosis> {
+    let deadline = Instant::now() + GIVE_UP_BOUND;
+    while Instant::now() < deadline {
+        if plane.vms.state(vm) != Some(VmState::MovingOut) {
+            return Ok(None);
+        }
+        if let Some(moving) = away(plane, vm) {
+            if is_committed(plane, moving.id) {
+                return Err(committed(vm, &moving.destination, what));
+            }
+            caller.progress(&format!("giving the move of {vm} to {} up", moving.destination), None);
+            // An engine that is away is no hindrance: the lease is being asked then.
+            let _ = plane.engine.tell(&ToMigrate::Cancel(moving.id), &[]);
+        }
+        let again = Instant::now() + CANCEL_AGAIN;
+        while Instant::now() < again && plane.vms.state(vm) == Some(VmState::MovingOut) {
+            std::thread::sleep(LOOK);
+        }
+    }
+    let Some(running) = plane.vms.running(vm) else { return Ok(None) };
+    plane.vms.note_end(vm, KILLED.to_owned());
+    end_monitor(&running, what)?;
+    Ok(Some(format!(
+        "the monitor of VM {vm} was killed in the middle of its move; vm show {vm} tells whether another host holds it"
+    )))
+}
+
+fn away(plane: &ControlPlane, vm: &VmName) -> Option<UnderWay> {
+    plane.moves.under_way().into_iter().find(|moving| moving.vm == *vm && moving.destination != *plane.name())
+}
+
+fn is_committed(plane: &ControlPlane, id: MigrationId) -> bool {
+    let progress = plane.engine.progress();
+    let phase = progress.iter().find(|progress| progress.id == id).map(|progress| progress.phase.as_str());
+    phase.is_some_and(|phase| COMMITTED.iter().any(|committed| phase.starts_with(committed)))
+}
+
+fn committed(vm: &VmName, destination: &HostName, what: &str) -> Diagnosis {
+    let cause = format!("its move is committed: it is {destination}'s");
+    Diagnosis::new(what, cause, format!("on {destination}: vm kill {vm}"))
+}

@@ -1,0 +1,209 @@
+//! The end of this host in order. `init` asks for it by SIGTERM: moves are given up, guests get their power button and
+//! their time, what is left is killed, the leases are given up, the process ends.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use model::diagnosis::Diagnosis;
+use model::limits;
+use model::names::VmName;
+
+use crate::api::host::VmState;
+use crate::api::init::{self, InitRequest};
+use crate::api::lease::LeaseRequest;
+use crate::api::migrate::ToMigrate;
+use crate::host::caller::Caller;
+use crate::host::control_plane::ControlPlane;
+use crate::host::lifecycle;
+use crate::host::moves::shown;
+use crate::sigterm;
+
+/// Pause between two looks at how far the end is.
+const LOOK: Duration = Duration::from_millis(200);
+/// Pause before a VM, or the engine, that did not obey is told again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+impl ControlPlane {
+    /// Ends this host in order: `init` stops the roles, and this one its VMs before. From now on nothing begins here.
+    ///
+    /// # Errors
+    /// `init` does not answer.
+    pub fn end_host(&self, order: InitRequest) -> Result<String, Diagnosis> {
+        let what =
+            if order == InitRequest::Reboot { "the host is not restarted" } else { "the host is not powered off" };
+        self.ending.store(true, Ordering::Relaxed);
+        let given = init::ask(&self.run_dir, order);
+        given.map_err(|error| {
+            self.ending.store(false, Ordering::Relaxed);
+            Diagnosis::new(what, error.to_string(), "log show init")
+        })?;
+        Ok(announced(&moving(self)))
+    }
+
+    /// Refuses `what` while this host is being shut down.
+    ///
+    /// # Errors
+    /// It is.
+    pub fn refuse_if_ending(&self, what: &str) -> Result<(), Diagnosis> {
+        if !self.ending.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let cause = format!("{} is being shut down", self.name());
+        Err(Diagnosis::new(what, cause, "use another host: host list"))
+    }
+}
+
+/// What the order to end the host says will happen.
+fn announced(moving: &[VmName]) -> String {
+    if moving.is_empty() {
+        return "VMs are shut down first; then the host follows".to_owned();
+    }
+    let names: Vec<&str> = moving.iter().map(VmName::as_str).collect();
+    format!(
+        "moves are given up first ({}; what is committed already goes on), then VMs are shut down; then the host follows",
+        names.join(", ")
+    )
+}
+
+/// The VMs in the middle of a move.
+fn moving(plane: &ControlPlane) -> Vec<VmName> {
+    plane.vms.all_in(&[VmState::MovingOut, VmState::MovingIn])
+}
+
+/// Waits for SIGTERM, ends what runs here, and then the process.
+pub fn on_sigterm(plane: &Arc<ControlPlane>) {
+    while !sigterm::arrived() {
+        std::thread::sleep(LOOK);
+    }
+    plane.ending.store(true, Ordering::Relaxed);
+    log::info!("the host ends: {}", announced(&moving(plane)));
+    give_moves_up(plane);
+    shut_guests_down(plane);
+    kill_the_rest(plane);
+    for datastore in plane.datastores.all() {
+        let closed = plane.leases.ask(&LeaseRequest::Close(datastore.name().clone()), &[]);
+        if let Err(failure) = closed {
+            log::warn!("lease on datastore {}: {failure}", datastore.name());
+        }
+    }
+    std::process::exit(0);
+}
+
+/// Remembers when each was last told something, so that it is told again only after a while.
+struct Told<T> {
+    last: BTreeMap<T, Instant>,
+}
+
+impl<T: Ord + Clone> Told<T> {
+    fn nobody() -> Self {
+        Self { last: BTreeMap::new() }
+    }
+
+    /// Whether it is to be told now, and whether that is the first time.
+    fn is_due(&mut self, whom: &T, now: Instant) -> Option<bool> {
+        match self.last.insert(whom.clone(), now) {
+            None => Some(true),
+            Some(before) if now.duration_since(before) >= AGAIN => Some(false),
+            Some(before) => {
+                self.last.insert(whom.clone(), before);
+                None
+            }
+        }
+    }
+}
+
+/// Gives up every move that is under way. One that was committed before ends by itself: its VM runs elsewhere, or here.
+fn give_moves_up(plane: &ControlPlane) {
+    let deadline = Instant::now() + Duration::from_millis(limits::HOST_MOVES_END_MS);
+    let mut told = Told::nobody();
+    loop {
+        let moving = moving(plane);
+        if moving.is_empty() {
+            return;
+        }
+        if Instant::now() >= deadline {
+            for vm in moving {
+                log::warn!("the move of VM {vm} did not end in time");
+            }
+            return;
+        }
+        for moving in plane.moves.under_way().iter().filter(|known| moving.contains(&known.vm)) {
+            let Some(first) = told.is_due(&moving.id, Instant::now()) else { continue };
+            if first {
+                let (id, vm, destination) = (shown(moving.id), &moving.vm, &moving.destination);
+                log::info!("migration {id} of VM {vm} to {destination} is given up, because this host ends");
+            }
+            // An engine that is away holds nothing up: the lease is being asked then.
+            let _ = plane.engine.tell(&ToMigrate::Cancel(moving.id), &[]);
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Presses the power button of every guest, also of those that a command held at first, and gives them their time.
+fn shut_guests_down(plane: &ControlPlane) {
+    let deadline = Instant::now() + Duration::from_millis(limits::VM_POWER_BUTTON_MS);
+    let (mut tried, mut pressed) = (Told::nobody(), Vec::new());
+    while Instant::now() < deadline {
+        let here = plane.vms.all_running();
+        if here.is_empty() {
+            return;
+        }
+        for (running, state) in here {
+            let name = &running.vm.vm;
+            if pressed.contains(name) || !matches!(state, VmState::Running | VmState::Paused) {
+                continue;
+            }
+            let Some(first) = tried.is_due(name, Instant::now()) else { continue };
+            match lifecycle::resume_if_paused(plane, name).and_then(|()| lifecycle::stop(plane, name)) {
+                Ok(_) => pressed.push(name.clone()),
+                Err(refusal) if first => log::warn!("{refusal}"),
+                Err(_) => {}
+            }
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Kills what did not shut down, all at once.
+fn kill_the_rest(plane: &Arc<ControlPlane>) {
+    std::thread::scope(|scope| {
+        for (running, _) in plane.vms.all_running() {
+            scope.spawn(move || {
+                let name = &running.vm.vm;
+                match lifecycle::kill(plane, name, &Caller::nobody()) {
+                    Ok(_) => log::warn!("VM {name} did not shut down in time and was killed"),
+                    Err(refusal) => {
+                        log::error!("{refusal}");
+                        // What is left of it, for instance the copy of a VM that moved, ends with the host.
+                        running.monitor.kill();
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_to_end_a_host_says_which_moves_are_given_up() {
+        assert_eq!(announced(&[]), "VMs are shut down first; then the host follows");
+        let web: VmName = "web".parse().expect("valid");
+        assert!(announced(&[web]).starts_with("moves are given up first (web;"));
+    }
+
+    #[test]
+    fn who_did_not_obey_is_told_again_only_after_a_while() {
+        let mut told = Told::nobody();
+        let now = Instant::now();
+        assert_eq!(told.is_due(&1, now), Some(true));
+        assert_eq!(told.is_due(&1, now + AGAIN / 2), None);
+        assert_eq!(told.is_due(&1, now + AGAIN), Some(false));
+        assert_eq!(told.is_due(&2, now), Some(true));
+    }
+}

@@ -1,0 +1,138 @@
+//! The leases of this host itself, one on each datastore: asked for as soon as a datastore is there, waited for by a VM
+//! that is to start, and heard of when they are lost.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use model::limits;
+use model::names::{DatastoreName, VmName};
+
+use crate::api::lease::{LeaseEvent, LeaseRequest};
+use crate::datastore::Datastore;
+use crate::host::caller::Caller;
+use crate::host::control_plane::ControlPlane;
+
+/// Pause between two looks at what has to be kept true.
+const KEEP: Duration = Duration::from_secs(1);
+/// Name of the lease area of a datastore, from its root.
+const LEASE_AREA: &str = "godwit/lease";
+/// How long a host lease may take: after a crash this host's last life has to expire, what it had begun to write has to
+/// have settled, and a slot has to be claimed.
+const HELD_BOUND: Duration = Duration::from_millis(
+    limits::LEASE_EXPIRY_MS + limits::LEASE_SETTLE_MS + limits::LEASE_CLAIM_IO_MS + limits::LEASE_CLAIM_WAIT_MS,
+);
+/// Pause between two questions whether a host lease is held.
+const ASK: Duration = Duration::from_millis(500);
+
+/// How waiting for a host lease ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// It is held.
+    Held,
+    /// It is not held, and was waited for long enough.
+    Over,
+    /// Ctrl-C.
+    GivenUp,
+}
+
+/// Lets the lease role hold a host lease on a datastore whenever it is there, for ever.
+pub fn keep(plane: &ControlPlane, datastore: &Datastore) {
+    let mut told = None;
+    loop {
+        if datastore.available() {
+            let trouble = open(plane, datastore).err();
+            if let Some(trouble) = trouble.as_ref().filter(|trouble| told.as_ref() != Some(*trouble)) {
+                log::error!("lease on datastore {}: {trouble}", datastore.name());
+            }
+            told = trouble;
+        }
+        std::thread::sleep(KEEP);
+    }
+}
+
+fn open(plane: &ControlPlane, datastore: &Datastore) -> Result<(), String> {
+    datastore.make_folder("godwit").map_err(|error| error.to_string())?;
+    let request = LeaseRequest::Open {
+        datastore: datastore.name().clone(),
+        area: datastore.root().join(LEASE_AREA).to_string_lossy().into_owned(),
+        host: plane.identity,
+        name: plane.name().clone(),
+        watchdog: plane.configuration.config.as_ref().and_then(|config| config.watchdog.clone()),
+    };
+    plane.leases.ask(&request, &[]).map(|_| ()).map_err(|failure| failure.to_string())
+}
+
+/// Waits until this host holds its lease on a datastore, because a VM is to start: after a boot that takes seconds, after
+/// a crash up to the expiry.
+pub fn wait(plane: &ControlPlane, datastore: &DatastoreName, vm: &VmName, caller: &Caller<'_>) -> Waited {
+    let began = Instant::now();
+    let waited = loop {
+        let Some(trouble) = trouble(plane, datastore) else { break Waited::Held };
+        let passed = began.elapsed();
+        if passed >= HELD_BOUND {
+            break Waited::Over;
+        }
+        let (passed, most) = (passed.as_secs(), HELD_BOUND.as_secs());
+        let what = format!("the host lease on datastore {datastore}, {passed} of at most {most} s: {trouble}");
+        caller.progress(&format!("waiting for {what}"), None);
+        plane.vms.waits_for(vm, Some(what));
+        if caller.cancelled_within(ASK) {
+            break Waited::GivenUp;
+        }
+    };
+    plane.vms.waits_for(vm, None);
+    waited
+}
+
+/// Why this host does not hold its lease on a datastore; none if it does.
+fn trouble(plane: &ControlPlane, datastore: &DatastoreName) -> Option<String> {
+    match plane.leases.status() {
+        Ok(leases) => match leases.into_iter().find(|lease| lease.datastore == *datastore) {
+            Some(lease) if lease.held => None,
+            Some(lease) if !lease.trouble.is_empty() => Some(lease.trouble),
+            _ => Some("it was not asked for yet".to_owned()),
+        },
+        Err(failure) => Some(failure.to_string()),
+    }
+}
+
+/// Lets the lease role guard every VM that runs here, for ever: it may have been restarted.
+pub fn keep_guards(plane: &Arc<ControlPlane>) {
+    let mut told = BTreeMap::new();
+    loop {
+        let mut troubles = BTreeMap::new();
+        for (running, _) in plane.vms.all_running() {
+            if let Err(failure) = plane.leases.guard(&running.vm, running.monitor.pidfd()) {
+                troubles.insert(running.vm.vm.clone(), failure.to_string());
+            }
+        }
+        for (vm, trouble) in troubles.iter().filter(|(vm, trouble)| told.get(*vm) != Some(*trouble)) {
+            log::error!("VM {vm} is not guarded: {trouble}");
+        }
+        told = troubles;
+        std::thread::sleep(KEEP);
+    }
+}
+
+/// Hears of VMs that the lease role killed, so that people are told why they ended.
+pub fn hear_fences(plane: &Arc<ControlPlane>) {
+    loop {
+        if let Err(error) = plane.leases.watch(|event| match event {
+            LeaseEvent::Fenced { datastore, vms } => {
+                for vm in vms {
+                    let why = format!(
+                        "it was killed here because this host could not renew its lease on datastore {datastore}; \
+                         another host may run it now"
+                    );
+                    log::error!("VM {vm}: {why}");
+                    plane.vms.note_end(&vm, why);
+                }
+            }
+            LeaseEvent::Held(datastore) => log::info!("the host lease on datastore {datastore} is held"),
+        }) {
+            log::debug!("the lease role is not heard: {error}");
+        }
+        std::thread::sleep(KEEP);
+    }
+}

@@ -1,0 +1,94 @@
+//! The receipts of migrations on the datastore: `vms/<name>/receipts/<id>.toml`. The source writes them; the destination
+//! where the source did not live to do it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::diagnosis::Diagnosis;
+use model::limits;
+use model::names::VmName;
+use model::receipt::Receipt;
+
+use crate::api::migrate::{Ended, MigrationId};
+use crate::datastore::Datastore;
+use crate::host::control_plane::ControlPlane;
+use crate::host::located::locate;
+use crate::host::moves::{self, shown};
+
+/// The names of the VMs of a datastore; none, and a word in the log, where it does not answer.
+pub(super) fn vm_names(datastore: &Datastore) -> Vec<VmName> {
+    let folders = datastore.list("vms").unwrap_or_else(|error| {
+        log::warn!("the VMs of datastore {} are not listed: {error}", datastore.name());
+        Vec::new()
+    });
+    folders.iter().filter_map(|folder| folder.parse().ok()).collect()
+}
+
+/// The receipt of a migration: as this control plane remembers it, or as it lies on a datastore.
+///
+/// # Errors
+/// There is none, or it cannot be read.
+pub fn find(plane: &ControlPlane, id: &str) -> Result<Receipt, Diagnosis> {
+    let what = format!("migration {id} is not shown");
+    let number = MigrationId::from_str_radix(id, 16).ok().filter(|number| shown(*number) == id);
+    let Some(number) = number else {
+        return Err(Diagnosis::new(what, "a migration's identity has 16 hex digits", "migration list"));
+    };
+    if let Some(receipt) = plane.moves.receipt(number) {
+        return Ok(receipt);
+    }
+    for datastore in plane.datastores.all() {
+        for vm in vm_names(&datastore) {
+            let Ok(text) = datastore.read_text(&format!("vms/{vm}/receipts/{id}.toml"), limits::VM_CONFIG_BYTES_MAX)
+            else {
+                continue;
+            };
+            return toml::from_str(&text).map_err(|error| Diagnosis::new(what, error.to_string(), ""));
+        }
+    }
+    Err(Diagnosis::new(what, "no datastore of this host has its receipt", "migration list"))
+}
+
+/// Pause between two attempts to write a receipt.
+const RETRY: Duration = Duration::from_secs(5);
+/// Attempts to write a receipt; after them its datastore was away for minutes.
+const TRIES: u32 = 60;
+
+/// Writes a receipt, again and again if the datastore does not take it at once; the caller is not held up by that.
+pub(super) fn keep(plane: &Arc<ControlPlane>, receipt: &Receipt) {
+    let (plane, receipt) = (Arc::clone(plane), receipt.clone());
+    let name = format!("receipt {} of VM {}", receipt.id, receipt.vm);
+    let writing = move || {
+        for left in (0..TRIES).rev() {
+            match write(&plane, &receipt) {
+                Ok(()) => return,
+                Err(why) if left == 0 => log::error!("{name} is not written: {why}"),
+                Err(why) if left == TRIES - 1 => log::warn!("{name} is not written yet: {why}"),
+                Err(_) => {}
+            }
+            std::thread::sleep(RETRY);
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("receipt".to_owned()).spawn(writing) {
+        log::error!("a receipt is not written: {error}");
+    }
+}
+
+fn write(plane: &ControlPlane, receipt: &Receipt) -> Result<(), String> {
+    let located = locate(plane, &receipt.vm, "the receipt was not written").map_err(|refusal| refusal.to_string())?;
+    let text = toml::to_string(receipt).map_err(|error| error.to_string())?;
+    located.write_receipt(&receipt.id, &text).map_err(|error| error.to_string())
+}
+
+/// A migration ended that nobody here waits for: the control plane that began it is dead. Its receipt is kept all the
+/// same; where the VM runs is what the lease says, which is watched ([`super::settling::watch_lease`]).
+pub(super) fn take_over(plane: &Arc<ControlPlane>, ended: Ended) {
+    let id = ended.id;
+    if let Some(failure) = &ended.failure {
+        log::error!("migration {}, which an earlier control plane began: {failure}", shown(id));
+    }
+    let Some(receipt) = ended.receipt else { return };
+    plane.moves.begin(id, &receipt.vm, &receipt.source, &receipt.destination);
+    keep(plane, &receipt);
+    plane.moves.end(id, moves::state_of(&receipt), Some(receipt));
+}

@@ -1,0 +1,153 @@
+//! Where a VM is after a move whose engine, or control plane, died: only the lease says, and it is asked for as long as
+//! it takes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::diagnosis::{Diagnosis, Reason};
+
+use crate::api::host::VmState;
+use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest};
+use crate::host::caller::Caller;
+use crate::host::control_plane::ControlPlane;
+use crate::host::leases::LeaseFailure;
+use crate::host::record;
+use crate::host::running::Running;
+use crate::host::vms::Held;
+
+/// Why a move ended whose engine did.
+pub(super) const ENGINE_DIED: &str = "the migrate role of this host ended in the middle of the move";
+/// How a VM ended here that moved.
+const MOVED: &str = "it moved to another host";
+/// How often the lease of a VM that was found running is read.
+const LEASE_LOOK: Duration = Duration::from_secs(2);
+/// Pause before a lease is asked again that did not answer who runs a VM.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// The engine died in the middle of a move away. Who runs the VM is what the lease says; it is asked until it answers,
+/// because the VM may be stunned, and stays so till then. If it is this host, the VM goes on. The fence of the host lease
+/// bounds it: a host that cannot reach the datastore kills the VM, and with its monitor there is nothing left to settle.
+pub(super) fn without_engine(plane: &ControlPlane, held: &mut Held<'_>, caller: &Caller<'_>) -> Diagnosis {
+    let running = Arc::clone(held.running());
+    let vm = &running.vm.vm;
+    let what = format!("VM {vm} was not migrated");
+    let mut told = String::new();
+    loop {
+        let failure = match plane.leases.resolve(&running.vm, running.epoch()) {
+            Ok(epoch) => {
+                let place = goes_on(plane, held, epoch);
+                let hint = format!("log show migrate, then: vm migrate {vm} HOST");
+                return Diagnosis::new(what, ENGINE_DIED, hint).vm_now(place);
+            }
+            Err(LeaseFailure::HeldBy(holder)) if !holder.own => {
+                release(plane, &running);
+                let what = format!("the move of VM {vm} has no receipt");
+                let place = format!("it runs on {} now", holder.name);
+                return Diagnosis::new(what, ENGINE_DIED, "log show migrate").vm_now(place);
+            }
+            Err(failure) => failure,
+        };
+        if running.monitor.is_gone() || !held.is_here() {
+            let place =
+                format!("it does not run on {}: its monitor ended; vm show {vm} tells who holds it", plane.name());
+            let reasons = vec![Reason::new(ENGINE_DIED, "log show migrate"), failure.reason()];
+            return Diagnosis::of(what, reasons).vm_now(place);
+        }
+        let waits = format!("its lease, which says who runs it after the migrate role ended: {failure}");
+        if waits != told {
+            log::warn!("VM {vm} is stopped and waits for {waits}");
+            plane.vms.waits_for(vm, Some(waits.clone()));
+            told = waits;
+        }
+        caller.progress(&format!("{vm} may be stopped, and waits for {told}"), None);
+        if caller.cancelled_within(ASK_AGAIN) {
+            caller.progress("this cannot be given up: the lease is asked until it answers; vm kill ends the VM", None);
+        }
+    }
+}
+
+/// The VM is this host's in this epoch: it goes on as it was. Returns where it is, for a person.
+fn goes_on(plane: &ControlPlane, held: &mut Held<'_>, epoch: u64) -> String {
+    let paused = *held.before() == VmState::Paused;
+    hold_in(plane, held.running(), epoch, paused);
+    let host = plane.name();
+    match go_on(held.running(), paused) {
+        Ok(()) => still_here(plane, held),
+        Err(_) if held.running().monitor.is_gone() => still_here(plane, held),
+        Err(error) => {
+            held.leave_as(VmState::Paused);
+            record::write(&plane.run_dir, held.running(), true);
+            format!("it is {host}'s, but could not be resumed ({error}) and is paused: vm resume")
+        }
+    }
+}
+
+/// Where a VM is that was not moved, for a person: `it is still paused on host-a`.
+pub(super) fn still_here(plane: &ControlPlane, held: &Held<'_>) -> String {
+    let (host, gone) = (plane.name(), held.running().monitor.is_gone() || !held.is_here());
+    match held.before() {
+        _ if gone => format!("it is stopped: its monitor on {host} ended"),
+        VmState::Paused => format!("it is still paused on {host}"),
+        _ => format!("it is still running on {host}"),
+    }
+}
+
+/// Lets a VM that this host holds run, unless it runs already (it was not stunned) or was paused before.
+pub(super) fn go_on(running: &Running, paused: bool) -> Result<(), String> {
+    let status = running.monitor.ask(&VmmRequest::Status, &[]).map_err(|error| error.to_string())?;
+    let runs = matches!(status, VmmAnswer::Status(status) if status.life == VmmLife::Running);
+    if paused || runs {
+        return Ok(());
+    }
+    running.monitor.ask(&VmmRequest::Resume, &[]).map(|_| ()).map_err(|error| error.to_string())
+}
+
+/// This host holds the VM in this epoch now, and a control plane after this one must know.
+pub(super) fn hold_in(plane: &ControlPlane, running: &Running, epoch: u64, paused: bool) {
+    if running.epoch() != epoch {
+        running.set_epoch(epoch);
+        record::write(&plane.run_dir, running, paused);
+    }
+}
+
+/// Looks after a VM that this control plane found running, on a thread of its own: it may have been moving away when the
+/// control plane before this one died, and the engine then finishes the move with nobody to tell. When the lease is another
+/// host's in a later epoch, the VM is released here.
+pub fn watch_lease(plane: &Arc<ControlPlane>, running: &Arc<Running>) {
+    let (plane, running) = (Arc::clone(plane), Arc::clone(running));
+    let name = running.vm.vm.clone();
+    let watching = move || {
+        let still_here = || plane.vms.running(&name).is_some_and(|now| now.monitor.pid() == running.monitor.pid());
+        while still_here() {
+            std::thread::sleep(LEASE_LOOK);
+            let state = plane.vms.state(&name);
+            // A move that this control plane began is settled by it.
+            if !matches!(state, Some(VmState::Running | VmState::Paused)) {
+                continue;
+            }
+            match plane.leases.holder(&running.vm) {
+                Ok(Some(holder)) if holder.own => {
+                    hold_in(&plane, &running, holder.epoch, state == Some(VmState::Paused));
+                }
+                Ok(Some(holder)) if holder.epoch > running.epoch() => {
+                    log::info!("VM {name} moved to {} while no control plane ran", holder.name);
+                    release(&plane, &running);
+                }
+                // Nobody else holds it, or the datastore does not tell: the fence of the host lease stands behind this.
+                Ok(_) | Err(_) => {}
+            }
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("lease-watch".to_owned()).spawn(watching) {
+        log::error!("the lease of a VM that was found running is not watched: {error}");
+    }
+}
+
+/// The VM runs elsewhere: its monitor here ends, and the lease, which is another's now, is left alone.
+pub(super) fn release(plane: &ControlPlane, running: &Running) {
+    let vm = &running.vm.vm;
+    if plane.vms.remove(vm, running.monitor.pid(), Some(MOVED.to_owned())).is_some() {
+        record::remove(&plane.run_dir, vm);
+        running.monitor.kill();
+    }
+}

@@ -1,0 +1,106 @@
+//! A VM starts on this host.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use model::diagnosis::{Diagnosis, Reason};
+use model::names::VmName;
+use model::vm_config::VmConfig;
+
+use crate::api::host::VmState;
+use crate::api::lease::VmOnDatastore;
+use crate::api::vmm::VmmRequest;
+use crate::host::born::{Born, attach_disks};
+use crate::host::caller::{Caller, LOOK};
+use crate::host::control_plane::ControlPlane;
+use crate::host::host_lease::Waited;
+use crate::host::located::{Located, locate};
+use crate::host::running::Running;
+use crate::host::vms::Claim;
+use crate::host::{checks, ends, host_lease, owed, record};
+
+/// Starts a VM: checks, the host's lease on the datastore, the VM's lease, monitor, machine, kernel, in this order; what
+/// was made is unmade on any failure.
+///
+/// # Errors
+/// Every reason why it cannot start here, or who holds it.
+pub fn start(plane: &Arc<ControlPlane>, name: &VmName, caller: &Caller<'_>) -> Result<String, Diagnosis> {
+    let what = format!("VM {name} was not started");
+    plane.refuse_if_ending(&what)?;
+    caller.progress(&format!("starting {name}"), None);
+    let located = locate(plane, name, &what)?;
+    let config = located.config(&what)?;
+    let _claim = claim(plane, name, &what, caller)?;
+    let problems = checks::start_problems(plane, &located, &config);
+    if !problems.is_empty() {
+        return Err(Diagnosis::of(&what, problems));
+    }
+    if host_lease::wait(plane, located.datastore.name(), name, caller) == Waited::GivenUp {
+        let cause =
+            format!("it was cancelled while the host lease on datastore {} was waited for", located.datastore.name());
+        return Err(Diagnosis::new(&what, cause, format!("vm start {name} starts it again")));
+    }
+    let vm = located.vm();
+    let epoch = acquire(plane, &vm).map_err(|reason| Diagnosis::of(&what, vec![reason]))?;
+    let started = bring_up(plane, &located, &config, epoch);
+    if started.is_err() {
+        record::remove(&plane.run_dir, name);
+        owed::give_up(plane, &vm);
+    }
+    started.map_err(|reason| Diagnosis::of(&what, vec![reason]))
+}
+
+/// Begins to work on the VM, as soon as a lease of an earlier start is given up.
+fn claim<'a>(plane: &'a ControlPlane, name: &VmName, what: &str, caller: &Caller<'_>) -> Result<Claim<'a>, Diagnosis> {
+    while plane.vms.state(name) == Some(VmState::Releasing) {
+        caller.progress(&format!("waiting until an earlier lease of {name} is given up"), None);
+        if caller.cancelled_within(LOOK) {
+            break;
+        }
+    }
+    let claimed = plane.vms.claim(name, VmState::Starting, what);
+    claimed.map_err(|busy| busy.vm_now(format!("it is on {}, this host", plane.name())))
+}
+
+/// Takes the VM's lease.
+fn acquire(plane: &ControlPlane, vm: &VmOnDatastore) -> Result<u64, Reason> {
+    plane.leases.acquire(vm).map_err(|failure| {
+        let mut reason = failure.reason();
+        if failure.leaves_doubt() {
+            plane.owed.add(vm);
+            let doubt = "whether this host got the lease is not known; if it did, it gives it up by itself";
+            reason.cause = format!("{}; {doubt}", reason.cause);
+            reason.hint = format!("vm start {} tries again, here or on another host; log show lease", vm.vm);
+        }
+        reason
+    })
+}
+
+fn bring_up(plane: &Arc<ControlPlane>, located: &Located, config: &VmConfig, epoch: u64) -> Result<String, Reason> {
+    let born = Born::new(plane, located, config, epoch)?;
+    let name = &located.name;
+    plane.vms.born(name, Arc::clone(&born.running));
+    // Before its guest runs: a control plane after this one must find it whenever this one dies.
+    record::write(&plane.run_dir, &born.running, false);
+    boot(plane, located, &born.running)?;
+    plane.owed.settled(&born.running.vm);
+    plane.vms.put(name, Arc::clone(&born.running), VmState::Running);
+    ends::watch(plane, born);
+    Ok(format!("VM {name} runs on this host (lease epoch {epoch})"))
+}
+
+fn boot(plane: &ControlPlane, located: &Located, running: &Running) -> Result<(), Reason> {
+    let boot = &running.config.boot;
+    attach_disks(located, running)?;
+    plane.open_taps(running)?;
+    let kernel = located.open_file(&boot.kernel)?;
+    let initrd = boot.initrd.as_ref().map(|initrd| located.open_file(initrd)).transpose()?;
+    let mut beside = vec![kernel.as_fd()];
+    beside.extend(initrd.as_ref().map(AsFd::as_fd));
+    let load = VmmRequest::Load { cmdline: boot.cmdline.clone(), initrd: initrd.is_some() };
+    let loaded = running.monitor.ask(&load, &beside);
+    let hint = "boot.kernel in vm.toml must be a bzImage or an ELF with a PVH entry";
+    loaded.map_err(|error| Reason::new(format!("the kernel {} cannot be loaded: {error}", boot.kernel), hint))?;
+    let resumed = running.monitor.ask(&VmmRequest::Resume, &[]);
+    resumed.map_err(|error| Reason::new(error.to_string(), "log show vmm")).map(|_| ())
+}
