@@ -2,8 +2,10 @@
 
 mod world;
 
-use godwit::api::host::{HostAnswer, VmState};
-use world::{Datastore, Host, line, wait};
+use godwit::api::host::{HostAnswer, HostRequest, VmState};
+use godwit::api::lease::LeaseRequest;
+use world::lease_line::{LeaseLine, Word};
+use world::{Datastore, Host, finish, line, wait};
 
 #[test]
 fn a_vm_starts_from_its_datastore_is_paused_goes_on_and_is_killed() {
@@ -132,4 +134,135 @@ fn a_broken_vm_toml_is_told_with_all_its_errors() {
     let HostAnswer::Refused(refusal) = refusal else { panic!("{refusal:?}") };
     assert_eq!((status, refusal.reasons.len()), (1, 4), "{refusal}");
     assert_eq!(host.state("bad"), VmState::Broken);
+}
+
+#[test]
+fn a_start_right_after_boot_waits_for_the_host_lease_and_shows_it_and_can_be_given_up() {
+    let Some(datastore) = Datastore::with_witness("early") else { return };
+    let mut host = Host::boot_without_lease(&datastore, "host-a", 1);
+    let given_up = host.begin("vm start witness");
+    wait("it waits", || host.vm("witness").waits_for.is_some_and(|what| what.contains("lease on datastore lab")));
+    given_up.send(&HostRequest::Cancel, &[]).expect("heard");
+    let (said, answer) = finish(&given_up);
+    assert!(said.iter().any(|said| said.contains("waiting for the host lease")), "{said:?}");
+    assert!(line(&answer).contains("it was cancelled"), "{answer:?}");
+    assert_eq!(host.ask("vm list").0, 0, "nothing is left of it");
+    let patient = host.begin("vm start witness");
+    wait("it waits", || host.vm("witness").waits_for.is_some());
+    host.start_lease();
+    let (_, answer) = finish(&patient);
+    assert!(matches!(&answer, HostAnswer::Done(line) if line.contains("runs on this host")), "{answer:?}");
+    host.serial("witness").wait_for("witness: ready");
+}
+
+#[test]
+fn a_lost_answer_of_the_lease_leaves_the_vm_to_whoever_starts_it_next() {
+    let Some(datastore) = Datastore::with_witness("lost") else { return };
+    let (a, b) = (Host::boot(&datastore, "host-a", 1), Host::boot(&datastore, "host-b", 2));
+    let lease = LeaseLine::cut_into(&a);
+    let loses = |request: &LeaseRequest| match request {
+        LeaseRequest::Acquire(_) => Word::AnswerIsLost,
+        LeaseRequest::GiveUp(_) => Word::IsUnknown,
+        _ => Word::Passes,
+    };
+    lease.becomes(loses);
+    let (status, refusal) = a.ask("vm start witness");
+    assert!(status == 1 && line(&refusal).contains("it gives it up by itself"), "{refusal:?}");
+    let (status, refusal) = b.ask("vm start witness");
+    assert!(status == 1 && line(&refusal).contains("host-a holds its lease"), "{refusal:?}");
+    lease.mend();
+    wait("host-a gives it up", || b.ask("vm start witness").0 == 0);
+    assert_eq!(b.ask("vm kill witness").0, 0);
+    lease.becomes(loses);
+    assert_eq!(a.ask("vm start witness").0, 1);
+    lease.mend();
+    let (status, said) = a.ask("vm start witness");
+    assert_eq!(status, 0, "the next start here simply succeeds: {said:?}");
+    a.serial("witness").wait_for("witness: ready");
+}
+
+#[test]
+fn two_consoles_never_work_on_a_vm_at_once_and_a_kill_is_always_possible() {
+    let Some(datastore) = Datastore::with_witness("consoles") else { return };
+    let host = Host::boot(&datastore, "host-a", 1);
+    assert_eq!(host.ask("vm start witness").0, 0);
+    host.serial("witness").wait_for("witness: ready");
+    // A monitor that does not answer keeps the first command at its question.
+    let frozen = world::freeze(host.pid("witness").expect("it runs"));
+    let pausing = host.begin("vm pause witness");
+    wait("it is being paused", || host.state("witness") == VmState::Pausing);
+    for command in ["vm pause witness", "vm resume witness", "vm stop witness", "vm migrate witness host-b"] {
+        let (status, refusal) = host.ask(command);
+        let told =
+            line(&refusal).contains("is being paused by another command") && line(&refusal).contains("try again");
+        assert!(status == 1 && told, "{command}: {refusal:?}");
+    }
+    frozen.thaw();
+    assert!(matches!(finish(&pausing).1, HostAnswer::Done(_)));
+    assert_eq!(host.state("witness"), VmState::Paused);
+    let _frozen = world::freeze(host.pid("witness").expect("it is paused"));
+    let resuming = host.begin("vm resume witness");
+    wait("it is being resumed", || host.state("witness") == VmState::Resuming);
+    assert_eq!(host.ask("vm kill witness").0, 0);
+    assert_eq!(host.state("witness"), VmState::Stopped);
+    assert!(line(&finish(&resuming).1).contains("was not resumed"));
+    assert_eq!(host.state("witness"), VmState::Stopped, "what failed does not bring it back");
+    assert_eq!(host.last_end("witness"), "it was killed on the console");
+}
+
+#[test]
+fn a_host_that_is_being_shut_down_begins_nothing_new() {
+    let Some(datastore) = Datastore::with_witness("closing") else { return };
+    let host = Host::boot(&datastore, "host-a", 1);
+    assert_eq!(host.ask("vm start witness").0, 0);
+    let mut serial = host.serial("witness");
+    serial.wait_for("witness: ready");
+    // A guest that hangs does not hear its power button, so that the host waits.
+    serial.type_line("h");
+    host.ask_to_end();
+    wait("the host ends", || host.whole_log("host").contains("the host ends"));
+    for command in ["vm start witness", "vm migrate witness host-b"] {
+        let (status, refusal) = host.ask(command);
+        assert!(status == 1 && line(&refusal).contains("host-a is being shut down"), "{command}: {refusal:?}");
+    }
+}
+
+#[test]
+fn the_log_tells_of_a_datastore_without_a_lease_once_while_another_is_well() {
+    let Some(datastore) = Datastore::with_witness("troubled") else { return };
+    datastore.write("other/godwit/lease", &"no lease area".repeat(1_000));
+    let more = format!("[datastore.other]\nkind = \"directory\"\npath = \"{}\"\n", datastore.path("other").display());
+    let host = Host::boot_with(&datastore, "host-a", 1, &more);
+    let told = || host.whole_log("host").matches("lease on datastore other:").count();
+    wait("it is told", || told() > 0);
+    // The good one is renewed every other second; both are looked at every second.
+    let renewed_ms = || {
+        let shown = line(&host.ask("datastore show lab").1);
+        let ms = shown.split("renewed ").nth(1).and_then(|rest| rest.split(' ').next()).map(str::to_owned);
+        ms.and_then(|ms| ms.parse::<u64>().ok()).expect("the lease is held")
+    };
+    for _ in 0..3 {
+        let mut before = 0;
+        wait("the good one is renewed", || {
+            let now = renewed_ms();
+            std::mem::replace(&mut before, now) > now
+        });
+    }
+    assert_eq!(told(), 1, "{}", host.log("host"));
+}
+
+#[test]
+fn a_host_without_a_migration_nic_says_so_and_what_its_vm_does() {
+    let Some(datastore) = Datastore::with_witness("no-nic") else { return };
+    let host = Host::boot(&datastore, "host-a", 1);
+    assert_eq!(host.ask("vm start witness").0, 0);
+    let (_, checks) = host.ask("host check");
+    assert!(line(&checks).contains("migration stack: none configured"), "{}", line(&checks));
+    assert!(line(&host.ask("network migration-nic").1).contains("[migration_nic]"));
+    let refused = || line(&host.ask("vm migrate witness host-b").1);
+    assert!(refused().contains("host-a has no migration NIC configured"), "{}", refused());
+    assert!(refused().contains("it is still running on host-a"), "{}", refused());
+    assert_eq!(host.ask("vm pause witness").0, 0);
+    assert!(refused().contains("it is still paused on host-a"), "{}", refused());
+    assert_eq!(host.state("witness"), VmState::Paused, "a refused move leaves it as it was");
 }

@@ -4,8 +4,11 @@
 mod world;
 
 use godwit::api::host::{HostAnswer, VmState};
+use godwit::api::lease::LeaseRequest;
+use godwit::api::vmm::VmmLife;
 use model::receipt::{Receipt, Verdict};
-use world::{Cable, Datastore, Host, line, wait};
+use world::lease_line::{LeaseLine, Word};
+use world::{Cable, Datastore, Host, finish, line, wait};
 
 /// Two hosts that know each other, and the datastore that they share.
 fn two_hosts(name: &str) -> Option<(Datastore, Cable, Host, Host)> {
@@ -170,4 +173,186 @@ fn a_cut_cable_leaves_the_vm_on_its_source_and_says_so() {
         migrate(&a, "host-b");
         runner(&a, &b);
     }
+}
+
+/// Holds every move to this host in its rounds: it cannot get its lease ready for the switchover.
+fn held_in_pre_copy(destination: &Host) -> LeaseLine {
+    let lease = LeaseLine::cut_into(destination);
+    lease.becomes(|request| match request {
+        LeaseRequest::Prepare { .. } => Word::IsUnknown,
+        _ => Word::Passes,
+    });
+    lease
+}
+
+/// Waits until a move from a host is in this phase.
+fn wait_for_phase(from: &Host, phase: &str) {
+    wait(phase, || from.migrations().iter().any(|row| row.state.starts_with(phase)));
+}
+
+#[test]
+fn a_host_that_ends_gives_its_moves_up_and_shuts_its_guests_down() {
+    let Some((_datastore, _cable, mut a, b)) = two_hosts("ending") else { return };
+    assert_eq!(a.ask("vm start witness").0, 0);
+    a.serial("witness").wait_for("bad=0");
+    may_move(&a, "host-b");
+    let _lease = held_in_pre_copy(&b);
+    let _command = a.begin("vm migrate witness host-b");
+    wait_for_phase(&a, "pre-copy");
+    a.ask_to_end();
+    assert!(a.wait_for_end().success());
+    let log = a.whole_log("host");
+    assert!(log.contains("is given up, because this host ends"), "{log}");
+    assert!(log.contains("VM witness ended: its guest shut down") && !log.contains("was killed"), "{log}");
+    wait("nothing is left of it", || a.monitor_processes().is_empty() && b.monitor_processes().is_empty());
+    assert_eq!(b.ask("vm start witness").0, 0, "its lease was given up");
+}
+
+#[test]
+fn a_kill_ends_a_vm_in_the_middle_of_its_move() {
+    let Some((_datastore, _cable, a, b)) = two_hosts("kill-out") else { return };
+    assert_eq!(a.ask("vm start witness").0, 0);
+    a.serial("witness").wait_for("bad=0");
+    may_move(&a, "host-b");
+    let lease = held_in_pre_copy(&b);
+    let moving = a.begin("vm migrate witness host-b");
+    wait_for_phase(&a, "pre-copy");
+    for command in ["vm pause witness", "vm stop witness", "vm migrate witness host-b"] {
+        let (status, refusal) = a.ask(command);
+        assert!(status == 1 && line(&refusal).contains("is being moved away"), "{command}: {refusal:?}");
+    }
+    let (status, said) = a.ask("vm kill witness");
+    assert!(status == 0 && line(&said).contains("was killed"), "{said:?}");
+    assert!(line(&finish(&moving).1).contains("it was cancelled"), "the move says why it ended");
+    wait("nothing is left of it", || a.monitor_processes().is_empty() && b.monitor_processes().is_empty());
+    assert_eq!(a.last_end("witness"), "it was killed on the console");
+    lease.mend();
+    assert_eq!(b.ask("vm start witness").0, 0, "its lease was given up");
+}
+
+#[test]
+fn a_vm_whose_move_is_committed_is_not_killed_at_its_source() {
+    let Some((_datastore, _cable, a, b)) = two_hosts("kill-late") else { return };
+    assert_eq!(a.ask("vm start witness").0, 0);
+    a.serial("witness").wait_for("bad=0");
+    may_move(&a, "host-b");
+    let lease = held_in_pre_copy(&b);
+    let moving = a.begin("vm migrate witness host-b");
+    wait_for_phase(&a, "pre-copy");
+    // The destination's engine commits, and waits for the disks that its control plane is to open.
+    let frozen = b.freeze_control_plane();
+    lease.mend();
+    wait_for_phase(&a, "resume");
+    let (status, refusal) = a.ask("vm kill witness");
+    assert!(status == 1 && line(&refusal).contains("its move is committed: it is host-b's"), "{refusal:?}");
+    frozen.thaw();
+    assert!(matches!(finish(&moving).1, HostAnswer::Migrated(receipt) if receipt.verdict == Verdict::Moved));
+    assert!(std::ptr::eq(runner(&a, &b), &raw const b));
+}
+
+#[test]
+fn a_stunned_vm_whose_engine_died_waits_for_its_lease_and_goes_on_when_it_answers() {
+    let Some((_datastore, _cable, a, b)) = two_hosts("settle") else { return };
+    assert_eq!(a.ask("vm start witness").0, 0);
+    a.serial("witness").wait_for("bad=0");
+    may_move(&a, "host-b");
+    let leases = [LeaseLine::cut_into(&a), LeaseLine::cut_into(&b)];
+    for lease in &leases {
+        lease.becomes(|request| match request {
+            LeaseRequest::Commit { .. } | LeaseRequest::Resolve { .. } => Word::IsUnknown,
+            _ => Word::Passes,
+        });
+    }
+    let moving = a.begin("vm migrate witness host-b");
+    wait_for_phase(&a, "commit");
+    world::kill(a.migrate_pid());
+    wait("it waits", || a.vm("witness").waits_for.is_some_and(|what| what.contains("its lease")));
+    assert_eq!((a.state("witness"), a.life("witness")), (VmState::MovingOut, VmmLife::Paused));
+    leases[0].mend();
+    let (said, answer) = finish(&moving);
+    assert!(said.iter().any(|said| said.contains("waits for its lease")), "{said:?}");
+    assert!(line(&answer).contains("it is still running on host-a"), "{answer:?}");
+    assert_eq!((a.state("witness"), a.life("witness")), (VmState::Running, VmmLife::Running));
+    leases[1].mend();
+    assert!(std::ptr::eq(runner(&a, &b), &raw const a));
+    wait("nothing is left at the destination", || b.monitor_processes().is_empty());
+}
+
+#[test]
+fn the_receipt_of_a_move_outlives_the_control_plane_that_began_it() {
+    let Some((_datastore, _cable, mut a, b)) = two_hosts("receipt") else { return };
+    assert_eq!(a.ask("vm start witness").0, 0);
+    a.serial("witness").wait_for("bad=0");
+    may_move(&a, "host-b");
+    let lease = held_in_pre_copy(&b);
+    let _command = a.begin("vm migrate witness host-b");
+    wait_for_phase(&a, "pre-copy");
+    let id = a.migrations().into_iter().find(|row| row.state.starts_with("pre-copy")).expect("it is under way").id;
+    a.kill_control_plane();
+    lease.mend();
+    wait("it moved", || b.migrations().iter().any(|row| row.id == id && row.state == "moved"));
+    a.start_control_plane();
+    for host in [&a, &b] {
+        let mut shown = None;
+        wait("the receipt is there", || {
+            shown = match host.ask(&format!("migration show {id}")).1 {
+                HostAnswer::Migration(receipt) => Some(receipt),
+                _ => None,
+            };
+            shown.is_some()
+        });
+        let receipt = shown.expect("it is there");
+        assert!(receipt.verdict == Verdict::Moved && receipt.audit.done, "{receipt:?}");
+    }
+    assert!(a.migrations().iter().any(|row| row.id == id && row.state == "moved"), "the source lists it");
+    assert!(std::ptr::eq(runner(&a, &b), &raw const b));
+}
+
+#[test]
+fn a_source_that_died_after_the_commit_leaves_its_receipt_to_the_destination() {
+    let Some((datastore, _cable, mut a, b)) = two_hosts("orphan") else { return };
+    assert_eq!(a.ask("vm start witness").0, 0);
+    a.serial("witness").wait_for("bad=0");
+    may_move(&a, "host-b");
+    let lease = LeaseLine::cut_into(&a);
+    // Without its lease the source does not learn that it may go on: it dies in the commit.
+    lease.becomes(|request| match request {
+        LeaseRequest::Resolve { .. } => Word::IsUnknown,
+        _ => Word::Passes,
+    });
+    let commits = LeaseLine::cut_into(&b);
+    commits.becomes(|request| match request {
+        LeaseRequest::Commit { .. } | LeaseRequest::Resolve { .. } => Word::IsUnknown,
+        _ => Word::Passes,
+    });
+    let _command = a.begin("vm migrate witness host-b");
+    wait_for_phase(&a, "commit");
+    a.power_off();
+    commits.mend();
+    wait("it runs there", || b.state("witness") == VmState::Running);
+    let moved = || b.migrations().into_iter().find(|row| row.state == "moved");
+    wait("the move is over", || moved().is_some());
+    let id = moved().expect("it is over").id;
+    let receipt = format!("vms/witness/receipts/{id}.toml");
+    wait("the receipt is on the datastore", || datastore.path(&receipt).exists());
+}
+
+#[test]
+fn a_migration_nic_that_appears_late_comes_up_and_the_host_tells_the_truth_meanwhile() {
+    let Some(datastore) = Datastore::with_witness("late-nic") else { return };
+    let Some(cable) = Cable::lay("late-nic") else { return };
+    let (a, b) = (Host::boot_at_nic(&datastore, &cable, 0, "mig1"), Host::boot_at(&datastore, &cable, 1));
+    let told = || line(&a.ask("network migration-nic").1);
+    wait("the missing NIC is told", || told().contains("no Ethernet interface mig1"));
+    let checks = line(&a.ask("host check").1);
+    assert!(checks.contains("FAIL  migration stack"), "{checks}");
+    assert_eq!(a.ask("vm start witness").0, 0);
+    let (status, refusal) = a.ask("vm migrate witness host-b");
+    assert!(status == 1 && line(&refusal).contains("the migration stack of host-a is not up"), "{refusal:?}");
+    cable.rename(0, "mig0", "mig1");
+    wait("the stack comes up", || a.stack_is_up());
+    wait("the check sees it", || line(&a.ask("host check").1).contains("ok    migration stack: up"));
+    a.serial("witness").wait_for("bad=0");
+    assert_eq!(migrate(&a, "host-b").verdict, Verdict::Moved);
+    runner(&a, &b);
 }

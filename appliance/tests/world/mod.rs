@@ -1,13 +1,15 @@
 //! Hosts of a test: the roles as processes of this machine, on a datastore that is a folder.
 #![allow(dead_code, reason = "each test file uses its part of the world")]
 
+pub(crate) mod lease_line;
+
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use godwit::api::channel::{Channel, wait_readable};
-use godwit::api::host::{HostAnswer, HostRequest, VmDetail, VmState};
-use godwit::api::vmm::{VmmAnswer, VmmRequest};
+use godwit::api::host::{HostAnswer, HostRequest, MigrationRow, VmDetail, VmState};
+use godwit::api::vmm::{VmmAnswer, VmmLife, VmmRequest};
 use godwit::console::command::{Line, parse};
 use rustix::fd::AsFd;
 use rustix::process::{Pid, Signal, kill_process};
@@ -51,9 +53,14 @@ impl Datastore {
         Some(datastore)
     }
 
+    /// The place of a file or folder there.
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
+        self.folder.join("data").join(path)
+    }
+
     /// Puts a file there.
     pub(crate) fn write(&self, path: &str, text: &str) {
-        let path = self.folder.join("data").join(path);
+        let path = self.path(path);
         std::fs::create_dir_all(path.parent().expect("below the datastore")).expect("made");
         std::fs::write(path, text).expect("written");
     }
@@ -82,8 +89,8 @@ fn witness() -> PathBuf {
 /// A host: its folder of sockets and its roles.
 pub(crate) struct Host {
     run: PathBuf,
-    lease: Child,
-    control_plane: Child,
+    lease: Option<Child>,
+    control_plane: Option<Child>,
     migrate: Option<Child>,
     /// The network namespace that its processes stand in.
     namespace: Option<String>,
@@ -118,6 +125,14 @@ impl Cable {
         let state = if plugged { "up" } else { "down" };
         assert!(ip(&["-n", &self.namespaces[0], "link", "set", "mig0", state]));
     }
+
+    /// Gives the NIC at one end another name, and so to a host that looks for a NIC of either name one that appeared.
+    pub(crate) fn rename(&self, end: usize, from: &str, to: &str) {
+        let namespace = &self.namespaces[end];
+        assert!(ip(&["-n", namespace, "link", "set", from, "down"]));
+        assert!(ip(&["-n", namespace, "link", "set", from, "name", to]));
+        assert!(ip(&["-n", namespace, "link", "set", to, "up"]));
+    }
 }
 
 impl Drop for Cable {
@@ -135,51 +150,75 @@ fn ip(arguments: &[&str]) -> bool {
 impl Host {
     /// Starts the lease role and the control plane, and waits until the host lease is held.
     pub(crate) fn boot(datastore: &Datastore, name: &str, identity: u8) -> Self {
-        let run = datastore.folder.join(name);
-        for folder in ["log", "vm", "config"] {
-            std::fs::create_dir_all(run.join(folder)).expect("made");
-        }
-        let data = datastore.folder.join("data");
-        let config =
-            format!("hostname = \"{name}\"\n[datastore.lab]\nkind = \"directory\"\npath = \"{}\"\n", data.display());
-        Self::boot_with(run, &config, identity, None)
+        Self::boot_with(datastore, name, identity, "")
     }
 
-    /// The same at one end of a cable, with a migration NIC.
+    /// The same with more in its configuration.
+    pub(crate) fn boot_with(datastore: &Datastore, name: &str, identity: u8, more: &str) -> Self {
+        let mut host = Self::prepare(datastore, name, identity, more, None);
+        host.start_lease();
+        host.start_control_plane();
+        host.wait_for_lease();
+        host
+    }
+
+    /// Starts the control plane alone: the host lease cannot be held before [`Host::start_lease`].
+    pub(crate) fn boot_without_lease(datastore: &Datastore, name: &str, identity: u8) -> Self {
+        let mut host = Self::prepare(datastore, name, identity, "", None);
+        host.start_control_plane();
+        wait("the datastore is there", || line(&host.ask("datastore list").1).contains("available"));
+        host
+    }
+
+    /// Boots at one end of a cable, with a migration NIC.
     pub(crate) fn boot_at(datastore: &Datastore, cable: &Cable, end: usize) -> Self {
+        let host = Self::boot_at_nic(datastore, cable, end, "mig0");
+        wait("the migration stack is up", || host.stack_is_up());
+        host
+    }
+
+    /// The same with a migration NIC of this name, which may not be there.
+    pub(crate) fn boot_at_nic(datastore: &Datastore, cable: &Cable, end: usize, nic: &str) -> Self {
         let name = ["host-a", "host-b"][end];
+        let more = format!("[migration_nic]\nnic = \"{nic}\"\naddress = \"10.99.0.{}/24\"\n", end + 1);
+        let namespace = cable.namespaces[end].clone();
+        let mut host = Self::prepare(datastore, name, 0xa0 + end as u8, &more, Some(namespace));
+        host.start_lease();
+        host.migrate = Some(start(&host.run, "migrate", host.namespace.as_deref()));
+        host.start_control_plane();
+        host.wait_for_lease();
+        host
+    }
+
+    /// A host whose roles do not run yet.
+    fn prepare(datastore: &Datastore, name: &str, identity: u8, more: &str, namespace: Option<String>) -> Self {
         let run = datastore.folder.join(name);
         for folder in ["log", "vm", "config"] {
             std::fs::create_dir_all(run.join(folder)).expect("made");
         }
         let data = datastore.folder.join("data");
         let config = format!(
-            "hostname = \"{name}\"\n[datastore.lab]\nkind = \"directory\"\npath = \"{}\"\n\
-             [migration_nic]\nnic = \"mig0\"\naddress = \"10.99.0.{}/24\"\n",
-            data.display(),
-            end + 1
+            "hostname = \"{name}\"\n[datastore.lab]\nkind = \"directory\"\npath = \"{}\"\n{more}",
+            data.display()
         );
-        let host = Self::boot_with(run, &config, 0xa0 + end as u8, Some(cable.namespaces[end].clone()));
-        wait(
-            "the migration stack is up",
-            || matches!(host.ask("network migration-nic").1, HostAnswer::MigrationNic(nic) if nic.problems.is_empty() && nic.link),
-        );
-        host
-    }
-
-    fn boot_with(run: PathBuf, config: &str, identity: u8, namespace: Option<String>) -> Self {
         std::fs::write(run.join("config/host.toml"), config).expect("written");
         std::fs::write(run.join("identity"), format!("{identity:02x}").repeat(16)).expect("written");
-        let lease = start(&run, "lease", namespace.as_deref());
-        let migrate = namespace.as_deref().map(|namespace| start(&run, "migrate", Some(namespace)));
-        let control_plane = start(&run, "host", namespace.as_deref());
-        let host = Self { run, lease, control_plane, migrate, namespace };
-        wait("the host lease is held", || {
-            matches!(host.try_ask("host check"), Some((_, answer)) if line(&answer).contains("leases: renewed")
-                && line(&answer).contains("datastore lab: available")
-                && line(&host.ask("datastore show lab").1).contains("held, renewed"))
-        });
-        host
+        Self { run, lease: None, control_plane: None, migrate: None, namespace }
+    }
+
+    /// Starts the lease role.
+    pub(crate) fn start_lease(&mut self) {
+        self.lease = Some(start(&self.run, "lease", self.namespace.as_deref()));
+    }
+
+    /// Starts the control plane.
+    pub(crate) fn start_control_plane(&mut self) {
+        self.control_plane = Some(start(&self.run, "host", self.namespace.as_deref()));
+        wait("the control plane answers", || self.try_ask("host show").is_some());
+    }
+
+    fn wait_for_lease(&self) {
+        wait("the host lease is held", || line(&self.ask("datastore show lab").1).contains("held, renewed"));
     }
 
     /// Types a command; its status and answer.
@@ -217,9 +256,28 @@ impl Host {
         }
     }
 
-    fn vm(&self, name: &str) -> VmDetail {
+    /// All that the control plane shows of a VM.
+    pub(crate) fn vm(&self, name: &str) -> VmDetail {
         match self.ask(&format!("vm show {name}")).1 {
             HostAnswer::Vm(vm) => *vm,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Whether a VM's vCPUs run, as its monitor says.
+    pub(crate) fn life(&self, name: &str) -> VmmLife {
+        let socket = self.run.join(format!("vm/{name}/control.sock"));
+        let monitor = Channel::<VmmRequest, VmmAnswer>::connect(&socket).expect("it has a monitor");
+        match monitor.ask(&VmmRequest::Status, &[], BOUND).expect("it answers").0 {
+            VmmAnswer::Status(status) => status.life,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The phases of the migrations that this host takes or took part in, with their identities.
+    pub(crate) fn migrations(&self) -> Vec<MigrationRow> {
+        match self.ask("migration list").1 {
+            HostAnswer::Migrations(rows) => rows,
             other => panic!("{other:?}"),
         }
     }
@@ -256,16 +314,42 @@ impl Host {
 
     /// Kills the control plane and starts it again.
     pub(crate) fn restart_control_plane(&mut self) {
-        self.control_plane.kill().expect("killed");
-        self.control_plane.wait().expect("collected");
-        self.control_plane = start(&self.run, "host", self.namespace.as_deref());
-        wait("the control plane answers", || self.try_ask("host show").is_some());
+        self.kill_control_plane();
+        self.start_control_plane();
+    }
+
+    /// Kills the control plane.
+    pub(crate) fn kill_control_plane(&mut self) {
+        let mut control_plane = self.control_plane.take().expect("it runs");
+        control_plane.kill().expect("killed");
+        control_plane.wait().expect("collected");
+    }
+
+    /// Stops the control plane.
+    pub(crate) fn freeze_control_plane(&self) -> Frozen {
+        freeze(self.control_plane.as_ref().expect("it runs").id())
+    }
+
+    /// Asks the control plane to end, as `init` does when the host is to end.
+    pub(crate) fn ask_to_end(&self) {
+        signal(self.control_plane.as_ref().expect("it runs").id(), Signal::TERM);
+    }
+
+    /// Waits until a control plane that was asked to end has ended.
+    pub(crate) fn wait_for_end(&mut self) -> ExitStatus {
+        let mut control_plane = self.control_plane.take().expect("it runs");
+        let mut status = None;
+        wait("the control plane ends", || {
+            status = control_plane.try_wait().expect("asked");
+            status.is_some()
+        });
+        status.expect("it ended")
     }
 
     /// Stops the lease role and all monitors, as a host stops that is frozen together with its clock.
     pub(crate) fn freeze(&self) -> Frozen {
         let mut processes = self.monitors();
-        processes.push(self.lease.id());
+        processes.extend(self.lease.as_ref().map(Child::id));
         processes.iter().for_each(|pid| signal(*pid, Signal::STOP));
         Frozen { processes }
     }
@@ -312,31 +396,37 @@ impl Host {
         self.migrate.as_ref().map(Child::id).expect("the host has a migration NIC")
     }
 
+    /// A role's whole log.
+    pub(crate) fn whole_log(&self, role: &str) -> String {
+        std::fs::read_to_string(self.run.join(format!("log/{role}.log"))).unwrap_or_default()
+    }
+
     /// The end of a role's log.
     pub(crate) fn log(&self, role: &str) -> String {
-        let text = std::fs::read_to_string(self.run.join(format!("log/{role}.log"))).unwrap_or_default();
+        let text = self.whole_log(role);
         text.lines().rev().take(20).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 
     /// Kills everything of the host at once, as a power failure would.
     pub(crate) fn power_off(&mut self) {
         let monitors = self.monitors();
-        for role in [&mut self.lease, &mut self.control_plane].into_iter().chain(self.migrate.as_mut()) {
+        self.kill_roles();
+        monitors.into_iter().for_each(kill);
+    }
+
+    /// Kills the roles, the control plane first.
+    fn kill_roles(&mut self) {
+        for mut role in [self.control_plane.take(), self.lease.take(), self.migrate.take()].into_iter().flatten() {
+            // It may be gone already.
             let _ = role.kill();
             let _ = role.wait();
         }
-        monitors.into_iter().for_each(kill);
     }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
-        let _ = self.control_plane.kill();
-        let _ = self.control_plane.wait();
-        for role in [&mut self.lease].into_iter().chain(self.migrate.as_mut()) {
-            let _ = role.kill();
-            let _ = role.wait();
-        }
+        self.kill_roles();
         self.monitors().into_iter().for_each(kill);
     }
 }
@@ -350,6 +440,23 @@ impl Frozen {
     /// Lets them go on.
     pub(crate) fn thaw(self) {
         self.processes.iter().for_each(|pid| signal(*pid, Signal::CONT));
+    }
+}
+
+/// Stops a process; [`Frozen::thaw`] lets it go on.
+pub(crate) fn freeze(pid: u32) -> Frozen {
+    signal(pid, Signal::STOP);
+    Frozen { processes: vec![pid] }
+}
+
+/// The end of a command that was begun, with what it said before: its progress, and its answer.
+pub(crate) fn finish(command: &Channel<HostRequest, HostAnswer>) -> (Vec<String>, HostAnswer) {
+    let mut said = Vec::new();
+    loop {
+        match command.receive_within(BOUND).expect("the control plane answers").0 {
+            HostAnswer::Progress { doing, .. } => said.push(doing),
+            answer => return (said, answer),
+        }
     }
 }
 
