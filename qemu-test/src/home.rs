@@ -20,11 +20,16 @@ pub struct Home {
     pub fleet: String,
 }
 
+/// The root of the source tree that this program was built from.
+pub fn source_tree() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/")).to_owned()
+}
+
 impl Home {
     /// Finds the source tree that this program was built from and makes the folders.
     /// `fleet` names the fleet to work with.
     pub fn open(fleet: &str) -> Result<Self> {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/")).to_owned();
+        let source = source_tree();
         let target = match std::env::var_os("CARGO_TARGET_DIR") {
             Some(folder) => std::path::absolute(&folder).at("resolving", Path::new(&folder))?,
             None => source.join("target"),

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use crate::child::Child;
 use crate::error::{Doing, Result};
-use crate::home::Home;
 use crate::image::KernelPackage;
 use crate::image::cpio::Archive;
 use crate::image::modules::{ModuleTree, is_wanted_index};
@@ -17,38 +16,37 @@ const MOUNT_POINTS: &[&str] = &["dev", "proc", "sys", "run", "tmp", "etc", "etc/
 /// Files of `config/` that hosts read as their defaults.
 const DEFAULTS: &[&str] = &["host.toml"];
 
-/// Packs the modules that the recipe names; gives the compressed archive.
-pub(super) fn pack_modules(home: &Home, recipe: &Recipe, package: &KernelPackage) -> Result<PathBuf> {
-    let result = home.image().join("modules.cpio.zst");
-    let inputs = Inputs::of("modules", 2).content(&Recipe::file(&home.source))?.large_file(&package.vmlinuz)?;
-    inputs.make(&result, || {
+/// Packs the modules that the recipe of this source tree names into the compressed archive `result`.
+pub(super) fn pack_modules(source: &Path, recipe: &Recipe, package: &KernelPackage, result: &Path) -> Result<()> {
+    let index = package.modules.join("modules.dep");
+    let inputs = Inputs::of("modules", 3).content(&Recipe::file(source))?.content(&index)?;
+    inputs.large_file(&package.vmlinuz)?.make(result, || {
         let tree = ModuleTree::open(package)?;
         let files = tree.closure(recipe.module_names())?;
         println!("image: packing {} kernel modules", files.len());
-        let staging = home.image().join("modules");
+        let staging = result.with_file_name("modules");
         let _ = fs::remove_dir_all(&staging);
         tree.copy(&files, &staging, &package.release)?;
         let mut archive = Archive::default();
         add_folder(&mut archive, &staging, Path::new("lib"))?;
         fs::remove_dir_all(&staging).at("removing", &staging)?;
-        compress(&archive.finish(), &result)
+        compress(&archive.finish(), result)
     })?;
-    Ok(result)
+    Ok(())
 }
 
-/// Packs the binary as `/init` and the defaults; gives the compressed archive.
-pub(super) fn pack_appliance(home: &Home, binary: &Path) -> Result<PathBuf> {
-    let result = home.image().join("godwit.cpio.zst");
+/// Packs the binary as `/init` and the defaults of this source tree into the compressed archive `result`.
+pub(super) fn pack_appliance(source: &Path, binary: &Path, result: &Path) -> Result<()> {
     let defaults: Vec<(&str, PathBuf)> = DEFAULTS
         .iter()
-        .map(|name| (*name, home.source.join("config").join(name)))
+        .map(|name| (*name, source.join("config").join(name)))
         .filter(|(_, path)| path.exists())
         .collect();
     let mut inputs = Inputs::of("appliance", 3).content(binary)?;
     for (_, path) in &defaults {
         inputs = inputs.content(path)?;
     }
-    inputs.make(&result, || {
+    inputs.make(result, || {
         let mut archive = Archive::default();
         for folder in MOUNT_POINTS {
             archive.folder(folder);
@@ -59,20 +57,19 @@ pub(super) fn pack_appliance(home: &Home, binary: &Path) -> Result<PathBuf> {
         for (name, path) in &defaults {
             archive.file(&format!("etc/godwit/{name}"), 0o644, &fs::read(path).at("reading", path)?);
         }
-        compress(&archive.finish(), &result)
+        compress(&archive.finish(), result)
     })?;
-    Ok(result)
+    Ok(())
 }
 
-/// Packs the lab's own helper, which only the lab's hosts get; gives the compressed archive.
-pub(super) fn pack_stowaway(home: &Home, program: &Path) -> Result<PathBuf> {
-    let result = home.image().join("stowaway.cpio.zst");
-    Inputs::of("stowaway", 1).content(program)?.make(&result, || {
+/// Packs the lab's own helper, which only the lab's hosts get, into the compressed archive `result`.
+pub(super) fn pack_stowaway(program: &Path, result: &Path) -> Result<()> {
+    Inputs::of("stowaway", 1).content(program)?.make(result, || {
         let mut archive = Archive::default();
         archive.file("stowaway", 0o755, &fs::read(program).at("reading", program)?);
-        compress(&archive.finish(), &result)
+        compress(&archive.finish(), result)
     })?;
-    Ok(result)
+    Ok(())
 }
 
 /// Puts the archives one after the other.

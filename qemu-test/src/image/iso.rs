@@ -5,18 +5,17 @@ use std::path::Path;
 
 use crate::child::Child;
 use crate::error::{Doing, Result};
-use crate::home::Home;
 use crate::stamp::Inputs;
 
 /// The volume's label: what init looks for to find `godwit/host.toml` on the medium it was booted from.
 const LABEL: &str = "GODWIT";
 
-/// Makes `result` from the kernel, the initramfs and the boot menu.
-pub(super) fn make(home: &Home, kernel: &Path, initramfs: &Path, result: &Path) -> Result<()> {
-    let menu = home.source.join("buildroot/grub.cfg");
+/// Makes `result` from the kernel, the initramfs and the boot menu of this source tree.
+pub(super) fn make(source: &Path, kernel: &Path, initramfs: &Path, result: &Path) -> Result<()> {
+    let menu = source.join("buildroot/grub.cfg");
     let inputs = Inputs::of("iso", 1).large_file(kernel)?.large_file(initramfs)?.content(&menu)?;
     inputs.make(result, || {
-        let staging = home.image().join("iso");
+        let staging = result.with_file_name("iso");
         let _ = fs::remove_dir_all(&staging);
         for (from, to) in [(kernel, "boot/vmlinuz"), (initramfs, "boot/initramfs"), (&menu, "boot/grub/grub.cfg")] {
             let to = staging.join(to);

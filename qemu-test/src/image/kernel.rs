@@ -1,4 +1,4 @@
-//! The kernel: Debian's own package, fetched by apt into the cache and unpacked there.
+//! The kernel: Debian's own package, fetched by apt into the cache and unpacked there, or one that another builder made.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,15 +17,24 @@ pub enum Flavour {
     Cloud,
 }
 
-/// An unpacked kernel package.
+/// A kernel with its modules.
 #[derive(Debug, Clone)]
 pub struct KernelPackage {
     /// The release, as `uname -r` says it.
     pub release: String,
     /// The kernel itself (bzImage).
     pub vmlinuz: PathBuf,
-    /// The folder that holds `lib/modules/<release>`.
-    pub tree: PathBuf,
+    /// The folder of its modules with depmod's index: `lib/modules/<release>` on a host that boots it.
+    pub modules: PathBuf,
+}
+
+impl KernelPackage {
+    /// A kernel that another builder made; the folder of its modules is named after its release.
+    pub fn made_elsewhere(vmlinuz: PathBuf, modules: PathBuf) -> Result<Self> {
+        let release = modules.file_name().map(|name| name.to_string_lossy().into_owned());
+        let release = release.ok_or_else(|| LabError::Input(format!("{} names no release", modules.display())))?;
+        Ok(Self { release, vmlinuz, modules })
+    }
 }
 
 impl Flavour {
@@ -65,7 +74,7 @@ pub fn fetch(home: &Home, flavour: Flavour) -> Result<KernelPackage> {
     fs::rename(&partial, &folder).at("moving", &partial)?;
     let package = unpacked(&folder)?
         .ok_or_else(|| LabError::Input(format!("{} holds no kernel and modules", folder.display())))?;
-    Child::new("depmod", ["-b"]).arg(&package.tree).arg(&package.release).run()?;
+    Child::new("depmod", ["-b"]).arg(&folder).arg(&package.release).run()?;
     Ok(package)
 }
 
@@ -103,8 +112,8 @@ fn unpacked(folder: &Path) -> Result<Option<KernelPackage>> {
     let Some(vmlinuz) = first_with_prefix(&folder.join("boot"), "vmlinuz-")? else { return Ok(None) };
     let name = vmlinuz.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let release = name.trim_start_matches("vmlinuz-").to_owned();
-    let has_modules = folder.join("lib/modules").join(&release).exists();
-    Ok(has_modules.then(|| KernelPackage { release, vmlinuz, tree: folder.to_owned() }))
+    let modules = folder.join("lib/modules").join(&release);
+    Ok(modules.exists().then_some(KernelPackage { release, vmlinuz, modules }))
 }
 
 fn first_with_suffix(folder: &Path, suffix: &str) -> Result<Option<PathBuf>> {

@@ -8,7 +8,8 @@
 //!  config/ -------------------------------------------+                            +--> kernel + initramfs, for -kernel
 //! ```
 //!
-//! Each step is skipped when its inputs have not changed.
+//! Each step is skipped when its inputs have not changed. Kernel, modules and binary may also come from another builder
+//! and are then packed here all the same.
 
 mod assemble;
 mod budget;
@@ -20,7 +21,7 @@ mod modules;
 mod program;
 mod recipe;
 
-pub use assemble::{Image, build};
+pub use assemble::{Image, Parts, build, pack};
 pub use kernel::{Flavour, KernelPackage, fetch};
 pub use modules::{ModuleTree, read_module};
-pub use program::static_program;
+pub use program::{has_interpreter, static_program};

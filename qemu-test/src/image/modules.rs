@@ -23,7 +23,7 @@ pub struct ModuleTree {
 impl ModuleTree {
     /// Reads depmod's index of the package.
     pub fn open(package: &KernelPackage) -> Result<Self> {
-        let folder = package.tree.join("lib/modules").join(&package.release);
+        let folder = package.modules.clone();
         let read = |name: &str| fs::read_to_string(folder.join(name)).at("reading", &folder.join(name));
         let files = read("modules.dep")?.lines().filter_map(parse_dependencies).collect();
         let builtin = read("modules.builtin")?.lines().map(name_of).collect();

@@ -19,3 +19,10 @@ pub fn static_program(home: &Home, package: &str) -> Result<PathBuf> {
     }
     Ok(home.target.join(TARGET).join("release").join(package))
 }
+
+/// Whether an ELF64 file asks for a dynamic linker: it has a program header of type `PT_INTERP` (3).
+pub fn has_interpreter(elf: &[u8]) -> bool {
+    let half = |at: usize| elf.get(at..at + 2).map_or(0, |bytes| usize::from(u16::from_le_bytes([bytes[0], bytes[1]])));
+    let table = elf.get(32..40).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes) as usize;
+    (0..half(56)).any(|index| half(table + index * half(54)) == 3)
+}

@@ -10,6 +10,7 @@ use crate::home::Home;
 use crate::privilege;
 use crate::verbs::bench::Subject;
 use crate::verbs::fault::Fault;
+use crate::verbs::image::MadeElsewhere;
 use crate::verbs::{bench, console, demo, down, exec, fault, image, inside, status, test, up};
 
 /// Boots real Godwit images in QEMU, drives their consoles and injects faults.
@@ -26,7 +27,10 @@ pub struct CommandLine {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Make the bootable image (target/lab/image/godwit.iso) and check its sizes
-    Image,
+    Image {
+        #[command(flatten)]
+        from: Option<MadeElsewhere>,
+    },
     /// Boot hosts with a shared NFS datastore that holds the example VMs, and leave them running
     Up {
         /// How many: host-a, host-b, ...
@@ -99,10 +103,13 @@ enum Verb {
 impl CommandLine {
     /// Does what was asked; gives the status that the process ends with.
     pub fn run(self) -> Result<ExitCode> {
+        if let Verb::Image { from: Some(parts) } = self.verb {
+            return image::pack(parts);
+        }
         privilege::become_root()?;
         let home = Home::open(self.fleet.as_deref().unwrap_or(self.verb.fleet()))?;
         match self.verb {
-            Verb::Image => image::run(&home),
+            Verb::Image { .. } => image::run(&home),
             Verb::Up { hosts, memory_mib, words } => up::run(&home, hosts, memory_mib, &words),
             Verb::Status => status::run(&home),
             Verb::Down => down::run(&home),
@@ -124,6 +131,33 @@ impl Verb {
             Self::Demo { .. } => "demo",
             Self::Bench { .. } => "bench",
             _ => "run",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the lab makes of `image` and these words, or what it says against them.
+    fn understood(words: &[&str]) -> std::result::Result<Option<MadeElsewhere>, String> {
+        let line = CommandLine::try_parse_from(["lab", "image"].iter().chain(words));
+        match line.map_err(|error| error.to_string())?.verb {
+            Verb::Image { from } => Ok(from),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    #[test]
+    fn parts_made_elsewhere_come_all_or_none_and_all_missing_ones_are_named_at_once() {
+        let all = ["--kernel", "k", "--modules", "m", "--binary", "b", "--to", "t"];
+        assert!(understood(&[]).unwrap().is_none());
+        assert!(understood(&all).unwrap().is_some());
+        for given in [0, 2, 4, 6] {
+            let said = understood(&all[given..given + 2]).unwrap_err();
+            for missing in [0, 2, 4, 6].into_iter().filter(|at| *at != given) {
+                assert!(said.contains(&format!("  {} <", all[missing])), "{said}");
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::child::Child;
 use crate::error::{Doing, LabError, Result};
-use crate::image::cpio;
+use crate::image::{cpio, has_interpreter};
 use crate::tests::nested::bench::{Bench, expect};
 use crate::tests::tally::Verdict;
 
@@ -34,11 +34,4 @@ pub(super) fn the_image_holds_no_other_program_than_the_one_binary(bench: &mut B
     let init = files.iter().find(|entry| entry.path == "init").map_or(&[][..], |entry| &entry.content);
     expect(!has_interpreter(init), || "init is not static".into())?;
     Ok(Verdict::Passed)
-}
-
-/// Whether an ELF64 file has a program header of type `PT_INTERP` (3).
-fn has_interpreter(elf: &[u8]) -> bool {
-    let half = |at: usize| elf.get(at..at + 2).map_or(0, |bytes| usize::from(u16::from_le_bytes([bytes[0], bytes[1]])));
-    let table = elf.get(32..40).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes) as usize;
-    (0..half(56)).any(|index| half(table + index * half(54)) == 3)
 }
