@@ -8,11 +8,13 @@
 //!  config/ -------------------------------------------+                            +--> kernel + initramfs, for -kernel
 //! ```
 //!
-//! Each step is skipped when its inputs have not changed. Kernel, modules and binary may also come from another builder
-//! and are then packed here all the same.
+//! Each step is skipped when its inputs have not changed. Kernel, modules and binary may also come from another builder:
+//! `buildroot/external/` makes them from source and has them packed here.
 
 mod assemble;
 mod budget;
+#[cfg(test)]
+mod buildroot;
 pub mod cpio;
 mod initramfs;
 mod iso;

@@ -138,6 +138,7 @@ impl Verb {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::home::source_tree;
 
     /// What the lab makes of `image` and these words, or what it says against them.
     fn understood(words: &[&str]) -> std::result::Result<Option<MadeElsewhere>, String> {
@@ -159,5 +160,14 @@ mod tests {
                 assert!(said.contains(&format!("  {} <", all[missing])), "{said}");
             }
         }
+    }
+
+    #[test]
+    fn the_last_step_of_buildroot_says_what_the_lab_understands() {
+        let script = std::fs::read_to_string(source_tree().join("buildroot/external/board/post-image.sh")).unwrap();
+        let joined = script.replace("\\\n", " ");
+        let call = joined.lines().find_map(|line| line.strip_prefix("godwit-lab image ")).expect("a call of the lab");
+        let words: Vec<&str> = call.split_whitespace().collect();
+        assert!(understood(&words).is_ok_and(|from| from.is_some()), "{words:?}");
     }
 }
