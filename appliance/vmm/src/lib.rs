@@ -15,8 +15,9 @@
 //!
 //! In reading order: what devices are made of ([`bus`], [`interrupt`], [`device`]); guest RAM and what was written to it
 //! ([`memory`]); how a machine becomes bytes ([`state`]); the kernel's part of it ([`irqchip`], [`clock`], [`cpuid`], and
-//! `kvm_raw`, the ioctls that kvm-ioctls lacks); vCPUs ([`vcpu`]); what is there when a guest starts ([`boot`], [`acpi`]);
-//! devices ([`legacy`], [`pci`], [`virtio`] over [`disk`]); and the [`machine`] that holds all of it.
+//! `kvm_raw`, the ioctls that kvm-ioctls lacks; [`ioctls`] names all that are made); vCPUs ([`vcpu`]); what is there when a
+//! guest starts ([`boot`], [`acpi`]); devices ([`legacy`], [`pci`], [`virtio`] over [`disk`]); and the [`machine`] that
+//! holds all of it.
 
 pub mod acpi;
 pub mod boot;
@@ -26,6 +27,7 @@ pub mod cpuid;
 pub mod device;
 pub mod disk;
 pub mod interrupt;
+pub mod ioctls;
 pub mod irqchip;
 mod kvm_raw;
 pub mod legacy;

@@ -30,7 +30,7 @@ enum Phase {
 
 /// How to bring a thread out of KVM_RUN.
 struct Kick {
-    thread: libc::pthread_t,
+    thread: libc::pid_t,
     immediate_exit: *const AtomicU8,
 }
 
@@ -54,10 +54,12 @@ impl State {
     fn kick(&self) {
         if let Some(kick) = &self.kick {
             // SAFETY: `kick` is there only while its thread is alive and holds the VcpuFd whose page the pointer goes to:
-            // the thread takes it away, under the mutex that our caller holds, before it lets go of either.
+            // the thread takes it away, under the mutex that our caller holds, before it lets go of either. tgkill(2) takes
+            // plain numbers, and the thread's is not used again while it is alive. (Not pthread_kill, which names a thread
+            // without its process in musl: a filter round this process could then not tell whose thread it is.)
             unsafe {
                 (*kick.immediate_exit).store(1, Ordering::SeqCst);
-                libc::pthread_kill(kick.thread, SIGRTMIN());
+                libc::syscall(libc::SYS_tgkill, std::process::id(), kick.thread, SIGRTMIN());
             }
         }
     }
@@ -175,8 +177,7 @@ impl Control {
             log::error!("this vCPU cannot be interrupted: {error:?}");
         }
         let immediate_exit = (&raw mut vcpu.get_kvm_run().immediate_exit).cast::<AtomicU8>().cast_const();
-        // SAFETY: pthread_self has no preconditions.
-        let thread = unsafe { libc::pthread_self() };
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
         enter(&self.state).kick = Some(Kick { thread, immediate_exit });
     }
 
