@@ -7,9 +7,12 @@ use std::fmt;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, Uid, getpid, getuid, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 use serde::Deserialize;
+
+use crate::api::paths::RunDir;
 
 /// Exit status of a role that this build does not contain; the supervisor does not start it again.
 pub const EXIT_ABSENT: u8 = 77;
@@ -100,6 +103,9 @@ pub struct Role {
     /// It sees the host's networks; a role that does not has only the descriptors that it was given.
     #[serde(default = "yes")]
     pub network: bool,
+    /// It sees the host's files; for a role that does not, no path leads anywhere.
+    #[serde(default = "yes")]
+    pub files: bool,
     /// No limit on locked memory.
     #[serde(default)]
     pub locked_memory: bool,
@@ -139,7 +145,7 @@ pub enum RoleError {
         what: &'static str,
         /// Why it failed.
         #[source]
-        source: rustix::io::Errno,
+        source: Errno,
     },
 }
 
@@ -191,6 +197,9 @@ pub fn enter(name: RoleName, arguments: &[String]) -> Result<(), RoleError> {
     if !role.network {
         leave_network()?;
     }
+    if !role.files {
+        leave_files()?;
+    }
     confine(role)
 }
 
@@ -205,6 +214,14 @@ fn leave_network() -> Result<(), RoleError> {
     // SAFETY: only the namespace of the networks is left; descriptors, memory and file systems stay as they are.
     let left = unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) };
     left.map_err(|source| RoleError::Privilege { what: "leaving the host's networks", source })
+}
+
+/// Goes into an empty folder and makes it the root of its files. What is open stays open.
+fn leave_files() -> Result<(), RoleError> {
+    let empty = RunDir::from_environment().empty();
+    let refused = |source| RoleError::Privilege { what: "leaving the host's files", source };
+    let made = std::fs::create_dir_all(&empty).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
+    made.and_then(|()| rustix::process::chdir(&empty)).and_then(|()| rustix::process::chroot(".")).map_err(refused)
 }
 
 /// Sets the limits. A limit that the kernel refuses (a container) stays as it was; the role then meets a clear EMFILE.

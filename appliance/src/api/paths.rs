@@ -35,6 +35,11 @@ impl RunDir {
         self.0.join("log").join(format!("{role}.log"))
     }
 
+    /// A folder in which there is never anything: the root of a role that sees no files.
+    pub fn empty(&self) -> PathBuf {
+        self.0.join("empty")
+    }
+
     /// The folder of what belongs to running VMs.
     pub fn vms(&self) -> PathBuf {
         self.0.join("vm")
