@@ -18,6 +18,8 @@ enum End {
     Shutdown,
     Reset,
     Crash(String),
+    /// The monitor ended, and nothing was heard of why.
+    Silent,
 }
 
 impl End {
@@ -26,6 +28,7 @@ impl End {
             Self::Shutdown => "its guest shut down".to_owned(),
             Self::Reset => "its guest asked for a reset".to_owned(),
             Self::Crash(why) => why.clone(),
+            Self::Silent => "its monitor ended without a word: log show vmm".to_owned(),
         }
     }
 }
@@ -46,11 +49,13 @@ fn watch_to_end(plane: &Arc<ControlPlane>, running: &Arc<Running>, child: Option
     monitor.kill();
     plane.vms.ending(&vm.vm, monitor.pid());
     reap::wait_gone(&vm.vm, monitor, GONE_BOUND, |what| plane.vms.waits_for(&vm.vm, Some(what)));
-    if let Some(mut child) = child {
-        // It is gone; this only collects it.
-        let _ = child.wait();
-    }
-    let told = end.told();
+    // It is gone; this only collects it.
+    let status = child.and_then(|mut child| child.wait().ok());
+    let silenced = match end {
+        End::Silent => reap::stopped_by_filter(monitor.pid(), status),
+        _ => None,
+    };
+    let told = silenced.unwrap_or_else(|| end.told());
     // Whoever moved or killed the VM has taken the entry away: then this end was wanted and needs nothing more.
     let Some((running, releasing)) = plane.vms.ended(&vm.vm, monitor.pid(), told.clone()) else { return };
     log::info!("VM {} ended: {told}", vm.vm);
@@ -85,9 +90,7 @@ fn first_event(running: &Running) -> End {
                 return End::Crash(format!("its machine failed: {why}"));
             }
             Ok(_) => {}
-            Err(ChannelError::Closed) => {
-                return End::Crash("its monitor ended without a word: log show vmm".to_owned());
-            }
+            Err(ChannelError::Closed) => return End::Silent,
             Err(error) => return End::Crash(format!("its monitor cannot be heard: {error}")),
         }
     }

@@ -9,7 +9,7 @@
 //!                 ├─────> departures   migrations away from here, with the migration role (engine)
 //!                 └─────> ending       the end of the host
 //!
-//!              ends       what follows when a guest, or its monitor (reap), ends
+//!              ends       what follows when a guest, or its monitor (reap, kernel_log), ends
 //!              arrivals   migrations to here
 //!              settling   who runs a VM after its move lost its engine or its control plane
 //! ```
@@ -35,6 +35,7 @@ pub mod engine;
 pub mod facts;
 pub mod health;
 pub mod host_lease;
+pub mod kernel_log;
 pub mod leases;
 pub mod lifecycle;
 pub mod located;

@@ -2,13 +2,15 @@
 //! the middle of I/O that its storage does not answer ends only when the kernel lets go of it.
 
 use std::os::fd::AsFd as _;
-use std::process::Child;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
 use model::names::VmName;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::api::channel::{ChannelError, wait_readable};
+use crate::host::kernel_log;
 use crate::host::monitor::Monitor;
 
 /// How long a killed monitor may take to be gone: its last disk I/O has to end.
@@ -20,12 +22,17 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Collects a monitor that was killed. If it does not end within `bound`, the log says so and it is collected when it
 /// does, on a thread of its own; returns whether it is gone.
 pub fn collect(vm: &VmName, mut child: Child, bound: Duration) -> bool {
+    let pid = child.id();
     if is_over(&child, bound) {
-        // It ended: this only takes its status away.
-        let _ = child.wait();
+        // It ended: this only takes its status away. What ended it before it was killed is told here alone: who asked it
+        // something heard no answer.
+        if let Ok(status) = child.wait()
+            && let Some(told) = stopped_by_filter(pid, Some(status))
+        {
+            log::error!("VM {vm}: {told}");
+        }
         return true;
     }
-    let pid = child.id();
     log::error!("{}", still_there(vm, pid, bound));
     let vm = vm.clone();
     let late = std::thread::Builder::new().name(format!("reap-{vm}")).spawn(move || {
@@ -60,6 +67,22 @@ pub fn wait_gone(vm: &VmName, monitor: &Monitor, bound: Duration, late: impl FnO
     if late.is_none() {
         log::info!("the monitor of VM {vm}, process {}, is gone at last", monitor.pid());
     }
+}
+
+/// Whether it was its system call filter that ended a monitor that is gone, in words; `status` is how the process ended, if
+/// that is known (of an adopted one it is not). Takes a second where the kernel does not say.
+pub fn stopped_by_filter(pid: u32, status: Option<ExitStatus>) -> Option<String> {
+    let known = status.map(|status| status.signal() == Some(libc::SIGSYS));
+    if known == Some(false) {
+        return None;
+    }
+    let at = match kernel_log::filtered_call(pid) {
+        Some(call) => format!(" at system call {call}"),
+        None => known.map(|_| String::new())?,
+    };
+    Some(format!(
+        "its monitor was stopped by its system call filter{at}: a defect of Godwit, or a guest that broke into its monitor"
+    ))
 }
 
 fn still_there(vm: &VmName, pid: u32, bound: Duration) -> String {

@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use crate::api::channel::Listener;
 use crate::vmm::guest::Guest;
-use crate::vmm::session;
+use crate::vmm::{filter, session};
 
 /// Runs the monitor until it is asked to end.
 ///
 /// # Errors
-/// Standard input is no listening socket.
+/// Standard input is no listening socket, or the system call filter cannot be put round this process.
 pub fn run() -> io::Result<()> {
+    crate::journal::record_panics();
+    filter::install().map_err(|error| io::Error::other(format!("no system call filter: {error}")))?;
     let listener = Listener::of(io::stdin().as_fd().try_clone_to_owned()?);
     let guest = Arc::new(Guest::default());
     loop {
