@@ -209,6 +209,24 @@ fn a_host_that_ends_gives_its_moves_up_and_shuts_its_guests_down() {
 }
 
 #[test]
+fn a_host_that_ends_while_a_vm_moves_in_leaves_it_on_its_source() {
+    let Some((_datastore, _cable, a, mut b)) = two_hosts("ending-in") else { return };
+    assert_eq!(a.ask("vm start witness").0, 0);
+    a.serial("witness").wait_for("bad=0");
+    may_move(&a, "host-b");
+    let _lease = held_in_pre_copy(&b);
+    let moving = a.begin("vm migrate witness host-b");
+    wait_for_phase(&a, "pre-copy");
+    b.ask_to_end();
+    assert!(b.wait_for_end().success());
+    let refusal = line(&finish(&moving).1);
+    assert!(refusal.contains("it was cancelled on host-b"), "{refusal}");
+    assert!(refusal.contains("it is still running on host-a"), "{refusal}");
+    assert_eq!((a.state("witness"), a.life("witness")), (VmState::Running, VmmLife::Running));
+    wait("nothing is left at the destination", || b.monitor_processes().is_empty());
+}
+
+#[test]
 fn a_kill_ends_a_vm_in_the_middle_of_its_move() {
     let Some((_datastore, _cable, a, b)) = two_hosts("kill-out") else { return };
     assert_eq!(a.ask("vm start witness").0, 0);
