@@ -1,10 +1,9 @@
 //! Measures the path of a new connection before the first page: round-trip time, MTU, bandwidth.
 //!
-//! MTU first: the hello tells the peer's, and QUIC's own search (RFC 8899) proves what the path carries. Then, for a
-//! tenth of a second, datagrams that the peer throws away; what is acknowledged a second is the bandwidth, and the
+//! MTU first: the hello tells the peer's, and QUIC's own search (RFC 8899) proves what the path carries. A host that is
+//! slow to answer is no narrow path: only packets that were lost are. Then, for a tenth of a second, datagrams that the peer throws away; what is acknowledged a second is the bandwidth, and the
 //! congestion window is warm for the pages that follow.
 
-use std::fmt;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,42 +17,11 @@ const LOAD_MAX_BYTES: u64 = 256 << 20;
 const SEARCH_MAX: Duration = Duration::from_secs(4);
 /// A search that sends no probe for this long, and several round trips, has ended.
 const SEARCH_QUIET: Duration = Duration::from_millis(400);
+/// QUIC gives a size up after so many lost packets of it.
+const LOST_OF_A_SIZE: u64 = 3;
 /// The search ends within so many bytes of the truth.
 const SEARCH_PRECISION: u16 = 8;
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
-
-/// Why packets of the configured size do not arrive. `Display` names the culprit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MtuProblem {
-    /// The NICs of the two hosts are set up differently.
-    PeerDiffers {
-        /// Ours.
-        ours: u16,
-        /// The peer's.
-        peer: u16,
-    },
-    /// Something between the hosts carries less than both NICs.
-    PathCarriesLess {
-        /// What both NICs are set to.
-        configured: u16,
-        /// What arrives.
-        carries: u16,
-    },
-}
-
-impl fmt::Display for MtuProblem {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::PeerDiffers { ours, peer } => {
-                write!(out, "this host's migration NIC has an MTU of {ours}, the peer's of {peer}")
-            }
-            Self::PathCarriesLess { configured, carries } => write!(
-                out,
-                "both migration NICs have an MTU of {configured}, but a switch between them carries only {carries}"
-            ),
-        }
-    }
-}
 
 /// What was measured.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,10 +30,8 @@ pub struct PathReport {
     pub rtt_min: Duration,
     /// Smoothed round-trip time before the path was loaded.
     pub rtt: Duration,
-    /// IP packet that the path carries, in bytes.
-    pub path_mtu: u16,
-    /// What is wrong with the MTU, if anything.
-    pub mtu_problem: Option<MtuProblem>,
+    /// IP packet that the path carries, in bytes; none where the search did not end in time.
+    pub path_mtu: Option<u16>,
     /// Bytes a second that arrived, as UDP payload.
     pub bandwidth_bytes: u64,
     /// Part of the load's bytes that was lost, 0.0 to 1.0.
@@ -110,15 +76,16 @@ impl Probe {
                 }
                 let quiet = now.saturating_duration_since(*quiet_since) > SEARCH_QUIET.max(estimates.rtt * 8);
                 let reached = estimates.datagram_bytes + overhead + SEARCH_PRECISION > configured;
-                if !reached && !quiet && now < *until {
+                let narrow = !reached && quiet && estimates.mtu_probes.1 >= LOST_OF_A_SIZE;
+                if !reached && !narrow && now < *until {
                     return None;
                 }
-                let path_mtu = if reached { configured } else { estimates.datagram_bytes + overhead };
+                let proven = narrow.then_some(estimates.datagram_bytes + overhead);
+                let path_mtu = if reached { Some(configured) } else { proven };
                 let report = PathReport {
                     rtt_min: estimates.rtt_min,
                     rtt: estimates.rtt,
                     path_mtu,
-                    mtu_problem: mtu_problem(stack.mtu(), self.peer_mtu, path_mtu),
                     bandwidth_bytes: 0,
                     loss: 0.0,
                 };
@@ -130,8 +97,9 @@ impl Probe {
             Phase::Load { began, delivered, lost, report } => {
                 let elapsed = now.saturating_duration_since(*began);
                 let arrived = estimates.delivered_bytes - *delivered;
-                // At least a few round trips, or the ramp at the start is all that was seen.
-                if elapsed < LOAD.max(estimates.rtt * 10) && arrived < LOAD_MAX_BYTES {
+                // At least a few round trips, or the ramp at the start is all that was seen. They are counted as they were
+                // before: where the load fills a queue, it would otherwise prolong itself.
+                if elapsed < LOAD.max(report.rtt * 10) && arrived < LOAD_MAX_BYTES {
                     self.load(stack);
                     return None;
                 }
@@ -151,11 +119,4 @@ impl Probe {
         let filler = Bytes::from_static(&FILLER);
         while stack.send_filler(self.connection, &filler) {}
     }
-}
-
-fn mtu_problem(ours: u16, peer: u16, path: u16) -> Option<MtuProblem> {
-    if ours != peer {
-        return Some(MtuProblem::PeerDiffers { ours, peer });
-    }
-    (path < ours).then_some(MtuProblem::PathCarriesLess { configured: ours, carries: path })
 }

@@ -14,6 +14,7 @@ use super::control::Control;
 use super::estimates::Estimates;
 use super::key::PublicKey;
 use super::record::{Bounds, BufferPool, PROTOCOL_ERROR, RecordReceiver, RecordSender};
+use super::transport::FILLER_BYTES;
 use super::{CloseReason, SendError};
 use crate::stack::TransportLimits;
 
@@ -346,8 +347,13 @@ impl Connection {
         self.notices.push_back(Notice::Broken(reason));
     }
 
-    /// Queues one datagram of `size` bytes at most that the peer throws away. Returns false when there is no room.
+    /// Queues one datagram that the peer throws away. Returns false when enough of them wait: more would only delay what
+    /// is said after them.
     pub(crate) fn send_filler(&mut self, filler: &Bytes) -> bool {
+        let queued = FILLER_BYTES.saturating_sub(self.quic.datagrams().send_buffer_space()) as u64;
+        if queued >= 2 * self.meter.window() {
+            return false;
+        }
         let Some(most) = self.quic.datagrams().max_size() else { return false };
         let datagram = filler.slice(..filler.len().min(most));
         self.quic.datagrams().send(datagram, false).is_ok()

@@ -17,6 +17,9 @@ pub(crate) const BATCH_BYTES: usize = 65_000;
 /// Records under way to us at a time, and the control stream. Their memory is bounded by the receive window.
 const STREAMS: u32 = 512;
 
+/// Bytes of datagrams that wait to be sent: only a probe of the path sends any.
+pub(crate) const FILLER_BYTES: usize = 4 << 20;
+
 /// Bytes of UDP payload that an IP packet of `mtu` bytes carries.
 pub(crate) fn datagram_of(mtu: u16, ipv6: bool) -> u16 {
     mtu.saturating_sub(if ipv6 { 48 } else { 28 }).max(DATAGRAM_LEAST)
@@ -53,7 +56,7 @@ pub(crate) fn config(limits: &TransportLimits, mtu: u16, ipv6: bool, meter: Arc<
         .ack_frequency_config(Some(acks))
         .allow_spin(false)
         .datagram_receive_buffer_size(Some(1 << 20))
-        .datagram_send_buffer_size(4 << 20)
+        .datagram_send_buffer_size(FILLER_BYTES)
         .congestion_controller_factory(Arc::new(Factory { meter }))
         .enable_segmentation_offload(true);
     config
