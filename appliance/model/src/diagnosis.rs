@@ -66,9 +66,30 @@ impl fmt::Display for Diagnosis {
     }
 }
 
+/// An error and its causes in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("the file cannot be read")]
+    struct Unreadable(#[source] std::fmt::Error);
+
+    #[test]
+    fn an_error_tells_its_causes() {
+        let inner = std::fmt::Error;
+        assert_eq!(chain(&Unreadable(inner)), format!("the file cannot be read: {inner}"));
+    }
 
     #[test]
     fn a_refusal_names_what_where_and_every_reason_with_its_mend() {

@@ -37,8 +37,10 @@ pub struct Receipt {
     pub throughput_bytes_per_s: u64,
     /// Dirty rate that the last round saw, pages a second.
     pub dirty_pages_per_s: u64,
-    /// How far the guest's clock stepped at the switchover, microseconds; forward is positive.
-    pub clock_step_us: i64,
+    /// How far the guest's kvmclock stepped against real time at the switchover, microseconds, to within half a round
+    /// trip; behind is negative. It stands still while the state is on its way, so it falls behind by that time and
+    /// never goes backwards. Absent where the guest did not move, or the process that measured ended before.
+    pub clock_step_us: Option<i64>,
     /// What was predicted before the stun.
     pub predicted_stun_us: u64,
     /// The stun, piece by piece.
@@ -63,22 +65,25 @@ pub enum Verdict {
     Cancelled,
 }
 
-/// The stun, piece by piece, microseconds. The pieces follow each other.
+/// The stun, piece by piece, microseconds. The pieces follow each other; what `total_us` is more than all up to the
+/// resume is the time of messages between the hosts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stun {
     /// From the first vCPU's signal to the last vCPU's stop and drained I/O.
     pub stop_us: u64,
-    /// The last pages.
+    /// The last pages: harvested, read and sent, and stored after the hand-over had arrived.
     pub last_pages_us: u64,
-    /// Device and vCPU state, saved, sent and restored.
+    /// Device and vCPU state, saved and restored.
     pub state_us: u64,
-    /// The comparison of digests.
+    /// All of memory hashed on both sides, at the depth `full`. Otherwise two digests of 16 bytes are compared, which
+    /// takes no microsecond.
     pub verify_us: u64,
     /// The commit: phase 2 of the lease's next epoch.
     pub lease_us: u64,
     /// Disks opened, vCPUs started.
     pub resume_us: u64,
-    /// The first announcement on the network, which the guest does not wait for.
+    /// From the resume until the first announcement on its networks was sent, which the guest does not wait for; 0
+    /// where the VM has no NIC.
     pub announce_us: u64,
     /// All of it as the source measured: from the first signal to word from the destination that the VM runs.
     pub total_us: u64,

@@ -1,8 +1,9 @@
 //! How many moves go on at once: 4 on a migration link of 1 Gbit/s, 8 from 10 Gbit/s on; the others wait in order.
 //!
 //! A host counts incoming and outgoing moves alike, because they share the link. An outgoing move that finds no
-//! slot waits and starts by itself; an incoming one is refused by the check `slot`, and the asking host keeps it
-//! in its own queue.
+//! slot waits and starts by itself; an incoming one is refused by the check `slot`. It gives its slot back as soon as
+//! its VM runs here, and so before its source does: a host that empties itself into another asks for no more than are
+//! free.
 
 use std::collections::VecDeque;
 

@@ -4,6 +4,7 @@
 //! `KEPT`.
 
 use model::vm_config::Verify;
+use protocol::checks::facts::LinkFacts;
 use protocol::convergence::{NoConvergence, Policy};
 use protocol::time::Duration;
 use protocol::wire::message::RunState;
@@ -33,6 +34,42 @@ fn a_move_without_faults_moves_and_every_page_arrives() {
         assert!(receipt.audit.done && receipt.audit.different_pages == 0, "{:?}", receipt.audit);
         assert_eq!(ended.outcomes[1].as_ref().and_then(|outcome| outcome.receipt.clone()), Some(receipt));
     }
+}
+
+#[test]
+fn the_receipt_tells_how_far_the_guests_clock_stepped() {
+    let mut most = 0;
+    for seed in 0..40 {
+        let ended = run(Setup::calm(seed));
+        let receipt = ended.outcomes[0].as_ref().and_then(|outcome| outcome.receipt.clone()).expect("a receipt");
+        let (told, true_step) = (receipt.clock_step_us.expect("it moved"), -(ended.clock_behind.micros() as i64));
+        // What is told and asked takes up to 1 ms each way, and a message that is not as fast as the probe 3 ms.
+        assert!((told - true_step).abs() <= 5_000, "seed {seed}: {told} us are told of {true_step} us");
+        assert!(receipt.stun.announce_us > 0, "{:?}", receipt.stun);
+        most = most.max(-true_step);
+    }
+    assert!(most > 6_000, "no clock stood still for long enough to tell: {most} us");
+}
+
+#[test]
+fn what_the_probe_of_the_link_finds_is_judged_before_the_first_page() {
+    let calm = Setup::calm(6);
+    let ended = run(Setup { link: LinkFacts { rtt_us: 200_000, ..calm.link }, ..calm });
+    let outcome = ended.outcomes[0].as_ref().expect("the source ended");
+    assert_eq!((ended.runner, ended.stuns, &outcome.receipt), (Side::Source, 0, &None));
+    let told = outcome.diagnosis.as_ref().expect("a refusal").to_string();
+    assert!(told.contains("takes 200 ms; at most 150 ms are accepted"), "{told}");
+}
+
+#[test]
+fn a_stun_that_overruns_while_memory_is_hashed_is_called_off_and_the_rounds_go_on() {
+    let policy = Policy { stun_max: Duration::from_millis(80), throttle: false, no_convergence: NoConvergence::Abort };
+    let hashed = Setup { verify: Verify::Full, policy, hashing: Duration::from_millis(120), ..Setup::calm(5) };
+    let ended = run(hashed.clone());
+    assert!(!ended.moved() && ended.stuns >= 1, "{ended:?}");
+    assert_eq!(ended.runner, Side::Source);
+    let force = Policy { no_convergence: NoConvergence::Force, ..policy };
+    assert!(run(Setup { policy: force, ..hashed }).moved());
 }
 
 #[test]

@@ -42,7 +42,7 @@ pub enum HostRequest {
     VmResume(VmName),
     /// `vm console VM`; beside the answer: a connection to the VM's monitor (`api::vmm`).
     VmConsole(VmName),
-    /// `vm migrate VM HOST [--check]`
+    /// `vm migrate VM HOST [--check] [--force]`
     VmMigrate {
         /// The VM.
         vm: VmName,
@@ -50,6 +50,8 @@ pub enum HostRequest {
         destination: HostName,
         /// Only the checks.
         check_only: bool,
+        /// A link that is slower, farther or narrower than it should be is accepted.
+        force_link: bool,
     },
     /// `migration list`
     MigrationList,

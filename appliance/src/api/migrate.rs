@@ -7,6 +7,7 @@ use model::diagnosis::{Diagnosis, Reason};
 use model::host_config::MigrationNic;
 use model::names::{DatastoreName, HostName, PortGroupName, VmName};
 use model::receipt::Receipt;
+use protocol::checks::Finding;
 use protocol::checks::facts::HostFacts;
 use serde::{Deserialize, Serialize};
 use vmm::machine::spec::MachineSpec;
@@ -36,6 +37,13 @@ pub enum ToMigrate {
     Refuse(MigrationId, Vec<Reason>),
     /// To `OpenDisks`.
     DisksOpen(MigrationId, Result<(), String>),
+    /// To `Resumed`: the port groups were told.
+    Announced {
+        /// Which migration.
+        id: MigrationId,
+        /// How many frames were sent; 0 for a VM without NICs.
+        frames: u32,
+    },
     /// Asks for `Nic`.
     Nic,
 }
@@ -54,7 +62,8 @@ pub enum FromMigrate {
     /// At the destination, after the commit: this host runs the VM now. Its disks are to be opened for writing and
     /// attached, its taps plugged in; then `DisksOpen`.
     OpenDisks(MigrationId),
-    /// At the destination: the VM runs; its port groups are to be told (RARP).
+    /// At the destination: the VM runs; its port groups are to be told (RARP), then `Announced`. It is said a few times
+    /// over, because a frame may be lost and a port may need its time.
     Resumed {
         /// Which migration.
         id: MigrationId,
@@ -108,6 +117,8 @@ pub struct Outgoing {
     pub destination: HostName,
     /// Only the checks.
     pub check_only: bool,
+    /// A link that is slower, farther or narrower than it should be is accepted.
+    pub force_link: bool,
 }
 
 /// A VM as both hosts of a migration have to know it.
@@ -168,4 +179,16 @@ pub struct Ended {
     pub receipt: Option<Receipt>,
     /// Why it was not moved.
     pub failure: Option<Diagnosis>,
+    /// What the checks warned of; at the source only.
+    pub warnings: Vec<Finding>,
+    /// The migration link as the checks saw it, for a person; at the source only, and empty where they did not come so
+    /// far.
+    pub link: String,
+}
+
+impl Ended {
+    /// One of which nothing came, with the VM still here.
+    pub fn nothing_moved(id: MigrationId, epoch: u64) -> Self {
+        Self { id, runs_here: true, epoch, receipt: None, failure: None, warnings: Vec::new(), link: String::new() }
+    }
 }

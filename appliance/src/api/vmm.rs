@@ -89,6 +89,8 @@ pub enum VmmAnswer {
         stop_us: u64,
         /// Saving, microseconds.
         save_us: u64,
+        /// What the guest's kvmclock shows now, nanoseconds.
+        clock_ns: u64,
     },
     /// On a connection that watches.
     Event(VmmEvent),
@@ -101,6 +103,8 @@ pub struct VmmStatus {
     pub life: VmmLife,
     /// CPU time that the vCPUs used, microseconds.
     pub cpu_us: u64,
+    /// What the guest's kvmclock shows now, nanoseconds; 0 before the machine is built.
+    pub clock_ns: u64,
 }
 
 /// Where a VM is in its life.

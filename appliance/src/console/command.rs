@@ -110,12 +110,12 @@ pub const COMMANDS: &[Command] = &[
     Command {
         words: &["vm", "migrate"],
         arguments: &[Vm, Host],
-        flags: &["--check"],
-        about: "move it while it runs (--check: only look)",
+        flags: &["--check", "--force"],
+        about: "move it while it runs (--check: look)",
         alias: "",
         build: |w| {
-            let check_only = w.flags.contains(&"--check");
-            Ok(HostRequest::VmMigrate { vm: w.parsed(0)?, destination: w.parsed(1)?, check_only })
+            let (check_only, force_link) = (w.flags.contains(&"--check"), w.flags.contains(&"--force"));
+            Ok(HostRequest::VmMigrate { vm: w.parsed(0)?, destination: w.parsed(1)?, check_only, force_link })
         },
     },
     plain(&["migration", "list"], &[], "moves under way and ended", |_| Ok(HostRequest::MigrationList)),
@@ -146,7 +146,7 @@ pub const COMMANDS: &[Command] = &[
 ];
 
 impl Command {
-    /// How it is typed: `vm migrate VM HOST [--check]`.
+    /// How it is typed: `vm migrate VM HOST [--check] [--force]`.
     pub fn usage(&self) -> String {
         let mut usage = self.words.join(" ");
         for argument in self.arguments {
@@ -256,6 +256,7 @@ mod tests {
             vm: "web".parse().expect("valid"),
             destination: "host-b".parse().expect("valid"),
             check_only: true,
+            force_link: false,
         };
         assert_eq!(migrate, Line::Ask(request, true));
         assert_eq!(parse("esxcli vm process list").expect("understood"), Line::Ask(HostRequest::VmList, false));

@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(offered("vm st"), ["start", "stop"]);
         assert_eq!(offered("vm start "), ["db", "web"]);
         assert_eq!(offered("vm migrate web "), ["host-b"]);
-        assert_eq!(offered("vm migrate web host-b --"), ["--check", "--json"]);
+        assert_eq!(offered("vm migrate web host-b --"), ["--check", "--force", "--json"]);
         assert_eq!(offered("network port"), ["port-group"]);
         assert!(offered("vm start web ").is_empty());
     }

@@ -102,6 +102,7 @@ fn follow(
 ) -> Result<Taken, String> {
     let id = incoming.id;
     let mut disks_open = false;
+    let running = Arc::clone(&born.running);
     // Taken when the VM is this host's and runs: what follows is only the audit of what arrived.
     let mut arriving = Some(born);
     loop {
@@ -116,8 +117,10 @@ fn follow(
                     log::error!("migration {}: the engine is not told of the disks: {error}", shown(id));
                 }
             }
-            (Ok(FromMigrate::Resumed { epoch, .. }), Some(born)) => {
-                plane.announce(&born.running);
+            (Ok(FromMigrate::Resumed { epoch, .. }), _) => {
+                let frames = plane.announce(&running);
+                // If the engine is away, the receipt does without, and the end of its messages says so next.
+                let _ = plane.engine.tell(&ToMigrate::Announced { id, frames }, &[]);
                 if let Some(born) = arriving.take() {
                     settle_in(plane, incoming.vm.paused, born, epoch);
                 }

@@ -105,16 +105,19 @@ impl ControlPlane {
         open().map_err(|error| Reason::new(format!("a NIC cannot be switched on: {error}"), "host check"))
     }
 
-    /// Tells the network where a VM's NICs are now. A frame that cannot be sent costs a second of the VM's connections
-    /// and not the VM.
-    pub fn announce(&self, running: &Running) {
+    /// Tells the network where a VM's NICs are now, and gives how many were announced. A frame that cannot be sent costs
+    /// a second of the VM's connections and not the VM.
+    pub fn announce(&self, running: &Running) -> u32 {
+        let mut frames = 0;
         running.with_taps(|taps| {
             for (nic, tap) in running.spec.nics.iter().zip(taps) {
-                if let Err(error) = tap.announce(nic.mac) {
-                    log::warn!("VM {}: {} is not announced: {error}", running.vm.vm, tap.name);
+                match tap.announce(nic.mac) {
+                    Ok(()) => frames += 1,
+                    Err(error) => log::warn!("VM {}: {} is not announced: {error}", running.vm.vm, tap.name),
                 }
             }
         });
+        frames
     }
 
     /// What is wrong with a port group on this host, if anything is.

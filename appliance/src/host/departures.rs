@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use model::diagnosis::Diagnosis;
 use model::names::{HostName, VmName};
+use protocol::checks::Finding;
 
 use crate::api::host::{Check, HostAnswer, VmState};
 use crate::api::migrate::{Ended, FromMigrate, MigrationId, Outgoing, ToMigrate, VmToMove};
@@ -26,6 +27,15 @@ const CANCEL_AGAIN: Duration = Duration::from_secs(1);
 /// Phases of a move after its commit (DESIGN.md, section 9).
 const COMMITTED: [&str; 3] = ["resume", "audit", "release"];
 
+/// What is wanted of a move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// Only the checks.
+    pub check_only: bool,
+    /// A link that is slower, farther or narrower than it should be is accepted.
+    pub force_link: bool,
+}
+
 /// Moves a VM away, or only looks whether it can be.
 ///
 /// # Errors
@@ -34,7 +44,7 @@ pub fn migrate(
     plane: &Arc<ControlPlane>,
     vm: &VmName,
     destination: &HostName,
-    check_only: bool,
+    wish: Wish,
     caller: &Caller<'_>,
 ) -> Result<HostAnswer, Diagnosis> {
     let what = format!("VM {vm} was not migrated");
@@ -47,7 +57,7 @@ pub fn migrate(
         }
     }
     let mut held = plane.vms.hold(vm, &[VmState::Running, VmState::Paused], VmState::MovingOut, &what)?;
-    let moved = move_out(plane, &mut held, destination, check_only, caller);
+    let moved = move_out(plane, &mut held, destination, wish, caller);
     // Where the VM was released, its entry is gone and letting go of it changes nothing.
     moved.map_err(|refusal| if refusal.vm_now.is_some() { refusal } else { refusal.vm_now(still_here(plane, &held)) })
 }
@@ -56,7 +66,7 @@ fn move_out(
     plane: &Arc<ControlPlane>,
     held: &mut Held<'_>,
     destination: &HostName,
-    check_only: bool,
+    wish: Wish,
     caller: &Caller<'_>,
 ) -> Result<HostAnswer, Diagnosis> {
     let running = Arc::clone(held.running());
@@ -90,7 +100,8 @@ fn move_out(
     };
     let facts = facts::facts(plane).ok_or_else(|| refused("KVM cannot be used here".to_owned(), "host check"))?;
     let facts = Box::new(facts);
-    let outgoing = Outgoing { id, vm: to_move, facts, destination: destination.clone(), check_only };
+    let Wish { check_only, force_link } = wish;
+    let outgoing = Outgoing { id, vm: to_move, facts, destination: destination.clone(), check_only, force_link };
     let said = plane.engine.listen(id);
     plane.moves.begin(id, vm, plane.name(), destination);
     let start = ToMigrate::Start(Box::new(outgoing));
@@ -160,12 +171,19 @@ fn conclude(
         (Some(failure), _) if ended.runs_here => Err(failure.vm_now(still_here(plane, held))),
         (Some(failure), _) => Err(failure),
         (None, Some(receipt)) => Ok(HostAnswer::Migrated(Box::new(receipt))),
-        (None, None) if check_only => {
-            let found = "every condition is fulfilled on both hosts".to_owned();
-            Ok(HostAnswer::Checks(vec![Check { subject: "migration".to_owned(), found, problems: Vec::new() }]))
-        }
+        (None, None) if check_only => Ok(HostAnswer::Checks(fulfilled(ended.link, ended.warnings))),
         (None, None) => Ok(HostAnswer::Done(format!("the migration {} ended without a receipt", shown(id)))),
     }
+}
+
+/// What a person reads of checks that found nothing in the way.
+fn fulfilled(link: String, warnings: Vec<Finding>) -> Vec<Check> {
+    let all = ("migration".to_owned(), "every condition is fulfilled on both hosts".to_owned());
+    let warnings = warnings
+        .into_iter()
+        .map(|Finding { condition, reason, .. }| (condition, format!("warning: {}; {}", reason.cause, reason.hint)));
+    let rows = [all, ("migration link".to_owned(), link)].into_iter().chain(warnings);
+    rows.map(|(subject, found)| Check { subject, found, problems: Vec::new() }).collect()
 }
 
 fn random_id() -> std::io::Result<MigrationId> {

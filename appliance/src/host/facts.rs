@@ -1,7 +1,7 @@
 //! What this host has, as the checks of a migration want it.
 
 use model::host_config::DatastoreKind;
-use protocol::checks::facts::{DatastoreFacts, HostFacts, PortGroupFacts, Uplink};
+use protocol::checks::facts::{DatastoreFacts, HostFacts, NicFacts, PortGroupFacts, Uplink};
 
 use crate::api::host::NicRow;
 use crate::datastore::Datastore;
@@ -32,6 +32,8 @@ pub fn facts(plane: &ControlPlane) -> Option<HostFacts> {
         datastores: plane.datastores.all().iter().map(|datastore| datastore_facts(datastore)).collect(),
         port_groups: groups.collect(),
         maintenance: false,
+        // The migration engine knows it.
+        nic: NicFacts::default(),
         // The migration engine counts them.
         slots_free: 0,
         vms: plane.vms.all_running().into_iter().map(|(running, _)| running.vm.vm.clone()).collect(),

@@ -11,6 +11,7 @@ use crate::api::host::{HostAnswer, HostRequest};
 use crate::api::init::InitRequest;
 use crate::host::caller::Caller;
 use crate::host::control_plane::ControlPlane;
+use crate::host::departures::Wish;
 use crate::host::{answers, departures, lifecycle, moves, start};
 
 /// Serves consoles until the process ends.
@@ -71,8 +72,8 @@ fn answer(plane: &Arc<ControlPlane>, request: HostRequest, caller: &Caller<'_>) 
             Ok(monitor) => (HostAnswer::Console, vec![monitor]),
             Err(refusal) => (HostAnswer::Refused(refusal), Vec::new()),
         },
-        HostRequest::VmMigrate { vm, destination, check_only } => {
-            alone(departures::migrate(plane, &vm, &destination, check_only, caller))
+        HostRequest::VmMigrate { vm, destination, check_only, force_link } => {
+            alone(departures::migrate(plane, &vm, &destination, Wish { check_only, force_link }, caller))
         }
         HostRequest::MigrationCancel(id) => line(moves::cancel(plane, &id)),
         HostRequest::HostReboot => line(plane.end_host(InitRequest::Reboot)),

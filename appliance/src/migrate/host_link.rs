@@ -64,7 +64,7 @@ mod tests {
     const BOUND: Duration = Duration::from_secs(60);
 
     fn ended(id: u64) -> FromMigrate {
-        FromMigrate::Ended(Box::new(Ended { id, runs_here: true, epoch: 1, receipt: None, failure: None }))
+        FromMigrate::Ended(Box::new(Ended::nothing_moved(id, 1)))
     }
 
     #[test]

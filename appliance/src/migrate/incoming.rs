@@ -8,20 +8,20 @@ use model::diagnosis::Reason;
 use netstack::ConnectionId;
 use protocol::checks::Finding;
 use protocol::checks::facts::HostFacts;
-use protocol::destination::{Destination, Effect, Input, Progress, Welcome};
+use protocol::destination::{Destination, Effect, Input, Phase, Progress, Welcome};
 use protocol::pages::PageSet;
 use protocol::session::{LeaseAsk, Outcome, RightToRun, VmNow};
 use protocol::wire::ValidatedOffer;
 use protocol::wire::message::RunState;
-use vmm::memory::DirtyBitmap;
 
-use super::clock;
-use super::engine::{Desk, Wire};
+use super::clock::{self, Clock};
+use super::defect::{defect, monitor_gone};
+use super::desk::{Desk, Wire};
+use super::dirty_pages::DirtyPages;
 use super::lease::Question;
 use super::memory::GuestRam;
 use super::monitor::{self, Monitor, Purpose};
 use super::records::Storage;
-use crate::api::channel::ChannelError;
 use crate::api::lease::VmOnDatastore;
 use crate::api::migrate::{Ended, FromMigrate, Incoming, MigrationId, MigrationProgress, Own, Peer, VmToMove};
 use crate::api::vmm::{VmmAnswer, VmmRequest};
@@ -53,18 +53,14 @@ pub struct Arrival {
 struct Guest {
     monitor: Monitor,
     storage: Storage,
-    bitmap: Option<DirtyBitmap>,
+    dirty: Option<DirtyPages>,
     /// The first harvest only takes the marks that a fresh log begins with.
     primed: bool,
 }
 
-fn defect(cause: impl Into<String>) -> Reason {
-    Reason::new(cause, "log show migrate")
-}
-
 impl Arrival {
     /// A peer connected.
-    pub fn new(now: Instant, desk: &Desk<'_>, connection: ConnectionId, peer: Peer, own: Own) -> Self {
+    pub fn new(now: Instant, clock: Clock, connection: ConnectionId, peer: Peer, own: Own) -> Self {
         let welcome = Welcome {
             here: own.name.clone(),
             peer: peer.name.clone(),
@@ -75,7 +71,7 @@ impl Arrival {
             connection,
             peer,
             own,
-            destination: Destination::new(desk.clock.of(now), welcome),
+            destination: Destination::new(clock.of(now), welcome),
             vm: None,
             facts: None,
             verdict: None,
@@ -93,6 +89,11 @@ impl Arrival {
         self.ended
     }
 
+    /// Whether the VM has come to run here: what follows is the audit.
+    pub fn is_here(&self) -> bool {
+        matches!(self.destination.phase(), Some(Phase::Settling(_)))
+    }
+
     /// Which migration it is, once it is known; 0 before.
     pub fn id(&self) -> MigrationId {
         self.destination.migration().0
@@ -105,8 +106,8 @@ impl Arrival {
     }
 
     /// When [`Self::wake`] is to be called.
-    pub fn deadline(&self, desk: &Desk<'_>) -> Option<Instant> {
-        self.destination.poll_timeout().map(|deadline| desk.clock.back(deadline.at))
+    pub fn deadline(&self, clock: Clock) -> Option<Instant> {
+        self.destination.poll_timeout().map(|deadline| clock.back(deadline.at))
     }
 
     /// A deadline may have passed.
@@ -161,7 +162,7 @@ impl Arrival {
         let bytes = self.destination.offer().map_or(0, |offer| offer.vm.memory.0);
         let ram = GuestRam::over(memory, bytes).map_err(|error| defect(error.to_string()))?;
         let storage = Storage::new(Arc::new(ram));
-        self.guest = Some(Guest { monitor: Monitor::over(monitor), storage, bitmap: None, primed: false });
+        self.guest = Some(Guest { monitor: Monitor::over(monitor), storage, dirty: None, primed: false });
         Ok(())
     }
 
@@ -170,7 +171,7 @@ impl Arrival {
             return;
         }
         let Some(mut facts) = self.facts.take() else { return };
-        facts.slots_free = u16::try_from(desk.slots_free).unwrap_or(u16::MAX);
+        facts.nic = wire.nic();
         let reasons = self.verdict.as_ref().and_then(|verdict| verdict.as_ref().err());
         let findings = reasons.into_iter().flatten().map(|reason| Finding::blocker("destination", reason.clone()));
         let findings = findings.collect();
@@ -208,13 +209,12 @@ impl Arrival {
         let (purpose, answer) = match guest.monitor.take() {
             Ok(answered) => answered.map(|(purpose, answer, _)| (purpose, answer))?,
             Err(error) => {
-                let input = gone(&error);
                 self.guest = None;
-                return Some(input);
+                return Some(Input::GuestGone { cause: monitor_gone(&error) });
             }
         };
-        let done = match answer {
-            VmmAnswer::Failed(why) => Err(Reason::new(why, "log show vmm")),
+        let done = match &answer {
+            VmmAnswer::Failed(why) => Err(Reason::new(why.clone(), "log show vmm")),
             _ => Ok(()),
         };
         Some(match purpose {
@@ -229,8 +229,15 @@ impl Arrival {
             }
             Purpose::Harvest => Input::DirtyHarvested(done.map(|()| guest.take_dirty())),
             Purpose::Restore => Input::StateLoaded(done),
-            Purpose::Resume => Input::GuestResumed(done.map(|()| 0)),
-            Purpose::Stun | Purpose::Look | Purpose::Nothing => return None,
+            Purpose::Resume => match done {
+                Ok(()) => return self.look(),
+                Err(reason) => Input::GuestResumed(Err(reason)),
+            },
+            Purpose::Look => Input::GuestResumed(match answer {
+                VmmAnswer::Status(status) => Ok(status.clock_ns),
+                _ => Err(defect("the monitor did not say what the guest's clock shows")),
+            }),
+            Purpose::Stun | Purpose::Nothing => return None,
         })
     }
 
@@ -308,8 +315,8 @@ impl Arrival {
     }
 
     fn ask_monitor(&mut self, request: VmmRequest, beside: Vec<OwnedFd>, purpose: Purpose) -> Option<Input> {
-        let guest = self.guest.as_mut()?;
-        guest.monitor.ask(request, beside, purpose).err().map(|error| gone(&error))
+        let gone = self.guest.as_mut()?.monitor.ask(request, beside, purpose).err();
+        gone.map(|error| Input::GuestGone { cause: monitor_gone(&error) })
     }
 
     fn prime(&mut self, dirty_log: bool) -> Option<Input> {
@@ -317,19 +324,12 @@ impl Arrival {
         if !dirty_log {
             return Some(Input::VmmBuilt(Ok(())));
         }
-        let pages = guest.storage.ram().pages();
-        let made = || -> Result<(DirtyBitmap, OwnedFd), String> {
-            let bytes = vec![0; usize::try_from(DirtyBitmap::bytes_for(pages)).unwrap_or(0)];
-            let memfd = monitor::memfd_of("dirty", &bytes).map_err(|error| error.to_string())?;
-            let ours = memfd.try_clone().map_err(|error| error.to_string())?;
-            Ok((DirtyBitmap::shared(ours, pages).map_err(|error| error.to_string())?, memfd))
-        };
-        match made() {
-            Ok((bitmap, memfd)) => {
-                guest.bitmap = Some(bitmap);
+        match DirtyPages::share(guest.storage.ram().pages()) {
+            Ok((dirty, memfd)) => {
+                guest.dirty = Some(dirty);
                 self.ask_monitor(VmmRequest::DirtyLogStart, vec![memfd], Purpose::StartLog)
             }
-            Err(why) => Some(Input::VmmBuilt(Err(defect(why)))),
+            Err(reason) => Some(Input::VmmBuilt(Err(reason))),
         }
     }
 
@@ -348,9 +348,14 @@ impl Arrival {
         self.epoch = right.epoch();
         log::info!("migration {:016x}: the VM is this host's in epoch {}", self.id(), self.epoch);
         if run_state == RunState::Paused {
-            return Some(Input::GuestResumed(Ok(0)));
+            return self.look();
         }
         self.ask_monitor(VmmRequest::Resume, Vec::new(), Purpose::Resume)
+    }
+
+    /// Asks what the guest's clock shows, now that it is as it was.
+    fn look(&mut self) -> Option<Input> {
+        self.ask_monitor(VmmRequest::Status, Vec::new(), Purpose::Look)
     }
 
     fn ask_lease(&mut self, desk: &Desk<'_>, ask: LeaseAsk) -> Option<Input> {
@@ -393,23 +398,21 @@ impl Arrival {
         };
         let epoch = outcome.receipt.as_ref().map_or(0, |receipt| receipt.epoch);
         let receipt = outcome.receipt.filter(|_| outcome.writes_receipt);
-        let ended = Ended { id: self.id(), runs_here: here, epoch, receipt, failure: outcome.diagnosis };
+        let ended = Ended {
+            id: self.id(),
+            runs_here: here,
+            epoch,
+            receipt,
+            failure: outcome.diagnosis,
+            warnings: Vec::new(),
+            link: String::new(),
+        };
         desk.tell(FromMigrate::Ended(Box::new(ended)));
     }
 }
 
 impl Guest {
     fn take_dirty(&self) -> PageSet {
-        let mut set = PageSet::empty(self.storage.ram().pages());
-        if let Some(bitmap) = &self.bitmap {
-            for index in 0..bitmap.words().len() {
-                set.or_word(index, bitmap.take_word(index));
-            }
-        }
-        set
+        self.dirty.as_ref().map_or_else(|| PageSet::empty(self.storage.ram().pages()), DirtyPages::take)
     }
-}
-
-fn gone(error: &ChannelError) -> Input {
-    Input::GuestGone { cause: format!("the VM's monitor is gone: {error}") }
 }

@@ -9,12 +9,15 @@
 //! Nothing here decides: effects of the machines are carried out, and what happens is told to them. One thread drives
 //! it all; a second one hashes memory for the audit, so that no hash ever delays a packet.
 //!
-//! In reading order: [`role`] is the process; [`engine`] its loop; [`outgoing`] carries out what a source wants,
-//! [`incoming`] what a destination wants; [`records`] reads pages into records and writes records into pages, on
-//! [`memory`]; [`monitor`], [`lease`] and [`host_link`] are the conversations with the other roles; [`hasher`] is the second
-//! thread; [`clock`] and [`key`] are what they say.
+//! In reading order: [`role`] is the process; [`engine`] its loop; [`desk`] what a move needs of it; [`outgoing`]
+//! carries out what a source wants, [`incoming`] what a destination wants; [`records`] reads pages into records and
+//! writes records into pages, on [`memory`]; [`dirty_pages`] is the dirty log as it is shared with a monitor; [`monitor`], [`lease`] and [`host_link`] are the conversations with the
+//! other roles; [`hasher`] is the second thread; [`clock`], [`key`] and [`defect`] are what they say.
 
 pub mod clock;
+pub mod defect;
+pub mod desk;
+pub mod dirty_pages;
 pub mod engine;
 pub mod hasher;
 pub mod host_link;

@@ -22,7 +22,8 @@ pub enum Purpose {
     Stun,
     /// The state was to be restored.
     Restore,
-    /// Whether the guest runs was asked, before it was to go on.
+    /// The guest was looked at: at the source whether it runs, before it is to go on; at the destination what its clock
+    /// shows, when it goes on.
     Look,
     /// The guest was to go on.
     Resume,

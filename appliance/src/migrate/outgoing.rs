@@ -7,9 +7,10 @@ use std::time::Instant;
 
 use model::diagnosis::{Diagnosis, Reason};
 use model::receipt::Verdict;
-use model::vm_config::VmConfig;
+use model::vm_config::{Verify, VmConfig};
 use netstack::ConnectionId;
-use protocol::checks::facts::{LinkFacts, VmFacts};
+use netstack::probe::{PathReport, Probe};
+use protocol::checks::facts::{HostFacts, LinkFacts, NicFacts, VmFacts};
 use protocol::checks::{Severity, refusal};
 use protocol::convergence::{Costs, NoConvergence, Policy};
 use protocol::pages::PageSet;
@@ -18,15 +19,15 @@ use protocol::source::{Effect, Input, Plan, Progress, Source, Stopped};
 use protocol::time::Duration;
 use protocol::wire::message::{Offer, RunState};
 use protocol::wire::{MigrationId, ValidatedOffer};
-use vmm::memory::DirtyBitmap;
 
-use super::clock;
-use super::engine::{Desk, Wire};
+use super::clock::{self, Clock};
+use super::defect::{defect, monitor_gone};
+use super::desk::{Desk, Wire};
+use super::dirty_pages::DirtyPages;
 use super::lease::Question;
 use super::memory::GuestRam;
 use super::monitor::{self, Monitor, Purpose};
 use super::records::{Sending, SendingError, Step};
-use crate::api::channel::ChannelError;
 use crate::api::lease::VmOnDatastore;
 use crate::api::migrate::{Ended, FromMigrate, MigrationProgress, Outgoing, Peer};
 use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest};
@@ -34,6 +35,8 @@ use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest};
 /// What the state of a VM is expected to take, bytes: the vCPUs' and the devices'.
 const STATE_BYTES_A_CPU: u64 = 32 << 10;
 const STATE_BYTES_OF_DEVICES: u64 = 128 << 10;
+/// What hashing a page is expected to take on both sides together, nanoseconds.
+const HASHING_NS_A_PAGE: u64 = 2_000;
 
 /// A VM that is being moved away.
 #[derive(Debug)]
@@ -47,18 +50,18 @@ pub struct Departure {
     own_identity: [u8; 16],
     config: VmConfig,
     ram: Arc<GuestRam>,
-    bitmap: Option<DirtyBitmap>,
+    dirty: Option<DirtyPages>,
     monitor: Monitor,
     source: Option<Source>,
+    /// The MTU of the peer's migration NIC, once it is connected.
+    peer_mtu: u16,
+    /// The measurement of the link, while it goes on.
+    probe: Option<Probe>,
     sending: VecDeque<Sending>,
     questions: Vec<Question>,
     /// The phase that the log tells of.
     phase: &'static str,
     ended: bool,
-}
-
-fn defect(cause: impl Into<String>) -> Reason {
-    Reason::new(cause, "log show migrate")
 }
 
 impl Departure {
@@ -81,9 +84,11 @@ impl Departure {
             own_identity,
             config,
             ram: Arc::new(ram),
-            bitmap: None,
+            dirty: None,
             monitor: Monitor::over(monitor),
             source: None,
+            peer_mtu: 0,
+            probe: None,
             sending: VecDeque::new(),
             questions: Vec::new(),
             phase: "",
@@ -96,43 +101,49 @@ impl Departure {
         self.ended
     }
 
-    /// The connection is there.
-    pub fn connected(&mut self, now: Instant, desk: &mut Desk<'_>, link: LinkFacts) {
-        let at = desk.clock.of(now);
-        match self.plan(link) {
-            Ok(plan) => self.source = Some(Source::new(at, plan)),
+    /// The connection is there, to a NIC of this MTU.
+    pub fn connected(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>, peer_mtu: u16) {
+        self.peer_mtu = peer_mtu;
+        match self.plan(wire.nic()) {
+            Ok(plan) => {
+                self.source = Some(Source::new(desk.clock.of(now), plan));
+                self.go_on(now, desk, wire);
+            }
             Err(reason) => self.refuse(desk, reason),
         }
     }
 
-    fn plan(&self, link: LinkFacts) -> Result<Plan, Reason> {
+    fn plan(&self, nic: NicFacts) -> Result<Plan, Reason> {
         let vm = &self.order.vm;
-        let stun_max = Duration::from_millis(u64::from(self.config.migration.stun_ms_max));
+        let migration = &self.config.migration;
+        let stun_max = Duration::from_millis(u64::from(migration.stun_ms_max));
         let machine = postcard::to_stdvec(vm).map_err(|error| defect(error.to_string()))?;
         let state_bytes = STATE_BYTES_OF_DEVICES + STATE_BYTES_A_CPU * u64::from(vm.spec.cpus);
+        let mut costs = Costs::expected(vm.spec.cpus);
+        if migration.verify == Verify::Full {
+            costs.hashing = Duration::from_nanos(HASHING_NS_A_PAGE * self.ram.pages());
+        }
         let offer = Offer {
             vm: VmFacts::of(&self.config, &vm.datastore),
             config_text: vm.config.clone(),
             machine,
-            source: (*self.order.facts).clone(),
-            link,
-            run_state: if vm.paused { RunState::Paused } else { RunState::Running },
+            source: HostFacts { nic, ..(*self.order.facts).clone() },
+            link: LinkFacts::default(),
+            run_state: self.run_state(),
             epoch: vm.epoch,
             state_bytes,
             stun_us_max: stun_max.micros(),
-            verify: self.config.migration.verify,
+            verify: migration.verify,
             check_only: self.order.check_only,
-            force_link: false,
+            force_link: self.order.force_link,
         };
         let offer = ValidatedOffer::new(offer).map_err(|error| defect(format!("the VM cannot be offered: {error}")))?;
-        let bandwidth = link.bandwidth_bytes_per_s.or(link.speed_mbits.map(|mbits| u64::from(mbits) * 100_000));
         Ok(Plan {
             migration: MigrationId(self.order.id),
             destination: self.order.destination.clone(),
             build: env!("CARGO_PKG_VERSION").to_owned(),
-            costs: Costs::expected(vm.spec.cpus),
+            costs,
             policy: Policy { stun_max, throttle: true, no_convergence: NoConvergence::Abort },
-            bandwidth_bytes_per_s: bandwidth.unwrap_or(100_000_000),
             offer,
             started_unix_s: clock::unix_s(),
         })
@@ -145,13 +156,8 @@ impl Departure {
         let failure = Diagnosis::of(format!("VM {} was not migrated", vm.name), vec![reason])
             .vm_now(format!("it is still {doing} on {}", self.order.facts.host));
         self.ended = true;
-        desk.tell(FromMigrate::Ended(Box::new(Ended {
-            id: self.order.id,
-            runs_here: true,
-            epoch: vm.epoch,
-            receipt: None,
-            failure: Some(failure),
-        })));
+        let ended = Ended { failure: Some(failure), ..Ended::nothing_moved(self.order.id, vm.epoch) };
+        desk.tell(FromMigrate::Ended(Box::new(ended)));
     }
 
     /// Tells the machine something, and does what it wants.
@@ -181,8 +187,10 @@ impl Departure {
     }
 
     /// When [`Self::wake`] is to be called.
-    pub fn deadline(&self, desk: &Desk<'_>) -> Option<Instant> {
-        self.source.as_ref()?.poll_timeout().map(|deadline| desk.clock.back(deadline.at))
+    pub fn deadline(&self, now: Instant, clock: Clock) -> Option<Instant> {
+        let source = self.source.as_ref()?.poll_timeout().map(|deadline| clock.back(deadline.at));
+        let probe = self.probe.as_ref().map(|probe| probe.deadline(now));
+        [source, probe].into_iter().flatten().min()
     }
 
     /// A deadline may have passed.
@@ -218,7 +226,7 @@ impl Departure {
     fn monitor_answered(&mut self) -> Option<Input> {
         let (purpose, answer, beside) = match self.monitor.take() {
             Ok(answered) => answered?,
-            Err(error) => return Some(gone(&error)),
+            Err(error) => return Some(Input::GuestGone { cause: monitor_gone(&error) }),
         };
         let done = match &answer {
             VmmAnswer::Failed(why) => Err(Reason::new(why.clone(), "log show vmm")),
@@ -238,20 +246,15 @@ impl Departure {
     }
 
     fn harvested(&self) -> Result<PageSet, Reason> {
-        let bitmap = self.bitmap.as_ref().ok_or_else(|| defect("there is no dirty bitmap"))?;
-        let mut set = PageSet::empty(self.ram.pages());
-        for index in 0..bitmap.words().len() {
-            set.or_word(index, bitmap.take_word(index));
-        }
-        Ok(set)
+        self.dirty.as_ref().map(DirtyPages::take).ok_or_else(|| defect("there is no dirty log"))
     }
 
     fn stopped(&self, answer: &VmmAnswer, beside: Vec<OwnedFd>) -> Result<Stopped, Reason> {
-        let VmmAnswer::Saved { length, stop_us, save_us } = *answer else {
+        let VmmAnswer::Saved { length, stop_us, save_us, clock_ns } = *answer else {
             return Err(defect("the monitor did not say that it saved the state"));
         };
         let state = monitor::bytes_of(beside, length).map_err(|error| defect(error.to_string()))?;
-        Ok(Stopped { run_state: self.run_state(), stop_us, save_us, state })
+        Ok(Stopped { run_state: self.run_state(), stop_us, save_us, clock_ns, state })
     }
 
     fn run_state(&self) -> RunState {
@@ -260,6 +263,12 @@ impl Departure {
 
     /// Does what the machine wants, and sends what the transport takes.
     pub fn go_on(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>) {
+        if let Some(report) = self.probe.as_mut().and_then(|probe| probe.advance(wire.stack, now)) {
+            self.probe = None;
+            if let Some(source) = &mut self.source {
+                source.handle_input(desk.clock.of(now), Input::LinkMeasured(measured(&report)));
+            }
+        }
         loop {
             while let Some(effect) = self.source.as_mut().and_then(Source::poll_effect) {
                 if let Some(input) = self.effect(desk, wire, effect)
@@ -280,7 +289,8 @@ impl Departure {
         let (connection, sending) = (self.connection?, self.sending.front_mut()?);
         let stack = std::cell::RefCell::new(wire);
         let buffer = || stack.borrow_mut().stack.buffer(connection);
-        match sending.go_on(&self.ram, buffer, |record| stack.borrow_mut().stack.send_record(connection, record)) {
+        let send = |record| stack.borrow_mut().stack.send_record(connection, record);
+        match sending.go_on(&self.ram, buffer, send) {
             Ok(Step::Full) => None,
             Ok(Step::Done(sent)) => {
                 self.sending.pop_front();
@@ -309,6 +319,10 @@ impl Departure {
                 }
                 None
             }
+            Effect::MeasureLink => {
+                self.probe = self.connection.map(|connection| Probe::new(connection, self.peer_mtu, Instant::now()));
+                None
+            }
             Effect::StartDirtyLog => self.start_log(),
             Effect::SendPages(batch) => {
                 self.sending.push_back(Sending::new(MigrationId(self.order.id), batch));
@@ -325,7 +339,7 @@ impl Departure {
                 self.ask_monitor(VmmRequest::Throttle { percent }, Vec::new(), Purpose::Nothing)
             }
             Effect::StopDirtyLog => {
-                self.bitmap.as_ref()?;
+                self.dirty.as_ref()?;
                 self.ask_monitor(VmmRequest::DirtyLogStop, Vec::new(), Purpose::Nothing)
             }
             Effect::Lease(ask) => self.ask_lease(desk, ask),
@@ -350,22 +364,17 @@ impl Departure {
     }
 
     fn ask_monitor(&mut self, request: VmmRequest, beside: Vec<OwnedFd>, purpose: Purpose) -> Option<Input> {
-        self.monitor.ask(request, beside, purpose).err().map(|error| gone(&error))
+        let gone = self.monitor.ask(request, beside, purpose).err();
+        gone.map(|error| Input::GuestGone { cause: monitor_gone(&error) })
     }
 
     fn start_log(&mut self) -> Option<Input> {
-        let made = || -> Result<(DirtyBitmap, OwnedFd), String> {
-            let bytes = vec![0; usize::try_from(DirtyBitmap::bytes_for(self.ram.pages())).unwrap_or(0)];
-            let memfd = monitor::memfd_of("dirty", &bytes).map_err(|error| error.to_string())?;
-            let ours = memfd.try_clone().map_err(|error| error.to_string())?;
-            Ok((DirtyBitmap::shared(ours, self.ram.pages()).map_err(|error| error.to_string())?, memfd))
-        };
-        match made() {
-            Ok((bitmap, memfd)) => {
-                self.bitmap = Some(bitmap);
+        match DirtyPages::share(self.ram.pages()) {
+            Ok((dirty, memfd)) => {
+                self.dirty = Some(dirty);
                 self.ask_monitor(VmmRequest::DirtyLogStart, vec![memfd], Purpose::StartLog)
             }
-            Err(why) => Some(Input::DirtyLogStarted(Err(defect(why)))),
+            Err(reason) => Some(Input::DirtyLogStarted(Err(reason))),
         }
     }
 
@@ -408,13 +417,24 @@ impl Departure {
         };
         let epoch = outcome.receipt.as_ref().map_or(self.order.vm.epoch, |receipt| receipt.epoch);
         let receipt = if self.order.check_only { None } else { outcome.receipt };
-        let ended = Ended { id: self.order.id, runs_here: here, epoch, receipt, failure };
+        let warnings: Vec<_> =
+            outcome.findings.into_iter().filter(|finding| finding.severity == Severity::Warning).collect();
+        for finding in &warnings {
+            log::warn!("migration {:016x}: {}; {}", self.order.id, finding.reason.cause, finding.reason.hint);
+        }
+        let link = outcome.link.map_or_else(String::new, |link| link.to_string());
+        let ended = Ended { id: self.order.id, runs_here: here, epoch, receipt, failure, warnings, link };
         desk.tell(FromMigrate::Ended(Box::new(ended)));
     }
 }
 
-fn gone(error: &ChannelError) -> Input {
-    Input::GuestGone { cause: format!("the VM's monitor is gone: {error}") }
+/// What a probe found, as the checks want it.
+fn measured(report: &PathReport) -> LinkFacts {
+    LinkFacts {
+        rtt_us: u64::try_from(report.rtt_min.as_micros()).unwrap_or(u64::MAX),
+        bandwidth_bytes_per_s: Some(report.bandwidth_bytes),
+        mtu: report.path_mtu,
+    }
 }
 
 /// Progress as people see it.

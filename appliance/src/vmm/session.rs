@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
+use model::diagnosis::chain;
 use model::limits;
 use rustix::fs::MemfdFlags;
 use vmm::machine::{Machine, MachineSpec, Resources};
@@ -144,7 +145,8 @@ impl Session<'_> {
         let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
         let cpu_us =
             u64::try_from(used.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(used.tv_nsec).unwrap_or(0) / 1000;
-        VmmStatus { life: self.guest.life(), cpu_us }
+        let clock = self.with_machine(|machine| machine.clock_ns().map_err(|error| chain(&error)));
+        VmmStatus { life: self.guest.life(), cpu_us, clock_ns: clock.unwrap_or(0) }
     }
 
     fn describe(&self) -> Outcome {
@@ -190,7 +192,9 @@ impl Session<'_> {
             .write_all(&state)
             .map_err(|error| error.to_string())?;
         let us = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        Ok((VmmAnswer::Saved { length, stop_us: us(stopped), save_us: us(save) }, Some(memfd)))
+        // Last, because whoever is answered takes it for the time of the answer.
+        let clock_ns = self.with_machine(|machine| machine.clock_ns().map_err(|error| chain(&error)))?;
+        Ok((VmmAnswer::Saved { length, stop_us: us(stopped), save_us: us(save), clock_ns }, Some(memfd)))
     }
 
     fn restore(&self, length: u64, beside: Vec<OwnedFd>) -> Result<(), String> {
@@ -216,15 +220,4 @@ fn unthrottle(machine: &mut Machine) -> Result<(), String> {
 /// The file that came beside a request.
 fn one(beside: Vec<OwnedFd>) -> Result<File, String> {
     beside.into_iter().next().map(File::from).ok_or_else(|| "no file came with the request".to_owned())
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }

@@ -97,6 +97,8 @@ pub struct HostFacts {
     pub port_groups: Vec<PortGroupFacts>,
     /// It takes no VM in.
     pub maintenance: bool,
+    /// Its migration NIC, as the kernel tells.
+    pub nic: NicFacts,
     /// Migration slots that are free.
     pub slots_free: u16,
     /// VMs that run here or are about to arrive.
@@ -164,21 +166,26 @@ impl HostFacts {
     }
 }
 
-/// The migration link, as measured.
+/// The migration NIC of a host, as its kernel tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LinkFacts {
-    /// The slower NIC's speed, where it tells one.
+pub struct NicFacts {
+    /// The speed of its link, where it tells one.
     pub speed_mbits: Option<u32>,
     /// Both directions at once, where it tells.
     pub full_duplex: Option<bool>,
-    /// Round-trip time, microseconds.
-    pub rtt_us: u64,
-    /// What a probe measured, bytes a second.
-    pub bandwidth_bytes_per_s: Option<u64>,
-    /// The MTU that is configured.
+    /// The MTU that it is set to.
     pub mtu: u16,
-    /// The largest that came through, where it was probed.
-    pub mtu_path: Option<u16>,
+}
+
+/// The path between two migration NICs, as a probe measured it before the offer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkFacts {
+    /// The least round-trip time, microseconds.
+    pub rtt_us: u64,
+    /// What arrived, bytes a second; none where it was not measured.
+    pub bandwidth_bytes_per_s: Option<u64>,
+    /// The largest IP packet that arrived; none where it was not measured.
+    pub mtu: Option<u16>,
 }
 
 /// Two hosts between which a VM can move; tests take something away.
@@ -234,20 +241,14 @@ pub(crate) mod example {
             }],
             port_groups: vec![PortGroupFacts { label: "lab".parse().unwrap(), vlan: Some(10), uplink: Uplink::Up }],
             maintenance: false,
+            nic: NicFacts { speed_mbits: Some(10_000), full_duplex: Some(true), mtu: 9000 },
             slots_free: 4,
             vms: Vec::new(),
         }
     }
 
     pub(crate) fn link() -> LinkFacts {
-        LinkFacts {
-            speed_mbits: Some(10_000),
-            full_duplex: Some(true),
-            rtt_us: 200,
-            bandwidth_bytes_per_s: None,
-            mtu: 9000,
-            mtu_path: Some(9000),
-        }
+        LinkFacts { rtt_us: 200, bandwidth_bytes_per_s: Some(1_100_000_000), mtu: Some(9000) }
     }
 
     /// What `check` finds when `change` changed something.

@@ -115,7 +115,7 @@ mod tests {
         destination.port_groups.clear();
         destination.memory_free = Bytes::mib(1);
         destination.datastores.clear();
-        link.speed_mbits = Some(100);
+        link.rtt_us = 200_000;
         let conditions =
             Conditions { vm: &vm, source: &source, destination: &destination, link: &link, force_link: false };
         let findings = judge(&conditions);

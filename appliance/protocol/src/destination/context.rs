@@ -144,7 +144,7 @@ impl Context {
         let peer = &self.welcome.peer;
         Reason::new(
             format!("{peer} did not {what} in time"),
-            format!("on {peer}: log show migrate; network ping {peer}"),
+            format!("on {peer}: log show migrate, network migration-nic"),
         )
     }
 
@@ -172,6 +172,7 @@ impl Context {
             verdict,
             diagnosis,
             findings: std::mem::take(&mut self.findings),
+            link: None,
             vm,
             receipt: receipt.or(own),
             writes_receipt,

@@ -45,7 +45,7 @@ pub enum Effect {
     OpenDisks,
     /// Let the guest run, or leave it paused if it was paused. Answered by [`Input::GuestResumed`].
     ResumeGuest(RightToRun, RunState),
-    /// Tell the networks where the guest is now: RARP on each port group. Not answered.
+    /// Tell the networks where the guest is now: RARP on each port group. Answered by [`Input::Announced`].
     Announce,
     /// Take out of the dirty log what is dirty. Answered by [`Input::DirtyHarvested`].
     HarvestDirty,
@@ -107,8 +107,13 @@ pub enum Input {
     },
     /// To [`Effect::OpenDisks`].
     DisksOpened(Result<(), Reason>),
-    /// To [`Effect::ResumeGuest`]: how far the guest's clock stepped, microseconds, forward is positive.
-    GuestResumed(Result<i64, Reason>),
+    /// To [`Effect::ResumeGuest`]: what the guest's kvmclock shows now, nanoseconds.
+    GuestResumed(Result<u64, Reason>),
+    /// To [`Effect::Announce`].
+    Announced {
+        /// How many frames were sent; 0 for a VM without NICs.
+        frames: u32,
+    },
     /// To [`Effect::HarvestDirty`].
     DirtyHarvested(Result<PageSet, Reason>),
     /// To [`Effect::Discard`].

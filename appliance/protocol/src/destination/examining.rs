@@ -37,7 +37,7 @@ impl Examining {
         findings.extend(others.into_iter().filter(|finding| !known.contains(&finding.reason.cause)));
         findings.truncate(FINDINGS_MAX);
         cx.findings.clone_from(&findings);
-        cx.say(&Message::Answer(Answer { findings }));
+        cx.say(&Message::Answer(Answer { findings, nic: facts.nic }));
         // Whether it goes on, the source says: by the next word, or by ending the migration.
         Answered::begin(cx).into()
     }

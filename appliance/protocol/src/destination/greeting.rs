@@ -8,6 +8,7 @@ use super::effect::Timer;
 use super::examining::Examining;
 use super::finished::Finished;
 use super::machine::{Phase, Step};
+use crate::source::probing::PROBE;
 use crate::time::Duration;
 use crate::wire::Message;
 use crate::wire::message::Hello;
@@ -35,7 +36,11 @@ impl Greeting {
             return self.lost(cx, Reason::new(cause, "two hosts may use one key: host list"));
         }
         match cx.conversation.agree(hello) {
-            Ok(()) => Self { greeted: true }.into(),
+            Ok(()) => {
+                // It measures the link first.
+                cx.deadline(Timer::Word, PROBE + Duration::from_millis(limits::MIGRATION_HANDSHAKE_MS));
+                Self { greeted: true }.into()
+            }
             Err(reason) => self.lost(cx, reason),
         }
     }

@@ -294,7 +294,7 @@ impl Destination {
     fn lose(&mut self, cause: String) {
         if self.cx.conversation.is_open() {
             self.cx.conversation.close();
-            let hint = format!("network ping {}", self.cx.welcome.peer);
+            let hint = format!("network migration-nic; on {}: network migration-nic", self.cx.welcome.peer);
             self.step(Event::Lost(Reason::new(cause, hint)));
         }
     }

@@ -9,7 +9,7 @@ use super::context::Context;
 use super::effect::{Effect, Input, Timer};
 use super::machine::{Phase, Step};
 use crate::session::VmNow;
-use crate::time::Duration;
+use crate::time::{Duration, Instant};
 use crate::verify::PageTable;
 use crate::wire::Message;
 use crate::wire::message::{Resumed, RunState};
@@ -26,6 +26,9 @@ pub struct Settling {
     run_state: RunState,
     audit: Option<Audit>,
     announced: usize,
+    resumed: Instant,
+    /// The first announcement was sent, and the source told.
+    told: bool,
     /// The source has nothing to say any more.
     done: bool,
     receipt: Option<Receipt>,
@@ -37,7 +40,6 @@ impl Settling {
     pub(super) fn begin(cx: &mut Context, table: Option<PageTable>, run_state: RunState, timings: &Resumed) -> Self {
         cx.enter("audit");
         if let Some(receipt) = cx.receipt() {
-            receipt.clock_step_us = timings.clock_step_us;
             let stun = &mut receipt.stun;
             stun.last_pages_us = timings.last_pages_us;
             stun.state_us = timings.restore_us;
@@ -54,6 +56,8 @@ impl Settling {
             run_state,
             audit: table.filter(|_| audited).map(Audit::new),
             announced: 1,
+            resumed: cx.now,
+            told: false,
             done,
             receipt: None,
             reasons: Vec::new(),
@@ -108,6 +112,20 @@ impl Settling {
         }
     }
 
+    /// The networks were told. How long the first time took since the resume stands in the receipt.
+    fn sent(mut self, cx: &mut Context, frames: u32) -> Phase {
+        if self.told {
+            return self.into();
+        }
+        self.told = true;
+        let us = (frames > 0).then(|| cx.now.since(self.resumed).micros());
+        if let Some(receipt) = cx.receipt() {
+            receipt.stun.announce_us = us.unwrap_or(0);
+        }
+        cx.say(&Message::Announced { us });
+        self.into()
+    }
+
     fn finish_if_done(self, cx: &mut Context) -> Phase {
         let announced = self.gone || self.announced > ANNOUNCE.len();
         if !self.done || !announced {
@@ -138,6 +156,9 @@ impl Step for Settling {
     }
 
     fn input(mut self, cx: &mut Context, input: Input) -> Phase {
+        if let Input::Announced { frames } = input {
+            return self.sent(cx, frames);
+        }
         let Some(audit) = &mut self.audit else { return self.into() };
         match input {
             Input::RangeHashed { first, hashes } => audit.hashed(first, hashes),

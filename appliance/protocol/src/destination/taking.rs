@@ -71,9 +71,9 @@ impl Taking {
         cx.finish(vm, Verdict::Moved, &[reason], None).into()
     }
 
-    fn resumed(mut self, cx: &mut Context, clock_step_us: i64) -> Phase {
+    fn resumed(mut self, cx: &mut Context, clock_ns: u64) -> Phase {
         self.timings.resume_us = cx.now.since(self.began).micros();
-        self.timings.clock_step_us = clock_step_us;
+        self.timings.clock_ns = clock_ns;
         cx.say(&Message::Resumed(self.timings));
         Settling::begin(cx, self.table, self.run_state, &self.timings).into()
     }
@@ -93,7 +93,7 @@ impl Step for Taking {
                 self.into()
             }
             Input::DisksOpened(Err(reason)) => self.disks_failed(cx, reason),
-            Input::GuestResumed(Ok(clock_step_us)) => self.resumed(cx, clock_step_us),
+            Input::GuestResumed(Ok(clock_ns)) => self.resumed(cx, clock_ns),
             Input::GuestResumed(Err(reason)) => self.cannot_start(cx, reason),
             _ => self.into(),
         }

@@ -1,4 +1,6 @@
-//! Everything has arrived and matches; the state is restored and, at the depth `full`, all of memory hashed.
+//! Everything has arrived and matches. At the depth `full` all of memory is hashed; then the state is restored.
+//!
+//! In this order: restoring the state writes to memory, where KVM keeps the guest's clock.
 
 use model::diagnosis::Reason;
 
@@ -8,7 +10,7 @@ use super::discarding::Discarding;
 use super::effect::{Effect, Input};
 use super::machine::{Phase, Step};
 use crate::time::{Duration, Instant};
-use crate::verify::{MemoryDigest, PageTable};
+use crate::verify::{MemoryDigest, PageHash, PageTable};
 use crate::wire::Message;
 use crate::wire::message::{HandOver, Resumed};
 
@@ -21,9 +23,11 @@ pub struct Verifying {
     table: PageTable,
     hand_over: HandOver,
     timings: Resumed,
+    /// When what goes on began.
     began: Instant,
-    loaded: bool,
     memory: MemoryDigest,
+    /// The state, until it is being restored.
+    state: Option<Vec<u8>>,
 }
 
 impl Verifying {
@@ -35,9 +39,15 @@ impl Verifying {
         last_pages: Duration,
     ) -> Self {
         cx.enter("verify");
-        cx.effect(Effect::LoadState(state));
         let timings = Resumed { last_pages_us: last_pages.micros(), ..Resumed::default() };
-        Self { table, hand_over, timings, began: cx.now, loaded: false, memory: MemoryDigest::default() }
+        let (began, memory, state) = (cx.now, MemoryDigest::default(), Some(state));
+        let mut verifying = Self { table, hand_over, timings, began, memory, state };
+        if hand_over.memory_digest.is_some() {
+            verifying.hash_next(cx);
+        } else {
+            verifying.load(cx);
+        }
+        verifying
     }
 
     /// Ends the migration; the VM is the source's, once it has won the epoch.
@@ -45,23 +55,12 @@ impl Verifying {
         Discarding::begin(cx, ending)
     }
 
-    fn loaded(mut self, cx: &mut Context) -> Phase {
-        self.loaded = true;
-        self.timings.restore_us = cx.now.since(self.began).micros();
-        self.began = cx.now;
-        if self.hand_over.memory_digest.is_some() {
-            self.hash_next(cx);
-            return self.into();
-        }
-        self.commit(cx)
-    }
-
     fn hash_next(&self, cx: &mut Context) {
         let first = self.memory.next_page();
         cx.effect(Effect::HashRange { first, count: HASH_PAGES.min(self.table.pages() - first) });
     }
 
-    fn hashed(mut self, cx: &mut Context, hashes: &[crate::verify::PageHash]) -> Phase {
+    fn hashed(mut self, cx: &mut Context, hashes: &[PageHash]) -> Phase {
         self.memory.extend(hashes);
         if self.memory.next_page() < self.table.pages() {
             self.hash_next(cx);
@@ -72,11 +71,20 @@ impl Verifying {
             let hint = "vm migrate again, and report this with: host support".to_owned();
             return self.lost(cx, Reason::new(cause, hint));
         }
-        self.commit(cx)
+        self.timings.verify_us = cx.now.since(self.began).micros();
+        self.load(cx);
+        self.into()
     }
 
-    fn commit(mut self, cx: &mut Context) -> Phase {
-        self.timings.verify_us = cx.now.since(self.began).micros();
+    fn load(&mut self, cx: &mut Context) {
+        if let Some(state) = self.state.take() {
+            self.began = cx.now;
+            cx.effect(Effect::LoadState(state));
+        }
+    }
+
+    fn loaded(mut self, cx: &mut Context) -> Phase {
+        self.timings.restore_us = cx.now.since(self.began).micros();
         Committing::begin(cx, self.table, self.hand_over.run_state, self.timings).into()
     }
 }
@@ -89,10 +97,10 @@ impl Step for Verifying {
 
     fn input(self, cx: &mut Context, input: Input) -> Phase {
         match input {
-            Input::StateLoaded(Ok(())) if !self.loaded => self.loaded(cx),
+            Input::StateLoaded(Ok(())) => self.loaded(cx),
             Input::StateLoaded(Err(reason)) => self.lost(cx, reason),
             Input::RangeHashed { first, hashes }
-                if self.loaded && first == self.memory.next_page() && !hashes.is_empty() =>
+                if self.state.is_some() && first == self.memory.next_page() && !hashes.is_empty() =>
             {
                 self.hashed(cx, &hashes)
             }

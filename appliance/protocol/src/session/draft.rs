@@ -40,7 +40,7 @@ impl Draft {
             compression_saved_bytes: 0,
             throughput_bytes_per_s: 0,
             dirty_pages_per_s: 0,
-            clock_step_us: 0,
+            clock_step_us: None,
             predicted_stun_us: 0,
             stun: Stun::default(),
             audit: Audit::default(),

@@ -5,6 +5,7 @@ use model::names::{HostName, VmName};
 use model::receipt::{Receipt, Verdict};
 
 use crate::checks::Finding;
+use crate::checks::link::Seen;
 use crate::wire::message::RunState;
 
 /// Where a VM is, as far as the host that says so knows.
@@ -40,6 +41,8 @@ pub struct Outcome {
     pub diagnosis: Option<Diagnosis>,
     /// What the checks found.
     pub findings: Vec<Finding>,
+    /// The migration link, where the checks came to an answer; at the source only.
+    pub link: Option<Seen>,
     /// Where the VM is.
     pub vm: VmNow,
     /// The receipt, where pages were to move.

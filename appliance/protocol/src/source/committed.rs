@@ -8,9 +8,10 @@ use model::vm_config::Verify;
 use super::context::Context;
 use super::effect::{Effect, Input, Timer};
 use super::machine::{Phase, Step};
+use super::stun::Stun;
 use super::stunned::HASH_PAGES;
 use crate::session::VmNow;
-use crate::time::{Duration, Instant};
+use crate::time::Duration;
 use crate::wire::Message;
 use crate::wire::message::{AUDIT_HASHES_MAX, Resumed};
 
@@ -21,14 +22,19 @@ const RESUME: Duration = Duration::from_secs(60);
 /// The audit makes progress within this time.
 const AUDIT: Duration = Duration::from_secs(60);
 
+/// The destination tells of its announcement within this time, or the receipt does without.
+const ANNOUNCEMENT: Duration = Duration::from_secs(5);
+
 /// There is no way back.
 #[derive(Debug)]
 pub struct Committed {
-    began: Option<Instant>,
+    stun: Option<Stun>,
     holder: HostName,
     epoch: u64,
     waiting: Waiting,
     runs: Option<bool>,
+    /// The VM's networks were told, as far as the destination will ever say.
+    announced: bool,
     reasons: Vec<Reason>,
 }
 
@@ -38,24 +44,28 @@ enum Waiting {
     Hashes { next: u64 },
     Verdict,
     Release,
+    Announcement,
 }
 
 impl Committed {
-    pub(super) fn begin(cx: &mut Context, epoch: u64, began: Option<Instant>) -> Self {
+    pub(super) fn begin(cx: &mut Context, epoch: u64, stun: Option<Stun>) -> Self {
         cx.enter("resume");
         cx.deadline(Timer::Audit, RESUME);
         let holder = cx.plan.destination.clone();
-        let committed = Self { began, holder, epoch, waiting: Waiting::Resume, runs: None, reasons: Vec::new() };
+        let committed = Self::new(stun, holder, epoch, Vec::new());
         // Without a connection there is nobody to wait for.
         if cx.conversation.is_open() { committed } else { committed.release(cx) }
+    }
+
+    fn new(stun: Option<Stun>, holder: HostName, epoch: u64, reasons: Vec<Reason>) -> Self {
+        Self { stun, holder, epoch, waiting: Waiting::Resume, runs: None, announced: false, reasons }
     }
 
     /// The VM was taken by a third host.
     pub(super) fn taken_by(cx: &mut Context, holder: HostName, epoch: u64, reason: Reason) -> Self {
         cx.enter("release");
         cx.say(&Message::Cancel(reason.clone()));
-        let reasons = vec![reason];
-        Self { began: None, holder, epoch, waiting: Waiting::Resume, runs: None, reasons }.release(cx)
+        Self::new(None, holder, epoch, vec![reason]).release(cx)
     }
 
     fn release(mut self, cx: &mut Context) -> Self {
@@ -69,16 +79,17 @@ impl Committed {
 
     fn resumed(mut self, cx: &mut Context, resumed: Resumed) -> Phase {
         self.runs = Some(true);
-        let total = self.began.map_or(0, |began| cx.now.since(began).micros());
+        let (now, rtt) = (cx.now, Duration::from_micros(cx.plan.offer.link.rtt_us));
         let receipt = cx.draft.receipt_mut();
-        receipt.clock_step_us = resumed.clock_step_us;
+        receipt.clock_step_us = self.stun.map(|stun| stun.clock_step_us(now, rtt, resumed.clock_ns));
+        let total = self.stun.map_or(Duration::ZERO, |stun| stun.lasted(now));
         let stun = &mut receipt.stun;
         stun.last_pages_us += resumed.last_pages_us;
         stun.state_us += resumed.restore_us;
-        stun.verify_us = resumed.verify_us;
+        stun.verify_us += resumed.verify_us;
         stun.lease_us = resumed.lease_us;
         stun.resume_us = resumed.resume_us;
-        stun.total_us = total;
+        stun.total_us = total.micros();
         if cx.plan.offer.verify == Verify::Audit {
             cx.enter("audit");
             return self.hash_from(cx, 0).into();
@@ -101,6 +112,22 @@ impl Committed {
     fn audited(self, cx: &mut Context, audit: Audit) -> Phase {
         cx.draft.receipt_mut().audit = audit;
         self.release(cx).into()
+    }
+
+    fn announced(mut self, cx: &mut Context, us: Option<u64>) -> Phase {
+        self.announced = true;
+        cx.draft.receipt_mut().stun.announce_us = us.unwrap_or(0);
+        if self.waiting == Waiting::Announcement { self.finish(cx) } else { self.into() }
+    }
+
+    /// The memory is released. The receipt waits for the time of the announcement, where one is still to be told.
+    fn released(mut self, cx: &mut Context) -> Phase {
+        if self.announced || self.runs != Some(true) || !cx.conversation.is_open() {
+            return self.finish(cx);
+        }
+        self.waiting = Waiting::Announcement;
+        cx.deadline(Timer::Announcement, ANNOUNCEMENT);
+        self.into()
     }
 
     fn finish(self, cx: &mut Context) -> Phase {
@@ -134,6 +161,7 @@ impl Step for Committed {
                 self.release(cx).into()
             }
             (Message::AuditDone(audit), Waiting::Verdict) => self.audited(cx, audit),
+            (Message::Announced { us }, _) => self.announced(cx, us),
             _ => self.into(),
         }
     }
@@ -145,17 +173,21 @@ impl Step for Committed {
                 cx.say(&Message::AuditHashes { first, hashes });
                 self.hash_from(cx, next).into()
             }
-            (Input::MemoryReleased, Waiting::Release) => self.finish(cx),
+            (Input::MemoryReleased, Waiting::Release) => self.released(cx),
             _ => self.into(),
         }
     }
 
     fn timeout(self, cx: &mut Context, timer: Timer) -> Phase {
-        if timer == Timer::Audit { self.release(cx).into() } else { self.into() }
+        match (timer, self.waiting) {
+            (Timer::Audit, _) => self.release(cx).into(),
+            (Timer::Announcement, Waiting::Announcement) => self.finish(cx),
+            _ => self.into(),
+        }
     }
 
     fn lost(self, cx: &mut Context, _reason: Reason) -> Phase {
-        self.release(cx).into()
+        if self.waiting == Waiting::Announcement { self.finish(cx) } else { self.release(cx).into() }
     }
 
     fn cancel(self, cx: &mut Context) -> Phase {
@@ -166,6 +198,6 @@ impl Step for Committed {
 
     /// The frozen guest is gone with its memory: no audit, and nothing to release but what is left of it.
     fn guest_gone(self, cx: &mut Context, _reason: Reason) -> Phase {
-        self.release(cx).into()
+        if self.waiting == Waiting::Announcement { self.into() } else { self.release(cx).into() }
     }
 }

@@ -9,6 +9,7 @@ use model::receipt::Verdict;
 use super::effect::{Effect, Progress, Timer};
 use super::finished::Finished;
 use crate::checks::Finding;
+use crate::checks::link::Seen;
 use crate::convergence::{Costs, Policy, Prediction};
 use crate::session::outcome::diagnose;
 use crate::session::{Conversation, Draft, Outcome, Timers, VmNow};
@@ -24,14 +25,12 @@ pub struct Plan {
     pub destination: HostName,
     /// This host's build, for people.
     pub build: String,
-    /// What the destination is told.
+    /// What the destination is told; the link as it is measured takes the place of what it says of the link.
     pub offer: ValidatedOffer,
     /// What the operator wants.
     pub policy: Policy,
     /// What is expected of the fixed parts of the stun.
     pub costs: Costs,
-    /// What the link is expected to carry, bytes a second.
-    pub bandwidth_bytes_per_s: u64,
     /// The wall clock now, seconds since 1970-01-01 UTC.
     pub started_unix_s: u64,
 }
@@ -69,6 +68,7 @@ pub struct Context {
     pub(super) effects: VecDeque<Effect>,
     pub(super) draft: Draft,
     pub(super) findings: Vec<Finding>,
+    pub(super) link: Option<Seen>,
     pub(super) reported: Instant,
 }
 
@@ -83,6 +83,7 @@ impl Context {
             effects: VecDeque::new(),
             draft,
             findings: Vec::new(),
+            link: None,
             reported: Instant::ZERO,
         }
     }
@@ -153,14 +154,14 @@ impl Context {
         let peer = &self.plan.destination;
         Reason::new(
             format!("{peer} did not {what} in time"),
-            format!("on {peer}: log show migrate; network ping {peer}"),
+            format!("on {peer}: log show migrate, network migration-nic"),
         )
     }
 
     /// The last effect.
     pub(super) fn finish(&mut self, vm: VmNow, verdict: Verdict, reasons: &[Reason]) -> Finished {
         self.timers.clear();
-        let pages_moved = !self.draft.receipt().phases.is_empty() && self.draft.phase() != "offer";
+        let pages_moved = !self.draft.receipt().phases.is_empty() && !matches!(self.draft.phase(), "probe" | "offer");
         let receipt = self.draft.close(self.now, verdict, reasons);
         let diagnosis = diagnose(&self.plan.offer.vm.name, verdict, &vm, &self.here(), reasons);
         let receipt = pages_moved.then_some(receipt);
@@ -168,6 +169,7 @@ impl Context {
             verdict,
             diagnosis,
             findings: std::mem::take(&mut self.findings),
+            link: self.link,
             vm,
             receipt,
             writes_receipt: true,

@@ -10,8 +10,9 @@ use super::context::{Context, Ending};
 use super::effect::{Effect, Input, Timer};
 use super::machine::{Phase, Step};
 use super::running::Running;
+use super::stun::Stun;
 use crate::session::{LeaseAnswer, LeaseAsk, RightToRun, VmNow};
-use crate::time::{Duration, Instant};
+use crate::time::Duration;
 use crate::wire::Message;
 
 const RETRY_LEAST: Duration = Duration::from_millis(200);
@@ -22,7 +23,7 @@ const ASKS_WITHOUT_GUEST: u32 = 6;
 /// Waits for the lease.
 #[derive(Debug)]
 pub struct Deciding {
-    began: Option<Instant>,
+    stun: Option<Stun>,
     reasons: Vec<Reason>,
     retry: Duration,
     guest: bool,
@@ -30,10 +31,10 @@ pub struct Deciding {
 }
 
 impl Deciding {
-    pub(super) fn begin(cx: &mut Context, began: Option<Instant>, reason: Reason) -> Self {
+    pub(super) fn begin(cx: &mut Context, stun: Option<Stun>, reason: Reason) -> Self {
         cx.enter("commit");
         cx.effect(Effect::Lease(LeaseAsk::Reclaim));
-        Self { began, reasons: vec![reason], retry: RETRY_LEAST, guest: true, asks: 0 }
+        Self { stun, reasons: vec![reason], retry: RETRY_LEAST, guest: true, asks: 0 }
     }
 
     pub(super) fn without_guest(self) -> Self {
@@ -68,7 +69,7 @@ impl Deciding {
             let reason = Reason::new(cause, "log show lease");
             return Committed::taken_by(cx, holder.clone(), epoch, reason).into();
         }
-        Committed::begin(cx, epoch, self.began).into()
+        Committed::begin(cx, epoch, self.stun).into()
     }
 
     fn unknown(mut self, cx: &mut Context, cause: &str) -> Phase {
@@ -92,7 +93,7 @@ impl Step for Deciding {
     fn message(self, cx: &mut Context, message: Message) -> Phase {
         match message {
             // The destination says it only if the lease said so.
-            Message::Committed { epoch } => Committed::begin(cx, epoch, self.began).into(),
+            Message::Committed { epoch } => Committed::begin(cx, epoch, self.stun).into(),
             _ => self.into(),
         }
     }

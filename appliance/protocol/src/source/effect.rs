@@ -3,6 +3,7 @@
 
 use model::diagnosis::Reason;
 
+use crate::checks::facts::LinkFacts;
 use crate::convergence::Prediction;
 use crate::pages::{PageSet, Window};
 use crate::session::{LeaseAnswer, LeaseAsk, Outcome, RightToRun};
@@ -14,6 +15,8 @@ use crate::wire::message::RunState;
 pub enum Effect {
     /// Send these bytes on the control stream, in order.
     SendControl(Vec<u8>),
+    /// Measure the path to the destination. Answered by [`Input::LinkMeasured`].
+    MeasureLink,
     /// Start the dirty log. Answered by [`Input::DirtyLogStarted`].
     StartDirtyLog,
     /// Read, hash and send these pages as records; take no more than the transport takes. Answered by
@@ -85,6 +88,8 @@ pub struct Stopped {
     pub stop_us: u64,
     /// Saving the state, microseconds.
     pub save_us: u64,
+    /// What the guest's kvmclock shows now, nanoseconds.
+    pub clock_ns: u64,
     /// Device and vCPU state.
     pub state: Vec<u8>,
 }
@@ -99,6 +104,8 @@ pub enum Input {
         /// What happened.
         cause: String,
     },
+    /// To [`Effect::MeasureLink`].
+    LinkMeasured(LinkFacts),
     /// To [`Effect::StartDirtyLog`].
     DirtyLogStarted(Result<(), Reason>),
     /// To [`Effect::SendPages`].
@@ -151,6 +158,8 @@ pub struct Progress {
 pub enum Timer {
     /// The destination's hello is late.
     Hello,
+    /// The measurement of the link takes too long.
+    Probe,
     /// Its answer to the offer is late.
     Answer,
     /// It takes too long to get the memory ready.
@@ -167,6 +176,8 @@ pub enum Timer {
     Reclaim,
     /// Word of the resume, or of the audit, is late.
     Audit,
+    /// Word of the announcement is late.
+    Announcement,
     /// The peer was silent for too long.
     Idle,
     /// The peer was told nothing for a while.

@@ -8,7 +8,7 @@ use super::context::{Context, Ending};
 use super::effect::Timer;
 use super::finished::Finished;
 use super::machine::{Phase, Step};
-use super::offered::Offered;
+use super::probing::Probing;
 use crate::session::VmNow;
 use crate::time::Duration;
 use crate::wire::Message;
@@ -54,7 +54,7 @@ impl Step for Greeting {
             return self.lost(cx, Reason::new(cause, "check the addresses of the migration NICs: host list"));
         }
         match cx.conversation.agree(&hello) {
-            Ok(()) => Offered::begin(cx).into(),
+            Ok(()) => Probing::begin(cx).into(),
             Err(reason) => self.lost(cx, reason),
         }
     }

@@ -7,7 +7,8 @@ use super::context::Context;
 use super::deciding::Deciding;
 use super::effect::Timer;
 use super::machine::{Phase, Step};
-use crate::time::{Duration, Instant};
+use super::stun::Stun;
+use crate::time::Duration;
 use crate::wire::Message;
 use crate::wire::message::HandOver;
 
@@ -18,15 +19,15 @@ const WORD: Duration = Duration::from_secs(8);
 /// The outcome lies with the destination and the lease.
 #[derive(Debug)]
 pub struct HandedOver {
-    began: Instant,
+    stun: Stun,
 }
 
 impl HandedOver {
-    pub(super) fn begin(cx: &mut Context, hand_over: &HandOver, began: Instant) -> Self {
+    pub(super) fn begin(cx: &mut Context, hand_over: &HandOver, stun: Stun) -> Self {
         cx.enter("commit");
         cx.say(&Message::HandOver(*hand_over));
         cx.deadline(Timer::Word, WORD);
-        Self { began }
+        Self { stun }
     }
 }
 
@@ -35,7 +36,7 @@ impl Step for HandedOver {
         match message {
             // The destination tells anew how long its lease takes, whenever it has tried again.
             Message::RoundStored { .. } | Message::SwitchReady(_) => self.into(),
-            Message::Committed { epoch } => Committed::begin(cx, epoch, Some(self.began)).into(),
+            Message::Committed { epoch } => Committed::begin(cx, epoch, Some(self.stun)).into(),
             other => {
                 let reason = cx.nonsense(&other);
                 self.lost(cx, reason)
@@ -52,7 +53,7 @@ impl Step for HandedOver {
     }
 
     fn lost(self, cx: &mut Context, reason: Reason) -> Phase {
-        Deciding::begin(cx, Some(self.began), reason).into()
+        Deciding::begin(cx, Some(self.stun), reason).into()
     }
 
     /// Too late to be cancelled by itself; the lease decides who was first.
@@ -62,6 +63,6 @@ impl Step for HandedOver {
     }
 
     fn guest_gone(self, cx: &mut Context, reason: Reason) -> Phase {
-        Deciding::begin(cx, Some(self.began), reason).without_guest().into()
+        Deciding::begin(cx, Some(self.stun), reason).without_guest().into()
     }
 }

@@ -8,7 +8,9 @@ use model::diagnosis::Reason;
 
 use super::context::{Context, Plan};
 use super::effect::{Effect, Input, Timer};
-use super::{Committed, Deciding, Finished, Greeting, HandedOver, Offered, Precopy, Reserving, Running, Stunned};
+use super::{
+    Committed, Deciding, Finished, Greeting, HandedOver, Offered, Precopy, Probing, Reserving, Running, Stunned,
+};
 use crate::session::{Conversation, Deadline, Versions};
 use crate::time::Instant;
 use crate::wire::Message;
@@ -43,6 +45,8 @@ pub(super) trait Step: Sized + Into<Phase> {
 pub enum Phase {
     /// Waits for the destination's hello.
     Greeting(Greeting),
+    /// Measures the path to the destination.
+    Probing(Probing),
     /// Waits for what the checks find.
     Offered(Offered),
     /// Waits for the destination's memory.
@@ -102,6 +106,7 @@ macro_rules! unbox {
 
 phases!(
     Greeting(Greeting),
+    Probing(Probing),
     Offered(Offered),
     Reserving(Reserving),
     Precopy(Precopy),
@@ -239,7 +244,10 @@ impl Source {
     fn lose(&mut self, cause: String) {
         if self.cx.conversation.is_open() {
             self.cx.conversation.close();
-            let hint = format!("network ping {}; then vm migrate again", self.cx.plan.destination);
+            let hint = format!(
+                "on both hosts: network migration-nic; then vm migrate {} {} again",
+                self.cx.plan.offer.vm.name, self.cx.plan.destination
+            );
             self.step(Event::Lost(Reason::new(cause, hint)));
         }
     }

@@ -1,14 +1,14 @@
 //! The source's side of a migration: the host that the VM runs on.
 //!
 //! ```text
-//! Greeting -> Offered -> Reserving -> Precopy <----> Stunned -> HandedOver --+--> Committed -> Finished
-//!     |          |           |           |              |           |        |        ^
-//!     |          |           |           | abort        | abort     v        |        | lost: the destination
-//!     |          |           |           |              |        Deciding ---+--------+ holds the epoch
-//!     |          |           |           v              v           | won the epoch
-//!     |          |           |         Running <--------------------+
-//!     |          |           |           v
-//!     +----------+-----------+------> Finished
+//! Greeting -> Probing -> Offered -> Reserving -> Precopy <-> Stunned -> HandedOver --+--> Committed -> Finished
+//!     |          |          |           |           |           |           |        |        ^
+//!     |          |          |           |           | abort     | abort     v        |        | lost: the destination
+//!     |          |          |           |           |           |        Deciding ---+--------+ holds the epoch
+//!     |          |          |           |           v           v           | won the epoch
+//!     |          |          |           |         Running <-----------------+
+//!     |          |          |           |           v
+//!     +----------+----------+-----------+------> Finished
 //! ```
 //! Up to [`Stunned`] the source has never given up its right to run the VM, so it may end the migration by itself.
 //! With [`HandedOver`] it has said "stopped; I resume only if I win this epoch myself": from there on only the lease
@@ -54,7 +54,8 @@
 //! ```
 //!
 //! In reading order: [`effect`] is what the machine wants done and what it is told; [`machine`] is the machine, with
-//! the order of calls; [`context`] is what all phases share; [`pump`] keeps pages flowing; then the phases.
+//! the order of calls; [`context`] is what all phases share; [`pump`] keeps pages flowing; [`stun`] is what the receipt
+//! tells of the stun; then the phases.
 
 pub mod committed;
 pub mod context;
@@ -66,9 +67,11 @@ pub mod handed_over;
 pub mod machine;
 pub mod offered;
 pub mod precopy;
+pub mod probing;
 pub mod pump;
 pub mod reserving;
 pub mod running;
+pub mod stun;
 pub mod stunned;
 
 pub use committed::Committed;
@@ -81,6 +84,8 @@ pub use handed_over::HandedOver;
 pub use machine::{Phase, Source};
 pub use offered::Offered;
 pub use precopy::Precopy;
+pub use probing::Probing;
 pub use reserving::Reserving;
 pub use running::Running;
+pub use stun::Stun;
 pub use stunned::Stunned;

@@ -10,6 +10,7 @@ use super::greeting::{end, end_without_guest};
 use super::machine::{Phase, Step};
 use super::reserving::Reserving;
 use crate::checks::Severity;
+use crate::checks::link::Seen;
 use crate::time::Duration;
 use crate::wire::Message;
 use crate::wire::message::Answer;
@@ -29,6 +30,8 @@ impl Offered {
 
     fn answered(self, cx: &mut Context, answer: Answer) -> Phase {
         cx.findings = answer.findings;
+        let offer = &cx.plan.offer;
+        cx.link = Some(Seen { here: offer.source.nic, there: answer.nic, measured: offer.link });
         let blockers = cx.findings.iter().filter(|finding| finding.severity == Severity::Blocker);
         let reasons: Vec<_> = blockers.map(|finding| finding.reason.clone()).collect();
         if !reasons.is_empty() {

@@ -16,8 +16,8 @@ use crate::convergence::{Convergence, Decision, RoundMeasure};
 use crate::pages::PageSet;
 use crate::time::Duration;
 use crate::verify::RoundNumber;
-use crate::wire::Message;
 use crate::wire::message::SwitchReady;
+use crate::wire::{Message, ValidatedOffer};
 
 /// The destination's VMM is built and its lease prepared within this time after the first round.
 const SWITCH_READY: Duration = Duration::from_secs(60);
@@ -39,6 +39,13 @@ pub(super) enum Waiting {
     Ready,
 }
 
+/// What the link is expected to carry before the first round has shown it, bytes a second: what was measured, or most
+/// of what the NIC tells.
+fn expected_bandwidth(offer: &ValidatedOffer) -> u64 {
+    let told = offer.source.nic.speed_mbits.map(|mbits| u64::from(mbits) * 100_000);
+    offer.link.bandwidth_bytes_per_s.or(told).unwrap_or(100_000_000)
+}
+
 /// The rounds of a migration.
 #[derive(Debug)]
 pub struct Precopy {
@@ -55,9 +62,8 @@ impl Precopy {
         cx.enter("pre-copy");
         let plan = &cx.plan;
         let pages = plan.offer.pages();
-        let rtt = Duration::from_micros(plan.offer.link.rtt_us);
-        let convergence =
-            Convergence::new(cx.now, plan.policy, plan.costs, plan.offer.state_bytes, rtt, plan.bandwidth_bytes_per_s);
+        let (rtt, bandwidth) = (Duration::from_micros(plan.offer.link.rtt_us), expected_bandwidth(&plan.offer));
+        let convergence = Convergence::new(cx.now, plan.policy, plan.costs, plan.offer.state_bytes, rtt, bandwidth);
         let pump = Pump::new(cx.now, pages);
         let pending = PageSet::full(pages);
         let mut precopy = Self { pump, convergence, pending, waiting: Waiting::Harvest, ready: false };
@@ -183,9 +189,7 @@ impl Precopy {
             prediction.bandwidth_bytes_per_s >> 20,
         );
         let vm = &cx.plan.offer.vm.name;
-        let hint = format!(
-            "move it when it is calmer, raise stun_ms_max in the vm.toml of {vm}, or use --on-no-convergence force"
-        );
+        let hint = format!("move it when it is calmer, or raise stun_ms_max in [migration] of the vm.toml of {vm}");
         Reason::new(cause, hint)
     }
 

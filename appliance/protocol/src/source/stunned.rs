@@ -15,6 +15,7 @@ use super::machine::{Phase, Step};
 use super::precopy::{Precopy, Waiting};
 use super::pump::Pump;
 use super::running::Running;
+use super::stun::Stun;
 use crate::convergence::{Convergence, NoConvergence};
 use crate::pages::PageSet;
 use crate::time::{Duration, Instant};
@@ -43,6 +44,7 @@ struct Still {
     run_state: RunState,
     state_bytes: u32,
     state_hash: u128,
+    clock_ns: u64,
 }
 
 /// A stun that can still be called off.
@@ -55,6 +57,10 @@ pub struct Stunned {
     began: Instant,
     still: Option<Still>,
     memory: MemoryDigest,
+    /// When the hashing of memory began.
+    hashing: Option<Instant>,
+    /// The destination has stored the last pages.
+    stored: bool,
     /// The stun is to be called off as soon as the guest stands still: it cannot be resumed before.
     call_off: Option<CallOff>,
 }
@@ -83,6 +89,8 @@ impl Stunned {
             began: cx.now,
             still: None,
             memory: MemoryDigest::default(),
+            hashing: None,
+            stored: false,
             call_off: None,
         }
     }
@@ -118,6 +126,7 @@ impl Stunned {
             run_state: stopped.run_state,
             state_bytes: stopped.state.len() as u32,
             state_hash: xxh3_128(&stopped.state),
+            clock_ns: stopped.clock_ns,
         });
         self.into()
     }
@@ -145,6 +154,7 @@ impl Stunned {
     fn all_sent(mut self, cx: &mut Context) -> Phase {
         if cx.plan.offer.verify == Verify::Full {
             self.waiting = StunStep::Hashing;
+            self.hashing = Some(cx.now);
             self.hash_next(cx);
             return self.into();
         }
@@ -160,7 +170,10 @@ impl Stunned {
     fn hand_over(mut self, cx: &mut Context) -> Phase {
         let Some(still) = self.still.take() else { return self.into() };
         self.pump.close_round(cx);
-        cx.draft.receipt_mut().stun.last_pages_us = cx.now.since(still.at).micros();
+        let hashing = self.hashing.map_or(Duration::ZERO, |since| cx.now.since(since));
+        let stun = &mut cx.draft.receipt_mut().stun;
+        stun.last_pages_us = cx.now.since(still.at).saturating_sub(hashing).micros();
+        stun.verify_us = hashing.micros();
         let full = cx.plan.offer.verify == Verify::Full;
         let hand_over = HandOver {
             last_round: self.pump.round(),
@@ -170,7 +183,7 @@ impl Stunned {
             state_hash: still.state_hash,
             run_state: still.run_state,
         };
-        HandedOver::begin(cx, &hand_over, self.began).into()
+        HandedOver::begin(cx, &hand_over, Stun::new(self.began, still.at, still.clock_ns)).into()
     }
 
     /// The stun is called off: the guest goes on, and so do the rounds. What is being sent or harvested goes on too.
@@ -187,17 +200,27 @@ impl Stunned {
             }
             StunStep::Harvest => Waiting::Harvest,
             StunStep::Sending => Waiting::Sending,
-            StunStep::Hashing => Waiting::Stored,
+            StunStep::Hashing if !self.stored => Waiting::Stored,
+            // Word that the last pages are stored has come already, and comes only once.
+            StunStep::Hashing => {
+                self.pump.close_round(cx);
+                cx.effect(Effect::HarvestDirty);
+                Waiting::Harvest
+            }
         };
         Precopy { pump: self.pump, convergence: self.convergence, pending: self.pending, waiting, ready: true }
     }
 }
 
 impl Step for Stunned {
-    fn message(self, cx: &mut Context, message: Message) -> Phase {
+    fn message(mut self, cx: &mut Context, message: Message) -> Phase {
         match message {
+            Message::RoundStored { round } => {
+                self.stored |= round == self.pump.round();
+                self.into()
+            }
             // The destination tells anew how long its lease takes, whenever it has tried again.
-            Message::RoundStored { .. } | Message::SwitchReady(_) => self.into(),
+            Message::SwitchReady(_) => self.into(),
             other => {
                 let reason = cx.nonsense(&other);
                 self.lost(cx, reason)

@@ -101,7 +101,8 @@ impl World {
             }
             Effect::StopDirtyLog => self.hosts[1].vmm.iter_mut().for_each(|vmm| vmm.log = false),
             Effect::Discard => self.destination_will(DestinationDoing::Discard),
-            Effect::Announce | Effect::Report(_) => {}
+            Effect::Announce => self.answer_destination(Input::Announced { frames: 1 }),
+            Effect::Report(_) => {}
             Effect::Finish(outcome) => self.finished(Side::Destination, *outcome)?,
         }
         Ok(())
@@ -120,10 +121,11 @@ impl World {
     /// A VMM that is asked does it, even if the process that asked has ended since; only the answer is lost.
     pub(super) fn destination_does(&mut self, generation: u64, doing: DestinationDoing) -> Kept {
         let alive = self.host(Side::Destination).generation == generation;
+        let now = self.queue.now();
         let answer = match doing {
             DestinationDoing::Load(state) => {
                 let Some(vmm) = &mut self.hosts[1].vmm else { return Ok(()) };
-                vmm.restore(&state);
+                vmm.restore(&state, now);
                 Input::StateLoaded(Ok(()))
             }
             DestinationDoing::OpenDisks => {
@@ -135,10 +137,10 @@ impl World {
                 let Some(vmm) = &mut self.hosts[1].vmm else { return Ok(()) };
                 vmm.life = Life::Running;
                 vmm.run_state = run_state;
-                let id = vmm.id;
+                let (id, clock_ns) = (vmm.id, vmm.clock_ns(now));
                 self.queue.after(every, Event::GuestWrites(Side::Destination, id));
                 self.guest_is_let_go(Side::Destination)?;
-                Input::GuestResumed(Ok(0))
+                Input::GuestResumed(Ok(clock_ns))
             }
             DestinationDoing::Discard => {
                 if self.hosts[1].runs_the_vm() {

@@ -1,6 +1,7 @@
 //! The guest and its VMM: pages are version numbers, 0 for a page of zeros.
 
 use protocol::pages::{PAGE_BYTES, PageSet};
+use protocol::time::{Duration, Instant};
 use protocol::verify::PageHash;
 use protocol::wire::message::RunState;
 
@@ -18,6 +19,9 @@ pub const WORKING_SET: u64 = 192;
 pub fn place(index: u64) -> u64 {
     (index % WORKING_SET) * 21 + 5
 }
+
+/// The page in which KVM keeps the guest's clock: restoring a state writes to it.
+pub const CLOCK_PAGE: u64 = 1;
 
 /// What a VMM does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,13 +56,30 @@ pub struct Vmm {
     pub all_marked: bool,
     /// vCPU state: how many writes the guest has made.
     pub writes: u64,
+    /// How far the guest's clock is behind the time of this world.
+    pub clock_behind: Duration,
 }
 
 impl Vmm {
     /// A VMM with zeroed memory.
     pub fn new(id: u64, life: Life, run_state: RunState) -> Self {
         let pages = vec![0; PAGES as usize];
-        Self { id, life, run_state, pages, dirty: PageSet::empty(PAGES), log: false, all_marked: false, writes: 0 }
+        Self {
+            id,
+            life,
+            run_state,
+            pages,
+            dirty: PageSet::empty(PAGES),
+            log: false,
+            all_marked: false,
+            writes: 0,
+            clock_behind: Duration::ZERO,
+        }
+    }
+
+    /// What the guest's clock shows, nanoseconds.
+    pub fn clock_ns(&self, now: Instant) -> u64 {
+        now.nanos() - self.clock_behind.nanos()
     }
 
     /// The guest, or a device, writes a page.
@@ -89,16 +110,19 @@ impl Vmm {
     }
 
     /// The state that travels.
-    pub fn state(&self) -> Vec<u8> {
+    pub fn state(&self, now: Instant) -> Vec<u8> {
         let mut state = self.writes.to_le_bytes().to_vec();
+        state.extend(self.clock_ns(now).to_le_bytes());
         state.resize(3000, 7);
         state
     }
 
-    /// Restores a state.
-    pub fn restore(&mut self, state: &[u8]) {
-        let bytes = state.first_chunk::<8>().copied().unwrap_or_default();
-        self.writes = u64::from_le_bytes(bytes);
+    /// Restores a state; the clock goes on from where it was.
+    pub fn restore(&mut self, state: &[u8], now: Instant) {
+        let number = |at: usize| state.get(at..).and_then(|rest| rest.first_chunk::<8>()).copied().unwrap_or_default();
+        self.writes = u64::from_le_bytes(number(0));
+        self.clock_behind = now.since(Instant::from_nanos(u64::from_le_bytes(number(8))));
+        self.write(CLOCK_PAGE, now.nanos());
         self.life = Life::Loaded;
     }
 }

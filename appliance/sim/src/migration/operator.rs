@@ -2,7 +2,7 @@
 
 use model::cpu_report::{Baseline, CpuReport};
 use model::units::Bytes;
-use protocol::checks::facts::{DatastoreFacts, HostFacts, LinkFacts, VmFacts};
+use protocol::checks::facts::{DatastoreFacts, HostFacts, LinkFacts, NicFacts, VmFacts};
 use protocol::convergence::Costs;
 use protocol::destination::{Destination, Welcome};
 use protocol::lease::vm_lease::{Request, Take};
@@ -101,7 +101,7 @@ impl World {
             config_text: String::new(),
             machine: Vec::new(),
             source: facts(&self.hosts[0]),
-            link: LinkFacts { rtt_us: 500, mtu: 9000, ..LinkFacts::default() },
+            link: LinkFacts::default(),
             run_state: self.setup.run_state,
             epoch: self.base.0,
             state_bytes: 3000,
@@ -117,7 +117,6 @@ impl World {
             offer: ValidatedOffer::new(offer).expect("the offer is within its bounds"),
             policy: self.setup.policy,
             costs: Costs::expected(1),
-            bandwidth_bytes_per_s: 100_000_000,
             started_unix_s: 1_800_000_000,
         }
     }
@@ -152,6 +151,7 @@ pub(super) fn facts(host: &Host) -> HostFacts {
         }],
         port_groups: Vec::new(),
         maintenance: false,
+        nic: NicFacts { speed_mbits: Some(10_000), full_duplex: Some(true), mtu: 9000 },
         slots_free: 1,
         vms: Vec::new(),
     }

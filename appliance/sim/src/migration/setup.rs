@@ -1,6 +1,7 @@
 //! What a world is like.
 
 use model::vm_config::Verify;
+use protocol::checks::facts::LinkFacts;
 use protocol::convergence::{NoConvergence, Policy};
 use protocol::time::Duration;
 use protocol::wire::message::RunState;
@@ -26,6 +27,10 @@ pub struct Setup {
     pub stop: Duration,
     /// How long an access to the lease area takes at most.
     pub datastore: Duration,
+    /// How long it takes the source to hash all of memory.
+    pub hashing: Duration,
+    /// What a probe of the link between the hosts finds.
+    pub link: LinkFacts,
 }
 
 impl Setup {
@@ -44,6 +49,8 @@ impl Setup {
             },
             stop: Duration::from_millis(1),
             datastore: Duration::from_millis(20),
+            hashing: Duration::ZERO,
+            link: LinkFacts { rtt_us: 500, bandwidth_bytes_per_s: Some(100_000_000), mtu: Some(9000) },
         }
     }
 }

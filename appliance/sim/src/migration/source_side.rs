@@ -46,6 +46,11 @@ impl World {
     fn source_effect(&mut self, effect: Effect) -> Kept {
         match effect {
             Effect::SendControl(bytes) => self.send_control(Side::Source, bytes),
+            Effect::MeasureLink => {
+                let after = self.rng.latency(Duration::from_millis(100), Duration::from_millis(600));
+                let generation = self.host(Side::Source).generation;
+                self.queue.after(after, Event::SourceHears(generation, Box::new(Input::LinkMeasured(self.setup.link))));
+            }
             Effect::StartDirtyLog => {
                 self.host(Side::Source).vmm.iter_mut().for_each(guest::Vmm::start_log);
                 let after = self.rng.latency(Duration::from_micros(50), Duration::from_millis(200));
@@ -66,7 +71,8 @@ impl World {
             }
             Effect::HashRange { first, count } => {
                 let hashes = self.hashes(Side::Source, first, count);
-                self.answer_source(Input::RangeHashed { first, hashes });
+                let (after, generation) = (self.short() + self.setup.hashing, self.host(Side::Source).generation);
+                self.queue.after(after, Event::SourceHears(generation, Box::new(Input::RangeHashed { first, hashes })));
             }
             Effect::ResumeGuest(right) => self.source_will(SourceDoing::Resume(right)),
             Effect::Throttle { percent } => self.host(Side::Source).throttle = percent,
@@ -131,9 +137,11 @@ impl World {
         self.stuns += 1;
         // Draining the devices writes to the guest's memory.
         self.guest_writes_page(Side::Source, guest::place(self.stuns));
+        let now = self.queue.now();
         let Some(vmm) = &mut self.hosts[0].vmm else { return };
         vmm.life = Life::Stunned;
-        let stopped = Stopped { run_state: vmm.run_state, stop_us: 1000, save_us: 500, state: vmm.state() };
+        let (run_state, clock_ns, state) = (vmm.run_state, vmm.clock_ns(now), vmm.state(now));
+        let stopped = Stopped { run_state, stop_us: 1000, save_us: 500, clock_ns, state };
         if alive {
             self.answer_source(Input::GuestStunned(Ok(stopped)));
         }

@@ -32,6 +32,8 @@ pub struct Ended {
     pub messages: [u64; 2],
     /// Times that a guest was stunned.
     pub stuns: u64,
+    /// How far the clock of the guest that runs at the end is behind the time of this world.
+    pub clock_behind: Duration,
 }
 
 impl Ended {
@@ -111,7 +113,9 @@ impl World {
         promise::a_failed_migration_leaves_the_vm_on_its_source(&self.hosts, self.setup.run_state)?;
         let outcomes = [self.hosts[0].outcome.clone(), self.hosts[1].outcome.clone()];
         let runner = self.the_vm_can_be_started()?;
-        Ok(Ended { outcomes, runner, steps: self.steps, messages: self.link.sent, stuns: self.stuns })
+        let clock_behind = self.hosts[runner.index()].vmm.as_ref().map_or(Duration::ZERO, |vmm| vmm.clock_behind);
+        let (steps, messages, stuns) = (self.steps, self.link.sent, self.stuns);
+        Ok(Ended { outcomes, runner, steps, messages, stuns, clock_behind })
     }
 
     fn does_not_end(&self) -> Violation {

@@ -49,6 +49,11 @@ pub enum Message {
     Resumed(Resumed),
     /// Destination: it holds the epoch but could not start the VM, and why.
     NotResumed(Reason),
+    /// Destination: the VM's networks were told where it is.
+    Announced {
+        /// From the resume on, microseconds; none where there was no NIC to announce.
+        us: Option<u64>,
+    },
     /// Source: the hashes of these pages of its frozen memory.
     AuditHashes {
         /// The first page.
@@ -84,6 +89,7 @@ impl Message {
             Self::Committed { .. } => "committed",
             Self::Resumed(_) => "resumed",
             Self::NotResumed(_) => "not-resumed",
+            Self::Announced { .. } => "announced",
             Self::AuditHashes { .. } => "audit-hashes",
             Self::AuditDone(_) => "audit-done",
             Self::Done(_) => "done",

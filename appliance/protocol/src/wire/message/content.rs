@@ -6,6 +6,7 @@ use model::names::HostName;
 use serde::{Deserialize, Serialize};
 
 use crate::checks::Finding;
+use crate::checks::facts::NicFacts;
 use crate::verify::{Digest, RoundNumber};
 use crate::wire::frame::BODY_BYTES_MAX;
 
@@ -56,6 +57,8 @@ pub struct Hello {
 pub struct Answer {
     /// All findings of the checks, blockers and warnings.
     pub findings: Vec<Finding>,
+    /// The destination's migration NIC.
+    pub nic: NicFacts,
 }
 
 /// The destination is ready for the switchover.
@@ -93,7 +96,7 @@ pub struct HandOver {
     pub run_state: RunState,
 }
 
-/// How long the destination's pieces of the stun took, microseconds, and how far the guest's clock stepped.
+/// How long the destination's pieces of the stun took, microseconds, and the guest's clock as it was said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resumed {
     /// From the hand-over's arrival until the last page was stored.
@@ -106,6 +109,6 @@ pub struct Resumed {
     pub lease_us: u64,
     /// Opening the disks and starting the vCPUs.
     pub resume_us: u64,
-    /// The guest's clock, forward is positive.
-    pub clock_step_us: i64,
+    /// The guest's kvmclock when this was said, nanoseconds.
+    pub clock_ns: u64,
 }

@@ -19,3 +19,4 @@ pub(super) const AUDIT_DONE: u16 = 16;
 pub(super) const DONE: u16 = 17;
 pub(super) const KEEPALIVE: u16 = 18;
 pub(super) const CANCEL: u16 = 19;
+pub(super) const ANNOUNCED: u16 = 20;

@@ -21,7 +21,7 @@ pub struct Offer {
     pub machine: Vec<u8>,
     /// The source.
     pub source: HostFacts,
-    /// The migration link as the source measured it.
+    /// The path to the destination as the source measured it.
     pub link: LinkFacts,
     /// Whether the VM runs or is paused, at the moment.
     pub run_state: RunState,
@@ -68,6 +68,13 @@ impl ValidatedOffer {
         offer.vm.within_bounds()?;
         offer.source.within_bounds()?;
         Ok(Self(offer))
+    }
+
+    /// The same offer over a path that was measured since.
+    #[must_use]
+    pub fn over(mut self, link: LinkFacts) -> Self {
+        self.0.link = link;
+        self
     }
 
     /// Pages of the VM's memory.

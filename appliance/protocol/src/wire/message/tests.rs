@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::codec::{CONTENT, CONTENT_VERSION};
 use super::*;
 use crate::checks::Finding;
-use crate::checks::facts::example;
+use crate::checks::facts::{NicFacts, example};
 use crate::verify::{Digest, PageHash};
 use crate::wire::chunk::{self, Chunk};
 use crate::wire::{Frame, FrameReader, WireError};
@@ -51,7 +51,7 @@ fn messages() -> Vec<Message> {
     vec![
         Message::Hello(hello),
         Message::Offer(Box::new(ValidatedOffer::new(offer()).unwrap())),
-        Message::Answer(Answer { findings: vec![finding] }),
+        Message::Answer(Answer { findings: vec![finding], nic: NicFacts::default() }),
         Message::Reserve,
         Message::Reserved,
         Message::SwitchReady(SwitchReady { lease_us: 1 }),
@@ -61,8 +61,9 @@ fn messages() -> Vec<Message> {
         Message::HandOver(hand_over),
         Message::StunCancelled,
         Message::Committed { epoch: 8 },
-        Message::Resumed(Resumed { clock_step_us: -5, ..Resumed::default() }),
+        Message::Resumed(Resumed { clock_ns: 5, ..Resumed::default() }),
         Message::NotResumed(Reason::new("a", "b")),
+        Message::Announced { us: Some(70) },
         Message::AuditHashes { first: 3, hashes: vec![PageHash(1), PageHash(u128::MAX)] },
         Message::AuditDone(Audit { done: true, compared_pages: 1, rewritten_pages: 2, different_pages: 3 }),
         Message::Keepalive,
@@ -126,7 +127,7 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_message_is_a_message_or_an_error(which in 0usize..18, at in any::<prop::sample::Index>(), value in any::<u8>()) {
+    fn a_damaged_message_is_a_message_or_an_error(which in 0usize..messages().len(), at in any::<prop::sample::Index>(), value in any::<u8>()) {
         let mut bytes = messages()[which].encode(1);
         let at = at.index(bytes.len());
         bytes[at] = value;

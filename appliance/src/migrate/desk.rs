@@ -1,0 +1,56 @@
+//! What a move needs of the process around it.
+
+use std::net::SocketAddr;
+
+use netstack::{Nic, PublicKey, Stack};
+use protocol::checks::facts::NicFacts;
+
+use super::clock::Clock;
+use super::hasher::Hasher;
+use super::host_link::HostLink;
+use crate::api::migrate::{FromMigrate, Peer};
+use crate::api::paths::RunDir;
+
+/// What every move needs.
+#[derive(Debug)]
+pub struct Desk<'a> {
+    /// The time.
+    pub clock: Clock,
+    /// The sockets of other roles.
+    pub run_dir: &'a RunDir,
+    /// The second thread.
+    pub hasher: &'a Hasher,
+    /// The control plane.
+    pub host: &'a mut HostLink,
+}
+
+impl Desk<'_> {
+    /// Tells the control plane. If it is away, only the end of a move is kept for it.
+    pub fn tell(&mut self, message: FromMigrate) {
+        self.host.tell(message);
+    }
+}
+
+/// The wire, where there is one.
+pub struct Wire<'a> {
+    /// The stack.
+    pub stack: &'a mut Stack<Nic>,
+}
+
+impl Wire<'_> {
+    /// The migration NIC, for the checks.
+    pub fn nic(&self) -> NicFacts {
+        let link = self.stack.link();
+        NicFacts { speed_mbits: link.speed_mbit, full_duplex: link.full_duplex, mtu: self.stack.mtu() }
+    }
+}
+
+/// A peer's key: the raw 32 bytes.
+pub fn key_of(peer: &Peer) -> Option<PublicKey> {
+    <[u8; 32]>::try_from(&peer.public_key[..]).ok().map(PublicKey::from_bytes)
+}
+
+/// Where a peer's stack is.
+pub fn address_of(peer: &Peer) -> SocketAddr {
+    SocketAddr::new(peer.address, peer.port)
+}

@@ -1,0 +1,73 @@
+//! What the control plane says.
+
+use std::os::fd::OwnedFd;
+
+use protocol::checks::facts::HostFacts;
+
+use super::turn::Engine;
+use crate::api::channel::ChannelError;
+use crate::api::migrate::{FromMigrate, MigrationId, ToMigrate};
+
+impl Engine {
+    pub(super) fn host_connects(&mut self) {
+        match self.listener.accept() {
+            Ok(channel) => self.knocking.push(channel),
+            Err(error) => log::error!("the control plane cannot connect: {error}"),
+        }
+    }
+
+    pub(super) fn first_word(&mut self, index: usize) {
+        let channel = self.knocking.remove(index);
+        if let Ok((message, beside)) = channel.receive() {
+            self.host.connected(channel);
+            self.obey(message, beside);
+        }
+    }
+
+    pub(super) fn host_says(&mut self) {
+        let Some(host) = self.host.channel() else { return };
+        match host.receive() {
+            Ok((message, beside)) => self.obey(message, beside),
+            Err(ChannelError::Malformed(error)) => log::error!("the control plane is not understood: {error}"),
+            Err(error) => {
+                log::warn!("the control plane went away: {error}");
+                self.host.lost();
+            }
+        }
+    }
+
+    fn obey(&mut self, message: ToMigrate, beside: Vec<OwnedFd>) {
+        match message {
+            ToMigrate::Configure(own) => self.configure(*own),
+            ToMigrate::Peers(peers) => self.know(peers),
+            ToMigrate::Start(order) => self.order(*order, beside),
+            ToMigrate::Cancel(id) => self.cancel(id),
+            ToMigrate::Facts(id, facts) => self.facts(id, facts),
+            ToMigrate::Accept(id) => {
+                self.arrival_of(id, |arrival, now, desk, wire| arrival.judged(now, desk, wire, Ok(beside)));
+            }
+            ToMigrate::Refuse(id, reasons) => {
+                self.arrival_of(id, |arrival, now, desk, wire| arrival.judged(now, desk, wire, Err(reasons)));
+            }
+            ToMigrate::DisksOpen(id, opened) => {
+                self.arrival_of(id, |arrival, now, desk, wire| arrival.disks_open(now, desk, wire, opened));
+            }
+            ToMigrate::Announced { id, frames } => {
+                let input = protocol::destination::Input::Announced { frames };
+                self.arrival_of(id, |arrival, now, desk, wire| arrival.hear(now, desk, wire, input));
+            }
+            ToMigrate::Nic => {
+                let detail = self.detail();
+                self.host.tell(FromMigrate::Nic(Box::new(detail)));
+            }
+        }
+    }
+
+    /// A move to here is to be judged: it takes a slot, unless it ended before the control plane said anything.
+    fn facts(&mut self, id: MigrationId, mut facts: Box<HostFacts>) {
+        if self.arrivals.iter().any(|arrival| arrival.id() == id) {
+            facts.slots_free = self.take_slot(id);
+            self.arrival_of(id, |arrival, now, desk, wire| arrival.facts(now, desk, wire, facts));
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What happens on the wire.
+
+use std::time::Instant;
+
+use netstack::{ConnectionId, Event, PublicKey, Stack};
+use protocol::{destination, source};
+
+use super::turn::Engine;
+use crate::migrate::desk::{Desk, Wire, key_of};
+use crate::migrate::incoming::Arrival;
+use crate::migrate::outgoing::Departure;
+
+/// Records that are taken before the others get their turn.
+const RECORDS_A_TURN: usize = 32;
+
+impl Engine {
+    pub(super) fn take_events(&mut self) {
+        while let Some(event) = self.stack.as_mut().and_then(Stack::next_event) {
+            match event {
+                Event::Connected { connection, peer, incoming: true, .. } => self.peer_connected(connection, peer),
+                Event::Connected { connection, incoming: false, peer_mtu, .. } => {
+                    self.departure_over(connection, |departure, now, desk, wire| {
+                        departure.connected(now, desk, wire, peer_mtu);
+                    });
+                }
+                Event::Control(connection) => self.control(connection),
+                Event::Records(connection) => self.records(connection),
+                Event::Writable(connection) => self.departure_over(connection, Departure::go_on),
+                Event::Closed { connection, reason } => self.closed(connection, &reason.to_string()),
+                Event::Link(link) => {
+                    for next in self.slots.link_changed(link.speed_mbit) {
+                        self.begin(next.0);
+                    }
+                }
+            }
+        }
+    }
+
+    fn departure_over(
+        &mut self,
+        connection: ConnectionId,
+        work: impl FnOnce(&mut Departure, Instant, &mut Desk<'_>, &mut Wire<'_>),
+    ) {
+        if let Some(index) = self.departure_index(connection) {
+            self.with_departure(index, work);
+        }
+    }
+
+    fn departure_index(&self, connection: ConnectionId) -> Option<usize> {
+        self.departures.iter().position(|departure| departure.connection == Some(connection))
+    }
+
+    fn arrival_index(&self, connection: ConnectionId) -> Option<usize> {
+        self.arrivals.iter().position(|arrival| arrival.connection == connection)
+    }
+
+    fn peer_connected(&mut self, connection: ConnectionId, key: PublicKey) {
+        let peer = self.peers.iter().find(|peer| key_of(peer) == Some(key)).cloned();
+        let (Some(peer), Some(own)) = (peer, self.own.clone()) else {
+            if let Some(stack) = &mut self.stack {
+                stack.close(connection, 1, "not known yet", Instant::now());
+            }
+            return;
+        };
+        self.arrivals.push(Arrival::new(Instant::now(), self.clock, connection, peer, own));
+    }
+
+    fn control(&mut self, connection: ConnectionId) {
+        while let Some(bytes) = self.stack.as_mut().and_then(|stack| stack.recv_control(connection, Instant::now())) {
+            let bytes = bytes.to_vec();
+            if let Some(index) = self.departure_index(connection) {
+                let input = source::Input::Control(bytes);
+                self.with_departure(index, |departure, now, desk, wire| departure.hear(now, desk, wire, input));
+            } else if let Some(index) = self.arrival_index(connection) {
+                let input = destination::Input::Control(bytes);
+                self.with_arrival(index, |arrival, now, desk, wire| arrival.hear(now, desk, wire, input));
+            }
+        }
+    }
+
+    fn records(&mut self, connection: ConnectionId) {
+        let mut taken = 0;
+        while let Some(record) = self.stack.as_mut().and_then(|stack| stack.recv_record(connection, Instant::now())) {
+            if let Some(index) = self.arrival_index(connection) {
+                self.with_arrival(index, |arrival, now, desk, wire| arrival.record(now, desk, wire, &record));
+            }
+            taken += 1;
+            if taken % RECORDS_A_TURN == 0
+                && let Some(stack) = &mut self.stack
+            {
+                stack.poll(Instant::now());
+            }
+        }
+    }
+
+    fn closed(&mut self, connection: ConnectionId, cause: &str) {
+        // What was received before the end still counts.
+        self.control(connection);
+        self.records(connection);
+        self.lingering.retain(|lingering| lingering.connection != connection);
+        if let Some(index) = self.departure_index(connection) {
+            let cause = cause.to_owned();
+            self.with_departure(index, |departure, now, desk, wire| departure.lost(now, desk, wire, cause));
+        }
+        if let Some(index) = self.arrival_index(connection) {
+            let input = destination::Input::LinkDown { cause: cause.to_owned() };
+            self.with_arrival(index, |arrival, now, desk, wire| arrival.hear(now, desk, wire, input));
+        }
+        if let Some(stack) = &mut self.stack {
+            stack.forget(connection, Instant::now());
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! The moves away from here: each begins when a slot is free for it, in the order in which they were wanted. A move to
+//! here takes a slot too, because it shares the link.
+
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use model::diagnosis::{Diagnosis, Reason, chain};
+use model::names::VmName;
+use protocol::destination;
+use protocol::slots::Turn;
+use protocol::wire;
+
+use super::turn::Engine;
+use crate::api::migrate::{Ended, FromMigrate, MigrationId, MigrationProgress, Outgoing};
+use crate::migrate::desk::{address_of, key_of};
+use crate::migrate::outgoing::Departure;
+
+impl Engine {
+    pub(super) fn order(&mut self, order: Outgoing, beside: Vec<OwnedFd>) {
+        let id = order.id;
+        self.waiting.push_back((order, beside));
+        match self.slots.ask(wire::MigrationId(id)) {
+            Turn::After(before) => self.tell_phase(id, format!("queued: {before} before it")),
+            Turn::Now => self.begin(id),
+        }
+    }
+
+    fn tell_phase(&mut self, id: MigrationId, phase: String) {
+        let progress = MigrationProgress { id, phase, thousandths: None, predicted_stun_us: None };
+        self.host.tell(FromMigrate::Progress(progress));
+    }
+
+    pub(super) fn begin(&mut self, id: MigrationId) {
+        let Some(place) = self.waiting.iter().position(|(order, _)| order.id == id) else { return };
+        let Some((order, beside)) = self.waiting.remove(place) else { return };
+        let refused = (order.id, order.vm.epoch, order.vm.name.clone());
+        match self.depart(order, beside) {
+            Ok(()) => self.tell_phase(id, "connect".to_owned()),
+            Err(reason) => self.refuse(refused, reason),
+        }
+    }
+
+    fn depart(&mut self, order: Outgoing, beside: Vec<OwnedFd>) -> Result<(), Reason> {
+        let own =
+            self.own.clone().ok_or_else(|| Reason::new("the migration stack is not configured", "config show"))?;
+        let peer = self.peers.iter().find(|peer| peer.name == order.destination).cloned();
+        let peer = peer
+            .ok_or_else(|| Reason::new(format!("{} has published no migration NIC", order.destination), "host list"))?;
+        let key = key_of(&peer)
+            .ok_or_else(|| Reason::new(format!("the key of {} cannot be read", peer.name), "host list"))?;
+        let mut departure = Departure::new(order, peer, own.identity, beside)?;
+        let address = address_of(&departure.peer);
+        let trouble = self.trouble.clone().unwrap_or_else(|| "it is not configured".to_owned());
+        let stack = self.stack.as_mut();
+        let stack = stack
+            .ok_or_else(|| Reason::new(format!("the migration stack is not up: {trouble}"), "network migration-nic"))?;
+        let connection = stack.connect(address, key, Instant::now());
+        let connection = connection.map_err(|error| Reason::new(chain(&error), "network migration-nic"))?;
+        departure.connection = Some(connection);
+        self.departures.push(departure);
+        Ok(())
+    }
+
+    /// Ends a move that never began.
+    fn refuse(&mut self, (id, epoch, vm): (MigrationId, u64, VmName), reason: Reason) {
+        let failure = Diagnosis::of(format!("VM {vm} was not migrated"), vec![reason]);
+        let failure = Some(failure.vm_now("it is still on this host"));
+        self.host.tell(FromMigrate::Ended(Box::new(Ended { failure, ..Ended::nothing_moved(id, epoch) })));
+        self.leave_slot(id);
+    }
+
+    /// A move to here wants a slot; gives how many were free for it.
+    pub(super) fn take_slot(&mut self, id: MigrationId) -> u16 {
+        let free = self.slots.free();
+        if free > 0 {
+            self.slots.ask(wire::MigrationId(id));
+        }
+        u16::try_from(free).unwrap_or(u16::MAX)
+    }
+
+    pub(super) fn leave_slot(&mut self, id: MigrationId) {
+        for next in self.slots.leave(wire::MigrationId(id)) {
+            self.begin(next.0);
+        }
+    }
+
+    pub(super) fn cancel(&mut self, id: MigrationId) {
+        if let Some(place) = self.waiting.iter().position(|(order, _)| order.id == id)
+            && let Some((order, _)) = self.waiting.remove(place)
+        {
+            let reason = Reason::new("it was cancelled while it was queued", "vm migrate starts it again");
+            return self.refuse((id, order.vm.epoch, order.vm.name), reason);
+        }
+        self.departure_of(id, Departure::cancel);
+        self.arrival_of(id, |arrival, now, desk, wire| arrival.hear(now, desk, wire, destination::Input::Cancel));
+    }
+}
