@@ -11,10 +11,12 @@
 //!
 //! In reading order: [`role`] is the process; [`engine`] its loop; [`desk`] what a move needs of it; [`outgoing`]
 //! carries out what a source wants, [`incoming`] what a destination wants; [`records`] reads pages into records and
-//! writes records into pages, on [`memory`]; [`dirty_pages`] is the dirty log as it is shared with a monitor; [`monitor`], [`lease`] and [`host_link`] are the conversations with the
+//! writes records into pages, on [`memory`], and [`compression`] says which are worth compressing; [`dirty_pages`] is
+//! the dirty log as it is shared with a monitor; [`monitor`], [`lease`] and [`host_link`] are the conversations with the
 //! other roles; [`hasher`] is the second thread; [`clock`], [`key`] and [`defect`] are what they say.
 
 pub mod clock;
+pub mod compression;
 pub mod defect;
 pub mod desk;
 pub mod dirty_pages;

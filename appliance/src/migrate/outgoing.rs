@@ -21,6 +21,7 @@ use protocol::wire::message::{Offer, RunState};
 use protocol::wire::{MigrationId, ValidatedOffer};
 
 use super::clock::{self, Clock};
+use super::compression::Compressor;
 use super::defect::{defect, monitor_gone};
 use super::desk::{Desk, Wire};
 use super::dirty_pages::DirtyPages;
@@ -58,6 +59,7 @@ pub struct Departure {
     /// The measurement of the link, while it goes on.
     probe: Option<Probe>,
     sending: VecDeque<Sending>,
+    compressor: Compressor,
     questions: Vec<Question>,
     /// The phase that the log tells of.
     phase: &'static str,
@@ -90,6 +92,7 @@ impl Departure {
             peer_mtu: 0,
             probe: None,
             sending: VecDeque::new(),
+            compressor: Compressor::default(),
             questions: Vec::new(),
             phase: "",
             ended: false,
@@ -287,10 +290,12 @@ impl Departure {
     /// Sends until the transport is full, a batch is done, or the memory fails.
     fn send(&mut self, wire: &mut Wire<'_>) -> Option<Input> {
         let (connection, sending) = (self.connection?, self.sending.front_mut()?);
+        let estimates = wire.stack.estimates(connection).unwrap_or_default();
+        self.compressor.link_carries(estimates.delivery_rate_bytes);
         let stack = std::cell::RefCell::new(wire);
         let buffer = || stack.borrow_mut().stack.buffer(connection);
         let send = |record| stack.borrow_mut().stack.send_record(connection, record);
-        match sending.go_on(&self.ram, buffer, send) {
+        match sending.go_on(&self.ram, &mut self.compressor, buffer, send) {
             Ok(Step::Full) => None,
             Ok(Step::Done(sent)) => {
                 self.sending.pop_front();

@@ -11,6 +11,7 @@ use protocol::verify::PageHash;
 use protocol::wire::record::{Content, HEADER_BYTES, ZEROS_MAX};
 use protocol::wire::{MigrationId, PagePlan, RecordHeader};
 
+use super::compression::Compressor;
 use super::memory::{GuestRam, is_zero};
 
 /// Pages of a full window.
@@ -68,6 +69,7 @@ impl Sending {
     pub fn go_on(
         &mut self,
         ram: &GuestRam,
+        compressor: &mut Compressor,
         mut buffer: impl FnMut() -> Option<BytesMut>,
         mut send: impl FnMut(Bytes) -> Result<(), SendError>,
     ) -> Result<Step, SendingError> {
@@ -97,7 +99,7 @@ impl Sending {
                 continue;
             }
             let mut record = buffer().ok_or(SendError::NotConnected)?;
-            self.read(ram, window, &mut record)?;
+            self.read(ram, window, compressor, &mut record)?;
             self.next += 1;
             self.waiting = Some(record.freeze());
         }
@@ -138,7 +140,13 @@ impl Sending {
     }
 
     /// One window as a record: what is sent is what was hashed, whatever the guest does meanwhile.
-    fn read(&mut self, ram: &GuestRam, window: Window, record: &mut BytesMut) -> std::io::Result<()> {
+    fn read(
+        &mut self,
+        ram: &GuestRam,
+        window: Window,
+        compressor: &mut Compressor,
+        record: &mut BytesMut,
+    ) -> std::io::Result<()> {
         let pages = usize::try_from(window.count()).unwrap_or(0);
         record.resize(HEADER_BYTES + pages * PAGE_BYTES, 0);
         let mut at = HEADER_BYTES;
@@ -166,7 +174,13 @@ impl Sending {
         }
         record.truncate(filled);
         let hashes = self.sent.hashes[first_hash..].iter().copied();
-        let header = RecordHeader::window(self.migration, self.batch.round, window, zero, hashes);
+        let mut header = RecordHeader::window(self.migration, self.batch.round, window, zero, hashes);
+        if let Some(packed) = compressor.pack(&record[HEADER_BYTES..]) {
+            header = header.compressed(packed.len());
+            self.sent.saved_bytes += (record.len() - HEADER_BYTES - packed.len()) as u64;
+            record.truncate(HEADER_BYTES);
+            record.extend_from_slice(packed);
+        }
         record[..HEADER_BYTES].copy_from_slice(&header.encode());
         Ok(())
     }
@@ -281,17 +295,37 @@ mod tests {
         all
     }
 
-    /// Sends the pages of `set` over a transport that takes one record at a time; gives the hashes that were sent and
-    /// those of what was stored.
-    fn carry(source: &GuestRam, storage: &mut Storage, set: &PageSet, round: u16) -> (Vec<PageHash>, Vec<PageHash>) {
+    /// What was carried: as the sender tells it, the hashes of what was stored, and how each record was written.
+    struct Carried {
+        sent: PagesSent,
+        stored: Vec<PageHash>,
+        records: Vec<(Content, usize)>,
+    }
+
+    /// A compressor for a link that is slow enough.
+    fn packing() -> Compressor {
+        let mut compressor = Compressor::default();
+        compressor.link_carries(1_000_000);
+        compressor
+    }
+
+    /// Sends the pages of `set` over a transport that takes one record at a time.
+    fn carry(
+        source: &GuestRam,
+        storage: &mut Storage,
+        set: &PageSet,
+        round: u16,
+        mut compressor: Compressor,
+    ) -> Carried {
         let migration = MigrationId(7);
         let windows = set.windows().collect();
         let mut sending = Sending::new(migration, Batch { id: 1, round, windows });
-        let mut stored = Vec::new();
+        let (mut stored, mut records) = (Vec::new(), Vec::new());
         loop {
             let mut record = None;
             let step = sending.go_on(
                 source,
+                &mut compressor,
                 || Some(BytesMut::new()),
                 |bytes| match record {
                     Some(_) => Err(SendError::Full),
@@ -302,6 +336,7 @@ mod tests {
                 },
             );
             if let Some(record) = record {
+                let length = record.len();
                 let record = ValidatedRecord::parse(&record, migration, PAGES).expect("a record");
                 let admission = Admission {
                     round: record.round(),
@@ -311,12 +346,13 @@ mod tests {
                     raw_bytes: record.raw_bytes(),
                     write: record.pages().collect(),
                 };
+                records.push((record.content(), length));
                 stored.extend(storage.store(&admission).expect("to be stored").stored);
             }
             if let Step::Done(sent) = step.expect("to go on") {
                 stored.sort_by_key(|(page, _)| *page);
                 assert!(stored.iter().map(|(page, _)| *page).eq(set.windows().flat_map(|window| window.iter())));
-                return (sent.hashes, stored.into_iter().map(|(_, hash)| hash).collect());
+                return Carried { sent, stored: stored.into_iter().map(|(_, hash)| hash).collect(), records };
             }
         }
     }
@@ -333,21 +369,49 @@ mod tests {
         fn what_is_stored_is_what_was_read(
             first in fills(),
             then in fills(),
+            compressed in any::<bool>(),
         ) {
+            let compressor = || if compressed { packing() } else { Compressor::never() };
             let source = ram();
             let mut storage = Storage::new(ram());
             let fill = |(page, byte): &(u64, u8)| source.write(*page, &[*byte; PAGE_BYTES]).expect("a page");
             first.iter().for_each(fill);
-            let (sent, stored) = carry(&source, &mut storage, &PageSet::full(PAGES), 1);
-            prop_assert_eq!(sent, stored);
+            let Carried { sent, stored, .. } = carry(&source, &mut storage, &PageSet::full(PAGES), 1, compressor());
+            prop_assert_eq!(sent.hashes, stored);
             prop_assert!(content(&source) == content(storage.ram()));
             then.iter().for_each(fill);
             let mut dirty = PageSet::empty(PAGES);
             then.iter().for_each(|(page, _)| dirty.insert(*page));
-            let (sent, stored) = carry(&source, &mut storage, &dirty, 2);
-            prop_assert_eq!(sent, stored);
+            let Carried { sent, stored, .. } = carry(&source, &mut storage, &dirty, 2, compressor());
+            prop_assert_eq!(sent.hashes, stored);
             prop_assert!(content(&source) == content(storage.ram()));
         }
+    }
+
+    #[test]
+    fn what_compression_saves_is_told_to_the_byte_and_what_does_not_become_shorter_travels_as_it_is() {
+        let source = ram();
+        let mut noise = 1_u64;
+        for page in (0..PAGES).filter(|page| page % 5 != 0) {
+            let mut bytes = [page as u8; PAGE_BYTES];
+            for byte in bytes.iter_mut().filter(|_| page >= 3 * WINDOW) {
+                noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                *byte = (noise >> 56) as u8;
+            }
+            source.write(page, &bytes).expect("a page");
+        }
+        let all = PageSet::full(PAGES);
+        let plain = carry(&source, &mut Storage::new(ram()), &all, 1, Compressor::never());
+        let mut storage = Storage::new(ram());
+        let packed = carry(&source, &mut storage, &all, 1, packing());
+        assert!(content(&source) == content(storage.ram()));
+        let bytes = |carried: &Carried| carried.records.iter().map(|(_, length)| *length as u64).sum::<u64>();
+        assert_eq!((plain.sent.saved_bytes, plain.sent.bytes), (0, bytes(&plain)));
+        assert_eq!(packed.sent.bytes, bytes(&packed));
+        assert_eq!(packed.sent.saved_bytes, plain.sent.bytes - packed.sent.bytes);
+        assert!(packed.sent.saved_bytes > plain.sent.bytes / 3, "half of it becomes shorter: {:?}", packed.records);
+        let kinds: Vec<Content> = packed.records.iter().map(|(content, _)| *content).collect();
+        assert_eq!(kinds, [[Content::Lz4; 3], [Content::Raw; 3]].concat());
     }
 
     #[test]
@@ -355,7 +419,7 @@ mod tests {
         let source = ram();
         source.write(3 * WINDOW + 5, &[7; PAGE_BYTES]).expect("a page");
         let mut storage = Storage::new(ram());
-        carry(&source, &mut storage, &PageSet::full(PAGES), 1);
+        carry(&source, &mut storage, &PageSet::full(PAGES), 1, Compressor::never());
         for ram in [&source, storage.ram()] {
             assert_eq!(ram.touched_from(0), Some(3 * WINDOW + 5));
             assert_eq!(ram.touched_from(3 * WINDOW + 6), None);
