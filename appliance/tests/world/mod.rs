@@ -1,10 +1,16 @@
-//! Hosts of a test: the roles as processes of this machine, on a datastore that is a folder.
+//! Hosts of a test: the roles as processes of this machine, on a datastore that is a folder. [`cable`] is what lies between
+//! them, [`lease_line`] what lies between a host and its lease role, [`command`] a command under way, [`leftovers`] what a
+//! host holds that it should let go of.
 #![allow(dead_code, reason = "each test file uses its part of the world")]
 
+pub(crate) mod cable;
+pub(crate) mod command;
 pub(crate) mod lease_line;
+pub(crate) mod leftovers;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use godwit::api::channel::{Channel, wait_readable};
@@ -13,6 +19,8 @@ use godwit::api::vmm::{VmmAnswer, VmmLife, VmmRequest};
 use godwit::console::command::{Line, parse};
 use rustix::fd::AsFd;
 use rustix::process::{Pid, Signal, kill_process};
+
+pub(crate) use cable::Cable;
 
 /// Longest wait for anything: machines that run tests are slow.
 pub(crate) const BOUND: Duration = Duration::from_secs(180);
@@ -45,12 +53,18 @@ impl Datastore {
         }
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
         let datastore = Self { folder };
-        std::fs::create_dir_all(datastore.folder.join("data/vms/witness")).expect("made");
-        std::fs::copy(witness(), datastore.folder.join("data/vms/witness/witness.elf")).expect("copied");
-        let config = "[vm]\nname = \"witness\"\ncpus = 1\nmemory = \"64 MiB\"\ncpu_baseline = \"host\"\n[boot]\nkernel = \"witness.elf\"\n\
-                      cmdline = \"seed=7 rate=1000 set=16M report_ms=200\"\n";
-        datastore.write("vms/witness/vm.toml", config);
+        datastore.add("witness", 1, "64 MiB", "seed=7 rate=1000 set=16M report_ms=200", "");
         Some(datastore)
+    }
+
+    /// Adds a VM that runs the witness with this command line; `migration` is what its vm.toml says of migration.
+    pub(crate) fn add(&self, name: &str, cpus: u8, memory: &str, cmdline: &str, migration: &str) {
+        let config = format!(
+            "[vm]\nname = \"{name}\"\ncpus = {cpus}\nmemory = \"{memory}\"\ncpu_baseline = \"host\"\n\
+             [boot]\nkernel = \"witness.elf\"\ncmdline = \"{cmdline}\"\n[migration]\n{migration}\n"
+        );
+        self.write(&format!("vms/{name}/vm.toml"), &config);
+        std::fs::copy(witness(), self.path(&format!("vms/{name}/witness.elf"))).expect("copied");
     }
 
     /// The place of a file or folder there.
@@ -96,57 +110,6 @@ pub(crate) struct Host {
     namespace: Option<String>,
 }
 
-/// Two network namespaces, joined by a cable: what two hosts have between them. Removed at the end.
-pub(crate) struct Cable {
-    namespaces: [String; 2],
-}
-
-impl Cable {
-    /// Lays it; none, with the reason on standard error, where this process may not make namespaces.
-    pub(crate) fn lay(name: &str) -> Option<Self> {
-        let namespaces = ["a", "b"].map(|end| format!("gw-{name}-{end}-{}", std::process::id()));
-        for namespace in &namespaces {
-            if !ip(&["netns", "add", namespace]) {
-                eprintln!("skipped: no network namespace can be made (root is needed, and iproute2)");
-                return None;
-            }
-        }
-        let cable = Self { namespaces };
-        let [a, b] = &cable.namespaces;
-        let laid = ip(&["-n", a, "link", "add", "mig0", "type", "veth", "peer", "name", "mig0", "netns", b])
-            && [a, b].iter().all(|end| ip(&["-n", end, "link", "set", "mig0", "up"]))
-            && [a, b].iter().all(|end| ip(&["-n", end, "link", "set", "lo", "up"]));
-        assert!(laid, "a veth pair");
-        Some(cable)
-    }
-
-    /// Pulls the cable out, or plugs it in again.
-    pub(crate) fn plugged(&self, plugged: bool) {
-        let state = if plugged { "up" } else { "down" };
-        assert!(ip(&["-n", &self.namespaces[0], "link", "set", "mig0", state]));
-    }
-
-    /// Gives the NIC at one end another name, and so to a host that looks for a NIC of either name one that appeared.
-    pub(crate) fn rename(&self, end: usize, from: &str, to: &str) {
-        let namespace = &self.namespaces[end];
-        assert!(ip(&["-n", namespace, "link", "set", from, "down"]));
-        assert!(ip(&["-n", namespace, "link", "set", from, "name", to]));
-        assert!(ip(&["-n", namespace, "link", "set", to, "up"]));
-    }
-}
-
-impl Drop for Cable {
-    fn drop(&mut self) {
-        for namespace in &self.namespaces {
-            ip(&["netns", "delete", namespace]);
-        }
-    }
-}
-
-fn ip(arguments: &[&str]) -> bool {
-    Command::new("ip").args(arguments).stderr(std::process::Stdio::null()).status().is_ok_and(|status| status.success())
-}
-
 impl Host {
     /// Starts the lease role and the control plane, and waits until the host lease is held.
     pub(crate) fn boot(datastore: &Datastore, name: &str, identity: u8) -> Self {
@@ -181,7 +144,7 @@ impl Host {
     pub(crate) fn boot_at_nic(datastore: &Datastore, cable: &Cable, end: usize, nic: &str) -> Self {
         let name = ["host-a", "host-b"][end];
         let more = format!("[migration_nic]\nnic = \"{nic}\"\naddress = \"10.99.0.{}/24\"\n", end + 1);
-        let namespace = cable.namespaces[end].clone();
+        let namespace = cable.namespace(end).to_owned();
         let mut host = Self::prepare(datastore, name, 0xa0 + end as u8, &more, Some(namespace));
         host.start_lease();
         host.migrate = Some(start(&host.run, "migrate", host.namespace.as_deref()));
@@ -325,14 +288,19 @@ impl Host {
         control_plane.wait().expect("collected");
     }
 
+    /// The process of the control plane.
+    pub(crate) fn control_plane_pid(&self) -> u32 {
+        self.control_plane.as_ref().expect("it runs").id()
+    }
+
     /// Stops the control plane.
     pub(crate) fn freeze_control_plane(&self) -> Frozen {
-        freeze(self.control_plane.as_ref().expect("it runs").id())
+        freeze(self.control_plane_pid())
     }
 
     /// Asks the control plane to end, as `init` does when the host is to end.
     pub(crate) fn ask_to_end(&self) {
-        signal(self.control_plane.as_ref().expect("it runs").id(), Signal::TERM);
+        signal(self.control_plane_pid(), Signal::TERM);
     }
 
     /// Waits until a control plane that was asked to end has ended.
@@ -350,12 +318,17 @@ impl Host {
     pub(crate) fn freeze(&self) -> Frozen {
         let mut processes = self.monitors();
         processes.extend(self.lease.as_ref().map(Child::id));
-        processes.iter().for_each(|pid| signal(*pid, Signal::STOP));
-        Frozen { processes }
+        freeze_all(processes)
     }
 
     /// The monitor processes of this host, whatever its control plane knows of them.
     pub(crate) fn monitor_processes(&self) -> Vec<u32> {
+        let is_monitor = |words: &[String]| words.get(1).is_some_and(|role| role == "vmm");
+        self.processes().into_iter().filter(|(_, words)| is_monitor(words)).map(|(pid, _)| pid).collect()
+    }
+
+    /// Every process of this host, with its command line.
+    pub(crate) fn processes(&self) -> Vec<(u32, Vec<String>)> {
         let own = format!("GODWIT_RUN={}", self.run.display());
         let words = |pid: u32, file: &str| -> Vec<String> {
             let bytes = std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
@@ -363,10 +336,7 @@ impl Host {
         };
         let all = std::fs::read_dir("/proc").expect("/proc").flatten();
         let all = all.filter_map(|entry| entry.file_name().to_string_lossy().parse::<u32>().ok());
-        let is_monitor = |pid: &u32| {
-            words(*pid, "cmdline").get(1).is_some_and(|role| role == "vmm") && words(*pid, "environ").contains(&own)
-        };
-        all.filter(is_monitor).collect()
+        all.filter(|pid| words(*pid, "environ").contains(&own)).map(|pid| (pid, words(pid, "cmdline"))).collect()
     }
 
     fn monitors(&self) -> Vec<u32> {
@@ -431,22 +401,31 @@ impl Drop for Host {
     }
 }
 
-/// Processes that were stopped.
+/// Processes that were stopped; they go on when this is dropped.
 pub(crate) struct Frozen {
     processes: Vec<u32>,
 }
 
 impl Frozen {
     /// Lets them go on.
-    pub(crate) fn thaw(self) {
+    pub(crate) fn thaw(self) {}
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
         self.processes.iter().for_each(|pid| signal(*pid, Signal::CONT));
     }
 }
 
 /// Stops a process; [`Frozen::thaw`] lets it go on.
 pub(crate) fn freeze(pid: u32) -> Frozen {
-    signal(pid, Signal::STOP);
-    Frozen { processes: vec![pid] }
+    freeze_all(vec![pid])
+}
+
+/// The same with several.
+pub(crate) fn freeze_all(processes: Vec<u32>) -> Frozen {
+    processes.iter().for_each(|pid| signal(*pid, Signal::STOP));
+    Frozen { processes }
 }
 
 /// The end of a command that was begun, with what it said before: its progress, and its answer.
@@ -504,13 +483,34 @@ impl Serial {
                 self.seen.drain(..at + text.len());
                 return;
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            assert!(wait_readable(self.channel.as_fd(), left).expect("polled"), "no {text:?} in {:?}", self.seen);
-            match self.channel.receive() {
-                Ok((VmmAnswer::Serial(bytes), _)) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
-                other => panic!("{other:?} before {text:?} in {:?}", self.seen),
-            }
+            self.hear(deadline, text);
         }
+    }
+
+    fn hear(&mut self, deadline: Instant, text: &str) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        assert!(wait_readable(self.channel.as_fd(), left).expect("polled"), "no {text:?} in {:?}", self.seen);
+        match self.channel.receive() {
+            Ok((VmmAnswer::Serial(bytes), _)) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
+            other => panic!("{other:?} before {text:?} in {:?}", self.seen),
+        }
+    }
+
+    /// Waits until the guest has verified all its memory once, from now on, and gives what it says of it.
+    pub(crate) fn audit(&mut self) -> String {
+        static AUDITS: AtomicU32 = AtomicU32::new(200);
+        // What the port keeps of earlier output may hold an earlier audit: a word that was never said marks the start.
+        let mark = format!("report_ms {}", AUDITS.fetch_add(1, Ordering::Relaxed));
+        self.type_line(&mark);
+        self.wait_for(&format!("witness: ok {mark}"));
+        self.type_line("v");
+        self.wait_for("witness: audit ");
+        let deadline = Instant::now() + BOUND;
+        while !self.seen.contains('\n') {
+            self.hear(deadline, "the end of a line");
+        }
+        let end = self.seen.find('\n').unwrap_or(self.seen.len());
+        self.seen.drain(..end).collect()
     }
 
     /// Types a line.

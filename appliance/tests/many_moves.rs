@@ -1,0 +1,157 @@
+//! Moves by the tens between two hosts of this machine, several VMs at once, and then a look at what is left over.
+
+mod world;
+
+use godwit::api::host::{HostAnswer, VmState};
+use model::receipt::Verdict;
+use world::command::Command;
+use world::{Cable, Datastore, Host, freeze_all, line, wait};
+
+/// Moves of each VM.
+const MOVES: usize = 8;
+
+/// A VM that is moved.
+struct Vm {
+    name: &'static str,
+    cpus: u8,
+    verify: &'static str,
+    paused: bool,
+}
+
+const VMS: [Vm; 4] = [
+    Vm { name: "one", cpus: 1, verify: "audit", paused: false },
+    Vm { name: "two", cpus: 2, verify: "full", paused: false },
+    Vm { name: "eight", cpus: 8, verify: "audit", paused: false },
+    Vm { name: "paused", cpus: 1, verify: "transfer", paused: true },
+];
+
+impl Vm {
+    fn state(&self) -> VmState {
+        if self.paused { VmState::Paused } else { VmState::Running }
+    }
+}
+
+/// Two hosts that know each other.
+fn hosts(datastore: &Datastore, cable: &Cable) -> [Host; 2] {
+    let hosts = [0, 1].map(|end| Host::boot_at(datastore, cable, end));
+    for (host, other) in [(&hosts[0], "host-b"), (&hosts[1], "host-a")] {
+        wait("the hosts know each other", || line(&host.ask("host list").1).contains(other));
+    }
+    hosts
+}
+
+fn done(host: &Host, typed: &str) {
+    let (status, answer) = host.ask(typed);
+    assert_eq!(status, 0, "{typed}: {}", line(&answer));
+}
+
+#[test]
+fn thirty_two_moves_of_four_vms_at_once_lose_no_page_and_leave_nothing_over() {
+    let Some(datastore) = Datastore::with_witness("many") else { return };
+    let Some(cable) = Cable::lay("many") else { return };
+    for Vm { name, cpus, verify, .. } in VMS {
+        // They nap when nothing is due, so that twelve vCPUs leave something of two processors to the hosts.
+        let cmdline = format!("seed={} rate=500 set=8M scan=500 nap=on report_ms=500", name.len());
+        datastore.add(name, cpus, "32 MiB", &cmdline, &format!("verify = \"{verify}\"\nstun_ms_max = 5000"));
+    }
+    let hosts = hosts(&datastore, &cable);
+    // A VM that was started and is gone again: from here on everything that is made once was made.
+    done(&hosts[0], "vm start one");
+    wait("nothing stands in the way", || hosts[0].ask("vm migrate one host-b --check").0 == 0);
+    done(&hosts[0], "vm kill one");
+    wait("it is gone", || hosts[0].state("one") == VmState::Stopped);
+    let before = hosts.each_ref().map(Host::held_at_rest);
+
+    for vm in VMS {
+        done(&hosts[0], &format!("vm start {}", vm.name));
+        hosts[0].serial(vm.name).wait_for("witness: ready");
+        if vm.paused {
+            done(&hosts[0], &format!("vm pause {}", vm.name));
+        }
+    }
+    for round in 0..MOVES {
+        let (from, to, name) =
+            if round % 2 == 0 { (&hosts[0], &hosts[1], "host-b") } else { (&hosts[1], &hosts[0], "host-a") };
+        let moves = VMS.map(|vm| (Command::typed(from, &format!("vm migrate {} {name}", vm.name)), vm));
+        for (command, vm) in moves {
+            let receipt = match command.end() {
+                HostAnswer::Migrated(receipt) => receipt,
+                other => panic!(
+                    "{} in round {round}: {}\n{}\n{}",
+                    vm.name,
+                    line(&other),
+                    from.log("migrate"),
+                    to.log("migrate")
+                ),
+            };
+            assert_eq!(receipt.verdict, Verdict::Moved, "{receipt:?}");
+            assert_eq!(receipt.audit.done, vm.verify == "audit", "{receipt:?}");
+            assert_eq!(receipt.stun.verify_us > 0, vm.verify == "full", "{:?}", receipt.stun);
+            assert_eq!(receipt.audit.different_pages, 0, "{receipt:?}");
+            // The clock stood still from the state's saving to its restoring, and nothing else was done to it.
+            let step = receipt.clock_step_us.expect("it was measured");
+            assert!(step < 0 && step.unsigned_abs() <= receipt.stun.total_us, "{step} us in {:?}", receipt.stun);
+            assert_eq!(to.state(vm.name), vm.state(), "{} in round {round}", vm.name);
+        }
+    }
+
+    for vm in VMS {
+        if vm.paused {
+            done(&hosts[0], &format!("vm resume {}", vm.name));
+        }
+        let audit = hosts[0].serial(vm.name).audit();
+        println!("{}: {audit}", vm.name);
+        assert!(audit.contains(" bad=0 "), "{}: {audit}", vm.name);
+        let number =
+            |word: &str| audit.split_whitespace().find_map(|part| part.strip_prefix(word)?.parse::<u64>().ok());
+        assert_eq!(number("versions="), number("versions_due="), "{}: a write was lost: {audit}", vm.name);
+    }
+    for vm in VMS {
+        done(&hosts[0], &format!("vm kill {}", vm.name));
+    }
+    for vm in VMS {
+        wait("nobody holds its lease", || hosts.iter().all(|host| host.vm(vm.name).holder.is_none()));
+        assert_eq!(hosts[0].state(vm.name), VmState::Stopped);
+    }
+    for (host, before) in hosts.iter().zip(&before) {
+        host.lets_go_of_all_since(before);
+    }
+    for end in [0, 1] {
+        assert_eq!(cable.links(end), ["mig0"], "no tap is left over");
+    }
+}
+
+#[test]
+fn moves_to_a_host_take_slots_too_and_its_own_move_waits_for_one() {
+    let Some(datastore) = Datastore::with_witness("slots") else { return };
+    let Some(cable) = Cable::lay("slots") else { return };
+    // A veth says that it carries 10 Gbit/s, and that is 8 moves at once.
+    let names: Vec<String> = (1..=8).map(|number| format!("in-{number}")).collect();
+    for name in names.iter().map(String::as_str).chain(["out"]) {
+        datastore.add(name, 1, "16 MiB", "seed=1 start=idle nap=on scan=100 report_ms=0", "stun_ms_max = 5000");
+    }
+    let [a, b] = hosts(&datastore, &cable);
+    done(&a, "vm start out");
+    names.iter().for_each(|name| done(&b, &format!("vm start {name}")));
+    wait("nothing stands in the way", || b.ask("vm migrate in-1 host-a --check").0 == 0);
+    wait("nothing stands in the way", || a.ask("vm migrate out host-b --check").0 == 0);
+    // Their monitors stand still, and so do the moves, with the memory reserved at their destination.
+    let frozen = freeze_all(b.monitor_processes());
+    let moves: Vec<Command> =
+        names.iter().map(|name| Command::typed(&b, &format!("vm migrate {name} host-a"))).collect();
+    let moves: Vec<Command> = moves
+        .into_iter()
+        .map(|mut command| {
+            command.wait_for("reserve");
+            command
+        })
+        .collect();
+    let mut own = Command::typed(&a, "vm migrate out host-b");
+    own.wait_for("queued");
+    frozen.thaw();
+    for command in moves.into_iter().chain([own]) {
+        let answer = command.end();
+        assert!(matches!(answer, HostAnswer::Migrated(_)), "{}", line(&answer));
+    }
+    assert_eq!(b.state("out"), VmState::Running);
+}

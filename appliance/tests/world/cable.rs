@@ -1,0 +1,118 @@
+//! What two hosts have between them: a network namespace for each, and a cable or a switch that joins them.
+
+use std::process::{Command, Stdio};
+
+/// Two network namespaces that are joined. Removed at the end.
+pub(crate) struct Cable {
+    /// The two ends, and where there is one the switch.
+    namespaces: Vec<String>,
+}
+
+impl Cable {
+    /// Lays a cable; none, with the reason on standard error, where this process may not make namespaces.
+    pub(crate) fn lay(name: &str) -> Option<Self> {
+        let cable = Self::namespaces(name, &["a", "b"])?;
+        let [a, b] = &cable.namespaces[..] else { panic!("two ends") };
+        let laid = ip(&["-n", a, "link", "add", "mig0", "type", "veth", "peer", "name", "mig0", "netns", b])
+            && [a, b].iter().all(|end| ip(&["-n", end, "link", "set", "mig0", "up"]));
+        assert!(laid, "a veth pair");
+        Some(cable)
+    }
+
+    /// The same with two switches between the ends, joined by a trunk that carries frames of so many bytes; all else
+    /// carries 9000. (A veth does not drop what its peer is too narrow for, it refuses it.)
+    pub(crate) fn lay_through_switches(name: &str, trunk_mtu: u16) -> Option<Self> {
+        let cable = Self::namespaces(name, &["a", "b", "s"])?;
+        let [a, b, switches] = &cable.namespaces[..] else { panic!("two ends and the switches") };
+        let mtu = trunk_mtu.to_string();
+        let switch = |end: &str| {
+            let (bridge, port, trunk) = (format!("switch-{end}"), format!("port-{end}"), format!("trunk-{end}"));
+            let namespace = if end == "a" { a } else { b };
+            let nic = ["-n", namespace, "link", "add", "mig0", "mtu", "9000", "type", "veth", "peer", "name"];
+            ip(&[&nic[..], &[&port, "mtu", "9000", "netns", switches]].concat())
+                && ip(&["-n", switches, "link", "add", &bridge, "type", "bridge"])
+                && [&port, &trunk]
+                    .iter()
+                    .all(|port| ip(&["-n", switches, "link", "set", port, "master", &bridge, "up"]))
+                && ip(&["-n", switches, "link", "set", &bridge, "up"])
+                && ip(&["-n", namespace, "link", "set", "mig0", "up"])
+        };
+        let trunk = ["-n", switches, "link", "add", "trunk-a", "mtu", &mtu, "type", "veth", "peer", "name", "trunk-b"];
+        if !ip(&[&trunk[..], &["mtu", &mtu]].concat()) || !["a", "b"].into_iter().all(switch) {
+            eprintln!("skipped: no bridge can be made");
+            return None;
+        }
+        Some(cable)
+    }
+
+    fn namespaces(name: &str, ends: &[&str]) -> Option<Self> {
+        let mut cable = Self { namespaces: Vec::new() };
+        for end in ends {
+            let namespace = format!("gw-{name}-{end}-{}", std::process::id());
+            if !ip(&["netns", "add", &namespace]) || !ip(&["-n", &namespace, "link", "set", "lo", "up"]) {
+                eprintln!("skipped: no network namespace can be made (root is needed, and iproute2)");
+                return None;
+            }
+            cable.namespaces.push(namespace);
+        }
+        Some(cable)
+    }
+
+    /// The namespace of one end.
+    pub(crate) fn namespace(&self, end: usize) -> &str {
+        &self.namespaces[end]
+    }
+
+    /// Lets the switch carry so much, as tc(8) writes it (the NICs' own queues are passed by); false, with the reason on
+    /// standard error, where the kernel cannot.
+    pub(crate) fn carries(&self, rate: &str) -> bool {
+        let shaped = ["port-a", "port-b"].iter().all(|port| {
+            let tc = ["-n", &self.namespaces[2], "qdisc", "replace", "dev", port, "root", "tbf", "rate", rate];
+            let status = Command::new("tc").args(tc).args(["burst", "128kb", "latency", "50ms"]).status();
+            status.is_ok_and(|status| status.success())
+        });
+        if !shaped {
+            eprintln!("skipped: no link can be made slow here (tc and the kernel's tbf are needed)");
+        }
+        shaped
+    }
+
+    /// The links of one end, besides its loopback.
+    pub(crate) fn links(&self, end: usize) -> Vec<String> {
+        let listed = Command::new("ip").args(["-n", &self.namespaces[end], "-br", "link"]).output().expect("ip runs");
+        let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+        let names = text.lines().filter_map(|line| line.split([' ', '@']).next()).map(str::to_owned);
+        names.filter(|name| name != "lo").collect()
+    }
+
+    /// Sets what one end's NIC carries.
+    pub(crate) fn set_mtu(&self, end: usize, mtu: u16) {
+        assert!(ip(&["-n", &self.namespaces[end], "link", "set", "mig0", "mtu", &mtu.to_string()]));
+    }
+
+    /// Gives the NIC at one end another name, and so to a host that looks for a NIC of either name one that appeared.
+    pub(crate) fn rename(&self, end: usize, from: &str, to: &str) {
+        let namespace = &self.namespaces[end];
+        assert!(ip(&["-n", namespace, "link", "set", from, "down"]));
+        assert!(ip(&["-n", namespace, "link", "set", from, "name", to]));
+        assert!(ip(&["-n", namespace, "link", "set", to, "up"]));
+    }
+
+    /// Pulls the cable out, or plugs it in again.
+    pub(crate) fn plugged(&self, plugged: bool) {
+        let state = if plugged { "up" } else { "down" };
+        assert!(ip(&["-n", &self.namespaces[0], "link", "set", "mig0", state]));
+    }
+}
+
+impl Drop for Cable {
+    fn drop(&mut self) {
+        for namespace in &self.namespaces {
+            ip(&["netns", "delete", namespace]);
+        }
+    }
+}
+
+fn ip(arguments: &[&str]) -> bool {
+    Command::new("ip").args(arguments).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+}

@@ -1,0 +1,65 @@
+//! A command that was typed and has not ended: a move, as far as it is told.
+
+use std::time::Instant;
+
+use godwit::api::channel::{Channel, wait_readable};
+use godwit::api::host::{HostAnswer, HostRequest};
+use rustix::fd::AsFd;
+
+use super::{BOUND, Host, line};
+
+/// The console on which it was typed.
+pub(crate) struct Command {
+    channel: Channel<HostRequest, HostAnswer>,
+    ended: Option<HostAnswer>,
+}
+
+impl Command {
+    /// Types it.
+    pub(crate) fn typed(host: &Host, text: &str) -> Self {
+        Self { channel: host.begin(text), ended: None }
+    }
+
+    fn hear(&mut self, until: Instant, what: &str) -> Option<String> {
+        let left = until.saturating_duration_since(Instant::now());
+        assert!(wait_readable(self.channel.as_fd(), left).expect("polled"), "{what}: not within {BOUND:?}");
+        match self.channel.receive().expect("the control plane answers") {
+            (HostAnswer::Progress { doing, .. }, _) => Some(doing),
+            (answer, _) => {
+                self.ended = Some(answer);
+                None
+            }
+        }
+    }
+
+    /// Waits until the move is in a phase.
+    pub(crate) fn wait_for(&mut self, phase: &str) {
+        let until = Instant::now() + BOUND;
+        let mut passed = Vec::new();
+        while self.ended.is_none() {
+            match self.hear(until, phase) {
+                Some(doing) if doing.starts_with(phase) => return,
+                Some(doing) => passed.push(doing),
+                None => {}
+            }
+        }
+        let end = self.ended.as_ref().map(line).unwrap_or_default();
+        panic!("it ended before {phase}, after {passed:?}: {end}");
+    }
+
+    /// Presses Ctrl-C.
+    pub(crate) fn press_ctrl_c(&self) {
+        self.channel.send(&HostRequest::Cancel, &[]).expect("it is heard");
+    }
+
+    /// Waits for its end, and gives the answer.
+    pub(crate) fn end(mut self) -> HostAnswer {
+        let until = Instant::now() + BOUND;
+        loop {
+            if let Some(answer) = self.ended.take() {
+                return answer;
+            }
+            self.hear(until, "the end of the command");
+        }
+    }
+}
