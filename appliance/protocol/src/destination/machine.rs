@@ -191,7 +191,7 @@ impl Destination {
             Input::Control(bytes) => self.hear(&bytes),
             Input::LinkDown { cause } => self.lose(cause),
             Input::GuestGone { cause } => {
-                let hint = self.cx.vm_name().map_or_else(String::new, |vm| format!("log show vmm-{vm}"));
+                let hint = self.cx.vm_name().map_or_else(String::new, |vm| format!("log show vmm; vm start {vm}"));
                 self.step(Event::GuestGone(Reason::new(cause, hint)));
             }
             Input::Cancel => self.step(Event::Cancel),
