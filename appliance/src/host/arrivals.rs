@@ -18,6 +18,7 @@ use crate::host::born::{self, Born};
 use crate::host::control_plane::ControlPlane;
 use crate::host::located::{Located, locate};
 use crate::host::moves::shown;
+use crate::host::reap::{self, GONE_BOUND};
 use crate::host::record::MovingIn;
 use crate::host::running::Running;
 use crate::host::settling::{ENGINE_DIED, go_on};
@@ -142,7 +143,7 @@ fn follow(
             (Ok(_), _) => {}
             (Err(_), _) => match arriving.take() {
                 Some(born) => {
-                    let settled = settle_by_lease(plane, located, born, moving_in(incoming), ENGINE_DIED, disks_open);
+                    let settled = settle_by_lease(plane, born, moving_in(incoming), ENGINE_DIED, disks_open);
                     return settled.map(|state| (state, None));
                 }
                 None => return Ok(("moved", None)),
@@ -160,45 +161,92 @@ fn settle_in(plane: &Arc<ControlPlane>, paused: bool, born: Born, epoch: u64) {
     ends::watch(plane, born);
 }
 
+/// Why a VM that was moving in does not run here.
+struct NotHere {
+    why: String,
+    /// Its lease is this host's, or may be: it is to be given up, so that the VM can be started again.
+    may_hold: bool,
+}
+
 /// The migration engine, or the control plane itself, died while a VM was moving in (`died` says which). Whether the move
 /// had been committed is what the lease says: nothing is decided here, only read, because the source wins the epoch where
 /// the destination had not. A VM that is this host's has its whole state here (the commit comes after it), so it goes on.
+/// One that does not has no monitor here when this returns.
 fn settle_by_lease(
     plane: &Arc<ControlPlane>,
-    located: &Located,
     born: Born,
     moving_in: MovingIn,
     died: &str,
     disks_open: bool,
 ) -> Result<&'static str, String> {
+    let running = Arc::clone(&born.running);
+    ask_lease(plane, born, moving_in, disks_open).map_err(|NotHere { why, may_hold }| {
+        running.monitor.kill();
+        if may_hold {
+            let vm = &running.vm;
+            // Another host may have the lease only when nothing writes here any more; the claim on the VM lasts till then.
+            reap::wait_gone(&vm.vm, &running.monitor, GONE_BOUND, |what| plane.vms.waits_for(&vm.vm, Some(what)));
+            plane.owed.add(vm);
+        }
+        if why.is_empty() { died.to_owned() } else { format!("{died}; {why}") }
+    })
+}
+
+fn ask_lease(
+    plane: &Arc<ControlPlane>,
+    born: Born,
+    moving_in: MovingIn,
+    disks_open: bool,
+) -> Result<&'static str, NotHere> {
     let MovingIn { id, source_epoch, paused } = moving_in;
     // Without the state nothing was committed, and nothing ever will be: the engine commits after the state is restored.
     if life(&born.running) == Some(VmmLife::Built) {
-        return Err(died.to_owned());
+        return Err(NotHere { why: String::new(), may_hold: false });
     }
+    let mut why = "its lease does not tell whose it is".to_owned();
     let deadline = Instant::now() + Duration::from_millis(limits::LEASE_EXPIRY_MS * 2);
     while Instant::now() < deadline {
-        match plane.leases.holder(&located.vm()) {
+        match plane.leases.holder(&born.running.vm) {
             Ok(Some(holder)) if holder.own => {
                 // A guest that runs has its disks; the engine let it run before it died.
-                if !disks_open && life(&born.running) != Some(VmmLife::Running) {
-                    let opened =
-                        born::attach_disks(located, &born.running).and_then(|()| plane.open_taps(&born.running));
-                    opened.map_err(|reason| format!("{died}; the VM is this host's, but {}", reason.cause))?;
+                let opened = if disks_open || life(&born.running) == Some(VmmLife::Running) {
+                    Ok(())
+                } else {
+                    open(plane, &born.running)
+                };
+                match opened {
+                    Ok(()) => {
+                        let own = |why| NotHere { why: format!("the VM is this host's, but {why}"), may_hold: true };
+                        go_on(&born.running, paused).map_err(own)?;
+                        plane.announce(&born.running);
+                        settle_in(plane, paused, born, holder.epoch);
+                        tell_disks_open(plane, id);
+                        return Ok("moved");
+                    }
+                    // This is the only copy, and a datastore that is only being mounted will have its disks.
+                    Err(cause) => why = format!("the VM is this host's, but {cause}"),
                 }
-                go_on(&born.running, paused).map_err(|why| format!("{died}; the VM is this host's, but {why}"))?;
-                plane.announce(&born.running);
-                settle_in(plane, paused, born, holder.epoch);
-                tell_disks_open(plane, id);
-                return Ok("moved");
             }
-            Ok(Some(holder)) if holder.epoch > source_epoch || !holder.alive => break,
-            Ok(None) => break,
+            Ok(Some(holder)) if holder.epoch > source_epoch || !holder.alive => {
+                return Err(NotHere { why: String::new(), may_hold: false });
+            }
+            Ok(None) => return Err(NotHere { why: String::new(), may_hold: false }),
             // The source has yet to win its epoch, or the datastore to answer.
-            Ok(Some(_)) | Err(_) => std::thread::sleep(Duration::from_secs(1)),
+            Ok(Some(_)) | Err(_) => {}
         }
+        std::thread::sleep(Duration::from_secs(1));
     }
-    Err(died.to_owned())
+    Err(NotHere { why, may_hold: true })
+}
+
+/// Opens the disks and taps of a VM that is this host's.
+fn open(plane: &ControlPlane, running: &Running) -> Result<(), String> {
+    let vm = &running.vm;
+    let datastore = plane.datastores.get(&vm.datastore);
+    let datastore = datastore.ok_or_else(|| format!("datastore {} is not configured here any more", vm.datastore))?;
+    let located = Located { name: vm.vm.clone(), datastore, config_text: running.config_text.clone() };
+    let opened = born::attach_disks(&located, running).and_then(|()| plane.open_taps(running));
+    opened.map_err(|reason| reason.cause)
 }
 
 /// An engine that lives still waits for the disks, and then goes on to the audit; it may not be reached at once.
@@ -229,16 +277,10 @@ pub fn adopt(plane: &Arc<ControlPlane>, running: Arc<Running>, moving_in: Moving
     let (plane, name) = (Arc::clone(plane), running.vm.vm.clone());
     let settling = move || {
         let what = format!("VM {name} cannot come to {}", plane.name());
-        let born = Born::adopted(Arc::clone(&running));
+        let born = Born::adopted(running);
         let Ok(_claimed) = Claimed::new(&plane, &name, &what) else { return };
-        let located = locate(&plane, &name, &what).map_err(|refusal| refusal.to_string());
-        let settled = located.and_then(|located| {
-            let located = Located { config_text: running.config_text.clone(), ..located };
-            settle_by_lease(&plane, &located, born, moving_in, DIED, false)
-        });
-        if let Err(why) = settled {
+        if let Err(why) = settle_by_lease(&plane, born, moving_in, DIED, false) {
             log::error!("VM {name} was moving in and does not run here: {why}");
-            running.monitor.kill();
         }
     };
     if let Err(error) = std::thread::Builder::new().name("settle".to_owned()).spawn(settling) {
@@ -284,4 +326,78 @@ fn prepare<'a>(plane: &'a Arc<ControlPlane>, incoming: &Incoming) -> Result<Prep
     let born = Born::of_spec(plane, &located, &config, vm.spec.clone(), 0).map_err(|reason| vec![reason])?;
     record::write_moving_in(&plane.run_dir, &born.running, moving_in(incoming));
     Ok(Prepared { located, built: Some((claimed, born)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::api::lease::{Holder, LeaseAnswer, LeaseRequest};
+    use crate::api::vmm::VmmStatus;
+    use crate::host::control_plane::stand_in::Place;
+    use crate::host::monitor::stand_in::StandIn;
+
+    const MOVE: MovingIn = MovingIn { id: 1, source_epoch: 1, paused: false };
+
+    fn web() -> VmName {
+        "web".parse().expect("valid")
+    }
+
+    /// The lease came to this host.
+    fn is_own(request: &LeaseRequest) -> LeaseAnswer {
+        let (host, name) = ([1; 16], "host-a".parse().expect("valid"));
+        let own = Holder { host, name, generation: 1, epoch: 2, alive: true, own: true };
+        match request {
+            LeaseRequest::Query(_) => LeaseAnswer::Holder(Some(own)),
+            _ => LeaseAnswer::Failed("the datastore does not answer".to_owned()),
+        }
+    }
+
+    /// A monitor whose VM has its state and does not run, and what it answers when it is to run.
+    fn arrived(resumed: fn() -> VmmAnswer) -> StandIn {
+        let monitor = StandIn::start(&web());
+        monitor.answers(move |request| match request {
+            VmmRequest::Status => Some(VmmAnswer::Status(VmmStatus { life: VmmLife::Paused, cpu_us: 0 })),
+            VmmRequest::AttachDisk { .. } => Some(VmmAnswer::Done),
+            VmmRequest::Resume => Some(resumed()),
+            _ => None,
+        });
+        monitor
+    }
+
+    #[test]
+    fn a_vm_that_is_this_hosts_waits_for_its_datastore_after_a_restart_of_the_control_plane() {
+        let (asked, asks) = channel();
+        let place = Place::without_datastore("arrival-waits", move |request| {
+            // The test may be over.
+            let _ = asked.send(());
+            is_own(request)
+        });
+        let monitor = arrived(|| VmmAnswer::Done);
+        let running = monitor.running_with("[[disk]]\nfile = \"disk.img\"\n");
+        adopt(&place.plane, Arc::clone(&running), MOVE);
+        // Asked again, because the disk cannot be opened yet; or not at all.
+        place.wait("the lease is asked", || asks.try_recv().is_ok() || running.monitor.is_gone());
+        place.wait("the lease is asked again", || asks.try_recv().is_ok() || running.monitor.is_gone());
+        place.write("vms/web/vm.toml", "");
+        place.write("vms/web/disk.img", &"0".repeat(4096));
+        let runs = || place.plane.vms.state(&web()) == Some(VmState::Running);
+        place.wait("it goes on or ends", || runs() || running.monitor.is_gone());
+        assert_eq!(place.plane.vms.state(&web()), Some(VmState::Running));
+        assert_eq!(place.plane.owed.all(), []);
+    }
+
+    #[test]
+    fn the_lease_of_a_vm_that_came_here_and_does_not_go_on_is_given_up() {
+        let place = Place::without_datastore("arrival-owed", is_own);
+        place.write("vms/web/vm.toml", "");
+        place.wait("the datastore is there", || place.plane.datastores.all()[0].available());
+        let monitor = arrived(|| VmmAnswer::Failed("it cannot".to_owned()));
+        let running = monitor.running();
+        adopt(&place.plane, Arc::clone(&running), MOVE);
+        place.wait("its monitor ends", || running.monitor.is_gone());
+        place.wait("nothing of it is here", || place.plane.vms.state(&web()).is_none());
+        assert_eq!(place.plane.owed.all(), [running.vm.clone()]);
+    }
 }

@@ -220,3 +220,76 @@ fn memory_line(name: &str) -> Bytes {
     let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
     Bytes(kib.unwrap_or(0) * 1024)
 }
+
+/// A control plane in a test of what it does, with a folder of its own and no other role but what the test says.
+#[cfg(test)]
+pub(super) mod stand_in {
+    use std::path::PathBuf;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::api::channel::Listener;
+    use crate::api::lease::{LeaseAnswer, LeaseRequest};
+    use crate::host::role;
+
+    /// A control plane, and its folder, which is removed at the end.
+    pub(crate) struct Place {
+        pub(crate) plane: Arc<ControlPlane>,
+        folder: PathBuf,
+    }
+
+    impl Place {
+        /// One whose datastore is not there before the first [`Place::write`], and whose lease role answers so.
+        pub(crate) fn without_datastore(
+            name: &str,
+            lease: impl Fn(&LeaseRequest) -> LeaseAnswer + Send + 'static,
+        ) -> Self {
+            let folder = std::env::temp_dir().join(format!("godwit-{name}-{}", std::process::id()));
+            for made in ["config", "vm"] {
+                std::fs::create_dir_all(folder.join(made)).expect("made");
+            }
+            let data = folder.join("data");
+            let config = format!(
+                "hostname = \"host-a\"\n[datastore.lab]\nkind = \"directory\"\npath = \"{}\"\n",
+                data.display()
+            );
+            std::fs::write(folder.join("config/host.toml"), config).expect("written");
+            std::fs::write(folder.join("identity"), "01".repeat(16)).expect("written");
+            let run_dir = RunDir::at(&folder);
+            let listener = Listener::bind(&run_dir.socket("lease")).expect("bound");
+            // Ends with the process of the test.
+            std::thread::spawn(move || {
+                while let Ok(channel) = listener.accept::<LeaseAnswer, LeaseRequest>() {
+                    if let Ok((request, _)) = channel.receive() {
+                        // Who asked may have gone.
+                        let _ = channel.send(&lease(&request), &[]);
+                    }
+                }
+            });
+            Self { plane: Arc::new(role::plane(&run_dir).expect("made")), folder }
+        }
+
+        /// Puts a file on the datastore.
+        pub(crate) fn write(&self, path: &str, text: &str) {
+            let path = self.folder.join("data").join(path);
+            std::fs::create_dir_all(path.parent().expect("below the datastore")).expect("made");
+            std::fs::write(path, text).expect("written");
+        }
+
+        /// Waits until something holds.
+        pub(crate) fn wait(&self, what: &str, mut holds: impl FnMut() -> bool) {
+            let deadline = Instant::now() + Duration::from_secs(120);
+            while !holds() {
+                assert!(Instant::now() < deadline, "{what}: not within two minutes");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
+    }
+}

@@ -232,7 +232,7 @@ pub(super) mod stand_in {
         vm: VmName,
         process: Child,
         folder: PathBuf,
-        listener: Listener,
+        listener: Arc<Listener>,
     }
 
     impl StandIn {
@@ -240,7 +240,7 @@ pub(super) mod stand_in {
             let process = Command::new("sleep").arg("600").spawn().expect("started");
             let folder = std::env::temp_dir().join(format!("godwit-monitor-{}", process.id()));
             std::fs::create_dir_all(&folder).expect("made");
-            let listener = Listener::bind(&folder.join("control.sock")).expect("bound");
+            let listener = Arc::new(Listener::bind(&folder.join("control.sock")).expect("bound"));
             Self { vm: vm.clone(), process, folder, listener }
         }
 
@@ -260,7 +260,12 @@ pub(super) mod stand_in {
         }
 
         pub(crate) fn running(&self) -> Arc<Running> {
-            let text = format!("[vm]\nname = \"{}\"\ncpus = 1\nmemory = \"64 MiB\"\n[boot]\nkernel = \"x\"\n", self.vm);
+            self.running_with("")
+        }
+
+        /// The same with more in its vm.toml.
+        pub(crate) fn running_with(&self, more: &str) -> Arc<Running> {
+            let text = format!("[vm]\nname = \"{}\"\ncpus = 1\nmemory = \"64 MiB\"\n[boot]\nkernel = \"x\"\n{more}", self.vm);
             let config = VmConfig::parse("vm.toml", &text).expect("valid");
             let spec = vmm::machine::spec::MachineSpec {
                 cpus: config.cpus,
@@ -277,6 +282,24 @@ pub(super) mod stand_in {
         /// The next connection to the socket.
         pub(crate) fn accept(&self) -> Channel<VmmAnswer, VmmRequest> {
             self.listener.accept().expect("connected")
+        }
+
+        /// Answers every connection from now on; what gets no answer waits. Ends with the process of the test.
+        pub(crate) fn answers(&self, answer: impl Fn(&VmmRequest) -> Option<VmmAnswer> + Send + Sync + 'static) {
+            let (listener, answer) = (Arc::clone(&self.listener), Arc::new(answer));
+            std::thread::spawn(move || {
+                while let Ok(channel) = listener.accept::<VmmAnswer, VmmRequest>() {
+                    let answer = Arc::clone(&answer);
+                    std::thread::spawn(move || {
+                        while let Ok((request, _)) = channel.receive() {
+                            let answered = answer(&request).map_or(Ok(()), |answer| channel.send(&answer, &[]));
+                            if answered.is_err() {
+                                return;
+                            }
+                        }
+                    });
+                }
+            });
         }
     }
 

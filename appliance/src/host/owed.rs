@@ -33,7 +33,7 @@ impl Owed {
         self.lock().remove(vm);
     }
 
-    fn all(&self) -> Vec<VmOnDatastore> {
+    pub(super) fn all(&self) -> Vec<VmOnDatastore> {
         self.lock().keys().cloned().collect()
     }
 

@@ -67,7 +67,7 @@ fn spawn(
     std::thread::Builder::new().name(name.to_owned()).spawn(move || work(&plane)).map(|_| ())
 }
 
-fn plane(run_dir: &RunDir) -> io::Result<ControlPlane> {
+pub(super) fn plane(run_dir: &RunDir) -> io::Result<ControlPlane> {
     let identity = std::fs::read_to_string(run_dir.path().join("identity"))?;
     let identity = bytes_of_hex(identity.trim()).and_then(|bytes| bytes.try_into().ok());
     let configuration = configuration::of_this_host(run_dir, None);
