@@ -1,7 +1,7 @@
 //! What the parts of the control plane share: the configuration, the datastores, the hosts, the VMs, the other roles.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use model::config_tree::nearest;
 use model::cpu_report::CpuReport;
@@ -57,6 +57,10 @@ pub struct ControlPlane {
     pub owed: Owed,
     /// It is being shut down: nothing begins any more.
     pub(super) ending: AtomicBool,
+    /// It gives its leases on the datastores up: none is asked for any more.
+    pub(super) leaving: AtomicBool,
+    /// Held, shared, while a lease on a datastore is asked for.
+    pub(super) asking: RwLock<()>,
 }
 
 impl ControlPlane {

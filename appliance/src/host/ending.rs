@@ -24,6 +24,8 @@ use crate::sigterm;
 const LOOK: Duration = Duration::from_millis(200);
 /// Pause before a VM, or the engine, that did not obey is told again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long a lease that is being asked for is waited for before all are given up.
+const ASKING_BOUND: Duration = Duration::from_secs(3);
 
 impl ControlPlane {
     /// Ends this host in order: `init` stops the roles, and this one its VMs before. From now on nothing begins here.
@@ -82,13 +84,25 @@ pub fn on_sigterm(plane: &Arc<ControlPlane>) {
     give_moves_up(plane);
     shut_guests_down(plane);
     kill_the_rest(plane);
+    give_leases_up(plane);
+    std::process::exit(0);
+}
+
+/// Gives the leases of this host itself up. Only now, and not as soon as the host ends: as long as guests are being shut
+/// down here, a lease role that is restarted has to be asked for them again.
+fn give_leases_up(plane: &ControlPlane) {
+    plane.leaving.store(true, Ordering::SeqCst);
+    // One that is being asked for is answered at once where it is held, and must not come after the close.
+    let deadline = Instant::now() + ASKING_BOUND;
+    while plane.asking.try_write().is_err() && Instant::now() < deadline {
+        std::thread::sleep(LOOK);
+    }
     for datastore in plane.datastores.all() {
         let closed = plane.leases.ask(&LeaseRequest::Close(datastore.name().clone()), &[]);
         if let Err(failure) = closed {
             log::warn!("lease on datastore {}: {failure}", datastore.name());
         }
     }
-    std::process::exit(0);
 }
 
 /// Remembers when each was last told something, so that it is told again only after a while.
@@ -188,7 +202,33 @@ fn kill_the_rest(plane: &Arc<ControlPlane>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::channel;
+
     use super::*;
+    use crate::api::lease::LeaseAnswer;
+    use crate::host::control_plane::stand_in::Place;
+    use crate::host::host_lease;
+
+    #[test]
+    fn a_host_that_gave_its_lease_up_does_not_ask_for_it_again() {
+        let (asked, asks) = channel();
+        let place = Place::without_datastore("ending-leases", move |request| {
+            // The test may be over.
+            let _ = asked.send(request.clone());
+            LeaseAnswer::Done
+        });
+        place.write("vms/web/vm.toml", "");
+        let bound = Duration::from_secs(60);
+        let (plane, (ended, ends)) = (Arc::clone(&place.plane), channel());
+        std::thread::spawn(move || {
+            host_lease::keep(&plane, &plane.datastores.all()[0]);
+            ended.send(()).expect("heard");
+        });
+        assert!(matches!(asks.recv_timeout(bound), Ok(LeaseRequest::Open { .. })), "it is asked for at first");
+        give_leases_up(&place.plane);
+        ends.recv_timeout(bound).expect("nothing is kept any more");
+        assert!(matches!(asks.try_iter().last(), Some(LeaseRequest::Close(_))), "the last word is that it is given up");
+    }
 
     #[test]
     fn the_order_to_end_a_host_says_which_moves_are_given_up() {

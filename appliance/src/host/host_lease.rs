@@ -2,7 +2,8 @@
 //! that is to start, and heard of when they are lost.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use model::limits;
@@ -36,10 +37,15 @@ pub enum Waited {
     GivenUp,
 }
 
-/// Lets the lease role hold a host lease on a datastore whenever it is there, for ever.
+/// Lets the lease role hold a host lease on a datastore whenever it is there, until this host gives its leases up: one
+/// that was given up and asked for again would have to expire before the next boot of this host gets it.
 pub fn keep(plane: &ControlPlane, datastore: &Datastore) {
     let mut told = None;
     loop {
+        let asking = plane.asking.read().unwrap_or_else(PoisonError::into_inner);
+        if plane.leaving.load(Ordering::SeqCst) {
+            return;
+        }
         if datastore.available() {
             let trouble = open(plane, datastore).err();
             if let Some(trouble) = trouble.as_ref().filter(|trouble| told.as_ref() != Some(*trouble)) {
@@ -47,6 +53,7 @@ pub fn keep(plane: &ControlPlane, datastore: &Datastore) {
             }
             told = trouble;
         }
+        drop(asking);
         std::thread::sleep(KEEP);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use crate::api::channel::Listener;
@@ -85,6 +85,8 @@ pub(super) fn plane(run_dir: &RunDir) -> io::Result<ControlPlane> {
         moves: Moves::default(),
         owed: Owed::default(),
         ending: AtomicBool::new(false),
+        leaving: AtomicBool::new(false),
+        asking: RwLock::new(()),
         run_dir: run_dir.clone(),
         configuration,
     })
