@@ -14,6 +14,7 @@ use crate::api::paths::RunDir;
 use crate::configuration::Configuration;
 use crate::datastore::Datastores;
 use crate::host::discovery::{HostRecord, Hosts, MigrationRecord};
+use crate::host::ends::Unwatched;
 use crate::host::engine::Engine;
 use crate::host::leases::Leases;
 use crate::host::moves::Moves;
@@ -55,6 +56,8 @@ pub struct ControlPlane {
     pub moves: Moves,
     /// Leases that it may hold of VMs that it does not run.
     pub owed: Owed,
+    /// VMs that nobody watches yet.
+    pub unwatched: Unwatched,
     /// It is being shut down: nothing begins any more.
     pub(super) ending: AtomicBool,
     /// It gives its leases on the datastores up: none is asked for any more.

@@ -1,19 +1,24 @@
 //! What follows when a guest ends, or its monitor does: each VM that runs here has a thread that watches for it.
 
+use std::io;
 use std::process::Child;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::api::channel::ChannelError;
 use crate::api::vmm::{VmmAnswer, VmmEvent, VmmRequest};
 use crate::host::born::Born;
 use crate::host::caller::Caller;
 use crate::host::control_plane::ControlPlane;
-use crate::host::monitor::MonitorError;
 use crate::host::reap::{self, GONE_BOUND};
 use crate::host::running::Running;
 use crate::host::{owed, record, start};
 
+/// Pause before a monitor that lives and cannot be heard is asked again.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// How a guest, or its monitor, ended.
+#[derive(Debug)]
 enum End {
     Shutdown,
     Reset,
@@ -33,13 +38,56 @@ impl End {
     }
 }
 
+/// VMs whose watcher could not be made, which is tried again.
+#[derive(Debug, Default)]
+pub struct Unwatched {
+    vms: Mutex<Vec<Watched>>,
+}
+
+/// A VM that is to be watched, and its monitor's process where this control plane made it.
+type Watched = (Arc<Running>, Option<Child>);
+
+impl Unwatched {
+    fn lock(&self) -> MutexGuard<'_, Vec<Watched>> {
+        self.vms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Watches a VM whose guest runs, on a thread of its own, until its monitor ends or hands it over.
 pub fn watch(plane: &Arc<ControlPlane>, born: Born) {
-    let (running, child) = born.into_parts();
-    let (plane, vm) = (Arc::clone(plane), running.vm.vm.clone());
-    let watching = move || watch_to_end(&plane, &running, child);
-    if let Err(error) = std::thread::Builder::new().name(format!("watch-{vm}")).spawn(watching) {
-        log::error!("VM {vm} is not watched: {error}");
+    watch_on(plane, born.into_parts(), a_thread);
+}
+
+/// Makes the watchers that could not be made before.
+pub fn watch_again(plane: &Arc<ControlPlane>) {
+    let unwatched = std::mem::take(&mut *plane.unwatched.lock());
+    for watched in unwatched {
+        watch_on(plane, watched, a_thread);
+    }
+}
+
+fn a_thread(name: String, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+    std::thread::Builder::new().name(name).spawn(work).map(|_| ())
+}
+
+fn watch_on(
+    plane: &Arc<ControlPlane>,
+    watched: Watched,
+    thread: impl FnOnce(String, Box<dyn FnOnce() + Send>) -> io::Result<()>,
+) {
+    let vm = watched.0.vm.vm.clone();
+    // Whoever takes it has it: a thread that cannot be made must not take the monitor's process with it.
+    let here = Arc::new(Mutex::new(Some(watched)));
+    let (there, its_plane) = (Arc::clone(&here), Arc::clone(plane));
+    let take = |from: &Mutex<Option<Watched>>| from.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let watching = move || {
+        if let Some((running, child)) = take(&there) {
+            watch_to_end(&its_plane, &running, child);
+        }
+    };
+    if let Err(error) = thread(format!("watch-{vm}"), Box::new(watching)) {
+        log::error!("VM {vm} is not watched yet: {error}");
+        plane.unwatched.lock().extend(take(&here));
     }
 }
 
@@ -69,29 +117,39 @@ fn watch_to_end(plane: &Arc<ControlPlane>, running: &Arc<Running>, child: Option
     }
 }
 
-/// Waits for the first thing that ends a guest, or for the end of its monitor.
+/// Waits for the first thing that ends a guest, or for the end of its monitor. A monitor that cannot be heard while it
+/// lives, because this host is short of descriptors or memory, is asked again: it tells what happened meanwhile.
 fn first_event(running: &Running) -> End {
-    let events = running.monitor.connect().map_err(MonitorError::Spawn).and_then(|events| {
-        events.send(&VmmRequest::Watch, &[])?;
-        Ok(events)
-    });
-    let events = match events {
-        Ok(events) => events,
-        Err(error) => return End::Crash(format!("its monitor ended: {error}")),
-    };
+    let Running { vm, monitor, .. } = running;
+    let mut told = String::new();
     loop {
-        match events.receive() {
-            Ok((VmmAnswer::Event(VmmEvent::Shutdown), _)) => return End::Shutdown,
-            Ok((VmmAnswer::Event(VmmEvent::Reset), _)) => return End::Reset,
-            Ok((VmmAnswer::Event(VmmEvent::TripleFault), _)) => {
-                return End::Crash("its guest crashed with a triple fault".to_owned());
-            }
-            Ok((VmmAnswer::Event(VmmEvent::Failed(why)), _)) => {
-                return End::Crash(format!("its machine failed: {why}"));
-            }
-            Ok(_) => {}
-            Err(ChannelError::Closed) => return End::Silent,
-            Err(error) => return End::Crash(format!("its monitor cannot be heard: {error}")),
+        let why = match hear(running) {
+            Ok(end) => return end,
+            Err(error) => error.to_string(),
+        };
+        match monitor.wait_gone(AGAIN) {
+            Ok(()) => return End::Silent,
+            Err(ChannelError::Timeout(_)) => {}
+            Err(_) => std::thread::sleep(AGAIN),
+        }
+        if why != told {
+            log::warn!("VM {} cannot be watched and is tried again: {why}", vm.vm);
+            told = why;
+        }
+    }
+}
+
+/// The first thing that ends a guest, unless its monitor cannot be heard, or not any more.
+fn hear(running: &Running) -> Result<End, ChannelError> {
+    let events = running.monitor.connect()?;
+    events.send(&VmmRequest::Watch, &[])?;
+    loop {
+        let (VmmAnswer::Event(event), _) = events.receive()? else { continue };
+        match event {
+            VmmEvent::Shutdown => return Ok(End::Shutdown),
+            VmmEvent::Reset => return Ok(End::Reset),
+            VmmEvent::TripleFault => return Ok(End::Crash("its guest crashed with a triple fault".to_owned())),
+            VmmEvent::Failed(why) => return Ok(End::Crash(format!("its machine failed: {why}"))),
         }
     }
 }
@@ -102,5 +160,45 @@ fn restart(plane: &Arc<ControlPlane>, before: &Running) {
     if let Err(refusal) = start::start(plane, name, &Caller::nobody()) {
         log::error!("VM {name} was reset by its guest and did not come up again: {refusal}");
         plane.owed.add(&before.vm);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::host::VmState;
+    use crate::api::lease::LeaseAnswer;
+    use crate::host::control_plane::stand_in::Place;
+    use crate::host::monitor::stand_in::StandIn;
+
+    #[test]
+    fn a_monitor_that_cannot_be_heard_for_a_while_is_not_taken_for_one_that_ended() {
+        let monitor = StandIn::start(&"web".parse().expect("valid"));
+        let running = monitor.running();
+        drop(monitor.accept());
+        monitor.reachable(false);
+        let watching = std::thread::spawn(move || first_event(&running));
+        std::thread::sleep(Duration::from_millis(100));
+        monitor.reachable(true);
+        drop(monitor.accept());
+        let heard = monitor.accept();
+        heard.receive().expect("it is asked again");
+        heard.send(&VmmAnswer::Event(VmmEvent::Shutdown), &[]).expect("heard");
+        let end = watching.join().expect("ended");
+        assert!(matches!(end, End::Shutdown), "{end:?}");
+    }
+
+    #[test]
+    fn a_vm_whose_watcher_could_not_be_made_gets_one_later() {
+        let place = Place::without_datastore("ends-watcher", |_| LeaseAnswer::Done);
+        let web = "web".parse().expect("valid");
+        let monitor = StandIn::start(&web);
+        let running = monitor.running();
+        place.plane.vms.put(&web, Arc::clone(&running), VmState::Running);
+        let fails = |_: String, _: Box<dyn FnOnce() + Send>| Err(io::ErrorKind::WouldBlock.into());
+        watch_on(&place.plane, (Arc::clone(&running), None), fails);
+        watch_again(&place.plane);
+        drop(monitor);
+        place.wait("its end is seen", || place.plane.vms.state(&web).is_none());
     }
 }

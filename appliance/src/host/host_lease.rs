@@ -13,6 +13,7 @@ use crate::api::lease::{LeaseEvent, LeaseRequest};
 use crate::datastore::Datastore;
 use crate::host::caller::Caller;
 use crate::host::control_plane::ControlPlane;
+use crate::host::ends;
 
 /// Pause between two looks at what has to be kept true.
 const KEEP: Duration = Duration::from_secs(1);
@@ -104,10 +105,11 @@ fn trouble(plane: &ControlPlane, datastore: &DatastoreName) -> Option<String> {
     }
 }
 
-/// Lets the lease role guard every VM that runs here, for ever: it may have been restarted.
+/// Lets the lease role guard every VM that runs here, for ever: it may have been restarted. And has each of them watched.
 pub fn keep_guards(plane: &Arc<ControlPlane>) {
     let mut told = BTreeMap::new();
     loop {
+        ends::watch_again(plane);
         let mut troubles = BTreeMap::new();
         for (running, _) in plane.vms.all_running() {
             if let Err(failure) = plane.leases.guard(&running.vm, running.monitor.pidfd()) {

@@ -284,6 +284,13 @@ pub(super) mod stand_in {
             self.listener.accept().expect("connected")
         }
 
+        /// Has its socket found, or not.
+        pub(crate) fn reachable(&self, reachable: bool) {
+            let (socket, away) = (self.folder.join("control.sock"), self.folder.join("away.sock"));
+            let (from, to) = if reachable { (away, socket) } else { (socket, away) };
+            std::fs::rename(from, to).expect("renamed");
+        }
+
         /// Answers every connection from now on; what gets no answer waits. Ends with the process of the test.
         pub(crate) fn answers(&self, answer: impl Fn(&VmmRequest) -> Option<VmmAnswer> + Send + Sync + 'static) {
             let (listener, answer) = (Arc::clone(&self.listener), Arc::new(answer));

@@ -12,6 +12,7 @@ use crate::configuration;
 use crate::datastore::Datastores;
 use crate::host::control_plane::ControlPlane;
 use crate::host::discovery::{self, Hosts, bytes_of_hex};
+use crate::host::ends::Unwatched;
 use crate::host::engine::Engine;
 use crate::host::leases::Leases;
 use crate::host::moves::Moves;
@@ -84,6 +85,7 @@ pub(super) fn plane(run_dir: &RunDir) -> io::Result<ControlPlane> {
         vms: Vms::default(),
         moves: Moves::default(),
         owed: Owed::default(),
+        unwatched: Unwatched::default(),
         ending: AtomicBool::new(false),
         leaving: AtomicBool::new(false),
         asking: RwLock::new(()),
