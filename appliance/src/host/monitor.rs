@@ -17,6 +17,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use crate::api::channel::{Channel, ChannelError, Listener};
 use crate::api::paths::RunDir;
 use crate::api::vmm::{VmmAnswer, VmmRequest, VmmStatus};
+use crate::host::reap;
 
 /// How long a question that only looks is waited for.
 const LOOK_BOUND: Duration = Duration::from_secs(1);
@@ -58,7 +59,7 @@ impl Monitor {
     /// The folder, the memory or the process cannot be made.
     pub fn spawn(run_dir: &RunDir, vm: &VmName, memory: Bytes) -> Result<(Self, Child), MonitorError> {
         let folder = run_dir.vm(vm);
-        let spawn = || -> io::Result<(Child, MonitorChannel, OwnedFd)> {
+        let spawn = || -> io::Result<(Unfinished<'_>, MonitorChannel, OwnedFd, OwnedFd)> {
             std::fs::create_dir_all(&folder)?;
             let socket = folder.join("control.sock");
             let listener = Listener::bind(&socket)?;
@@ -69,10 +70,12 @@ impl Monitor {
                 .stdin(Stdio::from(listener.into_socket()))
                 .stdout(Stdio::null())
                 .spawn()?;
-            Ok((child, Channel::connect(&socket)?, guest_memory(vm, memory)?))
+            let pid = child.id();
+            let child = Unfinished { vm, child: Some(child) };
+            Ok((child, Channel::connect(&socket)?, guest_memory(vm, memory)?, pidfd(pid)?))
         };
-        let (child, control, memory) = spawn().map_err(MonitorError::Spawn)?;
-        let pidfd = pidfd(child.id()).map_err(MonitorError::Spawn)?;
+        let (child, control, memory, pidfd) = spawn().map_err(MonitorError::Spawn)?;
+        let child = child.finished().ok_or(MonitorError::Unexpected)?;
         Ok((Self { pid: child.id(), pidfd, folder, memory, control: Mutex::new(control) }, child))
     }
 
@@ -177,6 +180,28 @@ impl Monitor {
             Ok(())
         } else {
             Err(ChannelError::Timeout(bound))
+        }
+    }
+}
+
+/// A monitor process of which nobody knows yet: dropped, it is killed and collected.
+struct Unfinished<'a> {
+    vm: &'a VmName,
+    child: Option<Child>,
+}
+
+impl Unfinished<'_> {
+    fn finished(mut self) -> Option<Child> {
+        self.child.take()
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // The only error is that it ended already.
+            let _ = child.kill();
+            reap::collect(self.vm, child, reap::GONE_BOUND);
         }
     }
 }
@@ -325,6 +350,30 @@ mod tests {
     use super::stand_in::StandIn;
     use super::*;
     use crate::api::vmm::VmmLife;
+
+    /// The processes that this one started from its own program, also those that ended and were not collected.
+    fn children() -> Vec<String> {
+        let own = std::fs::read_to_string("/proc/self/comm").expect("readable");
+        let all = std::fs::read_dir("/proc").expect("/proc").flatten();
+        let stats = all.filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
+        let parent = format!(" {} ", std::process::id());
+        let is_child = |stat: &String| {
+            // proc_pid_stat(5): number, (name), state, parent.
+            let after = stat.split_once(&format!("({}) ", own.trim())).map(|(_, after)| after);
+            after.and_then(|after| after.get(1..)).is_some_and(|after| after.starts_with(&parent))
+        };
+        stats.filter(is_child).collect()
+    }
+
+    #[test]
+    fn a_monitor_that_cannot_be_made_whole_leaves_no_process_behind() {
+        let folder = std::env::temp_dir().join(format!("godwit-unfinished-{}", std::process::id()));
+        // More memory than a file can have: that is found when the process is there already.
+        let made = Monitor::spawn(&RunDir::at(&folder), &"unfinished".parse().expect("valid"), Bytes(u64::MAX));
+        assert!(matches!(made, Err(MonitorError::Spawn(_))), "{made:?}");
+        assert_eq!(children(), Vec::<String>::new());
+        std::fs::remove_dir_all(&folder).expect("removed");
+    }
 
     #[test]
     fn an_answer_that_comes_too_late_is_not_taken_for_that_to_a_later_question() {
