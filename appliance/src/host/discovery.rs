@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use model::cpu_report::CpuReport;
 use model::limits;
-use model::names::HostName;
+use model::names::{DatastoreName, HostName};
 use model::units::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -152,11 +152,12 @@ pub fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {
 pub fn keep(plane: &Arc<ControlPlane>) {
     let mut beat = 0;
     let mut told = Vec::new();
+    let mut bad = BadRecords::default();
     loop {
         beat += 1;
         let record = plane.own_record(beat);
         for datastore in plane.datastores.all().iter().filter(|datastore| datastore.available()) {
-            if let Err(error) = exchange(plane, datastore, &record) {
+            if let Err(error) = exchange(plane, datastore, &record, &mut bad) {
                 log::warn!("discovery on datastore {}: {error}", datastore.name());
             }
         }
@@ -175,29 +176,93 @@ pub fn peers(plane: &ControlPlane) -> ToMigrate {
     ToMigrate::Peers(plane.hosts.peers(plane.name()))
 }
 
-fn exchange(plane: &ControlPlane, datastore: &Datastore, own: &HostRecord) -> Result<(), DatastoreError> {
+/// What is wrong with records, as the log has told it: once, and again when it changes.
+#[derive(Debug, Default)]
+struct BadRecords {
+    told: BTreeMap<(DatastoreName, HostName), String>,
+}
+
+impl BadRecords {
+    /// Whether this is news of a record.
+    fn is_news(&mut self, datastore: &Datastore, host: &HostName, why: &str) -> bool {
+        let before = self.told.insert((datastore.name().clone(), host.clone()), why.to_owned());
+        before.as_deref() != Some(why)
+    }
+
+    fn is_good(&mut self, datastore: &Datastore, host: &HostName) {
+        self.told.remove(&(datastore.name().clone(), host.clone()));
+    }
+}
+
+fn exchange(
+    plane: &ControlPlane,
+    datastore: &Datastore,
+    own: &HostRecord,
+    bad: &mut BadRecords,
+) -> Result<(), DatastoreError> {
     let text = toml::to_string(own).map_err(std::io::Error::other)?;
     datastore.make_folder(&format!("hosts/{}", own.name))?;
     datastore.replace(&format!("hosts/{}/record.toml", own.name), text.as_bytes())?;
     for name in datastore.list("hosts")? {
         let Ok(name) = name.parse::<HostName>() else { continue };
-        let text = match datastore.read_text(&format!("hosts/{name}/record.toml"), RECORD_BYTES_MAX) {
-            Ok(text) => text,
-            Err(error) if error.is_missing() => continue,
-            Err(error) => return Err(error),
-        };
-        match toml::from_str::<HostRecord>(&text) {
-            Ok(record) if record.name == name => plane.hosts.note(record, Instant::now()),
-            Ok(record) => log::warn!("hosts/{name}/record.toml is of host {}", record.name),
-            Err(error) => log::warn!("hosts/{name}/record.toml: {error}"),
+        match read(datastore, &name)? {
+            Ok(record) => {
+                bad.is_good(datastore, &name);
+                if let Some(record) = record {
+                    plane.hosts.note(record, Instant::now());
+                }
+            }
+            // It says nothing of the other hosts.
+            Err(why) if bad.is_news(datastore, &name, &why) => {
+                log::warn!("hosts/{name}/record.toml on datastore {}: {why}", datastore.name());
+            }
+            Err(_) => {}
         }
     }
     Ok(())
 }
 
+/// The record of a host, if there is one, or what is wrong with it.
+///
+/// # Errors
+/// The datastore does not answer.
+fn read(datastore: &Datastore, name: &HostName) -> Result<Result<Option<HostRecord>, String>, DatastoreError> {
+    let text = match datastore.read_text(&format!("hosts/{name}/record.toml"), RECORD_BYTES_MAX) {
+        Ok(text) => text,
+        Err(error) if error.is_missing() => return Ok(Ok(None)),
+        Err(
+            error @ (DatastoreError::NoAnswer(_) | DatastoreError::Hanging(_) | DatastoreError::NotMounted),
+        ) => return Err(error),
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    Ok(match toml::from_str::<HostRecord>(&text) {
+        Ok(record) if record.name == *name => Ok(Some(record)),
+        Ok(record) => Err(format!("it is of host {}", record.name)),
+        Err(error) => Err(error.to_string()),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::lease::LeaseAnswer;
+    use crate::host::control_plane::stand_in::Place;
+
+    #[test]
+    fn a_record_that_cannot_be_read_hides_no_other_host_and_is_told_once() {
+        let place = Place::without_datastore("discovery", |_| LeaseAnswer::Done);
+        place.write("hosts/host-0/record.toml", &"#".repeat(70_000));
+        place.write("hosts/host-b/record.toml", &toml::to_string(&record(1)).expect("written"));
+        let datastore = place.plane.datastores.all().remove(0);
+        place.wait("the datastore is there", || datastore.available());
+        let (own, mut bad) = (place.plane.own_record(1), BadRecords::default());
+        exchange(&place.plane, &datastore, &own, &mut bad).expect("exchanged");
+        let names = place.plane.hosts.names();
+        assert_eq!(names.iter().map(HostName::as_str).collect::<Vec<_>>(), ["host-a", "host-b"]);
+        let (host, why) = ("host-0".parse().expect("valid"), "the file is larger than 65536 bytes");
+        assert!(!bad.is_news(&datastore, &host, why), "it was told");
+        assert!(bad.is_news(&datastore, &host, "the file is not UTF-8 text"));
+    }
 
     fn record(beat: u64) -> HostRecord {
         HostRecord {
