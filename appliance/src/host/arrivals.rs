@@ -10,6 +10,7 @@ use model::diagnosis::Reason;
 use model::limits;
 use model::names::VmName;
 use model::receipt::Receipt;
+use model::units::Bytes;
 
 use crate::api::host::VmState;
 use crate::api::migrate::{FromMigrate, Incoming, MigrationId, ToMigrate};
@@ -22,7 +23,7 @@ use crate::host::reap::{self, GONE_BOUND};
 use crate::host::record::MovingIn;
 use crate::host::running::Running;
 use crate::host::settling::{ENGINE_DIED, go_on};
-use crate::host::vms::Claim;
+use crate::host::vms::{Claim, Unclaimed};
 use crate::host::{checks, ends, facts, receipts, record};
 
 /// What came of a migration to here, in a word for the list, and its receipt where this host has to keep it.
@@ -79,8 +80,13 @@ struct Claimed<'a> {
 }
 
 impl<'a> Claimed<'a> {
-    fn new(plane: &'a ControlPlane, vm: &VmName, what: &str) -> Result<Self, Vec<Reason>> {
-        let claim = plane.vms.claim(vm, VmState::MovingIn, what).map_err(|refusal| refusal.reasons)?;
+    /// `memory` bytes are kept for it, of `most` that all VMs together may have.
+    fn new(plane: &'a ControlPlane, vm: &VmName, what: &str, memory: u64, most: u64) -> Result<Self, Vec<Reason>> {
+        let claim = plane.vms.claim_with(vm, VmState::MovingIn, what, memory, most);
+        let claim = claim.map_err(|unclaimed| match unclaimed {
+            Unclaimed::Busy(busy) => busy.reasons,
+            Unclaimed::Short { free } => vec![checks::too_little_memory(Bytes(memory), Bytes(free))],
+        })?;
         Ok(Self { plane, vm: vm.clone(), claim })
     }
 }
@@ -277,8 +283,10 @@ pub fn adopt(plane: &Arc<ControlPlane>, running: Arc<Running>, moving_in: Moving
     let (plane, name) = (Arc::clone(plane), running.vm.vm.clone());
     let settling = move || {
         let what = format!("VM {name} cannot come to {}", plane.name());
+        // It has its memory already.
+        let memory = running.spec.memory_bytes;
         let born = Born::adopted(running);
-        let Ok(_claimed) = Claimed::new(&plane, &name, &what) else { return };
+        let Ok(_claimed) = Claimed::new(&plane, &name, &what, memory, u64::MAX) else { return };
         if let Err(why) = settle_by_lease(&plane, born, moving_in, DIED, false) {
             log::error!("VM {name} was moving in and does not run here: {why}");
         }
@@ -322,7 +330,7 @@ fn prepare<'a>(plane: &'a Arc<ControlPlane>, incoming: &Incoming) -> Result<Prep
     if incoming.check_only {
         return Ok(Prepared { located, built: None });
     }
-    let claimed = Claimed::new(plane, &vm.name, &what)?;
+    let claimed = Claimed::new(plane, &vm.name, &what, vm.spec.memory_bytes, plane.memory_for_vms().0)?;
     let born = Born::of_spec(plane, &located, &config, vm.spec.clone(), 0).map_err(|reason| vec![reason])?;
     record::write_moving_in(&plane.run_dir, &born.running, moving_in(incoming));
     Ok(Prepared { located, built: Some((claimed, born)) })

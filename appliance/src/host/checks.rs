@@ -3,6 +3,7 @@
 use std::fs::File;
 
 use model::diagnosis::Reason;
+use model::units::Bytes;
 use model::vm_config::VmConfig;
 
 use crate::api::host::Check;
@@ -50,13 +51,18 @@ fn cpu(plane: &ControlPlane, _: &Located, config: &VmConfig) -> Result<String, V
     if missing.is_empty() { Ok(format!("{} is there", config.cpu_baseline)) } else { Err(missing) }
 }
 
-fn memory(plane: &ControlPlane, _: &Located, config: &VmConfig) -> Result<String, Vec<Reason>> {
-    let free = plane.memory_free();
+fn memory(plane: &ControlPlane, located: &Located, config: &VmConfig) -> Result<String, Vec<Reason>> {
+    let free = plane.memory_free_for(&located.name);
     if config.memory <= free {
         return Ok(format!("{} of {free} free", config.memory));
     }
-    let cause = format!("the VM needs {}, this host has {free} free for VMs", config.memory);
-    Err(vec![Reason::new(cause, "stop another VM, give this one less memory, or choose another host: host list")])
+    Err(vec![too_little_memory(config.memory, free)])
+}
+
+/// Why a VM of this size cannot run here.
+pub fn too_little_memory(needs: Bytes, free: Bytes) -> Reason {
+    let cause = format!("the VM needs {needs}, this host has {free} free for VMs");
+    Reason::new(cause, "stop another VM, give this one less memory, or choose another host: host list")
 }
 
 fn port_groups(plane: &ControlPlane, _: &Located, config: &VmConfig) -> Result<String, Vec<Reason>> {

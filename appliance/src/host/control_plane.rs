@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use model::config_tree::nearest;
 use model::cpu_report::CpuReport;
 use model::diagnosis::{Diagnosis, Reason};
-use model::names::{HostName, PortGroupName};
+use model::names::{HostName, PortGroupName, VmName};
 use model::units::Bytes;
 
 use crate::api::migrate::{Own, ToMigrate};
@@ -155,10 +155,19 @@ impl ControlPlane {
         memory_line("MemTotal")
     }
 
-    /// Memory that VMs can still be given: all, less the host's own and what running VMs may come to use.
+    /// Memory that all VMs together may have: all, less the host's own.
+    pub fn memory_for_vms(&self) -> Bytes {
+        Bytes(self.memory().0.saturating_sub(HOST_MEMORY.0))
+    }
+
+    /// Memory that VMs can still be given: what running VMs may come to use is not, nor what is kept for VMs that come.
     pub fn memory_free(&self) -> Bytes {
-        let used: u64 = self.vms.all_running().iter().map(|(running, _)| running.spec.memory_bytes).sum();
-        Bytes(self.memory().0.saturating_sub(HOST_MEMORY.0).saturating_sub(used))
+        Bytes(self.memory_for_vms().0.saturating_sub(self.vms.memory_beside(None)))
+    }
+
+    /// The same for one VM, which may have some or be kept some already.
+    pub fn memory_free_for(&self, vm: &VmName) -> Bytes {
+        Bytes(self.memory_for_vms().0.saturating_sub(self.vms.memory_beside(Some(vm))))
     }
 
     /// What the migration engine has to know first, if this host has a migration NIC.

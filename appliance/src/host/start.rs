@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use model::diagnosis::{Diagnosis, Reason};
 use model::names::VmName;
+use model::units::Bytes;
 use model::vm_config::VmConfig;
 
 use crate::api::host::VmState;
@@ -16,7 +17,7 @@ use crate::host::control_plane::ControlPlane;
 use crate::host::host_lease::Waited;
 use crate::host::located::{Located, locate};
 use crate::host::running::Running;
-use crate::host::vms::Claim;
+use crate::host::vms::{Claim, Unclaimed};
 use crate::host::{checks, ends, host_lease, owed, record};
 
 /// Starts a VM: checks, the host's lease on the datastore, the VM's lease, monitor, machine, kernel, in this order; what
@@ -30,7 +31,7 @@ pub fn start(plane: &Arc<ControlPlane>, name: &VmName, caller: &Caller<'_>) -> R
     caller.progress(&format!("starting {name}"), None);
     let located = locate(plane, name, &what)?;
     let config = located.config(&what)?;
-    let _claim = claim(plane, name, &what, caller)?;
+    let _claim = claim(plane, &located, &config, &what, caller)?;
     let problems = checks::start_problems(plane, &located, &config);
     if !problems.is_empty() {
         return Err(Diagnosis::of(&what, problems));
@@ -50,16 +51,34 @@ pub fn start(plane: &Arc<ControlPlane>, name: &VmName, caller: &Caller<'_>) -> R
     started.map_err(|reason| Diagnosis::of(&what, vec![reason]))
 }
 
-/// Begins to work on the VM, as soon as a lease of an earlier start is given up.
-fn claim<'a>(plane: &'a ControlPlane, name: &VmName, what: &str, caller: &Caller<'_>) -> Result<Claim<'a>, Diagnosis> {
+/// Begins to work on the VM, with its memory, as soon as a lease of an earlier start is given up.
+fn claim<'a>(
+    plane: &'a ControlPlane,
+    located: &Located,
+    config: &VmConfig,
+    what: &str,
+    caller: &Caller<'_>,
+) -> Result<Claim<'a>, Diagnosis> {
+    let name = &located.name;
     while plane.vms.state(name) == Some(VmState::Releasing) {
         caller.progress(&format!("waiting until an earlier lease of {name} is given up"), None);
         if caller.cancelled_within(LOOK) {
             break;
         }
     }
-    let claimed = plane.vms.claim(name, VmState::Starting, what);
-    claimed.map_err(|busy| busy.vm_now(format!("it is on {}, this host", plane.name())))
+    let most = plane.memory_for_vms().0;
+    plane.vms.claim_with(name, VmState::Starting, what, config.memory.0, most).map_err(|unclaimed| match unclaimed {
+        Unclaimed::Busy(busy) => busy.vm_now(format!("it is on {}, this host", plane.name())),
+        Unclaimed::Short { free } => {
+            // Memory may have come free meanwhile; what else is wrong is told beside it all the same.
+            let mut problems = checks::start_problems(plane, located, config);
+            let short = checks::too_little_memory(config.memory, Bytes(free));
+            if !problems.iter().any(|problem| problem.hint == short.hint) {
+                problems.push(short);
+            }
+            Diagnosis::of(what, problems)
+        }
+    })
 }
 
 /// Takes the VM's lease.

@@ -29,6 +29,8 @@ struct Entry {
     /// What is being done with it, and by which work.
     work: Option<(u64, VmState)>,
     running: Option<Arc<Running>>,
+    /// Memory that is kept for it until it runs here, bytes.
+    booked: u64,
     waits_for: Option<String>,
     last_end: Option<String>,
     /// Why it ends here, or ended, is known: that its monitor is gone, which its watcher sees, is not the whole story.
@@ -44,6 +46,11 @@ impl Entry {
         self.running.as_ref().is_some_and(|running| running.monitor.pid() == monitor)
     }
 
+    /// Memory that it has here, or is to have, bytes.
+    fn memory(&self) -> u64 {
+        self.running.as_ref().map_or(self.booked, |running| running.spec.memory_bytes)
+    }
+
     fn end_work(&mut self, ticket: u64) {
         if self.work.take_if(|(now, _)| *now == ticket).is_some() {
             self.waits_for = None;
@@ -53,6 +60,7 @@ impl Entry {
     /// Nothing of it is here any more. Returns what ran.
     fn clear(&mut self, end: Option<String>) -> Option<Arc<Running>> {
         (self.steady, self.work, self.waits_for) = (None, None, None);
+        self.booked = 0;
         if end.is_some() && !self.end_is_known {
             self.last_end = end;
         }
@@ -67,11 +75,28 @@ struct Entries {
 }
 
 impl Entries {
+    /// Memory of all VMs but this one, bytes.
+    fn memory_beside(&self, vm: Option<&VmName>) -> u64 {
+        self.vms.iter().filter(|(name, _)| Some(*name) != vm).map(|(_, entry)| entry.memory()).sum()
+    }
+
     fn begin_work(&mut self, vm: &VmName, doing: VmState) -> u64 {
         self.tickets += 1;
         self.vms.entry(vm.clone()).or_default().work = Some((self.tickets, doing));
         self.tickets
     }
+}
+
+/// Why a VM was not claimed.
+#[derive(Debug)]
+pub enum Unclaimed {
+    /// It runs here, or another command is at work on it.
+    Busy(Diagnosis),
+    /// There is not enough memory.
+    Short {
+        /// What is free, bytes.
+        free: u64,
+    },
 }
 
 /// All VMs that this host has to do with.
@@ -90,14 +115,43 @@ impl Vms {
     /// # Errors
     /// It runs here, or another command is at work on it.
     pub fn claim(&self, vm: &VmName, doing: VmState, what: &str) -> Result<Claim<'_>, Diagnosis> {
+        self.claim_with(vm, doing, what, 0, u64::MAX).map_err(|unclaimed| match unclaimed {
+            Unclaimed::Busy(busy) => busy,
+            Unclaimed::Short { .. } => unreachable!("no memory is asked for"),
+        })
+    }
+
+    /// As [`Vms::claim`], for a VM that is to run here: `memory` bytes are kept for it from now on, of the `most` bytes
+    /// that all VMs together may have. Looked at and kept at once, so that two VMs never get the same memory.
+    ///
+    /// # Errors
+    /// It runs here, another command is at work on it, or there is not enough memory beside the other VMs.
+    pub fn claim_with(
+        &self,
+        vm: &VmName,
+        doing: VmState,
+        what: &str,
+        memory: u64,
+        most: u64,
+    ) -> Result<Claim<'_>, Unclaimed> {
         let mut entries = self.lock();
+        let free = most.saturating_sub(entries.memory_beside(Some(vm)));
         let entry = entries.vms.entry(vm.clone()).or_default();
         if let Some(now) = entry.state() {
-            return Err(busy(vm, now, what));
+            return Err(Unclaimed::Busy(busy(vm, now, what)));
+        }
+        if memory > free {
+            return Err(Unclaimed::Short { free });
         }
         entry.end_is_known = false;
+        entry.booked = memory;
         let ticket = entries.begin_work(vm, doing);
         Ok(Claim { vms: self, vm: vm.clone(), ticket })
+    }
+
+    /// Memory that VMs have here or are to have, but this one, bytes.
+    pub fn memory_beside(&self, vm: Option<&VmName>) -> u64 {
+        self.lock().memory_beside(vm)
     }
 
     /// Begins to work on a VM with a monitor here, if it is in one of these states.
@@ -336,6 +390,19 @@ mod tests {
 
     fn hold<'a>(vms: &'a Vms, from: &[VmState], doing: VmState) -> Result<Held<'a>, String> {
         vms.hold(&name(), from, doing, "VM web was not worked on").map_err(|refusal| refusal.reasons[0].cause.clone())
+    }
+
+    #[test]
+    fn memory_that_is_kept_for_one_vm_is_not_given_to_another() {
+        let (vms, db) = (Vms::default(), "db".parse().expect("valid"));
+        let coming = vms.claim_with(&name(), VmState::MovingIn, "", 600, 1000).expect("there is enough");
+        let refused = vms.claim_with(&db, VmState::Starting, "", 600, 1000);
+        assert!(matches!(refused, Err(Unclaimed::Short { free: 400 })), "{refused:?}");
+        assert!(vms.state(&db).is_none(), "it left nothing");
+        drop(coming);
+        assert_eq!(vms.memory_beside(None), 0);
+        let _starting = vms.claim_with(&db, VmState::Starting, "", 600, 1000).expect("the other did not come");
+        assert_eq!((vms.memory_beside(None), vms.memory_beside(Some(&db))), (600, 0));
     }
 
     #[test]
