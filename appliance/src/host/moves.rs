@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use model::diagnosis::Diagnosis;
+use model::limits;
 use model::names::{HostName, VmName};
 use model::receipt::{Receipt, Verdict};
 
@@ -18,6 +19,8 @@ struct Known {
     row: MigrationRow,
     receipt: Option<Receipt>,
     under_way: bool,
+    /// Counts up with each move that begins.
+    number: u64,
 }
 
 /// The migrations of this host since it booted, or since its control plane was restarted.
@@ -56,7 +59,11 @@ impl Moves {
             state: "starting".to_owned(),
             thousandths: None,
         };
-        self.with(|known| known.insert(id, Known { row, receipt: None, under_way: true }));
+        self.with(|known| {
+            let number = known.values().map(|known| known.number + 1).max().unwrap_or(0);
+            known.insert(id, Known { row, receipt: None, under_way: true, number });
+            forget_oldest(known);
+        });
     }
 
     pub(super) fn end(&self, id: MigrationId, state: &str, receipt: Option<Receipt>) {
@@ -105,6 +112,15 @@ impl Moves {
     }
 }
 
+/// Forgets the oldest of more moves than are listed; one that is under way is never forgotten.
+fn forget_oldest(known: &mut BTreeMap<MigrationId, Known>) {
+    while known.len() as u64 > limits::HOST_MOVES_MAX {
+        let over = known.iter().filter(|(_, known)| !known.under_way);
+        let Some(oldest) = over.min_by_key(|(_, known)| known.number).map(|(id, _)| *id) else { return };
+        known.remove(&oldest);
+    }
+}
+
 /// How a migration ended, in a word for the list.
 pub(super) fn state_of(receipt: &Receipt) -> &'static str {
     match receipt.verdict {
@@ -128,4 +144,32 @@ pub fn cancel(plane: &ControlPlane, id: &str) -> Result<String, Diagnosis> {
     let told = plane.engine.tell(&ToMigrate::Cancel(progress.id), &[]);
     told.map_err(|error| Diagnosis::new(what, error.to_string(), "log show migrate"))?;
     Ok(format!("migration {id} is being given up: migration list"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::host::HostAnswer;
+
+    #[test]
+    fn the_list_of_moves_keeps_the_last_ones_and_those_under_way_and_fits_its_answer() {
+        let longest = "x".repeat(63);
+        let (vm, host) = (longest.parse().expect("valid"), longest.parse().expect("valid"));
+        let (moves, under_way) = (Moves::default(), u64::MAX);
+        moves.begin(under_way, &vm, &host, &host);
+        for n in 0..limits::HOST_MOVES_MAX * 3 {
+            // As random as they are, their order is not that in which they began.
+            let id = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            moves.begin(id, &vm, &host, &host);
+            moves.end(id, "cancelled", None);
+        }
+        let kept = moves.with(|known| known.clone());
+        assert_eq!(kept.len() as u64, limits::HOST_MOVES_MAX);
+        assert!(kept.contains_key(&under_way), "it is still under way");
+        let last = (limits::HOST_MOVES_MAX * 2 + 1..limits::HOST_MOVES_MAX * 3).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        assert!(last.into_iter().all(|id| kept.contains_key(&id)), "the last ones are kept");
+        let answer = HostAnswer::Migrations(kept.into_values().map(|known| known.row).collect());
+        let bytes = postcard::to_stdvec(&answer).expect("written").len() as u64;
+        assert!(bytes < limits::API_MESSAGE_BYTES_MAX, "{bytes} bytes");
+    }
 }
