@@ -15,7 +15,7 @@ use crate::host::caller::{Caller, LOOK};
 use crate::host::control_plane::ControlPlane;
 use crate::host::lifecycle::{KILLED, end_monitor};
 use crate::host::moves::{self, UnderWay, shown};
-use crate::host::settling::{hold_in, release, still_here, without_engine};
+use crate::host::settling::{Unreported, hold_in, release, still_here, without_engine};
 use crate::host::vms::Held;
 use crate::host::{facts, receipts};
 
@@ -107,7 +107,10 @@ fn move_out(
     let start = ToMigrate::Start(Box::new(outgoing));
     let told = plane.engine.tell(&start, &[monitor.as_fd(), running.monitor.memory()]);
     let ended = match told {
-        Err(error) => Err(refused(format!("the migrate role does not answer: {error}"), "log show migrate")),
+        Err(error) => {
+            let cause = format!("the migrate role does not answer: {error}");
+            Err(Unreported::failed(refused(cause, "log show migrate")))
+        }
         Ok(()) => wait_for_end(plane, held, id, &said, caller),
     };
     plane.engine.forget(id);
@@ -121,7 +124,7 @@ fn wait_for_end(
     id: MigrationId,
     said: &Receiver<FromMigrate>,
     caller: &Caller<'_>,
-) -> Result<Ended, Diagnosis> {
+) -> Result<Ended, Unreported> {
     loop {
         match said.recv_timeout(LOOK) {
             Ok(FromMigrate::Progress(progress)) => caller.progress(&progress.phase, progress.thousandths),
@@ -145,10 +148,13 @@ fn conclude(
     held: &Held<'_>,
     id: MigrationId,
     check_only: bool,
-    ended: Result<Ended, Diagnosis>,
+    ended: Result<Ended, Unreported>,
 ) -> Result<HostAnswer, Diagnosis> {
     let running = held.running();
-    let ended = ended.inspect_err(|_| plane.moves.end(id, "failed", None))?;
+    let ended = ended.map_err(|Unreported { state, told }| {
+        plane.moves.end(id, state, None);
+        told
+    })?;
     if ended.runs_here {
         if held.is_here() && ended.epoch != 0 {
             hold_in(plane, running, ended.epoch, *held.before() == VmState::Paused);
@@ -242,4 +248,30 @@ fn is_committed(plane: &ControlPlane, id: MigrationId) -> bool {
 fn committed(vm: &VmName, destination: &HostName, what: &str) -> Diagnosis {
     let cause = format!("its move is committed: it is {destination}'s");
     Diagnosis::new(what, cause, format!("on {destination}: vm kill {vm}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::lease::{Holder, LeaseAnswer};
+    use crate::host::control_plane::stand_in::Place;
+    use crate::host::monitor::stand_in::StandIn;
+
+    #[test]
+    fn a_move_whose_engine_died_after_the_commit_is_listed_as_moved() {
+        let host_b: HostName = "host-b".parse().expect("valid");
+        let holder =
+            Holder { host: [2; 16], name: host_b.clone(), generation: 1, epoch: 2, alive: true, own: false };
+        let place = Place::without_datastore("departure-moved", move |_| LeaseAnswer::HeldBy(holder.clone()));
+        let web = "web".parse().expect("valid");
+        let monitor = StandIn::start(&web);
+        let plane = &place.plane;
+        plane.vms.put(&web, monitor.running(), VmState::Running);
+        let mut held = plane.vms.hold(&web, &[VmState::Running], VmState::MovingOut, "").expect("it runs here");
+        plane.moves.begin(1, &web, plane.name(), &host_b);
+        let ended = without_engine(plane, &mut held, &Caller::nobody());
+        let told = conclude(plane, &held, 1, false, Err(ended)).expect_err("there is no receipt");
+        assert!(told.to_string().contains("it runs on host-b now"), "{told}");
+        assert_eq!(plane.moves.rows(plane)[0].state, "moved");
+    }
 }

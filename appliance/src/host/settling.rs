@@ -24,10 +24,26 @@ const LEASE_LOOK: Duration = Duration::from_secs(2);
 /// Pause before a lease is asked again that did not answer who runs a VM.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
+/// A move away whose end the engine did not report.
+#[derive(Debug)]
+pub(super) struct Unreported {
+    /// What came of it, in a word for the list.
+    pub(super) state: &'static str,
+    /// What a person is told.
+    pub(super) told: Diagnosis,
+}
+
+impl Unreported {
+    /// One that came to nothing.
+    pub(super) fn failed(told: Diagnosis) -> Self {
+        Self { state: "failed", told }
+    }
+}
+
 /// The engine died in the middle of a move away. Who runs the VM is what the lease says; it is asked until it answers,
 /// because the VM may be stunned, and stays so till then. If it is this host, the VM goes on. The fence of the host lease
 /// bounds it: a host that cannot reach the datastore kills the VM, and with its monitor there is nothing left to settle.
-pub(super) fn without_engine(plane: &ControlPlane, held: &mut Held<'_>, caller: &Caller<'_>) -> Diagnosis {
+pub(super) fn without_engine(plane: &ControlPlane, held: &mut Held<'_>, caller: &Caller<'_>) -> Unreported {
     let running = Arc::clone(held.running());
     let vm = &running.vm.vm;
     let what = format!("VM {vm} was not migrated");
@@ -37,13 +53,14 @@ pub(super) fn without_engine(plane: &ControlPlane, held: &mut Held<'_>, caller: 
             Ok(epoch) => {
                 let place = goes_on(plane, held, epoch);
                 let hint = format!("log show migrate, then: vm migrate {vm} HOST");
-                return Diagnosis::new(what, ENGINE_DIED, hint).vm_now(place);
+                return Unreported::failed(Diagnosis::new(what, ENGINE_DIED, hint).vm_now(place));
             }
             Err(LeaseFailure::HeldBy(holder)) if !holder.own => {
                 release(plane, &running);
                 let what = format!("the move of VM {vm} has no receipt");
                 let place = format!("it runs on {} now", holder.name);
-                return Diagnosis::new(what, ENGINE_DIED, "log show migrate").vm_now(place);
+                let told = Diagnosis::new(what, ENGINE_DIED, "log show migrate").vm_now(place);
+                return Unreported { state: "moved", told };
             }
             Err(failure) => failure,
         };
@@ -51,7 +68,7 @@ pub(super) fn without_engine(plane: &ControlPlane, held: &mut Held<'_>, caller: 
             let place =
                 format!("it does not run on {}: its monitor ended; vm show {vm} tells who holds it", plane.name());
             let reasons = vec![Reason::new(ENGINE_DIED, "log show migrate"), failure.reason()];
-            return Diagnosis::of(what, reasons).vm_now(place);
+            return Unreported::failed(Diagnosis::of(what, reasons).vm_now(place));
         }
         let waits = format!("its lease, which says who runs it after the migrate role ended: {failure}");
         if waits != told {
