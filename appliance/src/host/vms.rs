@@ -341,7 +341,8 @@ impl Drop for Held<'_> {
         let monitor = self.running.monitor.pid();
         let entry = entries.vms.get_mut(&self.running.vm.vm).filter(|entry| entry.runs_in(monitor));
         let Some(entry) = entry else { return };
-        if let Some(after) = self.after.take() {
+        // Once its guest or its monitor ended nothing but its end can follow.
+        if let Some(after) = self.after.take().filter(|_| entry.steady != Some(VmState::Ending)) {
             entry.steady = Some(after);
         }
         entry.end_work(self.ticket);
@@ -438,6 +439,16 @@ mod tests {
         assert_eq!(vms.state(&name()), Some(VmState::Releasing));
         drop(releasing);
         assert_eq!((vms.state(&name()), vms.last_end(&name())), (None, Some("it was killed".to_owned())));
+    }
+
+    #[test]
+    fn a_vm_that_ends_while_a_command_works_on_it_stays_ending() {
+        let (vms, monitor) = running();
+        let mut pausing = hold(&vms, &[VmState::Running], VmState::Pausing).expect("nobody works on it");
+        vms.ending(&name(), monitor.pid());
+        pausing.leave_as(VmState::Paused);
+        drop(pausing);
+        assert_eq!(vms.state(&name()), Some(VmState::Ending));
     }
 
     #[test]
