@@ -260,8 +260,7 @@ mod tests {
     #[test]
     fn a_move_whose_engine_died_after_the_commit_is_listed_as_moved() {
         let host_b: HostName = "host-b".parse().expect("valid");
-        let holder =
-            Holder { host: [2; 16], name: host_b.clone(), generation: 1, epoch: 2, alive: true, own: false };
+        let holder = Holder { host: [2; 16], name: host_b.clone(), generation: 1, epoch: 2, alive: true, own: false };
         let place = Place::without_datastore("departure-moved", move |_| LeaseAnswer::HeldBy(holder.clone()));
         let web = "web".parse().expect("valid");
         let monitor = StandIn::start(&web);

@@ -230,9 +230,9 @@ fn read(datastore: &Datastore, name: &HostName) -> Result<Result<Option<HostReco
     let text = match datastore.read_text(&format!("hosts/{name}/record.toml"), RECORD_BYTES_MAX) {
         Ok(text) => text,
         Err(error) if error.is_missing() => return Ok(Ok(None)),
-        Err(
-            error @ (DatastoreError::NoAnswer(_) | DatastoreError::Hanging(_) | DatastoreError::NotMounted),
-        ) => return Err(error),
+        Err(error @ (DatastoreError::NoAnswer(_) | DatastoreError::Hanging(_) | DatastoreError::NotMounted)) => {
+            return Err(error);
+        }
         Err(error) => return Ok(Err(error.to_string())),
     };
     Ok(match toml::from_str::<HostRecord>(&text) {

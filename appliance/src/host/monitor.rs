@@ -290,7 +290,8 @@ pub(super) mod stand_in {
 
         /// The same with more in its vm.toml.
         pub(crate) fn running_with(&self, more: &str) -> Arc<Running> {
-            let text = format!("[vm]\nname = \"{}\"\ncpus = 1\nmemory = \"64 MiB\"\n[boot]\nkernel = \"x\"\n{more}", self.vm);
+            let text =
+                format!("[vm]\nname = \"{}\"\ncpus = 1\nmemory = \"64 MiB\"\n[boot]\nkernel = \"x\"\n{more}", self.vm);
             let config = VmConfig::parse("vm.toml", &text).expect("valid");
             let spec = vmm::machine::spec::MachineSpec {
                 cpus: config.cpus,
@@ -306,6 +307,11 @@ pub(super) mod stand_in {
 
         /// The next connection to the socket.
         pub(crate) fn accept(&self) -> Channel<VmmAnswer, VmmRequest> {
+            let bound = Duration::from_secs(30);
+            assert!(
+                crate::api::channel::wait_readable(self.listener.as_fd(), bound).expect("polled"),
+                "nobody connects"
+            );
             self.listener.accept().expect("connected")
         }
 
@@ -353,13 +359,12 @@ mod tests {
 
     /// The processes that this one started from its own program, also those that ended and were not collected.
     fn children() -> Vec<String> {
-        let own = std::fs::read_to_string("/proc/self/comm").expect("readable");
         let all = std::fs::read_dir("/proc").expect("/proc").flatten();
         let stats = all.filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
         let parent = format!(" {} ", std::process::id());
         let is_child = |stat: &String| {
-            // proc_pid_stat(5): number, (name), state, parent.
-            let after = stat.split_once(&format!("({}) ", own.trim())).map(|(_, after)| after);
+            // proc_pid_stat(5): number, (name), state, parent. The name is the end of /proc/self/exe.
+            let after = stat.split_once("(exe) ").map(|(_, after)| after);
             after.and_then(|after| after.get(1..)).is_some_and(|after| after.starts_with(&parent))
         };
         stats.filter(is_child).collect()

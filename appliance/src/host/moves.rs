@@ -153,8 +153,7 @@ mod tests {
 
     #[test]
     fn the_list_of_moves_keeps_the_last_ones_and_those_under_way_and_fits_its_answer() {
-        let longest = "x".repeat(63);
-        let (vm, host) = (longest.parse().expect("valid"), longest.parse().expect("valid"));
+        let (vm, host) = ("x".repeat(48).parse().expect("valid"), "x".repeat(48).parse().expect("valid"));
         let (moves, under_way) = (Moves::default(), u64::MAX);
         moves.begin(under_way, &vm, &host, &host);
         for n in 0..limits::HOST_MOVES_MAX * 3 {
@@ -166,7 +165,8 @@ mod tests {
         let kept = moves.with(|known| known.clone());
         assert_eq!(kept.len() as u64, limits::HOST_MOVES_MAX);
         assert!(kept.contains_key(&under_way), "it is still under way");
-        let last = (limits::HOST_MOVES_MAX * 2 + 1..limits::HOST_MOVES_MAX * 3).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let last =
+            (limits::HOST_MOVES_MAX * 2 + 1..limits::HOST_MOVES_MAX * 3).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         assert!(last.into_iter().all(|id| kept.contains_key(&id)), "the last ones are kept");
         let answer = HostAnswer::Migrations(kept.into_values().map(|known| known.row).collect());
         let bytes = postcard::to_stdvec(&answer).expect("written").len() as u64;
