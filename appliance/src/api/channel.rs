@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use model::limits;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
@@ -20,6 +21,8 @@ use serde::de::DeserializeOwned;
 
 /// Descriptors that may lie beside one message.
 const DESCRIPTORS_MAX: usize = 32;
+/// How long a send, or a connect, waits for the other side: a role that is stopped, or hangs, must not hold this one.
+const SEND_BOUND: Duration = Duration::from_millis(limits::API_SEND_MS_MAX);
 
 /// Why a message did not go or come.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +33,9 @@ pub enum ChannelError {
     /// Nothing came in time.
     #[error("no answer within {} ms", .0.as_millis())]
     Timeout(Duration),
+    /// The other side did not read earlier messages in time.
+    #[error("the other side did not take the message within {} ms", .0.as_millis())]
+    NotTaken(Duration),
     /// The message is larger than `API_MESSAGE_BYTES_MAX`.
     #[error("the message has more than {} bytes", limits::API_MESSAGE_BYTES_MAX)]
     TooLong,
@@ -66,16 +72,29 @@ impl<S, R> AsFd for Channel<S, R> {
 impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
     /// Takes over a connected socket, for instance one that came beside a message.
     pub fn of(socket: OwnedFd) -> Self {
+        bound_sends(&socket);
         Self { socket, messages: PhantomData }
     }
 
     /// Connects to the socket at `path`.
     ///
     /// # Errors
-    /// Nobody listens there.
+    /// Nobody listens there, or who listens took no connection within `API_SEND_MS_MAX`.
     pub fn connect(path: &Path) -> io::Result<Self> {
+        Self::connect_within(path, SEND_BOUND)
+    }
+
+    fn connect_within(path: &Path, bound: Duration) -> io::Result<Self> {
         let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        connect(&socket, &SocketAddrUnix::new(path)?)?;
+        // It bounds the wait for a place in the listener's queue too (unix(7) sockets).
+        set_socket_timeout(&socket, Timeout::Send, Some(bound))?;
+        connect(&socket, &SocketAddrUnix::new(path)?).map_err(|errno| match errno {
+            rustix::io::Errno::AGAIN => {
+                let words = format!("who listens took no connection within {} ms", bound.as_millis());
+                io::Error::new(io::ErrorKind::TimedOut, words)
+            }
+            errno => errno.into(),
+        })?;
         Ok(Self::of(socket))
     }
 
@@ -85,13 +104,14 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
     /// No descriptors are left.
     pub fn pair() -> io::Result<(Self, Channel<R, S>)> {
         let (a, b) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        bound_sends(&b);
         Ok((Self::of(a), Channel { socket: b, messages: PhantomData }))
     }
 
     /// Sends a message and, beside it, descriptors.
     ///
     /// # Errors
-    /// The message is too long, or the other side is gone.
+    /// The message is too long, the other side is gone, or it took no message within `API_SEND_MS_MAX`.
     pub fn send(&self, message: &S, descriptors: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
         self.send_with(message, descriptors, SendFlags::NOSIGNAL)
     }
@@ -114,8 +134,15 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
         if !descriptors.is_empty() {
             beside.push(SendAncillaryMessage::ScmRights(descriptors));
         }
-        rustix::io::retry_on_intr(|| sendmsg(&self.socket, &[IoSlice::new(&bytes)], &mut beside, flags))?;
-        Ok(())
+        let sent = rustix::io::retry_on_intr(|| sendmsg(&self.socket, &[IoSlice::new(&bytes)], &mut beside, flags));
+        match sent {
+            Ok(_) => Ok(()),
+            Err(rustix::io::Errno::AGAIN) if flags.contains(SendFlags::DONTWAIT) => {
+                Err(ChannelError::NotTaken(Duration::ZERO))
+            }
+            Err(rustix::io::Errno::AGAIN) => Err(ChannelError::NotTaken(SEND_BOUND)),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// Waits for the next message and the descriptors beside it.
@@ -175,6 +202,11 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
     pub fn into_socket(self) -> OwnedFd {
         self.socket
     }
+}
+
+fn bound_sends(socket: &OwnedFd) {
+    // It is refused only by what is no socket, and that says so at the first message.
+    let _ = set_socket_timeout(socket, Timeout::Send, Some(SEND_BOUND));
 }
 
 /// Whether the descriptor became readable (or its other end went away) within `bound`.
@@ -276,5 +308,53 @@ mod tests {
     fn a_message_over_the_bound_is_refused_before_it_is_sent() {
         let (here, _there) = Channel::<Vec<u8>, u32>::pair().expect("sockets");
         assert!(matches!(here.send(&vec![0; 70_000], &[]), Err(ChannelError::TooLong)));
+    }
+
+    /// What `work` returns, done on another thread; it fails if that takes longer than anything may.
+    fn ends<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || sender.send(work()));
+        receiver.recv_timeout(SEND_BOUND * 10).expect("it does not wait for ever")
+    }
+
+    #[test]
+    fn who_sends_to_one_that_does_not_read_is_told_so_in_the_end() {
+        let (here, _there) = Channel::<Vec<u8>, u32>::pair().expect("sockets");
+        let (bound, message) = (Duration::from_millis(50), vec![0; 60_000]);
+        set_socket_timeout(&here.socket, Timeout::Send, Some(bound)).expect("set");
+        let refused = ends(move || std::iter::repeat_with(|| here.send(&message, &[])).find_map(Result::err));
+        assert!(matches!(refused, Some(ChannelError::NotTaken(_))), "{refused:?}");
+    }
+
+    #[test]
+    fn every_channel_has_a_bound_on_its_sends() {
+        let path = std::env::temp_dir().join(format!("godwit-channel-bound-{}", std::process::id()));
+        let listener = Listener::bind(&path).expect("listens");
+        let connected = Channel::<u32, u32>::connect(&path).expect("connected");
+        let accepted = listener.accept::<u32, u32>().expect("accepted");
+        let (one, other) = Channel::<u32, u32>::pair().expect("sockets");
+        std::fs::remove_file(&path).expect("removed");
+        for channel in [&connected, &accepted, &one, &other] {
+            let bound = rustix::net::sockopt::socket_timeout(&channel.socket, Timeout::Send).expect("asked");
+            assert_eq!(bound, Some(SEND_BOUND));
+        }
+    }
+
+    #[test]
+    fn who_connects_to_one_that_accepts_nobody_is_told_so_in_the_end() {
+        let path = std::env::temp_dir().join(format!("godwit-channel-queue-{}", std::process::id()));
+        let _listener = Listener::bind(&path).expect("listens");
+        let (there, bound) = (path.clone(), Duration::from_millis(50));
+        let refused = ends(move || {
+            let mut connected = Vec::new();
+            loop {
+                match Channel::<u32, u32>::connect_within(&there, bound) {
+                    Ok(channel) => connected.push(channel),
+                    Err(error) => break error,
+                }
+            }
+        });
+        std::fs::remove_file(&path).expect("removed");
+        assert_eq!(refused.to_string(), "who listens took no connection within 50 ms");
     }
 }

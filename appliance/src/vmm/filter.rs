@@ -91,6 +91,9 @@ const THREAD: i32 = libc::CLONE_VM
 /// io_uring_register(2): IORING_REGISTER_FILES (`include/uapi/linux/io_uring.h`).
 const REGISTER_FILES: i32 = 2;
 
+/// setsockopt(2): SO_SNDTIMEO_NEW (`include/uapi/asm-generic/socket.h`).
+const SEND_TIMEOUT: u32 = 67;
+
 /// What an argument has to be: its low 32 bits under a mask. The kernel looks at no more of any argument that is named here.
 #[derive(Clone, Copy)]
 struct Argument {
@@ -138,6 +141,8 @@ fn restricted_calls(own: u32) -> Vec<(c_long, Vec<Vec<Argument>>)> {
         ),
         // Of a descriptor; the path beside it is empty in each call of ours.
         (libc::SYS_statx, vec![vec![with(2, libc::AT_EMPTY_PATH)]]),
+        // How long it waits for who asked to take an answer.
+        (libc::SYS_setsockopt, vec![vec![is(1, libc::SOL_SOCKET.cast_unsigned()), is(2, SEND_TIMEOUT)]]),
         // The file behind a ring.
         (libc::SYS_io_uring_register, number(1, &[REGISTER_FILES])),
     ]
@@ -239,9 +244,10 @@ mod tests {
         let (exec, anonymous) = (libc::PROT_EXEC as u64, (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64);
         // No process has this number.
         let nobody = i32::MAX as u64;
-        let forbidden: [(&str, c_long, [u64; 4]); 22] = [
+        let forbidden: [(&str, c_long, [u64; 4]); 23] = [
             ("a socket", libc::SYS_socket, [libc::AF_UNIX as u64, libc::SOCK_STREAM as u64, 0, 0]),
             ("a connection", libc::SYS_connect, [0; 4]),
+            ("a socket's other options", libc::SYS_setsockopt, [0, libc::SOL_SOCKET as u64, libc::SO_MARK as u64, 0]),
             ("a listener", libc::SYS_listen, [0; 4]),
             ("a file", libc::SYS_open, [0; 4]),
             ("a file below a folder", libc::SYS_openat, [0; 4]),
