@@ -57,6 +57,8 @@ pub struct VmJob {
     pub declared: Option<Incarnation>,
     /// What [`Request::Prepare`] leaves for [`Request::Commit`].
     pub prepared: Option<(Home, Prepared)>,
+    /// A phase 2 of this job ended without a decision: what it wrote may still be chosen, whatever comes after.
+    doubtful: bool,
     patience: Patience,
 }
 
@@ -83,6 +85,7 @@ impl VmJob {
             taken: None,
             declared: None,
             prepared,
+            doubtful: false,
             patience: Patience::default(),
         }
     }
@@ -121,7 +124,7 @@ impl VmJob {
     /// Goes on when the directory has answered.
     pub fn located(&mut self, home: Result<Option<Home>, LeaseError>) -> Next {
         match (&self.step, home) {
-            (_, Err(error)) => Next::Finish(Err(error)),
+            (_, Err(error)) => Next::Finish(Err(self.in_the_end(error))),
             (Step::Forget, Ok(_)) => Next::Finish(Ok(Answer::Forgotten)),
             (Step::Locate, Ok(Some(home))) => {
                 self.home = Some(home);
@@ -226,6 +229,7 @@ impl VmJob {
 
     fn turn(&mut self, context: &Context<'_>, accepting: bool, turn: Turn) -> Next {
         let committing = matches!(self.request, Request::Commit(..));
+        self.doubtful |= accepting && !matches!(turn, Turn::Ask(..) | Turn::Decided(_));
         match turn {
             Turn::Ask(round, ask) => {
                 self.step = Step::Round(round);
@@ -258,7 +262,6 @@ impl VmJob {
             Turn::Outvoted(Outvoted::Decided) => self.survey(),
             Turn::Outvoted(Outvoted::Higher) => Next::Pause(self.patience.outvoted(context.now, context.chance)),
             Turn::Outvoted(Outvoted::Foreign) => self.failed(context, LeaseError::Storage),
-            Turn::Failed if accepting => self.failed(context, LeaseError::OutcomeUnknown),
             Turn::Failed => self.failed(context, LeaseError::Storage),
             Turn::Unusable(unusable) => self.unusable(context, unusable),
         }
@@ -288,6 +291,72 @@ impl VmJob {
     }
 
     fn failed(&mut self, context: &Context<'_>, error: LeaseError) -> Next {
-        self.patience.failed(context.now).map_or(Next::Finish(Err(error)), Next::Pause)
+        match self.patience.failed(context.now) {
+            Some(until) => Next::Pause(until),
+            None => Next::Finish(Err(self.in_the_end(error))),
+        }
+    }
+
+    /// What is told when nothing more is tried: a look that fails does not take back what was written before it.
+    fn in_the_end(&self, error: LeaseError) -> LeaseError {
+        let undecided = matches!(error, LeaseError::Storage | LeaseError::Corrupt(_) | LeaseError::DirectoryUnreadable);
+        if self.doubtful && undecided { LeaseError::OutcomeUnknown } else { error }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::request::Take;
+    use super::*;
+    use crate::lease::identity::{AreaId, Generation, HostId, Slot, Tenancy};
+    use crate::lease::layout::{Geometry, Place};
+    use crate::lease::register;
+
+    /// Takes a VM's lease on a bank whose I/O number `fails_from` (from 0) and all later ones fail.
+    fn acquire_where_all_fails_from(fails_from: usize) -> Result<Answer, LeaseError> {
+        let area = Area { id: AreaId(3), geometry: Geometry::new(512, 3, 1).expect("valid") };
+        let me = Incarnation { slot: Slot(0), generation: Generation(1), host: HostId(1) };
+        let (bank, watch) = (area.geometry.vm(Place(0)), Watch::default());
+        let context = Context { now: Instant::ZERO, area, me, watch: &watch, chance: 0 };
+        let mut disk = vec![0; bank.extent().bytes];
+        let mut job = VmJob::new(Request::Acquire("web".parse().expect("valid"), Take::IfFree), None);
+        let (mut next, mut ios) = (job.begin(&context), 0);
+        loop {
+            next = match next {
+                Next::Locate(_) => job.located(Ok(Some((Place(0), Tenancy(1))))),
+                Next::Pause(_) => job.woken(),
+                Next::Finish(result) => return result,
+                Next::Ask(ask) => {
+                    let fails = ios >= fails_from;
+                    ios += 1;
+                    match ask {
+                        _ if fails => job.ended(&context, Ended::Failed),
+                        Ask::Read => job.ended(&context, Ended::Read(&disk)),
+                        Ask::Write(write) => {
+                            let (offset, data) =
+                                register::write(bank, area.id, write.slot, write.sequence, &write.block);
+                            let start = (offset - bank.extent().offset) as usize;
+                            disk[start..start + data.len()].copy_from_slice(&data);
+                            job.ended(&context, Ended::Written)
+                        }
+                    }
+                }
+                next => panic!("{next:?}"),
+            };
+        }
+    }
+
+    #[test]
+    fn a_decision_that_may_have_been_written_is_never_told_not_to_have_been() {
+        // Survey, promise, look: nothing was proposed.
+        for before in 0..3 {
+            assert_eq!(acquire_where_all_fails_from(before), Err(LeaseError::Storage), "{before}");
+        }
+        // The proposal, and the look after it.
+        for after in 3..5 {
+            assert_eq!(acquire_where_all_fails_from(after), Err(LeaseError::OutcomeUnknown), "{after}");
+        }
+        // Decided is decided, whether or not everybody has been told.
+        assert!(matches!(acquire_where_all_fails_from(5), Ok(Answer::Held { epoch: Epoch(1), .. })));
     }
 }
