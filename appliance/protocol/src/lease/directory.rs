@@ -167,7 +167,10 @@ impl Directory {
             }
         }
         self.wants = left;
-        let Some((vm, change)) = self.wants.front() else { return };
+        let Some((vm, change)) = self.wants.front() else {
+            // Who asks next has patience of their own: what failed for others is no sign of a datastore that is away.
+            return self.patience.forget_failures();
+        };
         // What somebody proposed may be chosen already: complete it before asking for anything else.
         if let Some((_, value)) = view.accepted() {
             return self.begin_round(seat, view, value);
@@ -240,6 +243,42 @@ impl Directory {
         self.step = Step::Idle;
         for (vm, _) in std::mem::take(&mut self.wants) {
             self.effects.push_back(DirectoryEffect::Answer(vm, Err(error.clone())));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::identity::{AreaId, Generation, HostId, Slot};
+    use super::super::layout::Geometry;
+    use super::*;
+
+    #[test]
+    fn errors_that_passed_do_not_add_up_against_who_asks_later() {
+        let area = Area { id: AreaId(3), geometry: Geometry::new(512, 3, 4).expect("valid") };
+        let me = Incarnation { slot: Slot(0), generation: Generation(1), host: HostId(1) };
+        let empty = vec![0; area.geometry.directory().extent().bytes];
+        let (mut directory, vm) = (Directory::default(), "web".parse::<VmName>().expect("valid"));
+        let mut now = Instant::ZERO;
+        // Far more than one who asks bears alone.
+        for _ in 0..20 {
+            directory.want(vm.clone(), Change::Find);
+            let mut failed = false;
+            loop {
+                now = directory.poll_timeout(now).max(now);
+                directory.handle_timeout(now, now);
+                match directory.poll_effect().expect("something to do") {
+                    DirectoryEffect::Ask(Ask::Read) if !failed => {
+                        failed = true;
+                        directory.ended(now, area, me, 0, Ended::Failed);
+                    }
+                    DirectoryEffect::Ask(Ask::Read) => directory.ended(now, area, me, 0, Ended::Read(&empty)),
+                    answer => break assert_eq!(answer, DirectoryEffect::Answer(vm.clone(), Ok(None))),
+                }
+                if directory.effects.is_empty() && !matches!(directory.step, Step::Pause(_)) {
+                    panic!("it waits for nothing");
+                }
+            }
         }
     }
 }
