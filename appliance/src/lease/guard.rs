@@ -70,9 +70,11 @@ impl Guard {
         fs::rename(&fresh, &self.list)
     }
 
-    /// Kills every monitor and calls `done` with their VMs when none runs any more, on a thread of its own. It waits as
-    /// long as it takes: a VM that may still write must not be called dead.
+    /// Kills every monitor and calls `done` with the VMs that ran until then when none runs any more, on a thread of its
+    /// own. It waits as long as it takes: a VM that may still write must not be called dead.
     pub fn kill_all(&mut self, done: impl FnOnce(Vec<VmName>) + Send + 'static) {
+        // A VM that ended before, or moved away, was not killed here and must not be told to have been.
+        self.monitors.retain(|_, pidfd| runs(pidfd));
         let monitors = std::mem::take(&mut self.monitors);
         for pidfd in monitors.values() {
             // The only error is that it is gone already.
@@ -81,8 +83,12 @@ impl Guard {
         // The list keeps them until others are added: a successor must not call dead what still hangs in the kernel.
         let waited = std::thread::Builder::new().name("fence".to_owned()).spawn(move || {
             for (vm, pidfd) in &monitors {
+                let mut told = false;
                 while !wait_readable(pidfd.as_fd(), LOOK).unwrap_or(false) {
-                    log::warn!("the monitor of VM {vm} was killed and is still there");
+                    if !told {
+                        log::warn!("the monitor of VM {vm} was killed and is still there");
+                    }
+                    told = true;
                 }
             }
             done(monitors.into_keys().collect());
@@ -138,6 +144,26 @@ mod tests {
         assert_eq!(vms, ["web".parse().expect("valid")]);
         assert!(!child.wait().expect("collected").success());
         assert!(Guard::load(list.clone()).running().is_empty());
+        fs::remove_file(list).expect("removed");
+    }
+
+    #[test]
+    fn a_vm_that_ended_before_the_fence_is_not_told_to_have_been_killed_by_it() {
+        let list = std::env::temp_dir().join(format!("godwit-guard-ended-{}", std::process::id()));
+        let mut guard = Guard::load(list.clone());
+        let [mut moved, mut stays] = ["moved", "stays"].map(|vm| {
+            let child = Command::new("sleep").arg("600").spawn().expect("started");
+            let pid = Pid::from_raw(child.id().cast_signed()).expect("a process");
+            let pidfd = pidfd_open(pid, PidfdFlags::empty()).expect("opened");
+            guard.add(vm.parse().expect("valid"), pidfd).expect("listed");
+            child
+        });
+        moved.kill().expect("killed");
+        moved.wait().expect("collected");
+        let (told, tells) = channel();
+        guard.kill_all(move |vms| told.send(vms).expect("heard"));
+        assert_eq!(tells.recv_timeout(Duration::from_secs(60)).expect("told"), ["stays".parse().expect("valid")]);
+        assert!(!stays.wait().expect("collected").success());
         fs::remove_file(list).expect("removed");
     }
 }
