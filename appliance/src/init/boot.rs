@@ -192,7 +192,7 @@ fn configure() -> Result<Answer, String> {
     spawned.map_err(|error| error.to_string())?;
     let bytes = receiver.recv_timeout(CONFIGURE_PATIENCE);
     let _ = child.kill();
-    let _ = child.wait();
+    // Not waited for: a child that a medium holds in the kernel outlives even that. The supervisor collects it.
     match bytes {
         Ok(Some(bytes)) => {
             postcard::from_bytes(&bytes).map_err(|_| "configure ended without an answer; its log says why".to_owned())
