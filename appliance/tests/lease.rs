@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use godwit::api::channel::Channel;
 use godwit::api::lease::{LeaseAnswer, LeaseRequest, VmOnDatastore};
 use godwit::api::paths::RunDir;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, kill_process, pidfd_open, prlimit};
 
 /// Far more than anything takes: an expiry, a claim and a slow machine.
 const BOUND: Duration = Duration::from_secs(120);
@@ -225,4 +225,54 @@ fn a_role_that_is_asked_to_end_leaves_so_that_others_need_not_wait() {
     };
     assert_eq!(hosts.len(), 2);
     assert_eq!(lab.hosts[1].acquire_in_the_end("web"), LeaseAnswer::Held { epoch: 2 });
+}
+
+/// One host without a lease area yet, under this host.toml, and the log of its role.
+fn logged(name: &str, host_toml: &str) -> (Lab, PathBuf) {
+    let folder = std::env::temp_dir().join(format!("godwit-lease-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(folder.join("config")).expect("made");
+    std::fs::write(folder.join("config/host.toml"), host_toml).expect("written");
+    let (run, log) = (RunDir::at(folder.clone()), folder.join("log"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_godwit"));
+    command.arg("lease").env("GODWIT_RUN", run.path()).stderr(std::fs::File::create(&log).expect("made"));
+    let role = command.spawn().expect("the role starts");
+    (Lab { folder, hosts: vec![Host { number: 0, run, role }], others: Vec::new() }, log)
+}
+
+#[test]
+fn a_role_that_has_no_descriptor_left_for_a_while_goes_on_and_serves_who_waited() {
+    let (mut lab, log) = logged("descriptors", "");
+    assert_eq!(lab.hosts[0].ask(&LeaseRequest::Status), LeaseAnswer::Status(Vec::new()));
+    let role = pid(&lab.hosts[0].role);
+    // One, since poll(2) refuses to look at more descriptors than this.
+    let limit = |current| prlimit(Some(role), Resource::Nofile, Rlimit { current: Some(current), maximum: Some(256) });
+    limit(1).expect("set");
+    let waits = lab.hosts[0].connect();
+    let began = Instant::now();
+    while !std::fs::read_to_string(&log).expect("read").contains("a connection is not served") {
+        assert!(lab.hosts[0].role.try_wait().expect("asked").is_none(), "the role ended");
+        assert!(began.elapsed() < BOUND, "nothing was told");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    limit(256).expect("set");
+    let (answer, _) = waits.ask(&LeaseRequest::Status, &[], BOUND).expect("an answer");
+    assert_eq!(answer, LeaseAnswer::Status(Vec::new()));
+}
+
+#[test]
+fn a_watcher_that_went_away_leaves_no_descriptor_behind() {
+    let lab = Lab::new("watchers", 1);
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", lab.hosts[0].role.id())).expect("read").count();
+    let before = open();
+    for _ in 0..32 {
+        lab.hosts[0].connect().send(&LeaseRequest::Watch, &[]).expect("sent");
+    }
+    // The role has taken them all when it answers one that came after them.
+    assert!(matches!(lab.hosts[0].ask(&LeaseRequest::Status), LeaseAnswer::Status(_)));
+    let began = Instant::now();
+    // A few come and go with the datastore's I/O.
+    while open() > before + 16 {
+        assert!(began.elapsed() < BOUND, "{} descriptors, {before} before", open());
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }

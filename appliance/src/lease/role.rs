@@ -17,6 +17,8 @@ use crate::sigterm;
 const PRIORITY: i32 = -20;
 /// Time between two looks whether the role is to end.
 const LOOK: Duration = Duration::from_millis(200);
+/// Pause after a connection that could not be taken: what the machine lacks does not come back at once.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs the role until it is asked to end.
 ///
@@ -36,13 +38,22 @@ pub fn run(run_dir: &RunDir) -> io::Result<()> {
     leases.recall();
     let listener = Listener::bind(&run_dir.socket("lease"))?;
     while !sigterm::arrived() {
-        if !wait_readable(listener.as_fd(), LOOK)? {
-            continue;
+        // VMs run under this process: that the machine lacks descriptors or threads for a while must not end it.
+        if let Err(error) = take_connection(&listener, &leases) {
+            log::error!("a connection is not served: {error}");
+            std::thread::sleep(PAUSE);
         }
-        let connection = Arc::new(listener.accept()?);
-        let leases = Arc::clone(&leases);
-        std::thread::Builder::new().name("connection".to_owned()).spawn(move || leases.serve(&connection))?;
     }
     leases.leave_all();
+    Ok(())
+}
+
+/// Serves the next connection, if one comes soon, on a thread of its own.
+fn take_connection(listener: &Listener, leases: &Arc<Leases>) -> io::Result<()> {
+    if wait_readable(listener.as_fd(), LOOK)? {
+        let connection = Arc::new(listener.accept()?);
+        let leases = Arc::clone(leases);
+        std::thread::Builder::new().name("connection".to_owned()).spawn(move || leases.serve(&connection))?;
+    }
     Ok(())
 }

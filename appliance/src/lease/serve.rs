@@ -64,8 +64,14 @@ impl Leases {
         self.watchers().retain(|watcher| watcher.send_at_once(&LeaseAnswer::Event(event.clone())).is_ok());
     }
 
-    /// Serves a connection to its end.
+    /// Serves a connection to its end. Nothing of it is left then: the next event may be far away, and its descriptor is
+    /// free again only when nobody has it.
     pub fn serve(self: &Arc<Self>, connection: &Connection) {
+        self.converse(connection);
+        self.watchers().retain(|watcher| !Arc::ptr_eq(watcher, connection));
+    }
+
+    fn converse(self: &Arc<Self>, connection: &Connection) {
         loop {
             let answer = match connection.receive() {
                 Ok((LeaseRequest::Watch, _)) => {
