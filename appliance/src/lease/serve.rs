@@ -31,6 +31,9 @@ const REPLY_BOUND: Duration = Duration::from_millis(limits::API_REQUEST_MS_MAX +
 /// How long a new datastore may take until its host lease is held: its last life may have to expire.
 const OPEN_BOUND: Duration = Duration::from_millis(2 * limits::LEASE_EXPIRY_MS);
 
+/// The name of a holder whose slot another host has by now: it reads well where names of hosts stand.
+const GONE: &str = "a-host-that-is-gone";
+
 /// A datastore's thread, and who this host is there.
 #[derive(Clone)]
 struct Known {
@@ -286,23 +289,31 @@ fn boot() -> BootId {
 fn translated(answer: Answer, hosts: &[HostView], own: (HostId, BootId)) -> LeaseAnswer {
     match answer {
         Answer::Held { epoch, .. } => LeaseAnswer::Held { epoch: epoch.0 },
-        Answer::HeldBy(holder) => match named(&holder, hosts, own) {
-            Some(holder) => LeaseAnswer::HeldBy(holder),
-            None => LeaseAnswer::Failed(format!("{} holds it, a host that cannot be read", holder.who)),
-        },
+        Answer::HeldBy(holder) => named(&holder, hosts, own).map_or_else(|| unreadable(&holder), LeaseAnswer::HeldBy),
         Answer::GivenUp | Answer::Forgotten => LeaseAnswer::Done,
         Answer::Prepared(epoch) => LeaseAnswer::Prepared { epoch: epoch.0 },
-        Answer::Holder(holder) => LeaseAnswer::Holder(holder.and_then(|holder| named(&holder, hosts, own))),
+        Answer::Holder(None) => LeaseAnswer::Holder(None),
+        // Not "nobody": that VM may run there.
+        Answer::Holder(Some(holder)) => {
+            named(&holder, hosts, own).map_or_else(|| unreadable(&holder), |named| LeaseAnswer::Holder(Some(named)))
+        }
     }
 }
 
-/// A holder with its name. The slot of a host that is long gone may be another's by now.
+fn unreadable(holder: &vm_lease::Holder) -> LeaseAnswer {
+    LeaseAnswer::Failed(format!("{} holds it, a host that cannot be read", holder.who))
+}
+
+/// A holder with its name; none where its slot cannot be read. The slot of a host that is long gone may be another's by
+/// now, whose name is no answer. An earlier life of a host has its name.
 fn named(holder: &vm_lease::Holder, hosts: &[HostView], own: (HostId, BootId)) -> Option<Holder> {
     let view = hosts.iter().find(|view| view.slot == holder.who.slot)?;
-    let same = view.record.host == holder.who.host && view.record.generation == holder.who.generation;
+    let same_host = view.record.host == holder.who.host;
+    let same = same_host && view.record.generation == holder.who.generation;
+    let name = if same_host { view.record.name.clone() } else { GONE.parse().ok()? };
     Some(Holder {
         host: holder.who.host.0.to_be_bytes(),
-        name: view.record.name.clone(),
+        name,
         generation: holder.who.generation.0,
         epoch: holder.epoch.0,
         alive: matches!(holder.life, Life::Alive { .. } | Life::LookAgain),
@@ -319,4 +330,52 @@ fn host_lease(view: &HostView) -> HostLease {
     let record = &view.record;
     let host = record.host.0.to_be_bytes();
     HostLease { host, name: record.name.clone(), generation: record.generation.0, alive, silent_ms }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::lease::identity::{Generation, Incarnation, Slot};
+    use protocol::lease::record::HostRecord;
+    use protocol::lease::watch::Death;
+
+    const OWN: (HostId, BootId) = (HostId(9), BootId(9));
+
+    /// What slot 0 shows: host 2, called host-b, in its second life.
+    fn hosts() -> [HostView; 1] {
+        let record = HostRecord {
+            host: HostId(2),
+            boot: BootId(2),
+            generation: Generation(2),
+            name: "host-b".parse().expect("valid"),
+            renewed_at: 1,
+            expiry_ms: 1,
+            watchdog: Kind::None,
+            left: false,
+            declared_dead: Vec::new(),
+        };
+        [HostView { slot: Slot(0), record, life: Life::LookAgain }]
+    }
+
+    fn holder(slot: u16, host: u128, generation: u64) -> vm_lease::Holder {
+        let who = Incarnation { slot: Slot(slot), generation: Generation(generation), host: HostId(host) };
+        vm_lease::Holder { who, epoch: Epoch(1), life: Life::Over(Death::Superseded) }
+    }
+
+    #[test]
+    fn a_holder_whose_slot_another_host_has_by_now_does_not_get_that_hosts_name() {
+        let name = |holder| named(&holder, &hosts(), OWN).expect("readable").name.to_string();
+        assert_eq!(name(holder(0, 1, 1)), GONE);
+        assert_eq!(name(holder(0, 2, 2)), "host-b");
+        assert_eq!(name(holder(0, 2, 1)), "host-b", "an earlier life");
+    }
+
+    #[test]
+    fn a_holder_that_cannot_be_read_is_not_nobody() {
+        for answer in [Answer::Holder(Some(holder(1, 1, 1))), Answer::HeldBy(holder(1, 1, 1))] {
+            let told = translated(answer, &hosts(), OWN);
+            assert!(matches!(told, LeaseAnswer::Failed(_)), "{told:?}");
+        }
+        assert_eq!(translated(Answer::Holder(None), &hosts(), OWN), LeaseAnswer::Holder(None));
+    }
 }
