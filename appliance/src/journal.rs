@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::sync::OnceLock;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use model::host_config::LogLevel;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::role::RoleName;
@@ -19,6 +20,16 @@ pub fn install(role: RoleName) {
     if log::set_logger(JOURNAL.get_or_init(|| Journal { role })).is_ok() {
         log::set_max_level(LevelFilter::Info);
     }
+}
+
+/// From now on records of less weight than this are dropped. Until then it is `info`.
+pub fn set_level(level: LogLevel) {
+    log::set_max_level(match level {
+        LogLevel::Error => LevelFilter::Error,
+        LogLevel::Warn => LevelFilter::Warn,
+        LogLevel::Info => LevelFilter::Info,
+        LogLevel::Debug => LevelFilter::Debug,
+    });
 }
 
 /// From now on a panic of this process is one record, and the process makes no other call for it: the usual way to tell of a

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use godwit::api::paths::RunDir;
 use godwit::role::{self, RoleName};
-use godwit::{console, host, init, lease, migrate, vmm};
+use godwit::{configuration, console, host, init, journal, lease, migrate, vmm};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -19,6 +19,12 @@ fn main() -> ExitCode {
     if let Err(error) = role::enter(name, rest) {
         eprintln!("godwit {name}: {error}");
         return ExitCode::FAILURE;
+    }
+    // The roles that last. A monitor learns no configuration: it has no files.
+    if matches!(name, RoleName::Host | RoleName::Lease | RoleName::Migrate)
+        && let Some(config) = configuration::of_this_host(&RunDir::from_environment(), None).config
+    {
+        journal::set_level(config.log_level);
     }
     match name {
         RoleName::Init => init::run(),

@@ -276,3 +276,14 @@ fn a_watcher_that_went_away_leaves_no_descriptor_behind() {
         std::thread::sleep(Duration::from_millis(20));
     }
 }
+
+#[test]
+fn a_role_logs_as_much_as_the_configuration_says() {
+    let logs = [("quiet", "error"), ("usual", "info")].map(|(name, level)| {
+        let (lab, log) = logged(name, &format!("log_level = \"{level}\"\n"));
+        assert_eq!(lab.hosts[0].open(&lab.folder), LeaseAnswer::Done);
+        std::fs::read_to_string(log).expect("read")
+    });
+    assert!(!logs[0].contains(" lease info: "), "{}", logs[0]);
+    assert!(logs[1].contains(" lease info: "), "{}", logs[1]);
+}
