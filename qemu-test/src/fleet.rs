@@ -156,10 +156,12 @@ impl Fleet {
         SerialLine::open_stowaway(&self.machine(host)?)?.exec_within(order, Duration::from_secs(60))
     }
 
-    /// Gives the stowaway of a host an order that it carries out when a move there enters `phase`, and does not wait.
+    /// Gives the stowaway of a host an order that it carries out when a move there enters `phase`. Waits until it is ready
+    /// to, and not until it has.
     pub fn order_when(&self, host: &str, phase: &str, order: &str) -> Result<Pending> {
         let mut line = SerialLine::open_stowaway(&self.machine(host)?)?;
         let token = line.type_command(&format!("when {phase} {order}"))?;
+        line.read_until(&format!("@armed {token}"), Duration::from_secs(60))?;
         Ok(Pending { line, token })
     }
 

@@ -9,6 +9,7 @@
 //! | `when PHASE ORDER` | carries out ORDER as soon as the migration log tells that a move entered PHASE |
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -22,8 +23,9 @@ const PHASE_BOUND: Duration = Duration::from_secs(200);
 /// Most bytes of a file that are shown.
 const SHOWN: usize = 64 << 10;
 
-/// Carries out one order; what it printed, or why it could not.
-pub(crate) fn carry_out(order: &str) -> Result<String, String> {
+/// Carries out one order; what it printed, or why it could not. One that waits for its moment calls `armed` as soon as that
+/// cannot be missed any more.
+pub(crate) fn carry_out(order: &str, armed: &mut dyn FnMut()) -> Result<String, String> {
     let words: Vec<&str> = order.split_whitespace().collect();
     match words[..] {
         ["kill", role] => signal(role, "", Signal::KILL),
@@ -35,25 +37,48 @@ pub(crate) fn carry_out(order: &str) -> Result<String, String> {
         ["processes"] => Ok(processes().map(|(pid, words)| format!("{pid} {}\n", words.join(" "))).collect()),
         ["show", path] => show(path),
         ["list", path] => list(path),
-        ["when", phase, ..] => when(phase, order.splitn(3, ' ').nth(2).unwrap_or_default()),
+        ["when", phase, ..] => {
+            let order = order.splitn(3, ' ').nth(2).unwrap_or_default();
+            when(Path::new(MIGRATION_LOG), phase, order, armed)
+        }
         _ => Err(format!("not understood: {order}")),
     }
 }
 
 /// Waits for the phase in what the log gets from now on, and carries the order out at once.
-fn when(phase: &str, order: &str) -> Result<String, String> {
-    let read = || fs::read(MIGRATION_LOG).unwrap_or_default();
-    let (before, started) = (read().len(), Instant::now());
+fn when(log: &Path, phase: &str, order: &str, armed: &mut dyn FnMut()) -> Result<String, String> {
+    let read = || fs::read(log).unwrap_or_default();
+    let (mut place, started) = (Place::at_the_end_of(&read()), Instant::now());
+    armed();
     let told = format!(": {phase}");
     while started.elapsed() < PHASE_BOUND {
-        let log = read();
-        let fresh = String::from_utf8_lossy(log.get(before..).unwrap_or_default()).into_owned();
-        if fresh.lines().any(|line| line.ends_with(&told)) {
-            return carry_out(order);
+        if String::from_utf8_lossy(place.fresh(&read())).lines().any(|line| line.ends_with(&told)) {
+            return carry_out(order, &mut || ());
         }
         std::thread::sleep(LOOK);
     }
     Err(format!("no move entered the phase {phase}"))
+}
+
+/// A place in a log, which begins anew when it is full.
+struct Place {
+    at: usize,
+    longest: usize,
+}
+
+impl Place {
+    fn at_the_end_of(log: &[u8]) -> Self {
+        Self { at: log.len(), longest: log.len() }
+    }
+
+    /// What the log has beyond the place.
+    fn fresh<'a>(&mut self, log: &'a [u8]) -> &'a [u8] {
+        if log.len() < self.longest {
+            *self = Self { at: 0, longest: 0 };
+        }
+        self.longest = log.len();
+        &log[self.at..]
+    }
 }
 
 fn signal(role: &str, word: &str, signal: Signal) -> Result<String, String> {
@@ -117,9 +142,32 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_said() {
-        assert!(carry_out("kill no-such-role").is_err());
-        assert!(carry_out("show /no/such/file").is_err());
-        assert!(carry_out("dance").is_err());
-        assert!(carry_out("processes").unwrap().contains(&std::process::id().to_string()));
+        assert!(carry_out("kill no-such-role", &mut || ()).is_err());
+        assert!(carry_out("show /no/such/file", &mut || ()).is_err());
+        assert!(carry_out("dance", &mut || ()).is_err());
+        assert!(carry_out("processes", &mut || ()).unwrap().contains(&std::process::id().to_string()));
+    }
+
+    #[test]
+    fn a_phase_that_comes_as_soon_as_the_order_is_said_to_be_armed_is_not_missed() {
+        let log = std::env::temp_dir().join(format!("stowaway-armed-{}", std::process::id()));
+        fs::write(&log, "an earlier move: pre-copy\n").unwrap();
+        let mut armed = 0;
+        let done = when(&log, "pre-copy", "processes", &mut || {
+            armed += 1;
+            fs::write(&log, "an earlier move: pre-copy\nthis move: pre-copy\n").unwrap();
+        });
+        fs::remove_file(&log).unwrap();
+        assert!(done.unwrap().contains(&std::process::id().to_string()));
+        assert_eq!(armed, 1);
+    }
+
+    #[test]
+    fn a_log_that_began_anew_is_read_from_its_start() {
+        let mut place = Place::at_the_end_of(b"old\n");
+        assert_eq!(place.fresh(b"old\n"), b"");
+        assert_eq!(place.fresh(b"old\nnew\n"), b"new\n");
+        assert_eq!(place.fresh(b"anew\n"), b"anew\n", "longer than the place, and shorter than the log was");
+        assert_eq!(place.fresh(b"anew\nand more\n"), b"anew\nand more\n");
     }
 }

@@ -1,4 +1,5 @@
-//! The serial port: a line is an order, its answer stands between two marks.
+//! The serial port: a line is an order, its answer stands between two marks. Before the answer of an order that waits for its
+//! moment, `@armed TOKEN` says that the moment may come.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -28,7 +29,11 @@ pub(crate) fn serve() -> io::Result<()> {
         let line = String::from_utf8_lossy(&line?).into_owned();
         let line = line.rsplit(TAKE_BACK).next().unwrap_or_default();
         let Some((token, order)) = line.strip_prefix("@exec ").and_then(|rest| rest.split_once(' ')) else { continue };
-        let (mut text, status) = match orders::carry_out(order) {
+        let mut told = Ok(());
+        let outcome =
+            orders::carry_out(order, &mut || told = answers.write_all(format!("@armed {token}\n").as_bytes()));
+        told?;
+        let (mut text, status) = match outcome {
             Ok(text) => (text, 0),
             Err(text) => (text, 1),
         };
