@@ -77,7 +77,7 @@ pub fn pack(source: &Path, parts: &Parts, folder: &Path) -> Result<Image> {
         .make(&image.kernel, || fs::copy(vmlinuz, &image.kernel).at("copying", vmlinuz).map(drop))?;
     let (modules, appliance) = (folder.join("modules.cpio.zst"), folder.join("godwit.cpio.zst"));
     initramfs::pack_modules(source, &recipe, kernel, &modules)?;
-    initramfs::pack_appliance(source, binary, &appliance)?;
+    initramfs::pack_appliance(binary, &appliance)?;
     initramfs::join(&[&modules, &appliance], &image.initramfs)?;
     iso::make(source, &image.kernel, &image.initramfs, &image.iso)?;
     println!("image: Linux {}", kernel.release);

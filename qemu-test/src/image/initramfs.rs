@@ -1,7 +1,7 @@
 //! The initramfs: two compressed archives one after the other, so that a new binary does not pack the modules again.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::child::Child;
 use crate::error::{Doing, Result};
@@ -12,9 +12,7 @@ use crate::image::recipe::Recipe;
 use crate::stamp::Inputs;
 
 /// Folders that the kernel and init mount things on.
-const MOUNT_POINTS: &[&str] = &["dev", "proc", "sys", "run", "tmp", "etc", "etc/godwit", "vm", "datastore"];
-/// Files of `config/` that hosts read as their defaults.
-const DEFAULTS: &[&str] = &["host.toml"];
+const MOUNT_POINTS: &[&str] = &["dev", "proc", "sys", "run", "tmp", "etc", "vm", "datastore"];
 
 /// Packs the modules that the recipe of this source tree names into the compressed archive `result`.
 pub(super) fn pack_modules(source: &Path, recipe: &Recipe, package: &KernelPackage, result: &Path) -> Result<()> {
@@ -35,18 +33,9 @@ pub(super) fn pack_modules(source: &Path, recipe: &Recipe, package: &KernelPacka
     Ok(())
 }
 
-/// Packs the binary as `/init` and the defaults of this source tree into the compressed archive `result`.
-pub(super) fn pack_appliance(source: &Path, binary: &Path, result: &Path) -> Result<()> {
-    let defaults: Vec<(&str, PathBuf)> = DEFAULTS
-        .iter()
-        .map(|name| (*name, source.join("config").join(name)))
-        .filter(|(_, path)| path.exists())
-        .collect();
-    let mut inputs = Inputs::of("appliance", 3).content(binary)?;
-    for (_, path) in &defaults {
-        inputs = inputs.content(path)?;
-    }
-    inputs.make(result, || {
+/// Packs the binary, which holds its defaults, as `/init` into the compressed archive `result`.
+pub(super) fn pack_appliance(binary: &Path, result: &Path) -> Result<()> {
+    Inputs::of("appliance", 4).content(binary)?.make(result, || {
         let mut archive = Archive::default();
         for folder in MOUNT_POINTS {
             archive.folder(folder);
@@ -54,9 +43,6 @@ pub(super) fn pack_appliance(source: &Path, binary: &Path, result: &Path) -> Res
         // The kernel opens it as init's standard input and output before anything is mounted.
         archive.character_device("dev/console", 0o600, 5, 1);
         archive.file("init", 0o755, &fs::read(binary).at("reading", binary)?);
-        for (name, path) in &defaults {
-            archive.file(&format!("etc/godwit/{name}"), 0o644, &fs::read(path).at("reading", path)?);
-        }
         compress(&archive.finish(), result)
     })?;
     Ok(())
