@@ -172,6 +172,7 @@ fn came_from_medium() -> bool {
 }
 
 /// Runs the `configure` role once and takes its bounded answer.
+#[allow(clippy::zombie_processes, reason = "the supervisor, which starts later, collects every child")]
 fn configure() -> Result<Answer, String> {
     let log = gather::into_log(LOG_FOLDER.as_ref(), "configure").map_err(|error| error.to_string())?;
     let mut child = Command::new(OURSELVES)
