@@ -366,7 +366,7 @@ mod tests {
     fn arrived(resumed: fn() -> VmmAnswer) -> StandIn {
         let monitor = StandIn::start(&web());
         monitor.answers(move |request| match request {
-            VmmRequest::Status => Some(VmmAnswer::Status(VmmStatus { life: VmmLife::Paused, cpu_us: 0 })),
+            VmmRequest::Status => Some(VmmAnswer::Status(VmmStatus { life: VmmLife::Paused, cpu_us: 0, clock_ns: 0 })),
             VmmRequest::AttachDisk { .. } => Some(VmmAnswer::Done),
             VmmRequest::Resume => Some(resumed()),
             _ => None,
