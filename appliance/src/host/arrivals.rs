@@ -406,6 +406,6 @@ mod tests {
         adopt(&place.plane, Arc::clone(&running), MOVE);
         place.wait("its monitor ends", || running.monitor.is_gone());
         place.wait("nothing of it is here", || place.plane.vms.state(&web()).is_none());
-        assert_eq!(place.plane.owed.all(), [running.vm.clone()]);
+        assert_eq!(place.plane.owed.all(), std::slice::from_ref(&running.vm));
     }
 }

@@ -68,7 +68,8 @@ impl Cable {
     pub(crate) fn carries(&self, rate: &str) -> bool {
         let shaped = ["port-a", "port-b"].iter().all(|port| {
             let tc = ["-n", &self.namespaces[2], "qdisc", "replace", "dev", port, "root", "tbf", "rate", rate];
-            let status = Command::new("tc").args(tc).args(["burst", "128kb", "latency", "50ms"]).status();
+            // A small burst: a probe of some milliseconds would measure what passes at once, and not the rate.
+            let status = Command::new("tc").args(tc).args(["burst", "20kb", "latency", "50ms"]).status();
             status.is_ok_and(|status| status.success())
         });
         if !shaped {
