@@ -1,8 +1,9 @@
 //! Measures the path of a new connection before the first page: round-trip time, MTU, bandwidth.
 //!
 //! MTU first: the hello tells the peer's, and QUIC's own search (RFC 8899) proves what the path carries. A host that is
-//! slow to answer is no narrow path: only packets that were lost are. Then, for a tenth of a second, datagrams that the peer throws away; what is acknowledged a second is the bandwidth, and the
-//! congestion window is warm for the pages that follow.
+//! slow to answer is no narrow path: only packets that were lost are. Then, for a tenth of a second, datagrams that the
+//! peer throws away; what is acknowledged a second in the later half is the bandwidth (the first half is the ramp, and what
+//! a shaped link lets through at once), and the congestion window is warm for the pages that follow.
 
 use std::time::{Duration, Instant};
 
@@ -41,7 +42,7 @@ pub struct PathReport {
 #[derive(Debug)]
 enum Phase {
     Search { until: Instant, probes: u64, quiet_since: Instant },
-    Load { began: Instant, delivered: u64, lost: u64, report: PathReport },
+    Load { began: Instant, delivered: u64, lost: u64, half: Option<(Instant, u64)>, report: PathReport },
     Done,
 }
 
@@ -90,22 +91,30 @@ impl Probe {
                     loss: 0.0,
                 };
                 let (delivered, lost) = (estimates.delivered_bytes, stack.lost_bytes(self.connection));
-                self.phase = Phase::Load { began: now, delivered, lost, report };
+                self.phase = Phase::Load { began: now, delivered, lost, half: None, report };
                 self.load(stack);
                 None
             }
-            Phase::Load { began, delivered, lost, report } => {
+            Phase::Load { began, delivered, lost, half, report } => {
                 let elapsed = now.saturating_duration_since(*began);
                 let arrived = estimates.delivered_bytes - *delivered;
                 // At least a few round trips, or the ramp at the start is all that was seen. They are counted as they were
                 // before: where the load fills a queue, it would otherwise prolong itself.
-                if elapsed < LOAD.max(report.rtt * 10) && arrived < LOAD_MAX_BYTES {
+                let whole = LOAD.max(report.rtt * 10);
+                if elapsed >= whole / 2 || arrived >= LOAD_MAX_BYTES / 2 {
+                    half.get_or_insert((now, arrived));
+                }
+                if elapsed < whole && arrived < LOAD_MAX_BYTES {
                     self.load(stack);
                     return None;
                 }
                 let gone = stack.lost_bytes(self.connection) - *lost;
                 let mut report = report.clone();
-                report.bandwidth_bytes = estimates.delivery_rate_bytes;
+                report.bandwidth_bytes = match *half {
+                    Some((since, before)) if since < now => rate(arrived - before, now - since),
+                    // Not one look fell between the half and the end.
+                    _ => rate(arrived, elapsed),
+                };
                 report.loss = gone as f64 / (arrived + gone).max(1) as f64;
                 report.rtt_min = estimates.rtt_min;
                 self.phase = Phase::Done;
@@ -119,4 +128,9 @@ impl Probe {
         let filler = Bytes::from_static(&FILLER);
         while stack.send_filler(self.connection, &filler) {}
     }
+}
+
+/// Bytes a second.
+fn rate(bytes: u64, time: Duration) -> u64 {
+    (bytes as f64 / time.as_secs_f64().max(1e-6)) as u64
 }
