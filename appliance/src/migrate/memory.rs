@@ -12,9 +12,6 @@ use std::os::unix::fs::FileExt;
 use protocol::pages::PAGE_BYTES;
 use rustix::fs::SeekFrom;
 
-/// One page's bytes.
-pub type Page = [u8; PAGE_BYTES];
-
 /// The memory of a guest.
 #[derive(Debug)]
 pub struct GuestRam {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use netstack::SendError;
 use protocol::destination::{Admission, PagesStored};
-use protocol::pages::{PAGE_BYTES, PageSet, Window};
+use protocol::pages::{PAGE_BYTES, PageSet, WINDOW_PAGES, Window};
 use protocol::source::{Batch, PagesSent};
 use protocol::verify::PageHash;
 use protocol::wire::record::{Content, HEADER_BYTES, ZEROS_MAX};
@@ -13,9 +13,6 @@ use protocol::wire::{MigrationId, PagePlan, RecordHeader};
 
 use super::compression::Compressor;
 use super::memory::{GuestRam, is_zero};
-
-/// Pages of a full window.
-const WINDOW: u64 = u64::BITS as u64;
 
 /// How far a batch is.
 #[derive(Debug)]
@@ -110,7 +107,7 @@ impl Sending {
         if self.batch.round != 1 || window.pages != u64::MAX {
             return false;
         }
-        let (first, end) = (window.first, window.first + WINDOW);
+        let (first, end) = (window.first, window.first + WINDOW_PAGES);
         let touched = match self.looked {
             Some((looked, touched)) if looked <= first && touched.is_none_or(|touched| first < touched) => touched,
             _ => ram.touched_from(first),
@@ -121,14 +118,16 @@ impl Sending {
 
     /// Adds a window to the zeros that are not yet told; gives the record of those before, if they do not adjoin.
     fn add_zeros(&mut self, window: Window) -> Option<Bytes> {
-        let adjoins = |(first, count): (u64, u32)| first + u64::from(count) == window.first && count + 64 <= ZEROS_MAX;
+        const PAGES: u32 = WINDOW_PAGES as u32;
+        let adjoins =
+            |(first, count): (u64, u32)| first + u64::from(count) == window.first && count + PAGES <= ZEROS_MAX;
         if !self.zeros.is_none_or(adjoins) {
             return self.take_zeros();
         }
         let (_, count) = self.zeros.get_or_insert((window.first, 0));
-        *count += 64;
-        self.sent.hashes.extend([PageHash::zero(); 64]);
-        self.sent.zero_pages += 64;
+        *count += PAGES;
+        self.sent.hashes.extend([PageHash::zero(); WINDOW_PAGES as usize]);
+        self.sent.zero_pages += WINDOW_PAGES;
         self.next += 1;
         None
     }
@@ -281,7 +280,7 @@ mod tests {
 
     use super::*;
 
-    const PAGES: u64 = 6 * WINDOW;
+    const PAGES: u64 = 6 * WINDOW_PAGES;
 
     fn ram() -> Arc<GuestRam> {
         let memfd: OwnedFd = memfd_create("test", MemfdFlags::CLOEXEC).expect("a memfd");
@@ -394,7 +393,7 @@ mod tests {
         let mut noise = 1_u64;
         for page in (0..PAGES).filter(|page| page % 5 != 0) {
             let mut bytes = [page as u8; PAGE_BYTES];
-            for byte in bytes.iter_mut().filter(|_| page >= 3 * WINDOW) {
+            for byte in bytes.iter_mut().filter(|_| page >= 3 * WINDOW_PAGES) {
                 noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 *byte = (noise >> 56) as u8;
             }
@@ -417,12 +416,12 @@ mod tests {
     #[test]
     fn memory_that_was_never_touched_is_neither_sent_nor_made() {
         let source = ram();
-        source.write(3 * WINDOW + 5, &[7; PAGE_BYTES]).expect("a page");
+        source.write(3 * WINDOW_PAGES + 5, &[7; PAGE_BYTES]).expect("a page");
         let mut storage = Storage::new(ram());
         carry(&source, &mut storage, &PageSet::full(PAGES), 1, Compressor::never());
         for ram in [&source, storage.ram()] {
-            assert_eq!(ram.touched_from(0), Some(3 * WINDOW + 5));
-            assert_eq!(ram.touched_from(3 * WINDOW + 6), None);
+            assert_eq!(ram.touched_from(0), Some(3 * WINDOW_PAGES + 5));
+            assert_eq!(ram.touched_from(3 * WINDOW_PAGES + 6), None);
         }
     }
 }
