@@ -43,6 +43,25 @@ pub(super) fn end_without_guest(cx: &mut Context, reason: Reason) -> Finished {
     cx.finish(vm, Verdict::Failed, &[reason])
 }
 
+/// The ways in which a phase ends early of which the guest has not noticed anything yet: there is nothing to undo.
+macro_rules! ends_unnoticed {
+    () => {
+        fn lost(self, cx: &mut Context, reason: Reason) -> Phase {
+            $crate::source::greeting::end(cx, &$crate::source::context::Ending::failed(reason)).into()
+        }
+
+        fn cancel(self, cx: &mut Context) -> Phase {
+            let ending = $crate::source::context::Ending::cancelled(&cx.here());
+            $crate::source::greeting::end(cx, &ending).into()
+        }
+
+        fn guest_gone(self, cx: &mut Context, reason: Reason) -> Phase {
+            $crate::source::greeting::end_without_guest(cx, reason).into()
+        }
+    };
+}
+pub(super) use ends_unnoticed;
+
 impl Step for Greeting {
     fn message(self, cx: &mut Context, message: Message) -> Phase {
         let Message::Hello(hello) = message else {
@@ -67,16 +86,5 @@ impl Step for Greeting {
         self.lost(cx, reason)
     }
 
-    fn lost(self, cx: &mut Context, reason: Reason) -> Phase {
-        end(cx, &Ending::failed(reason)).into()
-    }
-
-    fn cancel(self, cx: &mut Context) -> Phase {
-        let ending = Ending::cancelled(&cx.here());
-        end(cx, &ending).into()
-    }
-
-    fn guest_gone(self, cx: &mut Context, reason: Reason) -> Phase {
-        end_without_guest(cx, reason).into()
-    }
+    ends_unnoticed!();
 }

@@ -6,7 +6,7 @@ use model::receipt::Verdict;
 
 use super::context::{Context, Ending};
 use super::effect::Timer;
-use super::greeting::{end, end_without_guest};
+use super::greeting::{end, ends_unnoticed};
 use super::machine::{Phase, Step};
 use super::reserving::Reserving;
 use crate::checks::Severity;
@@ -64,16 +64,5 @@ impl Step for Offered {
         self.lost(cx, reason)
     }
 
-    fn lost(self, cx: &mut Context, reason: Reason) -> Phase {
-        end(cx, &Ending::failed(reason)).into()
-    }
-
-    fn cancel(self, cx: &mut Context) -> Phase {
-        let ending = Ending::cancelled(&cx.here());
-        end(cx, &ending).into()
-    }
-
-    fn guest_gone(self, cx: &mut Context, reason: Reason) -> Phase {
-        end_without_guest(cx, reason).into()
-    }
+    ends_unnoticed!();
 }

@@ -2,9 +2,9 @@
 
 use model::diagnosis::Reason;
 
-use super::context::{Context, Ending};
+use super::context::Context;
 use super::effect::{Effect, Input, Timer};
-use super::greeting::{end, end_without_guest};
+use super::greeting::ends_unnoticed;
 use super::machine::{Phase, Step};
 use super::offered::Offered;
 use crate::time::Duration;
@@ -50,16 +50,5 @@ impl Step for Probing {
         self.lost(cx, reason)
     }
 
-    fn lost(self, cx: &mut Context, reason: Reason) -> Phase {
-        end(cx, &Ending::failed(reason)).into()
-    }
-
-    fn cancel(self, cx: &mut Context) -> Phase {
-        let ending = Ending::cancelled(&cx.here());
-        end(cx, &ending).into()
-    }
-
-    fn guest_gone(self, cx: &mut Context, reason: Reason) -> Phase {
-        end_without_guest(cx, reason).into()
-    }
+    ends_unnoticed!();
 }
