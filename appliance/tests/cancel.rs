@@ -25,10 +25,7 @@ impl World {
     fn new(name: &str, cable: Cable, cmdline: &str, migration: &str) -> Option<Self> {
         let datastore = Datastore::with_witness(name)?;
         datastore.add("witness", 1, "32 MiB", cmdline, migration);
-        let (a, b) = (Host::boot_at(&datastore, &cable, 0), Host::boot_at(&datastore, &cable, 1));
-        for (host, other) in [(&a, "host-b"), (&b, "host-a")] {
-            wait("the hosts know each other", || line(&host.ask("host list").1).contains(other));
-        }
+        let [a, b] = Host::boot_two(&datastore, &cable);
         assert_eq!(a.ask("vm start witness").0, 0);
         a.serial("witness").wait_for("witness: ready");
         wait("nothing stands in the way", || a.ask(&format!("{MOVE} --check")).0 == 0);

@@ -8,10 +8,7 @@ use world::{Cable, Datastore, Host, line, wait};
 /// Two hosts that know each other, on a datastore where the witness runs on the first.
 fn two_hosts(name: &str, cable: &Cable) -> Option<(Datastore, Host, Host)> {
     let datastore = Datastore::with_witness(name)?;
-    let (a, b) = (Host::boot_at(&datastore, cable, 0), Host::boot_at(&datastore, cable, 1));
-    for (host, other) in [(&a, "host-b"), (&b, "host-a")] {
-        wait("the hosts know each other", || line(&host.ask("host list").1).contains(other));
-    }
+    let [a, b] = Host::boot_two(&datastore, cable);
     assert_eq!(a.ask("vm start witness").0, 0);
     Some((datastore, a, b))
 }

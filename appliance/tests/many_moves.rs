@@ -31,15 +31,6 @@ impl Vm {
     }
 }
 
-/// Two hosts that know each other.
-fn hosts(datastore: &Datastore, cable: &Cable) -> [Host; 2] {
-    let hosts = [0, 1].map(|end| Host::boot_at(datastore, cable, end));
-    for (host, other) in [(&hosts[0], "host-b"), (&hosts[1], "host-a")] {
-        wait("the hosts know each other", || line(&host.ask("host list").1).contains(other));
-    }
-    hosts
-}
-
 fn done(host: &Host, typed: &str) {
     let (status, answer) = host.ask(typed);
     assert_eq!(status, 0, "{typed}: {}", line(&answer));
@@ -54,7 +45,7 @@ fn thirty_two_moves_of_four_vms_at_once_lose_no_page_and_leave_nothing_over() {
         let cmdline = format!("seed={} rate=500 set=8M scan=500 nap=on report_ms=500", name.len());
         datastore.add(name, cpus, "32 MiB", &cmdline, &format!("verify = \"{verify}\"\nstun_ms_max = 5000"));
     }
-    let hosts = hosts(&datastore, &cable);
+    let hosts = Host::boot_two(&datastore, &cable);
     // A VM that was started and is gone again: from here on everything that is made once was made.
     done(&hosts[0], "vm start one");
     wait("nothing stands in the way", || hosts[0].ask("vm migrate one host-b --check").0 == 0);
@@ -130,7 +121,7 @@ fn moves_to_a_host_take_slots_too_and_its_own_move_waits_for_one() {
     for name in names.iter().map(String::as_str).chain(["out"]) {
         datastore.add(name, 1, "16 MiB", "seed=1 start=idle nap=on scan=100 report_ms=0", "stun_ms_max = 5000");
     }
-    let [a, b] = hosts(&datastore, &cable);
+    let [a, b] = Host::boot_two(&datastore, &cable);
     done(&a, "vm start out");
     names.iter().for_each(|name| done(&b, &format!("vm start {name}")));
     wait("nothing stands in the way", || b.ask("vm migrate in-1 host-a --check").0 == 0);

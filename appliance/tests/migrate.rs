@@ -3,21 +3,21 @@
 
 mod world;
 
-use godwit::api::host::{HostAnswer, VmState};
+use godwit::api::channel::Channel;
+use godwit::api::host::{HostAnswer, HostRequest, VmState};
 use godwit::api::lease::LeaseRequest;
 use godwit::api::vmm::VmmLife;
 use model::receipt::{Receipt, Verdict};
 use world::lease_line::{LeaseLine, Word};
 use world::{Cable, Datastore, Host, finish, line, wait};
 
-/// Two hosts that know each other, and the datastore that they share.
+/// Two hosts that know each other, the datastore that they share, and the witness, which runs on the first.
 fn two_hosts(name: &str) -> Option<(Datastore, Cable, Host, Host)> {
     let datastore = Datastore::with_witness(name)?;
     let cable = Cable::lay(name)?;
-    let (a, b) = (Host::boot_at(&datastore, &cable, 0), Host::boot_at(&datastore, &cable, 1));
-    for (host, other) in [(&a, "host-b"), (&b, "host-a")] {
-        wait("the hosts know each other", || line(&host.ask("host list").1).contains(other));
-    }
+    let [a, b] = Host::boot_two(&datastore, &cable);
+    assert_eq!(a.ask("vm start witness").0, 0);
+    a.serial("witness").wait_for("bad=0");
     Some((datastore, cable, a, b))
 }
 
@@ -47,9 +47,6 @@ fn migrate(from: &Host, to_name: &str) -> Receipt {
 #[test]
 fn a_running_guest_moves_there_and_back_and_every_page_arrives() {
     let Some((_datastore, _cable, a, b)) = two_hosts("move") else { return };
-    assert_eq!(a.ask("vm start witness").0, 0);
-    let mut serial = a.serial("witness");
-    serial.wait_for("bad=0");
     for (from, to, name) in [(&a, &b, "host-b"), (&b, &a, "host-a"), (&a, &b, "host-b")] {
         let receipt = migrate(from, name);
         assert_eq!(receipt.verdict, Verdict::Moved, "{receipt:?}");
@@ -90,8 +87,6 @@ fn runner<'a>(a: &'a Host, b: &'a Host) -> &'a Host {
 #[test]
 fn a_migration_process_that_is_killed_leaves_the_vm_on_one_host_and_the_next_move_succeeds() {
     let Some((_datastore, _cable, mut a, mut b)) = two_hosts("kill") else { return };
-    assert_eq!(a.ask("vm start witness").0, 0);
-    a.serial("witness").wait_for("bad=0");
     migrate(&a, "host-b");
     migrate(&b, "host-a");
     for (round, after_ms) in [150, 400, 900, 1800].into_iter().enumerate() {
@@ -113,8 +108,6 @@ fn a_migration_process_that_is_killed_leaves_the_vm_on_one_host_and_the_next_mov
 #[test]
 fn a_control_plane_that_dies_while_a_vm_moves_in_leaves_it_on_one_host_and_no_monitor_astray() {
     let Some((_datastore, _cable, mut a, mut b)) = two_hosts("control") else { return };
-    assert_eq!(a.ask("vm start witness").0, 0);
-    a.serial("witness").wait_for("bad=0");
     for after_ms in [100, 300, 700, 1500] {
         let at_a = std::ptr::eq(runner(&a, &b), &raw const a);
         let (from, to, name) = if at_a { (&a, &mut b, "host-b") } else { (&b, &mut a, "host-a") };
@@ -129,8 +122,6 @@ fn a_control_plane_that_dies_while_a_vm_moves_in_leaves_it_on_one_host_and_no_mo
 #[test]
 fn a_control_plane_that_dies_while_its_vm_moves_away_lists_it_where_it_runs() {
     let Some((_datastore, _cable, mut a, mut b)) = two_hosts("away") else { return };
-    assert_eq!(a.ask("vm start witness").0, 0);
-    a.serial("witness").wait_for("bad=0");
     for after_ms in [100, 400, 700] {
         let at_a = std::ptr::eq(runner(&a, &b), &raw const a);
         let (from, to, name) = if at_a { (&mut a, &b, "host-b") } else { (&mut b, &a, "host-a") };
@@ -159,8 +150,6 @@ fn a_control_plane_that_dies_while_its_vm_moves_away_lists_it_where_it_runs() {
 #[test]
 fn a_cut_cable_leaves_the_vm_on_its_source_and_says_so() {
     let Some((_datastore, cable, a, b)) = two_hosts("cut") else { return };
-    assert_eq!(a.ask("vm start witness").0, 0);
-    a.serial("witness").wait_for("bad=0");
     migrate(&a, "host-b");
     migrate(&b, "host-a");
     let (status, said) = disturbed(&a, "host-b", 100, || cable.plugged(false));
@@ -175,30 +164,28 @@ fn a_cut_cable_leaves_the_vm_on_its_source_and_says_so() {
     }
 }
 
-/// Holds every move to this host in its rounds: it cannot get its lease ready for the switchover.
-fn held_in_pre_copy(destination: &Host) -> LeaseLine {
-    let lease = LeaseLine::cut_into(destination);
-    lease.becomes(|request| match request {
-        LeaseRequest::Prepare { .. } => Word::IsUnknown,
-        _ => Word::Passes,
-    });
-    lease
-}
-
 /// Waits until a move from a host is in this phase.
 fn wait_for_phase(from: &Host, phase: &str) {
     wait(phase, || from.migrations().iter().any(|row| row.state.starts_with(phase)));
 }
 
+/// Begins a move that stays in its rounds: the destination cannot get its lease ready for the switchover.
+fn hold_in_pre_copy(from: &Host, to: &Host) -> (LeaseLine, Channel<HostRequest, HostAnswer>) {
+    may_move(from, "host-b");
+    let lease = LeaseLine::cut_into(to);
+    lease.becomes(|request| match request {
+        LeaseRequest::Prepare { .. } => Word::IsUnknown,
+        _ => Word::Passes,
+    });
+    let moving = from.begin("vm migrate witness host-b");
+    wait_for_phase(from, "pre-copy");
+    (lease, moving)
+}
+
 #[test]
 fn a_host_that_ends_gives_its_moves_up_and_shuts_its_guests_down() {
     let Some((_datastore, _cable, mut a, b)) = two_hosts("ending") else { return };
-    assert_eq!(a.ask("vm start witness").0, 0);
-    a.serial("witness").wait_for("bad=0");
-    may_move(&a, "host-b");
-    let _lease = held_in_pre_copy(&b);
-    let _command = a.begin("vm migrate witness host-b");
-    wait_for_phase(&a, "pre-copy");
+    let (_lease, _command) = hold_in_pre_copy(&a, &b);
     a.ask_to_end();
     assert!(a.wait_for_end().success());
     let log = a.whole_log("host");
@@ -211,12 +198,7 @@ fn a_host_that_ends_gives_its_moves_up_and_shuts_its_guests_down() {
 #[test]
 fn a_host_that_ends_while_a_vm_moves_in_leaves_it_on_its_source() {
     let Some((_datastore, _cable, a, mut b)) = two_hosts("ending-in") else { return };
-    assert_eq!(a.ask("vm start witness").0, 0);
-    a.serial("witness").wait_for("bad=0");
-    may_move(&a, "host-b");
-    let _lease = held_in_pre_copy(&b);
-    let moving = a.begin("vm migrate witness host-b");
-    wait_for_phase(&a, "pre-copy");
+    let (_lease, moving) = hold_in_pre_copy(&a, &b);
     b.ask_to_end();
     assert!(b.wait_for_end().success());
     let refusal = line(&finish(&moving).1);
@@ -229,12 +211,7 @@ fn a_host_that_ends_while_a_vm_moves_in_leaves_it_on_its_source() {
 #[test]
 fn a_kill_ends_a_vm_in_the_middle_of_its_move() {
     let Some((_datastore, _cable, a, b)) = two_hosts("kill-out") else { return };
-    assert_eq!(a.ask("vm start witness").0, 0);
-    a.serial("witness").wait_for("bad=0");
-    may_move(&a, "host-b");
-    let lease = held_in_pre_copy(&b);
-    let moving = a.begin("vm migrate witness host-b");
-    wait_for_phase(&a, "pre-copy");
+    let (lease, moving) = hold_in_pre_copy(&a, &b);
     for command in ["vm pause witness", "vm stop witness", "vm migrate witness host-b"] {
         let (status, refusal) = a.ask(command);
         assert!(status == 1 && line(&refusal).contains("is being moved away"), "{command}: {refusal:?}");
@@ -251,12 +228,7 @@ fn a_kill_ends_a_vm_in_the_middle_of_its_move() {
 #[test]
 fn a_vm_whose_move_is_committed_is_not_killed_at_its_source() {
     let Some((_datastore, _cable, a, b)) = two_hosts("kill-late") else { return };
-    assert_eq!(a.ask("vm start witness").0, 0);
-    a.serial("witness").wait_for("bad=0");
-    may_move(&a, "host-b");
-    let lease = held_in_pre_copy(&b);
-    let moving = a.begin("vm migrate witness host-b");
-    wait_for_phase(&a, "pre-copy");
+    let (lease, moving) = hold_in_pre_copy(&a, &b);
     // The destination's engine commits, and waits for the disks that its control plane is to open.
     let frozen = b.freeze_control_plane();
     lease.mend();
@@ -271,8 +243,6 @@ fn a_vm_whose_move_is_committed_is_not_killed_at_its_source() {
 #[test]
 fn a_stunned_vm_whose_engine_died_waits_for_its_lease_and_goes_on_when_it_answers() {
     let Some((_datastore, _cable, a, b)) = two_hosts("settle") else { return };
-    assert_eq!(a.ask("vm start witness").0, 0);
-    a.serial("witness").wait_for("bad=0");
     may_move(&a, "host-b");
     let leases = [LeaseLine::cut_into(&a), LeaseLine::cut_into(&b)];
     for lease in &leases {
@@ -299,12 +269,7 @@ fn a_stunned_vm_whose_engine_died_waits_for_its_lease_and_goes_on_when_it_answer
 #[test]
 fn the_receipt_of_a_move_outlives_the_control_plane_that_began_it() {
     let Some((_datastore, _cable, mut a, b)) = two_hosts("receipt") else { return };
-    assert_eq!(a.ask("vm start witness").0, 0);
-    a.serial("witness").wait_for("bad=0");
-    may_move(&a, "host-b");
-    let lease = held_in_pre_copy(&b);
-    let _command = a.begin("vm migrate witness host-b");
-    wait_for_phase(&a, "pre-copy");
+    let (lease, _command) = hold_in_pre_copy(&a, &b);
     let id = a.migrations().into_iter().find(|row| row.state.starts_with("pre-copy")).expect("it is under way").id;
     a.kill_control_plane();
     lease.mend();
@@ -329,8 +294,6 @@ fn the_receipt_of_a_move_outlives_the_control_plane_that_began_it() {
 #[test]
 fn a_source_that_died_after_the_commit_leaves_its_receipt_to_the_destination() {
     let Some((datastore, _cable, mut a, b)) = two_hosts("orphan") else { return };
-    assert_eq!(a.ask("vm start witness").0, 0);
-    a.serial("witness").wait_for("bad=0");
     may_move(&a, "host-b");
     let lease = LeaseLine::cut_into(&a);
     // Without its lease the source does not learn that it may go on: it dies in the commit.

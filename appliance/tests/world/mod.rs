@@ -200,6 +200,15 @@ impl Host {
         Some((u8::from(refused), answer))
     }
 
+    /// Boots one host at each end of a cable, which know each other.
+    pub(crate) fn boot_two(datastore: &Datastore, cable: &Cable) -> [Self; 2] {
+        let hosts = [0, 1].map(|end| Self::boot_at(datastore, cable, end));
+        for (host, other) in [(&hosts[0], "host-b"), (&hosts[1], "host-a")] {
+            wait("the hosts know each other", || line(&host.ask("host list").1).contains(other));
+        }
+        hosts
+    }
+
     /// Types a command and does not wait for its end: the command goes on as long as what is given lives.
     pub(crate) fn begin(&self, typed: &str) -> Channel<HostRequest, HostAnswer> {
         let Ok(Line::Ask(request, _)) = parse(typed) else { panic!("{typed} is a command") };
