@@ -241,6 +241,29 @@ fn a_vm_whose_move_is_committed_is_not_killed_at_its_source() {
 }
 
 #[test]
+fn a_vm_whose_monitor_dies_between_the_commit_and_the_resume_can_be_started_anywhere() {
+    let Some((_datastore, _cable, a, b)) = two_hosts("late-death") else { return };
+    may_move(&a, "host-b");
+    let lease = LeaseLine::cut_into(&b);
+    // The commit is made, and the engine does not know it yet.
+    lease.becomes(|request| match request {
+        LeaseRequest::Commit { .. } => Word::AnswerIsLost,
+        LeaseRequest::Resolve { .. } => Word::IsUnknown,
+        _ => Word::Passes,
+    });
+    let moving = a.begin("vm migrate witness host-b");
+    wait_for_phase(&a, "commit");
+    b.monitor_processes().into_iter().for_each(world::kill);
+    wait("its monitor is gone", || b.monitor_processes().is_empty());
+    lease.mend();
+    let told = line(&finish(&moving).1);
+    assert!(told.contains("does not run there") && told.contains("vm start witness"), "{told}");
+    wait("both say that it is stopped", || [&a, &b].iter().all(|host| host.state("witness") == VmState::Stopped));
+    assert_eq!(a.ask("vm start witness").0, 0, "its lease was given up");
+    assert!(std::ptr::eq(runner(&a, &b), &raw const a));
+}
+
+#[test]
 fn a_stunned_vm_whose_engine_died_waits_for_its_lease_and_goes_on_when_it_answers() {
     let Some((_datastore, _cable, a, b)) = two_hosts("settle") else { return };
     may_move(&a, "host-b");

@@ -9,6 +9,7 @@ use model::names::{DatastoreName, HostName, PortGroupName, VmName};
 use model::receipt::Receipt;
 use protocol::checks::Finding;
 use protocol::checks::facts::HostFacts;
+use protocol::session::VmNow;
 use serde::{Deserialize, Serialize};
 use vmm::machine::spec::MachineSpec;
 
@@ -166,14 +167,36 @@ pub struct MigrationProgress {
     pub predicted_stun_us: Option<u64>,
 }
 
+/// What a host has of a VM at the end of a migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VmHere {
+    /// It runs here, or is paused as it was before.
+    Runs,
+    /// Its lease is this host's, but its vCPUs are gone.
+    Stopped,
+    /// Nothing, or nothing that is known.
+    Nothing,
+}
+
+impl VmHere {
+    /// What `host` has of a VM that is there, as its engine saw it.
+    pub fn of(now: &VmNow, host: &HostName) -> Self {
+        match now {
+            VmNow::On(on, _) if on == host => Self::Runs,
+            VmNow::StoppedOn(on) if on == host => Self::Stopped,
+            VmNow::On(..) | VmNow::StoppedOn(_) | VmNow::NotHere => Self::Nothing,
+        }
+    }
+}
+
 /// How a migration ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ended {
     /// Identity of the migration.
     pub id: MigrationId,
-    /// This host runs the VM now.
-    pub runs_here: bool,
-    /// The epoch in which this host holds it, if it runs here.
+    /// What this host has of the VM now.
+    pub vm: VmHere,
+    /// The epoch in which this host holds it, if it is here.
     pub epoch: u64,
     /// The receipt; at the source only, and not of a check.
     pub receipt: Option<Receipt>,
@@ -189,6 +212,6 @@ pub struct Ended {
 impl Ended {
     /// One of which nothing came, with the VM still here.
     pub fn nothing_moved(id: MigrationId, epoch: u64) -> Self {
-        Self { id, runs_here: true, epoch, receipt: None, failure: None, warnings: Vec::new(), link: String::new() }
+        Self { id, vm: VmHere::Runs, epoch, receipt: None, failure: None, warnings: Vec::new(), link: String::new() }
     }
 }

@@ -13,7 +13,7 @@ use model::receipt::Receipt;
 use model::units::Bytes;
 
 use crate::api::host::VmState;
-use crate::api::migrate::{FromMigrate, Incoming, MigrationId, ToMigrate};
+use crate::api::migrate::{FromMigrate, Incoming, MigrationId, ToMigrate, VmHere};
 use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest};
 use crate::host::born::{self, Born};
 use crate::host::control_plane::ControlPlane;
@@ -132,7 +132,7 @@ fn follow(
                     settle_in(plane, incoming.vm.paused, born, epoch);
                 }
             }
-            (Ok(FromMigrate::Ended(ended)), _) if ended.runs_here => {
+            (Ok(FromMigrate::Ended(ended)), _) if ended.vm == VmHere::Runs => {
                 if let Some(born) = arriving.take() {
                     settle_in(plane, incoming.vm.paused, born, ended.epoch);
                 }
@@ -143,6 +143,13 @@ fn follow(
                 return Ok(("moved", ended.receipt));
             }
             (Ok(FromMigrate::Ended(ended)), _) => {
+                // What runs here already has a watcher, which sees to its end.
+                if ended.vm == VmHere::Stopped
+                    && let Some(born) = arriving.take()
+                {
+                    drop(born);
+                    end_and_give_up(plane, &running);
+                }
                 let why = ended.failure.map_or_else(|| "it was given up".to_owned(), |failure| failure.to_string());
                 return Err(why);
             }
@@ -189,13 +196,19 @@ fn settle_by_lease(
     ask_lease(plane, born, moving_in, disks_open).map_err(|NotHere { why, may_hold }| {
         running.monitor.kill();
         if may_hold {
-            let vm = &running.vm;
-            // Another host may have the lease only when nothing writes here any more; the claim on the VM lasts till then.
-            reap::wait_gone(&vm.vm, &running.monitor, GONE_BOUND, |what| plane.vms.waits_for(&vm.vm, Some(what)));
-            plane.owed.add(vm);
+            end_and_give_up(plane, &running);
         }
         if why.is_empty() { died.to_owned() } else { format!("{died}; {why}") }
     })
+}
+
+/// Ends the monitor of a VM whose lease this host holds, or may, and has the lease given up.
+fn end_and_give_up(plane: &ControlPlane, running: &Running) {
+    let vm = &running.vm;
+    running.monitor.kill();
+    // Another host may have the lease only when nothing writes here any more; the claim on the VM lasts till then.
+    reap::wait_gone(&vm.vm, &running.monitor, GONE_BOUND, |what| plane.vms.waits_for(&vm.vm, Some(what)));
+    plane.owed.add(vm);
 }
 
 fn ask_lease(

@@ -10,7 +10,7 @@ use model::names::{HostName, VmName};
 use protocol::checks::Finding;
 
 use crate::api::host::{Check, HostAnswer, VmState};
-use crate::api::migrate::{Ended, FromMigrate, MigrationId, Outgoing, ToMigrate, VmToMove};
+use crate::api::migrate::{Ended, FromMigrate, MigrationId, Outgoing, ToMigrate, VmHere, VmToMove};
 use crate::host::caller::{Caller, LOOK};
 use crate::host::control_plane::ControlPlane;
 use crate::host::lifecycle::{KILLED, end_monitor};
@@ -155,7 +155,7 @@ fn conclude(
         plane.moves.end(id, state, None);
         told
     })?;
-    if ended.runs_here {
+    if ended.vm != VmHere::Nothing {
         if held.is_here() && ended.epoch != 0 {
             hold_in(plane, running, ended.epoch, *held.before() == VmState::Paused);
         } else if !held.is_here() {
@@ -174,7 +174,7 @@ fn conclude(
     plane.moves.end(id, state, ended.receipt.clone());
     match (ended.failure, ended.receipt) {
         // The engine does not know what a person had done with the VM before, nor always that its monitor is gone.
-        (Some(failure), _) if ended.runs_here => Err(failure.vm_now(still_here(plane, held))),
+        (Some(failure), _) if ended.vm != VmHere::Nothing => Err(failure.vm_now(still_here(plane, held))),
         (Some(failure), _) => Err(failure),
         (None, Some(receipt)) => Ok(HostAnswer::Migrated(Box::new(receipt))),
         (None, None) if check_only => Ok(HostAnswer::Checks(fulfilled(ended.link, ended.warnings))),

@@ -10,7 +10,7 @@ use protocol::checks::Finding;
 use protocol::checks::facts::HostFacts;
 use protocol::destination::{Destination, Effect, Input, Phase, Progress, Welcome};
 use protocol::pages::PageSet;
-use protocol::session::{LeaseAsk, Outcome, RightToRun, VmNow};
+use protocol::session::{LeaseAsk, Outcome, RightToRun};
 use protocol::wire::ValidatedOffer;
 use protocol::wire::message::RunState;
 
@@ -23,7 +23,7 @@ use super::memory::GuestRam;
 use super::monitor::{self, Monitor, Purpose};
 use super::records::Storage;
 use crate::api::lease::VmOnDatastore;
-use crate::api::migrate::{Ended, FromMigrate, Incoming, MigrationId, MigrationProgress, Own, Peer, VmToMove};
+use crate::api::migrate::{Ended, FromMigrate, Incoming, MigrationId, MigrationProgress, Own, Peer, VmHere, VmToMove};
 use crate::api::vmm::{VmmAnswer, VmmRequest};
 
 /// A VM that is about to come.
@@ -392,15 +392,12 @@ impl Arrival {
         if !self.told_host {
             return;
         }
-        let here = match &outcome.vm {
-            VmNow::On(host, _) => *host == self.own.name,
-            VmNow::StoppedOn(_) | VmNow::NotHere => false,
-        };
+        let vm = VmHere::of(&outcome.vm, &self.own.name);
         let epoch = outcome.receipt.as_ref().map_or(0, |receipt| receipt.epoch);
         let receipt = outcome.receipt.filter(|_| outcome.writes_receipt);
         let ended = Ended {
             id: self.id(),
-            runs_here: here,
+            vm,
             epoch,
             receipt,
             failure: outcome.diagnosis,

@@ -14,7 +14,7 @@ use protocol::checks::facts::{HostFacts, LinkFacts, NicFacts, VmFacts};
 use protocol::checks::{Severity, refusal};
 use protocol::convergence::{Costs, NoConvergence, Policy};
 use protocol::pages::PageSet;
-use protocol::session::{LeaseAsk, Outcome, RightToRun, VmNow};
+use protocol::session::{LeaseAsk, Outcome, RightToRun};
 use protocol::source::{Effect, Input, Plan, Progress, Source, Stopped};
 use protocol::time::Duration;
 use protocol::wire::message::{Offer, RunState};
@@ -30,7 +30,7 @@ use super::memory::GuestRam;
 use super::monitor::{self, Monitor, Purpose};
 use super::records::{Sending, SendingError, Step};
 use crate::api::lease::VmOnDatastore;
-use crate::api::migrate::{Ended, FromMigrate, MigrationProgress, Outgoing, Peer};
+use crate::api::migrate::{Ended, FromMigrate, MigrationProgress, Outgoing, Peer, VmHere};
 use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest};
 
 /// What the state of a VM is expected to take, bytes: the vCPUs' and the devices'.
@@ -406,10 +406,7 @@ impl Departure {
 
     fn finish(&mut self, desk: &mut Desk<'_>, outcome: Outcome) {
         self.ended = true;
-        let here = match &outcome.vm {
-            VmNow::On(host, _) | VmNow::StoppedOn(host) => *host == self.order.facts.host,
-            VmNow::NotHere => false,
-        };
+        let vm = VmHere::of(&outcome.vm, &self.order.facts.host);
         let blocked = outcome.findings.iter().any(|finding| finding.severity == Severity::Blocker);
         // A check that found nothing in the way ends the migration too, but is no failure.
         let checked = self.order.check_only && !blocked && outcome.verdict == Verdict::Cancelled;
@@ -428,7 +425,7 @@ impl Departure {
             log::warn!("migration {:016x}: {}; {}", self.order.id, finding.reason.cause, finding.reason.hint);
         }
         let link = outcome.link.map_or_else(String::new, |link| link.to_string());
-        let ended = Ended { id: self.order.id, runs_here: here, epoch, receipt, failure, warnings, link };
+        let ended = Ended { id: self.order.id, vm, epoch, receipt, failure, warnings, link };
         desk.tell(FromMigrate::Ended(Box::new(ended)));
     }
 }

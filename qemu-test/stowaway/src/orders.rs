@@ -2,7 +2,7 @@
 //!
 //! | order | what |
 //! |---|---|
-//! | `kill ROLE [WORD]`, `stop ROLE [WORD]`, `continue ROLE [WORD]` | a signal to every process of a role (whose command line holds WORD) |
+//! | `kill ROLE [WORD]`, `stop ROLE [WORD]`, `continue ROLE [WORD]` | a signal to every process of a role (with WORD as one of its arguments) |
 //! | `processes` | process ids and command lines |
 //! | `show PATH` | a file of /run, /proc or /sys, its last 64 KiB |
 //! | `list PATH` | the names in a folder |
@@ -28,12 +28,12 @@ const SHOWN: usize = 64 << 10;
 pub(crate) fn carry_out(order: &str, armed: &mut dyn FnMut()) -> Result<String, String> {
     let words: Vec<&str> = order.split_whitespace().collect();
     match words[..] {
-        ["kill", role] => signal(role, "", Signal::KILL),
-        ["kill", role, word] => signal(role, word, Signal::KILL),
-        ["stop", role] => signal(role, "", Signal::STOP),
-        ["stop", role, word] => signal(role, word, Signal::STOP),
-        ["continue", role] => signal(role, "", Signal::CONT),
-        ["continue", role, word] => signal(role, word, Signal::CONT),
+        ["kill", role] => signal(role, None, Signal::KILL),
+        ["kill", role, word] => signal(role, Some(word), Signal::KILL),
+        ["stop", role] => signal(role, None, Signal::STOP),
+        ["stop", role, word] => signal(role, Some(word), Signal::STOP),
+        ["continue", role] => signal(role, None, Signal::CONT),
+        ["continue", role, word] => signal(role, Some(word), Signal::CONT),
         ["processes"] => Ok(processes().map(|(pid, words)| format!("{pid} {}\n", words.join(" "))).collect()),
         ["show", path] => show(path),
         ["list", path] => list(path),
@@ -81,11 +81,12 @@ impl Place {
     }
 }
 
-fn signal(role: &str, word: &str, signal: Signal) -> Result<String, String> {
+fn signal(role: &str, word: Option<&str>, signal: Signal) -> Result<String, String> {
     let mut done = String::new();
     for (pid, words) in processes() {
         // The first process is init, which no fault of ours may touch: the host would panic.
-        if pid == 1 || !is_role(&words, role) || !words.iter().any(|have| have.contains(word)) {
+        let meant = word.is_none_or(|word| words.iter().any(|have| have == word));
+        if pid == 1 || !is_role(&words, role) || !meant {
             continue;
         }
         if let Some(pid) = Pid::from_raw(pid) {

@@ -26,7 +26,7 @@ impl VmNow {
         match self {
             Self::On(host, RunState::Running) => format!("it is {still}running on {host}"),
             Self::On(host, RunState::Paused) => format!("it is {still}paused on {host}"),
-            Self::StoppedOn(host) => format!("it is stopped, and belongs to {host}"),
+            Self::StoppedOn(host) => format!("it is stopped; {host} had it last"),
             Self::NotHere => "it does not run here; its lease says where it belongs".to_owned(),
         }
     }
