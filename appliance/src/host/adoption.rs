@@ -9,13 +9,24 @@ use crate::host::born::Born;
 use crate::host::control_plane::ControlPlane;
 use crate::host::monitor::{self, Monitor};
 use crate::host::reap::GONE_BOUND;
-use crate::host::record::{self, VmRecord};
+use crate::host::record::{self, Left, VmRecord};
 use crate::host::running::Running;
 use crate::host::{arrivals, ends, owed, settling};
 
-/// Finds them by their records. Must come before anybody is served.
+/// Finds them by their records, and ends what was only being made. Must come before anybody is served.
 pub fn adopt(plane: &Arc<ControlPlane>) {
-    for record in record::all(&plane.run_dir) {
+    let Left { records, begun } = record::left(&plane.run_dir);
+    for vm in begun {
+        match monitor::end_unrecorded(&plane.run_dir, &vm.vm, GONE_BOUND) {
+            Ok(()) => {
+                log::warn!("VM {} was being made when the control plane ended, and is given up", vm.vm);
+                record::remove(&plane.run_dir, &vm.vm);
+                owed::give_up(plane, &vm);
+            }
+            Err(error) => log::error!("monitor of VM {}: {error}", vm.vm),
+        }
+    }
+    for record in records {
         let (vm, pid) = (record.vm.clone(), record.pid);
         let name = &vm.vm;
         let Err(why) = adopt_one(plane, record) else {

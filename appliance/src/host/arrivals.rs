@@ -344,6 +344,8 @@ fn prepare<'a>(plane: &'a Arc<ControlPlane>, incoming: &Incoming) -> Result<Prep
         return Ok(Prepared { located, built: None });
     }
     let claimed = Claimed::new(plane, &vm.name, &what, vm.spec.memory_bytes, plane.memory_for_vms().0)?;
+    let begun = record::begin(&plane.run_dir, &located.vm());
+    begun.map_err(|error| vec![Reason::new(format!("its arrival cannot be noted: {error}"), "host check")])?;
     let born = Born::of_spec(plane, &located, &config, vm.spec.clone(), 0).map_err(|reason| vec![reason])?;
     record::write_moving_in(&plane.run_dir, &born.running, moving_in(incoming));
     Ok(Prepared { located, built: Some((claimed, born)) })

@@ -226,6 +226,22 @@ pub fn end_unadopted(vm: &VmName, pid: u32, bound: Duration) -> io::Result<()> {
     Err(io::Error::other(format!("process {pid} is still there {} s after it was killed", bound.as_secs())))
 }
 
+/// Ends the monitor of a VM of which no record was written yet, found by its socket, and waits until it is gone.
+///
+/// # Errors
+/// It is still there after `bound`.
+pub fn end_unrecorded(run_dir: &RunDir, vm: &VmName, bound: Duration) -> io::Result<()> {
+    // The socket listens from before the process is there until the process ends.
+    let Ok(channel) = MonitorChannel::connect(&run_dir.vm(vm).join("control.sock")) else { return Ok(()) };
+    // It does not answer: the connection ends with the process.
+    match channel.ask(&VmmRequest::Quit, &[], bound) {
+        Err(ChannelError::Timeout(_)) => {
+            Err(io::Error::other(format!("it is still there {} s after it was told to end", bound.as_secs())))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn request_bound() -> Duration {
     Duration::from_millis(limits::API_REQUEST_MS_MAX)
 }

@@ -3,8 +3,10 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use model::names::VmName;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::api::lease::VmOnDatastore;
@@ -38,6 +40,20 @@ pub struct MovingIn {
     pub source_epoch: u64,
     /// The VM is paused, and stays so.
     pub paused: bool,
+}
+
+/// The file by which a VM is known that is only being made.
+const BEGUN: &str = "begun";
+
+/// Notes that a VM is being made here, before its lease is asked for and its monitor is born: a control plane after this one
+/// ends the monitor and gives the lease up, if [`write()`] has not been reached.
+///
+/// # Errors
+/// The note cannot be written.
+pub fn begin(run_dir: &RunDir, vm: &VmOnDatastore) -> io::Result<()> {
+    let folder = run_dir.vm(&vm.vm);
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join(BEGUN), postcard::to_stdvec(vm).map_err(io::Error::other)?)
 }
 
 /// Writes the record of a VM; without it a restart of the control plane would not find the VM, which is worth a
@@ -79,17 +95,36 @@ pub fn remove(run_dir: &RunDir, vm: &VmName) {
     }
 }
 
-/// The records that an earlier control plane left.
-pub fn all(run_dir: &RunDir) -> Vec<VmRecord> {
-    let Ok(folders) = fs::read_dir(run_dir.vms()) else { return Vec::new() };
-    let mut records = Vec::new();
-    for folder in folders.flatten() {
-        let read = fs::read(folder.path().join("record")).map(|bytes| postcard::from_bytes(&bytes));
-        match read {
-            Ok(Ok(record)) => records.push(record),
-            Ok(Err(error)) => log::error!("{}: {error}", folder.path().display()),
-            Err(error) => log::warn!("{}: {error}", folder.path().display()),
+/// What an earlier control plane left.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// The VMs that it ran, or that were moving in.
+    pub records: Vec<VmRecord>,
+    /// The VMs that it was about to make. Their guests never ran here.
+    pub begun: Vec<VmOnDatastore>,
+}
+
+/// Reads what an earlier control plane left.
+pub fn left(run_dir: &RunDir) -> Left {
+    let mut left = Left::default();
+    for folder in fs::read_dir(run_dir.vms()).into_iter().flatten().flatten().map(|folder| folder.path()) {
+        let read = match read(&folder.join("record")) {
+            Ok(record) => {
+                left.records.push(record);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                read(&folder.join(BEGUN)).map(|vm| left.begun.push(vm))
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = read {
+            log::error!("{}: {error}", folder.display());
         }
     }
-    records
+    left
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
+    postcard::from_bytes(&fs::read(path)?).map_err(io::Error::other)
 }

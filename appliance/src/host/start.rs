@@ -42,11 +42,17 @@ pub fn start(plane: &Arc<ControlPlane>, name: &VmName, caller: &Caller<'_>) -> R
         return Err(Diagnosis::new(&what, cause, format!("vm start {name} starts it again")));
     }
     let vm = located.vm();
-    let epoch = acquire(plane, &vm).map_err(|reason| Diagnosis::of(&what, vec![reason]))?;
-    let started = bring_up(plane, &located, &config, epoch);
+    let noted = record::begin(&plane.run_dir, &vm);
+    noted.map_err(|error| Diagnosis::new(&what, format!("its start cannot be noted: {error}"), "host check"))?;
+    let started = acquire(plane, &vm).and_then(|epoch| {
+        let started = bring_up(plane, &located, &config, epoch);
+        if started.is_err() {
+            owed::give_up(plane, &vm);
+        }
+        started
+    });
     if started.is_err() {
         record::remove(&plane.run_dir, name);
-        owed::give_up(plane, &vm);
     }
     started.map_err(|reason| Diagnosis::of(&what, vec![reason]))
 }

@@ -349,8 +349,8 @@ impl Host {
     }
 
     fn monitors(&self) -> Vec<u32> {
-        let records = godwit::host::record::all(&godwit::api::paths::RunDir::at(&self.run));
-        records.iter().map(|record| record.pid).collect()
+        let left = godwit::host::record::left(&godwit::api::paths::RunDir::at(&self.run));
+        left.records.iter().map(|record| record.pid).collect()
     }
 
     /// Kills the migration engine and starts it again.

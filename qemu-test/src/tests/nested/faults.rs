@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use crate::console::SerialLine;
-use crate::error::Result;
+use crate::console::{Answer, SerialLine};
+use crate::error::{LabError, Result};
 use crate::tests::nested::bench::{Bench, expect};
 use crate::tests::nested::guest::{HOSTS, MOVE_BOUND};
 use crate::tests::tally::Verdict;
@@ -45,12 +45,13 @@ pub(super) fn the_migration_cable_cut_in_pre_copy_and_in_the_stun(bench: &mut Be
 /// A monitor that dies at the source takes its VM with it, as at any time, and the move ends; nothing is left behind, and
 /// the VM starts again.
 pub(super) fn the_monitor_killed_at_the_source_ends_the_vm_and_its_move(bench: &mut Bench) -> Result<Verdict> {
+    let kill = |bench: &Bench, at: &str| bench.fleet.order(at, "kill vmm deb").map(|_| ());
+    let fault = Fault::Within { still: &kill, afterwards: &|_, _| Ok(()) };
     for phase in ["pre-copy", "stun"] {
-        bench.bring("deb", "host-a")?;
-        bench.can_move("deb", "host-a", "host-b")?;
-        let order = bench.fleet.order_when("host-a", phase, "kill vmm deb")?;
-        let answer = bench.fleet.exec("host-a", "vm migrate deb host-b", MOVE_BOUND)?;
-        order.wait(MOVE_BOUND)?;
+        let answer = until_hit(phase, || {
+            bench.bring("deb", "host-a")?;
+            strike(bench, Move { source: "host-a", destination: "host-b" }, End::Source, phase, &fault)
+        })?;
         println!("  killed in {phase}: {}", answer.output.lines().next().unwrap_or_default());
         let told = answer.status != 0 && answer.output.contains("stopped") && answer.output.contains("vm start deb");
         expect(told, || bench.unexpected("host-a", "vm migrate deb host-b", &answer).to_string())?;
@@ -216,21 +217,15 @@ impl Fault<'_> {
     }
 }
 
-/// Breaks a move in each of the phases, as [`break_move`] does. The client's connection must live through all of them.
+/// Breaks a move in each of the phases and waits until all is settled: exactly one host runs the VM, and what the command
+/// said is so. The client's connection must live through all of them.
 fn break_moves(bench: &Bench, end: End, phases: &[&str], fault: &Fault<'_>) -> Result<Verdict> {
     bench.bring("deb", "host-a")?;
     let talker = bench.talk("deb")?;
     bench.load_memory("deb", (16, 200))?;
     for phase in phases {
-        let mut hit = false;
-        for _ in 0..TRIES {
-            hit = break_move(bench, end, phase, fault)?;
-            expect(!talker.has_failed(), || "the client lost its connection".into())?;
-            if hit {
-                break;
-            }
-        }
-        expect(hit, || format!("no move could be stopped in the phase {phase}"))?;
+        until_hit(phase, || break_move(bench, end, phase, fault))?;
+        expect(!talker.has_failed(), || "the client lost its connection".into())?;
     }
     bench.judge_memory("deb")?;
     bench.listen(&talker)?;
@@ -238,11 +233,27 @@ fn break_moves(bench: &Bench, end: End, phases: &[&str], fault: &Fault<'_>) -> R
     Ok(Verdict::Passed)
 }
 
-/// Starts a move; when it enters a phase at `end`, the fault befalls that host. Waits until all is settled: exactly one host
-/// runs the VM, and what the command said is so. False if the phase was over before the host could be stopped in it.
-fn break_move(bench: &Bench, end: End, phase: &str, fault: &Fault<'_>) -> Result<bool> {
-    let source = bench.settled_on("deb")?;
-    let destination = if source == "host-a" { "host-b" } else { "host-a" };
+/// Tries until a fault fell into the phase that it was meant for; what it gave then.
+fn until_hit<T>(phase: &str, mut strike: impl FnMut() -> Result<(bool, T)>) -> Result<T> {
+    for _ in 0..TRIES {
+        if let (true, outcome) = strike()? {
+            return Ok(outcome);
+        }
+    }
+    Err(LabError::Input(format!("no move could be stopped in the phase {phase}")))
+}
+
+/// From where to where.
+#[derive(Clone, Copy)]
+struct Move {
+    source: &'static str,
+    destination: &'static str,
+}
+
+/// Starts a move; when it enters a phase at `end`, the fault befalls that host. Whether it fell into the phase, and what the
+/// command said.
+fn strike(bench: &Bench, way: Move, end: End, phase: &str, fault: &Fault<'_>) -> Result<(bool, Answer)> {
+    let Move { source, destination } = way;
     // The roles that the fault before ended are back, and know each other's keys.
     bench.can_move("deb", source, destination)?;
     let at = if end == End::Source { source } else { destination };
@@ -252,8 +263,13 @@ fn break_move(bench: &Bench, end: End, phase: &str, fault: &Fault<'_>) -> Result
     let done = pending.wait(MOVE_BOUND)?;
     expect(done.status == 0, || format!("{} in the phase {phase} on {at}: {}", fault.order(), done.output))?;
     let hit = fault.carry_out(bench, at, phase)?;
-    let answer = line.finish(&token, MOVE_BOUND)?;
-    drop(line);
+    Ok((hit, line.finish(&token, MOVE_BOUND)?))
+}
+
+fn break_move(bench: &Bench, end: End, phase: &str, fault: &Fault<'_>) -> Result<(bool, ())> {
+    let source = bench.settled_on("deb")?;
+    let destination = if source == "host-a" { "host-b" } else { "host-a" };
+    let (hit, answer) = strike(bench, Move { source, destination }, end, phase, fault)?;
     let now = bench.settled_on("deb")?;
     let verdict = if answer.status == 0 { "moved" } else { "failed" };
     println!("  broken in {phase}: {verdict}, runs on {now}");
@@ -264,5 +280,5 @@ fn break_move(bench: &Bench, end: End, phase: &str, fault: &Fault<'_>) -> Result
         })?;
     }
     expect(answer.status != 0 || now == destination, || format!("said to have moved, runs on {now}"))?;
-    Ok(hit)
+    Ok((hit, ()))
 }
