@@ -2,6 +2,9 @@
 
 mod world;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use godwit::api::host::{HostAnswer, HostRequest, VmState};
 use godwit::api::lease::LeaseRequest;
 use world::lease_line::{LeaseLine, Word};
@@ -97,6 +100,32 @@ fn a_control_plane_that_is_restarted_finds_its_vms_running() {
     host.serial("witness").wait_for("witness: t=");
     assert_eq!(host.ask("vm kill witness").0, 0);
     wait("it is gone", || host.state("witness") == VmState::Stopped);
+}
+
+#[test]
+fn a_control_plane_that_dies_while_it_makes_a_vm_leaves_neither_its_monitor_nor_its_lease() {
+    let Some(datastore) = Datastore::with_witness("half-made") else { return };
+    let (mut a, b) = (Host::boot(&datastore, "host-a", 1), Host::boot(&datastore, "host-b", 2));
+    let lease = LeaseLine::cut_into(&a);
+    // The monitor is there, and the control plane waits for its lease role before it goes on to the record.
+    let (asked, goes_on) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (is_asked, may_go_on) = (Arc::clone(&asked), Arc::clone(&goes_on));
+    lease.becomes(move |request| {
+        if matches!(request, LeaseRequest::Guard(_)) {
+            is_asked.store(true, Ordering::Relaxed);
+            wait("the control plane is gone", || may_go_on.load(Ordering::Relaxed));
+        }
+        Word::Passes
+    });
+    let _command = a.begin("vm start witness");
+    wait("the monitor is to be guarded", || asked.load(Ordering::Relaxed));
+    assert_eq!(a.monitor_processes().len(), 1);
+    a.kill_control_plane();
+    goes_on.store(true, Ordering::Relaxed);
+    lease.mend();
+    a.start_control_plane();
+    wait("its monitor ends", || a.monitor_processes().is_empty());
+    wait("another host may start it", || b.ask("vm start witness").0 == 0);
 }
 
 #[test]

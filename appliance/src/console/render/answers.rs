@@ -196,6 +196,9 @@ fn receipt_text(receipt: &Receipt) -> String {
         Verdict::Cancelled => format!("the move of {vm} was given up: {}", receipt.reason),
     };
     let stun = &receipt.stun;
+    // Of a source that did not live to hear of the resume only the first pieces are known.
+    let measured = stun.total_us > 0;
+    let total = if measured { ms(stun.total_us) } else { "not measured to its end".to_owned() };
     let pieces = [
         ("stop", stun.stop_us),
         ("last pages", stun.last_pages_us),
@@ -205,6 +208,7 @@ fn receipt_text(receipt: &Receipt) -> String {
         ("resume", stun.resume_us),
         ("announce", stun.announce_us),
     ];
+    let pieces = pieces.into_iter().filter(|(_, us)| measured || *us > 0);
     let audit = &receipt.audit;
     let audit = if audit.done {
         let verdict = if audit.different_pages == 0 { "all alike" } else { "ALARM: the memory differs" };
@@ -233,7 +237,7 @@ fn receipt_text(receipt: &Receipt) -> String {
         .line("saved by compression", Bytes(receipt.compression_saved_bytes))
         .line("throughput", format!("{}/s", Bytes(receipt.throughput_bytes_per_s)))
         .line("dirty rate", format!("{} pages/s", receipt.dirty_pages_per_s))
-        .line("stun", format!("{} (predicted {})", ms(stun.total_us), ms(receipt.predicted_stun_us)))
+        .line("stun", format!("{total} (predicted {})", ms(receipt.predicted_stun_us)))
         .each("  of it", pieces.map(|(name, us)| format!("{name:10}  {}", ms(us))))
         .some("clock step", receipt.clock_step_us.map(|us| format!("{us} us")))
         .line("audit", audit)
