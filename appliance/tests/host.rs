@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use godwit::api::host::{HostAnswer, HostRequest, VmState};
 use godwit::api::lease::LeaseRequest;
 use world::lease_line::{LeaseLine, Word};
-use world::{Datastore, Host, finish, line, wait};
+use world::{Datastore, Host, finish, is_locked, line, wait};
 
 #[test]
 fn a_vm_starts_from_its_datastore_is_paused_goes_on_and_is_killed() {
@@ -100,6 +100,34 @@ fn a_control_plane_that_is_restarted_finds_its_vms_running() {
     host.serial("witness").wait_for("witness: t=");
     assert_eq!(host.ask("vm kill witness").0, 0);
     wait("it is gone", || host.state("witness") == VmState::Stopped);
+}
+
+#[test]
+fn a_vm_runs_only_with_the_locks_of_its_disks_and_waits_for_them() {
+    let Some(datastore) = Datastore::with_witness("locks") else { return };
+    let disk = datastore.add_disk("witness");
+    let host = Host::boot(&datastore, "host-a", 1);
+    let other = std::fs::File::options().write(true).open(&disk).expect("it is there");
+    other.lock().expect("locked");
+    let command = host.begin("vm start witness");
+    wait("it says what it waits for", || match command.receive().expect("the control plane answers").0 {
+        HostAnswer::Progress { doing, .. } => doing.contains("disk.img") && doing.contains("is waited for"),
+        answer => panic!("{answer:?}"),
+    });
+    command.send(&HostRequest::Cancel, &[]).expect("sent");
+    let refusal = line(&finish(&command).1);
+    assert!(refusal.contains("it was cancelled") && refusal.contains("another host has it open"), "{refusal}");
+    let command = host.begin("vm start witness");
+    wait(
+        "it waits",
+        || matches!(command.receive(), Ok((HostAnswer::Progress { doing, .. }, _)) if doing.contains("waited")),
+    );
+    drop(other);
+    let started = line(&finish(&command).1);
+    assert!(started.contains("runs on this host"), "{started}");
+    assert!(is_locked(&disk));
+    assert_eq!(host.ask("vm kill witness").0, 0);
+    assert!(!is_locked(&disk));
 }
 
 #[test]

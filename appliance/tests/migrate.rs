@@ -9,11 +9,12 @@ use godwit::api::lease::LeaseRequest;
 use godwit::api::vmm::VmmLife;
 use model::receipt::{Receipt, Verdict};
 use world::lease_line::{LeaseLine, Word};
-use world::{Cable, Datastore, Host, finish, line, wait};
+use world::{Cable, Datastore, Host, finish, is_locked, line, wait};
 
 /// Two hosts that know each other, the datastore that they share, and the witness, which runs on the first.
 fn two_hosts(name: &str) -> Option<(Datastore, Cable, Host, Host)> {
     let datastore = Datastore::with_witness(name)?;
+    datastore.add_disk("witness");
     let cable = Cable::lay(name)?;
     let [a, b] = Host::boot_two(&datastore, &cable);
     assert_eq!(a.ask("vm start witness").0, 0);
@@ -46,7 +47,7 @@ fn migrate(from: &Host, to_name: &str) -> Receipt {
 
 #[test]
 fn a_running_guest_moves_there_and_back_and_every_page_arrives() {
-    let Some((_datastore, _cable, a, b)) = two_hosts("move") else { return };
+    let Some((datastore, _cable, a, b)) = two_hosts("move") else { return };
     for (from, to, name) in [(&a, &b, "host-b"), (&b, &a, "host-a"), (&a, &b, "host-b")] {
         let receipt = migrate(from, name);
         assert_eq!(receipt.verdict, Verdict::Moved, "{receipt:?}");
@@ -56,6 +57,7 @@ fn a_running_guest_moves_there_and_back_and_every_page_arrives() {
         assert_ne!(from.state("witness"), VmState::Running);
         let mut serial = to.serial("witness");
         serial.wait_for("bad=0");
+        assert!(is_locked(&datastore.path("vms/witness/disk.img")), "the disk's lock came along");
     }
 }
 
@@ -252,7 +254,7 @@ fn a_vm_whose_monitor_dies_between_the_commit_and_the_resume_can_be_started_anyw
         _ => Word::Passes,
     });
     let moving = a.begin("vm migrate witness host-b");
-    wait_for_phase(&a, "commit");
+    wait_for_phase(&b, "commit");
     b.monitor_processes().into_iter().for_each(world::kill);
     wait("its monitor is gone", || b.monitor_processes().is_empty());
     lease.mend();
@@ -265,7 +267,8 @@ fn a_vm_whose_monitor_dies_between_the_commit_and_the_resume_can_be_started_anyw
 
 #[test]
 fn a_stunned_vm_whose_engine_died_waits_for_its_lease_and_goes_on_when_it_answers() {
-    let Some((_datastore, _cable, a, b)) = two_hosts("settle") else { return };
+    let Some((datastore, _cable, a, b)) = two_hosts("settle") else { return };
+    let disk = datastore.path("vms/witness/disk.img");
     may_move(&a, "host-b");
     let leases = [LeaseLine::cut_into(&a), LeaseLine::cut_into(&b)];
     for lease in &leases {
@@ -279,11 +282,13 @@ fn a_stunned_vm_whose_engine_died_waits_for_its_lease_and_goes_on_when_it_answer
     world::kill(a.migrate_pid());
     wait("it waits", || a.vm("witness").waits_for.is_some_and(|what| what.contains("its lease")));
     assert_eq!((a.state("witness"), a.life("witness")), (VmState::MovingOut, VmmLife::Paused));
+    assert!(!is_locked(&disk), "the destination may take it");
     leases[0].mend();
     let (said, answer) = finish(&moving);
     assert!(said.iter().any(|said| said.contains("waits for its lease")), "{said:?}");
     assert!(line(&answer).contains("it is still running on host-a"), "{answer:?}");
     assert_eq!((a.state("witness"), a.life("witness")), (VmState::Running, VmmLife::Running));
+    assert!(is_locked(&disk), "it is taken back");
     leases[1].mend();
     assert!(std::ptr::eq(runner(&a, &b), &raw const a));
     wait("nothing is left at the destination", || b.monitor_processes().is_empty());
@@ -330,7 +335,8 @@ fn a_source_that_died_after_the_commit_leaves_its_receipt_to_the_destination() {
         _ => Word::Passes,
     });
     let _command = a.begin("vm migrate witness host-b");
-    wait_for_phase(&a, "commit");
+    // What the source hands over has arrived: its own word of the phase comes while it may still be on its way.
+    wait_for_phase(&b, "commit");
     a.power_off();
     commits.mend();
     wait("it runs there", || b.state("witness") == VmState::Running);

@@ -17,7 +17,7 @@ use crate::api::migrate::{FromMigrate, Incoming, MigrationId, ToMigrate, VmHere}
 use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest};
 use crate::host::born::{self, Born};
 use crate::host::control_plane::ControlPlane;
-use crate::host::located::{Located, locate};
+use crate::host::located::{Located, Unopened, locate};
 use crate::host::moves::shown;
 use crate::host::reap::{self, GONE_BOUND};
 use crate::host::record::MovingIn;
@@ -116,6 +116,7 @@ fn follow(
         match (said.recv(), &arriving) {
             (Ok(FromMigrate::OpenDisks(_)), Some(born)) => {
                 let opened = born::attach_disks(located, &born.running)
+                    .map_err(Unopened::reason)
                     .and_then(|()| plane.open_taps(&born.running))
                     .map_err(|reason| reason.cause);
                 disks_open = opened.is_ok();
@@ -264,7 +265,8 @@ fn open(plane: &ControlPlane, running: &Running) -> Result<(), String> {
     let datastore = plane.datastores.get(&vm.datastore);
     let datastore = datastore.ok_or_else(|| format!("datastore {} is not configured here any more", vm.datastore))?;
     let located = Located { name: vm.vm.clone(), datastore, config_text: running.config_text.clone() };
-    let opened = born::attach_disks(&located, running).and_then(|()| plane.open_taps(running));
+    let opened = born::attach_disks(&located, running).map_err(Unopened::reason);
+    let opened = opened.and_then(|()| plane.open_taps(running));
     opened.map_err(|reason| reason.cause)
 }
 

@@ -12,7 +12,7 @@ use vmm::machine::spec::{DiskSpec, MachineSpec, NicSpec};
 use crate::api::lease::VmOnDatastore;
 use crate::api::vmm::VmmRequest;
 use crate::host::control_plane::ControlPlane;
-use crate::host::located::Located;
+use crate::host::located::{Located, Unopened};
 use crate::host::monitor::Monitor;
 use crate::host::reap::{self, GONE_BOUND};
 use crate::host::running::Running;
@@ -120,16 +120,17 @@ fn machine_spec(located: &Located, config: &VmConfig) -> Result<MachineSpec, Rea
     })
 }
 
-/// Opens a VM's disks for this host's use and hands them to its monitor.
+/// Opens a VM's disks for this host's use, locks those that it may write, and hands them to its monitor.
 ///
 /// # Errors
-/// A disk cannot be opened or attached.
-pub fn attach_disks(located: &Located, running: &Running) -> Result<(), Reason> {
+/// A disk cannot be opened, locked or attached.
+pub fn attach_disks(located: &Located, running: &Running) -> Result<(), Unopened> {
     for (index, disk) in running.config.disks.iter().enumerate() {
-        let file = located.open_disk(disk)?;
+        let file = located.open_disk_to_run(disk)?;
         let index = u8::try_from(index).unwrap_or(u8::MAX);
         let attached = running.monitor.ask(&VmmRequest::AttachDisk { index }, &[file.as_fd()]);
-        attached.map_err(|error| Reason::new(format!("disk {}: {error}", disk.file), "log show vmm"))?;
+        attached
+            .map_err(|error| Unopened::Failed(Reason::new(format!("disk {}: {error}", disk.file), "log show vmm")))?;
     }
     Ok(())
 }

@@ -61,6 +61,28 @@ fn vm_file(name: &VmName, file: &str) -> String {
     format!("vms/{name}/{file}")
 }
 
+/// What is said of a disk that another has locked.
+const LOCKED: &str = "another host has it open for a VM, or had when it died: the server lets go of its lock when it has not \
+                      heard of that host for the time that the server is set to";
+
+/// Why a disk cannot be opened for a VM to run with.
+#[derive(Debug)]
+pub enum Unopened {
+    /// Another has it locked: it comes free when that one ends, or its server gives it up.
+    Locked(Reason),
+    /// Anything else.
+    Failed(Reason),
+}
+
+impl Unopened {
+    /// What a person is told.
+    pub fn reason(self) -> Reason {
+        match self {
+            Self::Locked(reason) | Self::Failed(reason) => reason,
+        }
+    }
+}
+
 impl Located {
     /// Its place, as the lease role knows it.
     pub fn vm(&self) -> VmOnDatastore {
@@ -115,6 +137,19 @@ impl Located {
     pub fn open_disk(&self, disk: &Disk) -> Result<File, Reason> {
         let opened = self.datastore.open_disk(&vm_file(&self.name, disk.file.as_str()), disk.read_only);
         opened.map_err(|error| self.reason(&disk.file, &error))
+    }
+
+    /// As [`Self::open_disk`], for the VM to run with: locked, if it may write it.
+    ///
+    /// # Errors
+    /// It is not there or not accessible, or another has it locked.
+    pub fn open_disk_to_run(&self, disk: &Disk) -> Result<File, Unopened> {
+        let opened = self.datastore.open_disk_to_run(&vm_file(&self.name, disk.file.as_str()), disk.read_only);
+        match opened {
+            Ok(Some(file)) => Ok(file),
+            Ok(None) => Err(Unopened::Locked(self.reason(&disk.file, &LOCKED))),
+            Err(error) => Err(Unopened::Failed(self.reason(&disk.file, &error))),
+        }
     }
 
     /// The size of a disk, bytes.

@@ -2,8 +2,10 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use model::diagnosis::{Diagnosis, Reason};
+use model::limits;
 use model::names::VmName;
 use model::units::Bytes;
 use model::vm_config::VmConfig;
@@ -15,10 +17,13 @@ use crate::host::born::{Born, attach_disks};
 use crate::host::caller::{Caller, LOOK};
 use crate::host::control_plane::ControlPlane;
 use crate::host::host_lease::Waited;
-use crate::host::located::{Located, locate};
+use crate::host::located::{Located, Unopened, locate};
 use crate::host::running::Running;
 use crate::host::vms::{Claim, Unclaimed};
 use crate::host::{checks, ends, host_lease, owed, record};
+
+/// Pause before a disk's lock is tried again.
+const LOCK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Starts a VM: checks, the host's lease on the datastore, the VM's lease, monitor, machine, kernel, in this order; what
 /// was made is unmade on any failure.
@@ -45,7 +50,7 @@ pub fn start(plane: &Arc<ControlPlane>, name: &VmName, caller: &Caller<'_>) -> R
     let noted = record::begin(&plane.run_dir, &vm);
     noted.map_err(|error| Diagnosis::new(&what, format!("its start cannot be noted: {error}"), "host check"))?;
     let started = acquire(plane, &vm).and_then(|epoch| {
-        let started = bring_up(plane, &located, &config, epoch);
+        let started = bring_up(plane, &located, &config, epoch, caller);
         if started.is_err() {
             owed::give_up(plane, &vm);
         }
@@ -101,12 +106,19 @@ fn acquire(plane: &ControlPlane, vm: &VmOnDatastore) -> Result<u64, Reason> {
     })
 }
 
-fn bring_up(plane: &Arc<ControlPlane>, located: &Located, config: &VmConfig, epoch: u64) -> Result<String, Reason> {
+fn bring_up(
+    plane: &Arc<ControlPlane>,
+    located: &Located,
+    config: &VmConfig,
+    epoch: u64,
+    caller: &Caller<'_>,
+) -> Result<String, Reason> {
     let born = Born::new(plane, located, config, epoch)?;
     let name = &located.name;
     plane.vms.born(name, Arc::clone(&born.running));
     // Before its guest runs: a control plane after this one must find it whenever this one dies.
     record::write(&plane.run_dir, &born.running, false);
+    disks(located, &born.running, caller)?;
     boot(plane, located, &born.running)?;
     plane.owed.settled(&born.running.vm);
     plane.vms.put(name, Arc::clone(&born.running), VmState::Running);
@@ -114,9 +126,33 @@ fn bring_up(plane: &Arc<ControlPlane>, located: &Located, config: &VmConfig, epo
     Ok(format!("VM {name} runs on this host (lease epoch {epoch})"))
 }
 
+/// Gives the VM its disks, waiting for locks that a host which died has left on the server.
+fn disks(located: &Located, running: &Running, caller: &Caller<'_>) -> Result<(), Reason> {
+    let vm = &running.vm.vm;
+    let deadline = Instant::now() + Duration::from_millis(limits::DATASTORE_LOCK_MS_MAX);
+    loop {
+        let reason = match attach_disks(located, running) {
+            Ok(()) => return Ok(()),
+            Err(Unopened::Failed(reason)) => return Err(reason),
+            Err(Unopened::Locked(reason)) => reason,
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(reason);
+        }
+        let seconds = left.as_secs() + 1;
+        caller.progress(&format!("{}; it is waited for, {seconds} s more at most", reason.cause), None);
+        if caller.cancelled_within(LOCK_AGAIN) {
+            return Err(Reason::new(
+                format!("it was cancelled: {}", reason.cause),
+                format!("vm start {vm} tries again"),
+            ));
+        }
+    }
+}
+
 fn boot(plane: &ControlPlane, located: &Located, running: &Running) -> Result<(), Reason> {
     let boot = &running.config.boot;
-    attach_disks(located, running)?;
     plane.open_taps(running)?;
     let kernel = located.open_file(&boot.kernel)?;
     let initrd = boot.initrd.as_ref().map(|initrd| located.open_file(initrd)).transpose()?;

@@ -139,6 +139,8 @@ fn restricted_calls(own: u32) -> Vec<(c_long, Vec<Vec<Argument>>)> {
             libc::SYS_fcntl,
             number(1, &[libc::F_DUPFD_CLOEXEC, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL, libc::F_GETFD]),
         ),
+        // Its disks' locks, let go of in a move and taken back.
+        (libc::SYS_flock, number(1, &[libc::LOCK_UN, libc::LOCK_EX | libc::LOCK_NB])),
         // Of a descriptor; the path beside it is empty in each call of ours.
         (libc::SYS_statx, vec![vec![with(2, libc::AT_EMPTY_PATH)]]),
         // How long it waits for who asked to take an answer.

@@ -183,6 +183,8 @@ impl Session<'_> {
             Ok((machine.export_state().map_err(|error| chain(&error))?, stopped))
         })?;
         let save = begun.elapsed() - stopped;
+        // Whoever gets the state gets the disks with it. If this machine goes on after all, it takes them back.
+        self.with_machine(|machine| machine.release_disks().map_err(|error| chain(&error)))?;
         let length = state.len() as u64;
         if length > limits::MIGRATION_STATE_BYTES_MAX {
             return Err(format!("the state has {length} bytes, more than {}", limits::MIGRATION_STATE_BYTES_MAX));

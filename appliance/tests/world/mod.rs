@@ -67,6 +67,16 @@ impl Datastore {
         std::fs::copy(witness(), self.path(&format!("vms/{name}/witness.elf"))).expect("copied");
     }
 
+    /// Gives a VM a disk; its file.
+    pub(crate) fn add_disk(&self, name: &str) -> PathBuf {
+        let disk = self.path(&format!("vms/{name}/disk.img"));
+        std::fs::write(&disk, [0; 65_536]).expect("written");
+        let config = self.path(&format!("vms/{name}/vm.toml"));
+        let text = std::fs::read_to_string(&config).expect("it is there");
+        std::fs::write(&config, format!("{text}[[disk]]\nfile = \"disk.img\"\n")).expect("written");
+        disk
+    }
+
     /// The place of a file or folder there.
     pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.folder.join("data").join(path)
@@ -129,7 +139,6 @@ impl Host {
     pub(crate) fn boot_without_lease(datastore: &Datastore, name: &str, identity: u8) -> Self {
         let mut host = Self::prepare(datastore, name, identity, "", None);
         host.start_control_plane();
-        wait("the datastore is there", || line(&host.ask("datastore list").1).contains("available"));
         host
     }
 
@@ -178,6 +187,7 @@ impl Host {
     pub(crate) fn start_control_plane(&mut self) {
         self.control_plane = Some(start(&self.run, "host", self.namespace.as_deref()));
         wait("the control plane answers", || self.try_ask("host show").is_some());
+        wait("the datastore is there", || line(&self.ask("datastore list").1).contains("available"));
     }
 
     fn wait_for_lease(&self) {
@@ -445,6 +455,16 @@ pub(crate) fn finish(command: &Channel<HostRequest, HostAnswer>) -> (Vec<String>
             HostAnswer::Progress { doing, .. } => said.push(doing),
             answer => return (said, answer),
         }
+    }
+}
+
+/// Whether somebody has a disk's lock.
+pub(crate) fn is_locked(disk: &Path) -> bool {
+    let file = std::fs::File::options().read(true).write(true).open(disk).expect("it is there");
+    match file.try_lock() {
+        Ok(()) => false,
+        Err(std::fs::TryLockError::WouldBlock) => true,
+        Err(std::fs::TryLockError::Error(error)) => panic!("{error}"),
     }
 }
 

@@ -10,8 +10,8 @@ use crate::wait;
 use crate::wire::{Wire, Wires};
 
 /// Seconds that the server keeps the locks of a client that it does not hear of: short, so that take-overs that wait for it
-/// are too.
-const LEASE_SECONDS: u32 = 10;
+/// are too; longer than the expiry of a host lease, so that no VM loses its disks while its host may still run it.
+const LEASE_SECONDS: u64 = model::limits::LEASE_EXPIRY_MS / 1000 + 3;
 
 /// An NFS server with one export.
 #[derive(Debug, Clone)]

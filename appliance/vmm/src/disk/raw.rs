@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, FileType, OFlags, SeekFrom, StatxFlags};
+use rustix::fs::{AtFlags, FileType, FlockOperation, OFlags, SeekFrom, StatxFlags, flock};
 
 /// A sector of virtio-blk, whatever the logical block size (virtio 1.2, 5.2.4).
 pub const SECTOR_BYTES: u64 = 512;
@@ -56,6 +56,8 @@ pub struct RawDisk {
     direct: bool,
     block_bytes: u32,
     memory_align: u32,
+    /// The lock with which the file came was let go of.
+    released: bool,
 }
 
 impl RawDisk {
@@ -79,7 +81,7 @@ impl RawDisk {
                 return Err(DiskError::Alignment { bytes });
             }
         }
-        Ok(Self { file, bytes, read_only, direct, block_bytes, memory_align })
+        Ok(Self { file, bytes, read_only, direct, block_bytes, memory_align, released: false })
     }
 
     /// Whole sectors of 512 bytes; a tail shorter than a sector is out of the guest's reach.
@@ -115,6 +117,32 @@ impl RawDisk {
     /// The open file.
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Lets go of the lock on the file, so that another host may write it. What is only read is not locked.
+    ///
+    /// # Errors
+    /// flock(2) fails.
+    pub fn release(&mut self) -> Result<(), DiskError> {
+        if !self.read_only && !self.released {
+            flock(&self.file, FlockOperation::Unlock).map_err(|error| call("flock(LOCK_UN)", error))?;
+            self.released = true;
+        }
+        Ok(())
+    }
+
+    /// Takes the lock again that [`Self::release`] let go of. One that was lost otherwise stays lost: whoever has it since
+    /// must not be written over.
+    ///
+    /// # Errors
+    /// Another has it, or flock(2) fails.
+    pub fn take_back(&mut self) -> Result<(), DiskError> {
+        if self.released {
+            let taken = flock(&self.file, FlockOperation::NonBlockingLockExclusive);
+            taken.map_err(|error| call("flock(LOCK_EX)", error))?;
+            self.released = false;
+        }
+        Ok(())
     }
 
     /// Gives the file back, for instance to close it before another host opens it.
@@ -159,6 +187,39 @@ mod tests {
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&memfd));
         assert!(matches!(RawDisk::new(File::open(&path).unwrap(), false), Err(DiskError::NotWritable)));
         assert_eq!(RawDisk::new(File::open(&path).unwrap(), true).unwrap().sectors(), 8);
+    }
+
+    #[test]
+    fn a_lock_that_was_let_go_of_comes_back_unless_another_has_it() {
+        let memfd = rustix::fs::memfd_create(c"disk", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&memfd, 4096).unwrap();
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&memfd));
+        let open = || File::options().read(true).write(true).open(&path).unwrap();
+        let (own, other) = (open(), open());
+        own.try_lock().unwrap();
+        let mut disk = RawDisk::new(own, false).unwrap();
+        other.try_lock().expect_err("it came locked");
+        disk.release().unwrap();
+        other.try_lock().unwrap();
+        disk.take_back().expect_err("another has it");
+        other.unlock().unwrap();
+        disk.take_back().unwrap();
+        other.try_lock().expect_err("it is taken back");
+        disk.take_back().expect("it is there already");
+    }
+
+    #[test]
+    fn a_lock_that_was_lost_is_not_taken_anew() {
+        let memfd = rustix::fs::memfd_create(c"disk", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&memfd, 4096).unwrap();
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&memfd));
+        let open = || File::options().read(true).write(true).open(&path).unwrap();
+        let own = open();
+        own.try_lock().unwrap();
+        let mut disk = RawDisk::new(own, false).unwrap();
+        disk.file().unlock().unwrap();
+        disk.take_back().unwrap();
+        open().try_lock().expect("the disk has not locked it");
     }
 
     #[test]

@@ -27,6 +27,18 @@ impl Machine {
         Ok(self.installed.detach_disk(index)?)
     }
 
+    /// Lets go of the locks on the files of all disks of a paused machine, so that another host may take it over.
+    /// [`Machine::resume`] takes them back.
+    ///
+    /// # Errors
+    /// [`MachineError::Phase`] if the machine runs; [`MachineError::Install`].
+    pub fn release_disks(&self) -> Result<(), MachineError> {
+        if self.phase == Phase::Running {
+            return Err(MachineError::Phase { what: "let go of its disks", phase: self.phase });
+        }
+        Ok(self.installed.lock_disks(false)?)
+    }
+
     /// Whether every disk has its file.
     pub fn disks_attached(&self) -> bool {
         self.installed.disks_attached()

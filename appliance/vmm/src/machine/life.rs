@@ -198,6 +198,7 @@ impl Machine {
             Phase::Running => return Ok(()),
             Phase::Ready => {}
         }
+        self.installed.lock_disks(true)?;
         let started = Instant::now();
         for (index, device) in self.devices.iter().enumerate() {
             if let Err(error) = enter(device).resume() {

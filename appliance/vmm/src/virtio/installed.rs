@@ -160,6 +160,19 @@ impl Installed {
         Ok(raw.into_file())
     }
 
+    /// Lets go of the locks on the files of all disks of a machine that is at rest, or takes them back.
+    ///
+    /// # Errors
+    /// [`InstallError::Disk`]: the first that could not; the earlier ones are changed.
+    pub fn lock_disks(&self, held: bool) -> Result<(), InstallError> {
+        let change = |raw: &mut RawDisk| if held { raw.take_back() } else { raw.release() };
+        for (index, disk) in self.disks.iter().enumerate() {
+            let changed = enter(disk).with_disk(change).unwrap_or(Ok(()));
+            changed.map_err(|source| InstallError::Disk { index, source })?;
+        }
+        Ok(())
+    }
+
     /// Whether every disk has its file.
     pub fn disks_attached(&self) -> bool {
         self.disks.iter().all(|disk| enter(disk).has_disk())

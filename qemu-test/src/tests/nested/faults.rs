@@ -179,6 +179,29 @@ enum End {
     Destination,
 }
 
+/// The third fence: a host that stood still together with its clock believes its leases good when it goes on; what it sends
+/// the server then must not land in a disk that another host has the lock of by now.
+pub(super) fn a_host_frozen_with_its_clock_writes_nothing_after_the_take_over(bench: &mut Bench) -> Result<Verdict> {
+    bench.bring("deb", "host-a")?;
+    let talker = bench.talk("deb")?;
+    bench.listen(&talker)?;
+    let machine = bench.fleet.machine("host-a")?;
+    machine.freeze()?;
+    let heard = talker.stop()?;
+    let taken = bench.start_in_the_end("deb", "host-b").and_then(|()| {
+        let talker = bench.talk("deb")?;
+        bench.listen(&talker)?;
+        Ok(talker)
+    });
+    machine.thaw()?;
+    let talker = taken?;
+    expect(bench.settled_on("deb")? == "host-b", || "deb does not run on host-b".into())?;
+    bench.listen(&talker)?;
+    bench.judge(talker, "deb")?;
+    bench.nothing_is_lost(&heard, "deb")?;
+    Ok(Verdict::Passed)
+}
+
 /// Something done to a host in a phase of a move.
 enum Fault<'a> {
     /// An order that the host carries out by itself, some milliseconds after its log told of the phase.

@@ -201,6 +201,11 @@ impl VirtioPci<Blk> {
         self.with_engine(|_, engine| engine.disk.is_some()).unwrap_or(true)
     }
 
+    /// Changes the file behind a device at rest. None if it has none or is at work.
+    pub fn with_disk<R>(&mut self, change: impl FnOnce(&mut RawDisk) -> R) -> Option<R> {
+        self.with_engine(|_, engine| engine.disk.as_mut().map(change)).flatten()
+    }
+
     /// Takes the file away from a device at rest, so that another host may open it. None if it has none or is at work.
     pub fn detach_disk(&mut self) -> Option<RawDisk> {
         self.with_engine(|_, engine| engine.disk.take()).flatten()
