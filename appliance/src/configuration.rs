@@ -65,6 +65,8 @@ fn read(own: &str, medium: Option<(&str, &str)>, datastore: Option<(&str, &str)>
         Err(found) => (None, found),
     };
     errors.extend(found);
+    // As a person goes through the files: the layers from the lowest, each from its top.
+    errors.sort_by_key(|error| (names.iter().position(|name| *name == error.file), error.line));
     let config = config.filter(|_| errors.is_empty());
     let hostname = config.as_ref().map(|config| config.hostname.clone());
     let hostname = hostname

@@ -111,16 +111,16 @@ fn a_vm_runs_only_with_the_locks_of_its_disks_and_waits_for_them() {
     other.lock().expect("locked");
     let command = host.begin("vm start witness");
     wait("it says what it waits for", || match command.receive().expect("the control plane answers").0 {
-        HostAnswer::Progress { doing, .. } => doing.contains("disk.img") && doing.contains("is waited for"),
+        HostAnswer::Progress { doing, .. } => doing.contains("waiting for a disk") && doing.contains("disk.img"),
         answer => panic!("{answer:?}"),
     });
     command.send(&HostRequest::Cancel, &[]).expect("sent");
     let refusal = line(&finish(&command).1);
-    assert!(refusal.contains("it was cancelled") && refusal.contains("another host has it open"), "{refusal}");
+    assert!(refusal.contains("it was cancelled") && refusal.contains("another has it locked"), "{refusal}");
     let command = host.begin("vm start witness");
     wait(
         "it waits",
-        || matches!(command.receive(), Ok((HostAnswer::Progress { doing, .. }, _)) if doing.contains("waited")),
+        || matches!(command.receive(), Ok((HostAnswer::Progress { doing, .. }, _)) if doing.contains("waiting for a disk")),
     );
     drop(other);
     let started = line(&finish(&command).1);

@@ -150,6 +150,44 @@ fn a_control_plane_that_dies_while_its_vm_moves_away_lists_it_where_it_runs() {
 }
 
 #[test]
+fn a_control_plane_that_comes_back_in_the_middle_of_a_move_goes_on_with_it_and_lets_nobody_else_at_the_vm() {
+    let Some((_datastore, _cable, mut a, b)) = two_hosts("goes-on") else { return };
+    let (lease, _command) = hold_in_pre_copy(&a, &b);
+    a.restart_control_plane();
+    assert_eq!(a.state("witness"), VmState::MovingOut);
+    let (status, refusal) = a.ask("vm pause witness");
+    assert!(status == 1 && line(&refusal).contains("is being moved away"), "{refusal:?}");
+    wait_for_phase(&a, "pre-copy");
+    lease.mend();
+    wait("it runs there", || b.state("witness") == VmState::Running);
+    wait("the source lists it", || a.migrations().iter().any(|row| row.state == "moved"));
+    assert!(std::ptr::eq(runner(&a, &b), &raw const b));
+}
+
+#[test]
+fn a_vm_whose_engine_dies_after_its_control_plane_did_goes_on_running() {
+    let Some((_datastore, _cable, mut a, b)) = two_hosts("both-die") else { return };
+    may_move(&a, "host-b");
+    let leases = [LeaseLine::cut_into(&a), LeaseLine::cut_into(&b)];
+    for lease in &leases {
+        lease.becomes(|request| match request {
+            LeaseRequest::Commit { .. } | LeaseRequest::Resolve { .. } => Word::IsUnknown,
+            _ => Word::Passes,
+        });
+    }
+    let _command = a.begin("vm migrate witness host-b");
+    wait_for_phase(&a, "commit");
+    a.restart_control_plane();
+    world::kill(a.migrate_pid());
+    assert_eq!((a.state("witness"), a.life("witness")), (VmState::MovingOut, VmmLife::Paused));
+    leases[0].mend();
+    wait("it goes on", || a.state("witness") == VmState::Running && a.life("witness") == VmmLife::Running);
+    leases[1].mend();
+    assert!(std::ptr::eq(runner(&a, &b), &raw const a));
+    wait("nothing is left at the destination", || b.monitor_processes().is_empty());
+}
+
+#[test]
 fn a_cut_cable_leaves_the_vm_on_its_source_and_says_so() {
     let Some((_datastore, cable, a, b)) = two_hosts("cut") else { return };
     migrate(&a, "host-b");

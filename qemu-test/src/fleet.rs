@@ -47,10 +47,23 @@ pub fn running(home: &Home) -> Result<Fleet> {
     Fleet::open(home)?.ok_or_else(|| LabError::Missing { what: "no hosts are up".into(), hint: "cargo lab up".into() })
 }
 
+/// The file that says what is up, in a fleet's folder.
+const STATE: &str = "fleet.json";
+
 impl Fleet {
+    /// The names of the other fleets of this tree that are up, as a demo that was ended in its middle leaves one.
+    pub fn others(home: &Home) -> Vec<String> {
+        let folders = fs::read_dir(&home.root).into_iter().flatten().flatten();
+        let up = folders.filter(|folder| folder.path().join(STATE).exists());
+        let mut names: Vec<String> = up.map(|folder| folder.file_name().to_string_lossy().into_owned()).collect();
+        names.retain(|name| *name != home.fleet);
+        names.sort();
+        names
+    }
+
     /// The fleet that is up, if one is.
     pub fn open(home: &Home) -> Result<Option<Self>> {
-        let path = home.run().join("fleet.json");
+        let path = home.run().join(STATE);
         let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
         let state =
             serde_json::from_str(&text).map_err(|error| LabError::Input(format!("{}: {error}", path.display())))?;
@@ -186,7 +199,7 @@ impl Fleet {
     }
 
     fn state_file(&self) -> PathBuf {
-        self.run.join("fleet.json")
+        self.run.join(STATE)
     }
 
     fn save(&self) -> Result<()> {

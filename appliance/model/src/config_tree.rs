@@ -79,6 +79,15 @@ impl Tree {
         }
     }
 
+    /// The line that gives a dotted key its value, if one does.
+    pub fn line(&self, key: &str) -> Option<usize> {
+        let found = key.split('.').try_fold(self, |tree, key| match &tree.value {
+            Value::Table(table) => table.get(key),
+            _ => None,
+        });
+        found.map(|found| found.origin.line)
+    }
+
     /// The tree of `<prefix><dotted key>=<value>` words of a command line, later words over earlier ones. A value
     /// that is a TOML integer or boolean counts as one, everything else as text.
     ///

@@ -29,6 +29,7 @@ pub struct CpuidLeaf {
 
 /// A register that CPUID returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Register {
     /// EAX.
     Eax,
@@ -182,6 +183,7 @@ impl CpuReport {
 /// What of the host's processor a guest sees: all, or a level of the x86-64 psABI (section 3.1.1) with what every
 /// such guest needs beside it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Baseline {
     /// Everything that KVM supports here.
     Host,

@@ -69,6 +69,7 @@ pub struct Management {
 
 /// Where an address comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AddressSource {
     /// DHCP (RFC 2131).
     Dhcp,
@@ -87,6 +88,7 @@ pub struct Cidr {
 
 /// Names one NIC.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum NicSelector {
     /// By its permanent MAC address.
     Mac(MacAddress),
@@ -146,6 +148,7 @@ pub struct Datastore {
 
 /// Where a datastore lies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DatastoreKind {
     /// An NFS export.
     Nfs {
@@ -169,11 +172,14 @@ pub enum DatastoreKind {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NfsVersion {
     /// Version 3 (RFC 1813).
+    #[serde(rename = "3")]
     V3,
     /// Version 4.1 (RFC 8881).
     #[default]
+    #[serde(rename = "4.1")]
     V4_1,
     /// Version 4.2 (RFC 7862).
+    #[serde(rename = "4.2")]
     V4_2,
 }
 

@@ -164,9 +164,11 @@ impl VmConfig {
         let tree = Tree::parse(file, text).map_err(|error| vec![error])?;
         let errors = RefCell::default();
         let config = read(Section::root(&tree, &errors));
-        match (config, errors.into_inner()) {
-            (Some(config), errors) if errors.is_empty() => Ok(config),
-            (_, errors) => Err(errors),
+        let mut errors = errors.into_inner();
+        errors.sort_by_key(|error| error.line);
+        match config {
+            Some(config) if errors.is_empty() => Ok(config),
+            _ => Err(errors),
         }
     }
 }

@@ -84,6 +84,21 @@ pub enum HostRequest {
     Cancel,
 }
 
+impl HostRequest {
+    /// The VM that it does something with.
+    pub fn changes(&self) -> Option<&VmName> {
+        match self {
+            Self::VmStart(vm)
+            | Self::VmStop(vm)
+            | Self::VmKill(vm)
+            | Self::VmPause(vm)
+            | Self::VmResume(vm)
+            | Self::VmMigrate { vm, check_only: false, .. } => Some(vm),
+            _ => None,
+        }
+    }
+}
+
 /// What the control plane answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -303,6 +318,8 @@ pub struct MigrationRow {
     pub state: String,
     /// Thousandths of memory sent, while it is under way.
     pub thousandths: Option<u16>,
+    /// Seconds since it began.
+    pub began_s: u64,
 }
 
 /// A datastore in a list.

@@ -162,6 +162,13 @@ pub struct DatastoreLease {
 /// What happened to leases.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LeaseEvent {
+    /// The host lease on a datastore was lost; the monitors of these VMs are being killed, and may hang in their last I/O.
+    Fencing {
+        /// The datastore.
+        datastore: DatastoreName,
+        /// The VMs.
+        vms: Vec<VmName>,
+    },
     /// The host lease on a datastore was lost; the monitors of these VMs were killed.
     Fenced {
         /// The datastore.

@@ -29,6 +29,9 @@ pub enum ToMigrate {
     Start(Box<Outgoing>),
     /// Gives a migration up.
     Cancel(MigrationId),
+    /// Of a move away that an earlier control plane began: what becomes of it is told on this connection. Answered by its
+    /// `Progress`, or by `Unknown`.
+    Follow(MigrationId),
     /// To `Incoming`, before `Accept` or `Refuse`: what this host has, for the checks of both hosts together.
     Facts(MigrationId, Box<HostFacts>),
     /// To `Incoming`: the VM is built and waits. Beside it: a connection to its monitor, which was sent `Build`, and
@@ -58,6 +61,8 @@ pub enum FromMigrate {
     Nic(Box<MigrationNicDetail>),
     /// A peer wants to move a VM to here.
     Incoming(Box<Incoming>),
+    /// To `Follow`: no such move is under way.
+    Unknown(MigrationId),
     /// How far a migration is.
     Progress(MigrationProgress),
     /// At the destination, after the commit: this host runs the VM now. Its disks are to be opened for writing and

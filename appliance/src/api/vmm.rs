@@ -70,6 +70,8 @@ pub enum VmmAnswer {
     Done,
     /// Not done, and why, the chain of causes in one line.
     Failed(String),
+    /// To `AttachDisk`: another has the file locked.
+    DiskLocked,
     /// To `Status`.
     Status(VmmStatus),
     /// To `Describe`: the shape of the machine.

@@ -36,8 +36,9 @@ pub fn ask(socket: &Path, request: &HostRequest, progress: Progress) -> Result<(
         )
     };
     let channel = Channel::<HostRequest, HostAnswer>::connect(socket).map_err(|error| away(&error))?;
-    channel.send(request, &[]).map_err(|error| away(&error))?;
     let _raw = RawInput::begin().map_err(|error| away(&error))?;
+    channel.send(request, &[]).map_err(|error| away(&error))?;
+    let away = |error: &dyn std::error::Error| gone(request, error);
     let mut drawn = false;
     let answer = loop {
         if !wait(&channel).map_err(|error| away(&error))? {
@@ -58,6 +59,22 @@ pub fn ask(socket: &Path, request: &HostRequest, progress: Progress) -> Result<(
         flush();
     }
     answer
+}
+
+/// The control plane went away when it had the request: what came of it, only what is there now can tell.
+fn gone(request: &HostRequest, error: &dyn std::error::Error) -> Diagnosis {
+    let cause = format!("the control plane of this host ended before it answered: {error}");
+    match request.changes() {
+        None => Diagnosis::new(
+            "the command was not done",
+            cause,
+            "init restarts it within seconds; try again, then: log show host",
+        ),
+        Some(vm) => {
+            let hint = format!("init restarts it within seconds; then: vm show {vm}; log show host");
+            Diagnosis::new(format!("what came of the command is not known here; VM {vm} may be as it was"), cause, hint)
+        }
+    }
 }
 
 /// Waits until the control plane said something (true) or a key was pressed (false).
@@ -110,6 +127,14 @@ fn flush() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_vm_whose_command_lost_its_control_plane_nothing_is_claimed_and_the_way_to_find_out_is_told() {
+        let started = HostRequest::VmStart("web".parse().expect("valid"));
+        let told = gone(&started, &ChannelError::Closed).to_string();
+        assert!(!told.contains("was not done") && told.contains("vm show web"), "{told}");
+        assert!(gone(&HostRequest::VmList, &ChannelError::Closed).to_string().contains("was not done"));
+    }
 
     #[test]
     fn progress_stays_on_one_line_of_the_terminal() {

@@ -196,8 +196,13 @@ pub fn parse(line: &str) -> Result<Line, Diagnosis> {
     };
     let arguments = &words[length..];
     if arguments.len() < command.least_arguments() || arguments.len() > command.arguments.len() {
-        let wanted = command.arguments.len();
-        return Err(refused(format!("{} arguments were given, {wanted} are wanted", arguments.len()), command.usage()));
+        let given = match arguments.len() {
+            1 => "1 argument was given".to_owned(),
+            many => format!("{many} arguments were given"),
+        };
+        let (least, most) = (command.least_arguments(), command.arguments.len());
+        let wanted = if least == most { most.to_string() } else { format!("{least} to {most}") };
+        return Err(refused(format!("{given}, {wanted} wanted"), command.usage()));
     }
     if let Some(flag) = flags.iter().find(|flag| **flag != "--json" && !command.flags.contains(flag)) {
         return Err(refused(format!("{flag} means nothing here"), format!("{} [--json]", command.usage())));

@@ -85,6 +85,11 @@ fn watch(datastore: &Arc<Datastore>) {
     let mut answered = Instant::now();
     loop {
         match look(datastore) {
+            Ok(_) if is_gone(datastore) => {
+                log::error!("datastore {}: it was unmounted; it is mounted again", datastore.name());
+                datastore.lost(answered, Reason::new("it was unmounted", ""));
+                return;
+            }
             Ok((size, free)) => {
                 answered = Instant::now();
                 datastore.answered(size, free);
@@ -103,6 +108,11 @@ fn watch(datastore: &Arc<Datastore>) {
         }
         std::thread::sleep(WATCH);
     }
+}
+
+/// Whether what answers is not the datastore but the empty folder beneath it.
+fn is_gone(datastore: &Datastore) -> bool {
+    matches!(datastore.kind(), DatastoreKind::Nfs { .. }) && !is_mounted(datastore.root()).unwrap_or(true)
 }
 
 /// Room of the datastore, asked of the server.

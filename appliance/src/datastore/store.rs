@@ -235,39 +235,10 @@ impl Datastore {
     /// # Errors
     /// It is not there or not accessible.
     pub fn open_disk(&self, path: &str, read_only: bool) -> Result<File, DatastoreError> {
-        self.run(path, move |path| disk(path, read_only))
-    }
-
-    /// As [`Self::open_disk`], for a VM that is to run: a disk that it may write is locked for it, as long as the file or a
-    /// copy of it is open. None if another has the lock.
-    ///
-    /// # Errors
-    /// It is not there or not accessible, or cannot be locked.
-    pub fn open_disk_to_run(&self, path: &str, read_only: bool) -> Result<Option<File>, DatastoreError> {
         self.run(path, move |path| {
-            let file = disk(path, read_only)?;
-            Ok(if read_only || lock(&file)? { Some(file) } else { None })
+            let file = File::options().read(true).write(!read_only).custom_flags(direct()).open(path)?;
+            if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a file").into()) }
         })
-    }
-}
-
-fn disk(path: &Path, read_only: bool) -> Result<File, DatastoreError> {
-    let file = File::options().read(true).write(!read_only).custom_flags(direct()).open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a file").into()) }
-}
-
-/// Locks a file for this host alone, as long as the descriptor or a copy of it is open; false if another has it. On NFSv4
-/// it is a lock of the server's, under which the client then writes: once the server has given it to another, it refuses
-/// what this host still sends, and the client answers EIO (`recover_lost_locks` of the nfs module is off). On NFSv3 it is
-/// known to this host only (`nolock`).
-///
-/// # Errors
-/// flock(2).
-fn lock(file: &File) -> io::Result<bool> {
-    match rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(true),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
-        Err(error) => Err(error.into()),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::host::monitor::{self, Monitor};
 use crate::host::reap::GONE_BOUND;
 use crate::host::record::{self, Left, VmRecord};
 use crate::host::running::Running;
-use crate::host::{arrivals, ends, owed, settling};
+use crate::host::{arrivals, departures, ends, owed, settling};
 
 /// Finds them by their records, and ends what was only being made. Must come before anybody is served.
 pub fn adopt(plane: &Arc<ControlPlane>) {
@@ -20,8 +20,8 @@ pub fn adopt(plane: &Arc<ControlPlane>) {
         match monitor::end_unrecorded(&plane.run_dir, &vm.vm, GONE_BOUND) {
             Ok(()) => {
                 log::warn!("VM {} was being made when the control plane ended, and is given up", vm.vm);
-                record::remove(&plane.run_dir, &vm.vm);
-                owed::give_up(plane, &vm);
+                // Tried again if it cannot be done now.
+                let _ = owed::give_up(plane, &vm);
             }
             Err(error) => log::error!("monitor of VM {}: {error}", vm.vm),
         }
@@ -35,10 +35,8 @@ pub fn adopt(plane: &Arc<ControlPlane>) {
         };
         log::error!("VM {name} cannot be adopted: {why}");
         match monitor::end_unadopted(name, pid, GONE_BOUND) {
-            Ok(()) => {
-                record::remove(&plane.run_dir, name);
-                owed::give_up(plane, &vm);
-            }
+            // Tried again if it cannot be done now.
+            Ok(()) => drop(owed::give_up(plane, &vm)),
             // Its record stays, and so does the lease: nobody may start the VM beside it.
             Err(error) => log::error!("monitor of VM {name}: {error}"),
         }
@@ -46,7 +44,7 @@ pub fn adopt(plane: &Arc<ControlPlane>) {
 }
 
 fn adopt_one(plane: &Arc<ControlPlane>, record: VmRecord) -> Result<(), String> {
-    let VmRecord { vm, epoch, config_text, pid, paused, moving_in } = record;
+    let VmRecord { vm, epoch, config_text, pid, paused, moving_out, moving_in } = record;
     let config = VmConfig::parse("vm.toml", &config_text).map_err(|_| "its record is broken".to_owned())?;
     let (monitor, spec) = Monitor::adopt(&plane.run_dir, &vm.vm, pid).map_err(|error| error.to_string())?;
     let running = Arc::new(Running::new(vm.clone(), epoch, (config, config_text), spec, monitor, Vec::new()));
@@ -57,6 +55,9 @@ fn adopt_one(plane: &Arc<ControlPlane>, record: VmRecord) -> Result<(), String> 
     let state = if paused { VmState::Paused } else { VmState::Running };
     plane.vms.put(&vm.vm, Arc::clone(&running), state);
     settling::watch_lease(plane, &running);
-    ends::watch(plane, Born::adopted(running));
+    ends::watch(plane, Born::adopted(Arc::clone(&running)));
+    if let Some(moving_out) = moving_out {
+        departures::adopt(plane, &running, moving_out);
+    }
     Ok(())
 }

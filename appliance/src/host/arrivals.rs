@@ -8,23 +8,23 @@ use std::time::{Duration, Instant};
 
 use model::diagnosis::Reason;
 use model::limits;
-use model::names::VmName;
 use model::receipt::Receipt;
 use model::units::Bytes;
 
 use crate::api::host::VmState;
+use crate::api::lease::VmOnDatastore;
 use crate::api::migrate::{FromMigrate, Incoming, MigrationId, ToMigrate, VmHere};
 use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest};
-use crate::host::born::{self, Born};
+use crate::host::born::{self, Born, Unattached};
 use crate::host::control_plane::ControlPlane;
-use crate::host::located::{Located, Unopened, locate};
+use crate::host::located::{Located, locate};
 use crate::host::moves::shown;
 use crate::host::reap::{self, GONE_BOUND};
 use crate::host::record::MovingIn;
 use crate::host::running::Running;
 use crate::host::settling::{ENGINE_DIED, go_on};
 use crate::host::vms::{Claim, Unclaimed};
-use crate::host::{checks, ends, facts, receipts, record};
+use crate::host::{checks, ends, facts, owed, receipts, record};
 
 /// What came of a migration to here, in a word for the list, and its receipt where this host has to keep it.
 type Taken = (&'static str, Option<Receipt>);
@@ -34,7 +34,10 @@ pub fn incoming(plane: &Arc<ControlPlane>, incoming: Incoming) {
     let said = plane.engine.listen(incoming.id);
     let (plane, id) = (Arc::clone(plane), incoming.id);
     let taken = std::thread::Builder::new().name(format!("in-{}", incoming.vm.name)).spawn(move || {
-        plane.moves.begin(id, &incoming.vm.name, &incoming.source, plane.name());
+        // A check moves nothing, and stands in no list of moves.
+        if !incoming.check_only {
+            plane.moves.begin(id, &incoming.vm.name, &incoming.source, plane.name());
+        }
         let outcome = take_in(&plane, &incoming, &said);
         plane.engine.forget(id);
         match outcome {
@@ -51,7 +54,7 @@ pub fn incoming(plane: &Arc<ControlPlane>, incoming: Incoming) {
 }
 
 fn take_in(plane: &Arc<ControlPlane>, incoming: &Incoming, said: &Receiver<FromMigrate>) -> Result<Taken, String> {
-    let Incoming { id, check_only, .. } = incoming;
+    let id = &incoming.id;
     let facts = facts::facts(plane).ok_or("KVM cannot be used here")?;
     plane.engine.tell(&ToMigrate::Facts(*id, Box::new(facts)), &[]).map_err(|error| error.to_string())?;
     let Prepared { located, built } = match prepare(plane, incoming) {
@@ -59,12 +62,14 @@ fn take_in(plane: &Arc<ControlPlane>, incoming: &Incoming, said: &Receiver<FromM
         Err(reasons) => {
             let why = reasons.iter().map(|reason| reason.cause.clone()).collect::<Vec<_>>().join("; ");
             plane.engine.tell(&ToMigrate::Refuse(*id, reasons), &[]).map_err(|error| error.to_string())?;
+            wait_for_end(said);
             return Err(why);
         }
     };
     let Some((_claimed, born)) = built else {
         plane.engine.tell(&ToMigrate::Accept(*id), &[]).map_err(|error| error.to_string())?;
-        return Ok((if *check_only { "checked" } else { "accepted" }, None));
+        wait_for_end(said);
+        return Ok(("checked", None));
     };
     let monitor = born.running.monitor.connect().map_err(|error| error.to_string())?;
     let beside = [monitor.as_fd(), born.running.monitor.memory()];
@@ -72,17 +77,28 @@ fn take_in(plane: &Arc<ControlPlane>, incoming: &Incoming, said: &Receiver<FromM
     follow(plane, incoming, &located, born, said)
 }
 
+/// Waits until the engine is done with a migration that this host has nothing more to do for.
+fn wait_for_end(said: &Receiver<FromMigrate>) {
+    while !matches!(said.recv(), Ok(FromMigrate::Ended(_)) | Err(_)) {}
+}
+
 /// The claim on a VM that moves in. Taken back, with the VM's record, if the VM did not come to run here.
 struct Claimed<'a> {
     plane: &'a ControlPlane,
-    vm: VmName,
+    vm: VmOnDatastore,
     claim: Claim<'a>,
 }
 
 impl<'a> Claimed<'a> {
     /// `memory` bytes are kept for it, of `most` that all VMs together may have.
-    fn new(plane: &'a ControlPlane, vm: &VmName, what: &str, memory: u64, most: u64) -> Result<Self, Vec<Reason>> {
-        let claim = plane.vms.claim_with(vm, VmState::MovingIn, what, memory, most);
+    fn new(
+        plane: &'a ControlPlane,
+        vm: &VmOnDatastore,
+        what: &str,
+        memory: u64,
+        most: u64,
+    ) -> Result<Self, Vec<Reason>> {
+        let claim = plane.vms.claim_with(&vm.vm, VmState::MovingIn, what, memory, most);
         let claim = claim.map_err(|unclaimed| match unclaimed {
             Unclaimed::Busy(busy) => busy.reasons,
             Unclaimed::Short { free } => vec![checks::too_little_memory(Bytes(memory), Bytes(free))],
@@ -93,8 +109,9 @@ impl<'a> Claimed<'a> {
 
 impl Drop for Claimed<'_> {
     fn drop(&mut self) {
-        if self.claim.is_open() {
-            record::remove(&self.plane.run_dir, &self.vm);
+        // A lease that is owed has its note there.
+        if self.claim.is_open() && !self.plane.owed.has(&self.vm) {
+            record::remove(&self.plane.run_dir, &self.vm.vm);
         }
     }
 }
@@ -116,7 +133,7 @@ fn follow(
         match (said.recv(), &arriving) {
             (Ok(FromMigrate::OpenDisks(_)), Some(born)) => {
                 let opened = born::attach_disks(located, &born.running)
-                    .map_err(Unopened::reason)
+                    .map_err(Unattached::reason)
                     .and_then(|()| plane.open_taps(&born.running))
                     .map_err(|reason| reason.cause);
                 disks_open = opened.is_ok();
@@ -171,7 +188,7 @@ fn settle_in(plane: &Arc<ControlPlane>, paused: bool, born: Born, epoch: u64) {
     let state = if paused { VmState::Paused } else { VmState::Running };
     born.running.set_epoch(epoch);
     plane.vms.put(&born.running.vm.vm, Arc::clone(&born.running), state);
-    record::write(&plane.run_dir, &born.running, paused);
+    record::update(&plane.run_dir, &born.running, paused);
     ends::watch(plane, born);
 }
 
@@ -209,7 +226,7 @@ fn end_and_give_up(plane: &ControlPlane, running: &Running) {
     running.monitor.kill();
     // Another host may have the lease only when nothing writes here any more; the claim on the VM lasts till then.
     reap::wait_gone(&vm.vm, &running.monitor, GONE_BOUND, |what| plane.vms.waits_for(&vm.vm, Some(what)));
-    plane.owed.add(vm);
+    owed::owe(plane, vm);
 }
 
 fn ask_lease(
@@ -265,7 +282,7 @@ fn open(plane: &ControlPlane, running: &Running) -> Result<(), String> {
     let datastore = plane.datastores.get(&vm.datastore);
     let datastore = datastore.ok_or_else(|| format!("datastore {} is not configured here any more", vm.datastore))?;
     let located = Located { name: vm.vm.clone(), datastore, config_text: running.config_text.clone() };
-    let opened = born::attach_disks(&located, running).map_err(Unopened::reason);
+    let opened = born::attach_disks(&located, running).map_err(Unattached::reason);
     let opened = opened.and_then(|()| plane.open_taps(running));
     opened.map_err(|reason| reason.cause)
 }
@@ -292,22 +309,27 @@ fn life(running: &Running) -> Option<VmmLife> {
 }
 
 /// Takes up a VM that was moving in when the control plane before this one died, on a thread of its own: it runs here if
-/// the lease comes to say so, and its monitor ends if not.
+/// the lease comes to say so, and its monitor ends if not. When this returns, nobody else can work on the VM.
 pub fn adopt(plane: &Arc<ControlPlane>, running: Arc<Running>, moving_in: MovingIn) {
     const DIED: &str = "the control plane of this host ended in the middle of the move";
     let (plane, name) = (Arc::clone(plane), running.vm.vm.clone());
+    let (taken, taking) = std::sync::mpsc::channel::<()>();
     let settling = move || {
         let what = format!("VM {name} cannot come to {}", plane.name());
         // It has its memory already.
         let memory = running.spec.memory_bytes;
+        let vm = running.vm.clone();
         let born = Born::adopted(running);
-        let Ok(_claimed) = Claimed::new(&plane, &name, &what, memory, u64::MAX) else { return };
+        let Ok(_claimed) = Claimed::new(&plane, &vm, &what, memory, u64::MAX) else { return };
+        drop(taken);
         if let Err(why) = settle_by_lease(&plane, born, moving_in, DIED, false) {
             log::error!("VM {name} was moving in and does not run here: {why}");
         }
     };
-    if let Err(error) = std::thread::Builder::new().name("settle".to_owned()).spawn(settling) {
-        log::error!("a VM that was moving in is not taken up: {error}");
+    match std::thread::Builder::new().name("settle".to_owned()).spawn(settling) {
+        // Nothing comes: it ends when the VM is claimed.
+        Ok(_) => drop(taking.recv()),
+        Err(error) => log::error!("a VM that was moving in is not taken up: {error}"),
     }
 }
 
@@ -345,17 +367,20 @@ fn prepare<'a>(plane: &'a Arc<ControlPlane>, incoming: &Incoming) -> Result<Prep
     if incoming.check_only {
         return Ok(Prepared { located, built: None });
     }
-    let claimed = Claimed::new(plane, &vm.name, &what, vm.spec.memory_bytes, plane.memory_for_vms().0)?;
+    let claimed = Claimed::new(plane, &located.vm(), &what, vm.spec.memory_bytes, plane.memory_for_vms().0)?;
     let begun = record::begin(&plane.run_dir, &located.vm());
     begun.map_err(|error| vec![Reason::new(format!("its arrival cannot be noted: {error}"), "host check")])?;
     let born = Born::of_spec(plane, &located, &config, vm.spec.clone(), 0).map_err(|reason| vec![reason])?;
-    record::write_moving_in(&plane.run_dir, &born.running, moving_in(incoming));
+    let written = record::write_moving_in(&plane.run_dir, &born.running, moving_in(incoming));
+    written.map_err(|error| vec![Reason::new(format!("its arrival cannot be noted: {error}"), "host check")])?;
     Ok(Prepared { located, built: Some((claimed, born)) })
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::channel;
+
+    use model::names::VmName;
 
     use super::*;
     use crate::api::lease::{Holder, LeaseAnswer, LeaseRequest};

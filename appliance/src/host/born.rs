@@ -10,9 +10,9 @@ use model::vm_config::VmConfig;
 use vmm::machine::spec::{DiskSpec, MachineSpec, NicSpec};
 
 use crate::api::lease::VmOnDatastore;
-use crate::api::vmm::VmmRequest;
+use crate::api::vmm::{VmmAnswer, VmmRequest};
 use crate::host::control_plane::ControlPlane;
-use crate::host::located::{Located, Unopened};
+use crate::host::located::Located;
 use crate::host::monitor::Monitor;
 use crate::host::reap::{self, GONE_BOUND};
 use crate::host::running::Running;
@@ -120,17 +120,41 @@ fn machine_spec(located: &Located, config: &VmConfig) -> Result<MachineSpec, Rea
     })
 }
 
-/// Opens a VM's disks for this host's use, locks those that it may write, and hands them to its monitor.
+/// Why a VM has not got its disks.
+#[derive(Debug)]
+pub enum Unattached {
+    /// Another has one locked: it comes free when that one ends, or its server gives it up.
+    Locked(Reason),
+    /// Anything else.
+    Failed(Reason),
+}
+
+impl Unattached {
+    /// What a person is told.
+    pub fn reason(self) -> Reason {
+        match self {
+            Self::Locked(reason) | Self::Failed(reason) => reason,
+        }
+    }
+}
+
+/// Opens a VM's disks for this host's use and hands them to its monitor, which locks those that its guest may write. Disks
+/// that it has already it keeps, so this can be tried again.
 ///
 /// # Errors
 /// A disk cannot be opened, locked or attached.
-pub fn attach_disks(located: &Located, running: &Running) -> Result<(), Unopened> {
+pub fn attach_disks(located: &Located, running: &Running) -> Result<(), Unattached> {
     for (index, disk) in running.config.disks.iter().enumerate() {
-        let file = located.open_disk_to_run(disk)?;
+        let file = located.open_disk(disk).map_err(Unattached::Failed)?;
         let index = u8::try_from(index).unwrap_or(u8::MAX);
-        let attached = running.monitor.ask(&VmmRequest::AttachDisk { index }, &[file.as_fd()]);
-        attached
-            .map_err(|error| Unopened::Failed(Reason::new(format!("disk {}: {error}", disk.file), "log show vmm")))?;
+        match running.monitor.ask(&VmmRequest::AttachDisk { index }, &[file.as_fd()]) {
+            Ok(VmmAnswer::DiskLocked) => return Err(Unattached::Locked(located.locked(disk))),
+            Ok(_) => {}
+            Err(error) => {
+                let cause = format!("disk {}: {error}", disk.file);
+                return Err(Unattached::Failed(Reason::new(cause, "log show vmm")));
+            }
+        }
     }
     Ok(())
 }

@@ -15,15 +15,19 @@ use crate::host::caller::{Caller, LOOK};
 use crate::host::control_plane::ControlPlane;
 use crate::host::lifecycle::{KILLED, end_monitor};
 use crate::host::moves::{self, UnderWay, shown};
-use crate::host::settling::{Unreported, hold_in, release, still_here, without_engine};
+use crate::host::record::MovingOut;
+use crate::host::running::Running;
+use crate::host::settling::{Unreported, goes_on, hold_in, release, still_here, without_engine};
 use crate::host::vms::Held;
-use crate::host::{facts, receipts};
+use crate::host::{facts, owed, receipts, record};
 
 /// How long a move may take to be given up before a kill ends the monitor all the same: a monitor that cannot finish its
 /// last I/O does not let the engine end the stun.
 const GIVE_UP_BOUND: Duration = Duration::from_secs(10);
 /// Pause between two requests to give a move up: one that has yet to reach the engine does not hear the first.
 const CANCEL_AGAIN: Duration = Duration::from_secs(1);
+/// How long a control plane that was restarted tries to reach the engine for a move of an earlier one.
+const FOLLOW_BOUND: Duration = Duration::from_secs(10);
 /// Phases of a move after its commit (DESIGN.md, section 9).
 const COMMITTED: [&str; 3] = ["resume", "audit", "release"];
 
@@ -58,6 +62,7 @@ pub fn migrate(
     }
     let mut held = plane.vms.hold(vm, &[VmState::Running, VmState::Paused], VmState::MovingOut, &what)?;
     let moved = move_out(plane, &mut held, destination, wish, caller);
+    note_over(plane, &held, wish.check_only);
     // Where the VM was released, its entry is gone and letting go of it changes nothing.
     moved.map_err(|refusal| if refusal.vm_now.is_some() { refusal } else { refusal.vm_now(still_here(plane, &held)) })
 }
@@ -103,7 +108,16 @@ fn move_out(
     let Wish { check_only, force_link } = wish;
     let outgoing = Outgoing { id, vm: to_move, facts, destination: destination.clone(), check_only, force_link };
     let said = plane.engine.listen(id);
-    plane.moves.begin(id, vm, plane.name(), destination);
+    // A check moves nothing, and stands in no list of moves.
+    if !check_only {
+        plane.moves.begin(id, vm, plane.name(), destination);
+        let moving_out = MovingOut { id, destination: destination.clone() };
+        let noted = record::write_moving_out(&plane.run_dir, &running, outgoing.vm.paused, moving_out);
+        if let Err(error) = noted {
+            let refusal = refused(format!("the move cannot be noted: {error}"), "host check");
+            return conclude(plane, held, id, check_only, Err(Unreported::failed(refusal)));
+        }
+    }
     let start = ToMigrate::Start(Box::new(outgoing));
     let told = plane.engine.tell(&start, &[monitor.as_fd(), running.monitor.memory()]);
     let ended = match told {
@@ -115,6 +129,60 @@ fn move_out(
     };
     plane.engine.forget(id);
     conclude(plane, held, id, check_only, ended)
+}
+
+/// Takes up a move away that the control plane before this one began, on a thread of its own: the engine may go on with it,
+/// and nobody may work on the VM meanwhile. When this returns, nobody can.
+pub fn adopt(plane: &Arc<ControlPlane>, running: &Arc<Running>, moving_out: MovingOut) {
+    let (plane, running) = (Arc::clone(plane), Arc::clone(running));
+    let (taken, taking) = std::sync::mpsc::channel::<()>();
+    let settling = move || {
+        let (vm, MovingOut { id, destination }) = (&running.vm.vm, moving_out);
+        let Ok(mut held) = plane.vms.hold(vm, &[VmState::Running, VmState::Paused], VmState::MovingOut, "") else {
+            // It ended just now.
+            return;
+        };
+        plane.moves.begin(id, vm, plane.name(), &destination);
+        drop(taken);
+        let said = plane.engine.listen(id);
+        let caller = Caller::nobody();
+        let ended = if follow(&plane, id) {
+            wait_for_end(&plane, &mut held, id, &said, &caller)
+        } else {
+            Err(without_engine(&plane, &mut held, &caller))
+        };
+        plane.engine.forget(id);
+        let concluded = conclude(&plane, &mut held, id, false, ended);
+        note_over(&plane, &held, false);
+        match concluded {
+            Ok(_) => log::info!("VM {vm} moved to {destination}; an earlier control plane began that"),
+            Err(told) => log::error!("a move that an earlier control plane began: {told}"),
+        }
+    };
+    match std::thread::Builder::new().name("settle".to_owned()).spawn(settling) {
+        // Nothing comes: it ends when the VM is held.
+        Ok(_) => drop(taking.recv()),
+        Err(error) => log::error!("a VM that was moving away is not taken up: {error}"),
+    }
+}
+
+/// The move is over: a control plane after this one is not to take it up.
+fn note_over(plane: &ControlPlane, held: &Held<'_>, check_only: bool) {
+    if !check_only && held.is_here() {
+        record::update(&plane.run_dir, held.running(), *held.after() == VmState::Paused);
+    }
+}
+
+/// Asks the engine for a move; false if it cannot be reached.
+fn follow(plane: &ControlPlane, id: MigrationId) -> bool {
+    let deadline = Instant::now() + FOLLOW_BOUND;
+    while Instant::now() < deadline {
+        if plane.engine.tell(&ToMigrate::Follow(id), &[]).is_ok() {
+            return true;
+        }
+        std::thread::sleep(LOOK);
+    }
+    false
 }
 
 /// Waits for the end of a migration at its source, releasing the VM when it runs elsewhere.
@@ -130,6 +198,7 @@ fn wait_for_end(
             Ok(FromMigrate::Progress(progress)) => caller.progress(&progress.phase, progress.thousandths),
             Ok(FromMigrate::Release(_)) => release(plane, held.running()),
             Ok(FromMigrate::Ended(ended)) => return Ok(*ended),
+            Ok(FromMigrate::Unknown(_)) => return Err(without_engine(plane, held, caller)),
             Ok(_) => {}
             Err(RecvTimeoutError::Timeout) => {
                 if caller.cancelled() {
@@ -145,24 +214,35 @@ fn wait_for_end(
 
 fn conclude(
     plane: &Arc<ControlPlane>,
-    held: &Held<'_>,
+    held: &mut Held<'_>,
     id: MigrationId,
     check_only: bool,
     ended: Result<Ended, Unreported>,
 ) -> Result<HostAnswer, Diagnosis> {
-    let running = held.running();
     let ended = ended.map_err(|Unreported { state, told }| {
         plane.moves.end(id, state, None);
         told
     })?;
-    if ended.vm != VmHere::Nothing {
-        if held.is_here() && ended.epoch != 0 {
-            hold_in(plane, running, ended.epoch, *held.before() == VmState::Paused);
-        } else if !held.is_here() {
+    // The engine does not know what a person had done with the VM before, nor always that its monitor is gone.
+    let place = match ended.vm {
+        VmHere::Nothing => None,
+        VmHere::Runs | VmHere::Stopped if !held.is_here() => {
             // Its guest ended here meanwhile, and the engine may have won a later epoch for nobody.
-            plane.owed.add(&running.vm);
+            owed::owe(plane, &held.running().vm);
+            Some(still_here(plane, held))
         }
-    }
+        VmHere::Runs => {
+            if ended.epoch != 0 {
+                hold_in(plane, held.running(), ended.epoch, *held.before() == VmState::Paused);
+            }
+            Some(still_here(plane, held))
+        }
+        // It is this host's, and could not be resumed once.
+        VmHere::Stopped => {
+            let epoch = if ended.epoch == 0 { held.running().epoch() } else { ended.epoch };
+            Some(goes_on(plane, held, epoch))
+        }
+    };
     if let Some(receipt) = &ended.receipt {
         receipts::keep(plane, receipt);
     }
@@ -173,9 +253,7 @@ fn conclude(
     };
     plane.moves.end(id, state, ended.receipt.clone());
     match (ended.failure, ended.receipt) {
-        // The engine does not know what a person had done with the VM before, nor always that its monitor is gone.
-        (Some(failure), _) if ended.vm != VmHere::Nothing => Err(failure.vm_now(still_here(plane, held))),
-        (Some(failure), _) => Err(failure),
+        (Some(failure), _) => Err(place.into_iter().fold(failure, Diagnosis::vm_now)),
         (None, Some(receipt)) => Ok(HostAnswer::Migrated(Box::new(receipt))),
         (None, None) if check_only => Ok(HostAnswer::Checks(fulfilled(ended.link, ended.warnings))),
         (None, None) => Ok(HostAnswer::Done(format!("the migration {} ended without a receipt", shown(id)))),
@@ -269,7 +347,7 @@ mod tests {
         let mut held = plane.vms.hold(&web, &[VmState::Running], VmState::MovingOut, "").expect("it runs here");
         plane.moves.begin(1, &web, plane.name(), &host_b);
         let ended = without_engine(plane, &mut held, &Caller::nobody());
-        let told = conclude(plane, &held, 1, false, Err(ended)).expect_err("there is no receipt");
+        let told = conclude(plane, &mut held, 1, false, Err(ended)).expect_err("there is no receipt");
         assert!(told.to_string().contains("it runs on host-b now"), "{told}");
         assert_eq!(plane.moves.rows(plane)[0].state, "moved");
     }

@@ -12,7 +12,7 @@ use crate::host::caller::Caller;
 use crate::host::control_plane::ControlPlane;
 use crate::host::reap::{self, GONE_BOUND};
 use crate::host::running::Running;
-use crate::host::{owed, record, start};
+use crate::host::{owed, start};
 
 /// Pause before a monitor that lives and cannot be heard is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -107,13 +107,13 @@ fn watch_to_end(plane: &Arc<ControlPlane>, running: &Arc<Running>, child: Option
     // Whoever moved or killed the VM has taken the entry away: then this end was wanted and needs nothing more.
     let Some((running, releasing)) = plane.vms.ended(&vm.vm, monitor.pid(), told.clone()) else { return };
     log::info!("VM {} ended: {told}", vm.vm);
-    record::remove(&plane.run_dir, &vm.vm);
     running.drop_taps();
     if matches!(end, End::Reset) {
         drop(releasing);
         restart(plane, &running);
     } else {
-        owed::give_up(plane, vm);
+        // Tried again if it cannot be done now.
+        let _ = owed::give_up(plane, vm);
     }
 }
 
@@ -159,7 +159,7 @@ fn restart(plane: &Arc<ControlPlane>, before: &Running) {
     let name = &before.vm.vm;
     if let Err(refusal) = start::start(plane, name, &Caller::nobody()) {
         log::error!("VM {name} was reset by its guest and did not come up again: {refusal}");
-        plane.owed.add(&before.vm);
+        owed::owe(plane, &before.vm);
     }
 }
 

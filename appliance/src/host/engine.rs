@@ -203,7 +203,10 @@ impl Engine {
                 progress.id
             }
             FromMigrate::Incoming(incoming) => incoming.id,
-            FromMigrate::OpenDisks(id) | FromMigrate::Resumed { id, .. } | FromMigrate::Release(id) => *id,
+            FromMigrate::OpenDisks(id)
+            | FromMigrate::Resumed { id, .. }
+            | FromMigrate::Release(id)
+            | FromMigrate::Unknown(id) => *id,
             FromMigrate::Ended(ended) => {
                 shared.progress.remove(&ended.id);
                 ended.id

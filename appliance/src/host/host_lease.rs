@@ -128,6 +128,15 @@ pub fn keep_guards(plane: &Arc<ControlPlane>) {
 pub fn hear_fences(plane: &Arc<ControlPlane>) {
     loop {
         if let Err(error) = plane.leases.watch(|event| match event {
+            LeaseEvent::Fencing { datastore, vms } => {
+                for vm in vms {
+                    let what = format!("its last I/O on datastore {datastore} to end, after it was killed");
+                    if let Some(running) = plane.vms.running(&vm) {
+                        plane.vms.ending(&vm, running.monitor.pid());
+                        plane.vms.waits_for(&vm, Some(what));
+                    }
+                }
+            }
             LeaseEvent::Fenced { datastore, vms } => {
                 for vm in vms {
                     let why = format!(

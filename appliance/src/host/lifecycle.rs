@@ -14,7 +14,7 @@ use crate::host::control_plane::ControlPlane;
 use crate::host::reap::GONE_BOUND;
 use crate::host::running::Running;
 use crate::host::vms::Held;
-use crate::host::{departures, record};
+use crate::host::{departures, owed, record};
 
 /// How a VM ends that a kill ended.
 pub(super) const KILLED: &str = "it was killed on the console";
@@ -74,11 +74,8 @@ fn clear_away(plane: &ControlPlane, running: &Running) -> Result<(), Diagnosis> 
     let name = &running.vm.vm;
     let killed = plane.vms.killed(name, running.monitor.pid(), KILLED.to_owned());
     let Some((running, _releasing)) = killed else { return Ok(()) };
-    record::remove(&plane.run_dir, name);
     running.drop_taps();
-    let given_up = plane.leases.give_up(&running.vm);
-    given_up.map_err(|failure| {
-        plane.owed.add(&running.vm);
+    owed::give_up(plane, &running.vm).map_err(|failure| {
         let what = format!("VM {name} was killed, but its lease is not given up yet; this host goes on trying");
         Diagnosis::of(what, vec![failure.reason()])
     })
@@ -152,7 +149,7 @@ fn settle(plane: &ControlPlane, held: &mut Held<'_>, done: Option<VmState>) {
         VmmLife::Empty | VmmLife::Built | VmmLife::Ended => None,
     };
     if let Some(state) = done.or_else(found).filter(|_| held.is_here()) {
-        record::write(&plane.run_dir, held.running(), state == VmState::Paused);
+        record::update(&plane.run_dir, held.running(), state == VmState::Paused);
         held.leave_as(state);
     }
 }

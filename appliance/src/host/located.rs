@@ -3,14 +3,14 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use model::config_tree::ConfigError;
+use model::config_tree::{ConfigError, Tree};
 use model::diagnosis::{Diagnosis, Reason};
 use model::limits;
 use model::names::{MacAddress, VmName};
 use model::vm_config::{Disk, FilePath, VmConfig};
 
 use crate::api::lease::VmOnDatastore;
-use crate::datastore::Datastore;
+use crate::datastore::{Datastore, DatastoreError};
 use crate::host::control_plane::ControlPlane;
 
 /// A VM found on a datastore.
@@ -35,6 +35,10 @@ pub fn locate(plane: &ControlPlane, name: &VmName, what: &str) -> Result<Located
         match datastore.read_text(&vm_file(name, "vm.toml"), limits::VM_CONFIG_BYTES_MAX) {
             Ok(config_text) => found.push(Located { name: name.clone(), datastore, config_text }),
             Err(error) if error.is_missing() => {}
+            Err(error @ (DatastoreError::NotText | DatastoreError::TooLarge(_))) => silent.push(Reason::new(
+                format!("{} on datastore {}: {error}", vm_file(name, "vm.toml"), datastore.name()),
+                "put a vm.toml there as config/examples has them",
+            )),
             Err(error) => silent.push(Reason::new(
                 format!("datastore {}: {error}", datastore.name()),
                 format!("datastore show {}", datastore.name()),
@@ -61,28 +65,6 @@ fn vm_file(name: &VmName, file: &str) -> String {
     format!("vms/{name}/{file}")
 }
 
-/// What is said of a disk that another has locked.
-const LOCKED: &str = "another host has it open for a VM, or had when it died: the server lets go of its lock when it has not \
-                      heard of that host for the time that the server is set to";
-
-/// Why a disk cannot be opened for a VM to run with.
-#[derive(Debug)]
-pub enum Unopened {
-    /// Another has it locked: it comes free when that one ends, or its server gives it up.
-    Locked(Reason),
-    /// Anything else.
-    Failed(Reason),
-}
-
-impl Unopened {
-    /// What a person is told.
-    pub fn reason(self) -> Reason {
-        match self {
-            Self::Locked(reason) | Self::Failed(reason) => reason,
-        }
-    }
-}
-
 impl Located {
     /// Its place, as the lease role knows it.
     pub fn vm(&self) -> VmOnDatastore {
@@ -98,7 +80,8 @@ impl Located {
         let config = VmConfig::parse(&file, &self.config_text)?;
         if config.name != self.name {
             let problem = format!("is \"{}\", but the folder is \"{}\": make them the same", config.name, self.name);
-            return Err(vec![ConfigError { file, line: 1, key: "vm.name".to_owned(), problem }]);
+            let line = Tree::parse(&file, &self.config_text).ok().and_then(|tree| tree.line("vm.name")).unwrap_or(1);
+            return Err(vec![ConfigError { file, line, key: "vm.name".to_owned(), problem }]);
         }
         Ok(config)
     }
@@ -139,17 +122,11 @@ impl Located {
         opened.map_err(|error| self.reason(&disk.file, &error))
     }
 
-    /// As [`Self::open_disk`], for the VM to run with: locked, if it may write it.
-    ///
-    /// # Errors
-    /// It is not there or not accessible, or another has it locked.
-    pub fn open_disk_to_run(&self, disk: &Disk) -> Result<File, Unopened> {
-        let opened = self.datastore.open_disk_to_run(&vm_file(&self.name, disk.file.as_str()), disk.read_only);
-        match opened {
-            Ok(Some(file)) => Ok(file),
-            Ok(None) => Err(Unopened::Locked(self.reason(&disk.file, &LOCKED))),
-            Err(error) => Err(Unopened::Failed(self.reason(&disk.file, &error))),
-        }
+    /// What is told of a disk that another has locked.
+    pub fn locked(&self, disk: &Disk) -> Reason {
+        const LOCKED: &str = "another has it locked: a host that runs the VM, or one that died, of which the server has to give \
+                              its locks up first";
+        self.reason(&disk.file, &LOCKED)
     }
 
     /// The size of a disk, bytes.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use model::diagnosis::Diagnosis;
 use model::limits;
@@ -19,6 +20,7 @@ struct Known {
     row: MigrationRow,
     receipt: Option<Receipt>,
     under_way: bool,
+    began: Instant,
     /// Counts up with each move that begins.
     number: u64,
 }
@@ -58,10 +60,11 @@ impl Moves {
             destination: destination.clone(),
             state: "starting".to_owned(),
             thousandths: None,
+            began_s: 0,
         };
         self.with(|known| {
             let number = known.values().map(|known| known.number + 1).max().unwrap_or(0);
-            known.insert(id, Known { row, receipt: None, under_way: true, number });
+            known.insert(id, Known { row, receipt: None, under_way: true, began: Instant::now(), number });
             forget_oldest(known);
         });
     }
@@ -94,7 +97,7 @@ impl Moves {
         })
     }
 
-    /// All of them, with how far those under way are.
+    /// All of them, the oldest first, with how far those under way are.
     pub fn rows(&self, plane: &ControlPlane) -> Vec<MigrationRow> {
         let mut rows = self.with(|known| known.clone());
         for progress in plane.engine.progress() {
@@ -103,7 +106,11 @@ impl Moves {
                 known.row.thousandths = progress.thousandths;
             }
         }
-        rows.into_values().map(|known| known.row).collect()
+        let mut rows: Vec<Known> = rows.into_values().collect();
+        rows.sort_by_key(|known| known.number);
+        rows.into_iter()
+            .map(|Known { row, began, .. }| MigrationRow { began_s: began.elapsed().as_secs(), ..row })
+            .collect()
     }
 
     /// The receipt of one that ended.
@@ -136,12 +143,14 @@ pub(super) fn state_of(receipt: &Receipt) -> &'static str {
 /// None of this name is under way.
 pub fn cancel(plane: &ControlPlane, id: &str) -> Result<String, Diagnosis> {
     let what = "no migration was cancelled";
-    let under_way = plane.engine.progress();
+    // The engine may know one that an earlier control plane began, and not know yet one that begins.
+    let known = plane.engine.progress().into_iter().map(|progress| progress.id);
+    let mut under_way = known.chain(plane.moves.under_way().into_iter().map(|moving| moving.id));
     let wanted = MigrationId::from_str_radix(id, 16).ok();
-    let Some(progress) = under_way.iter().find(|progress| Some(progress.id) == wanted) else {
+    let Some(wanted) = wanted.filter(|wanted| under_way.any(|id| id == *wanted)) else {
         return Err(Diagnosis::new(what, format!("no migration {id} is under way on this host"), "migration list"));
     };
-    let told = plane.engine.tell(&ToMigrate::Cancel(progress.id), &[]);
+    let told = plane.engine.tell(&ToMigrate::Cancel(wanted), &[]);
     told.map_err(|error| Diagnosis::new(what, error.to_string(), "log show migrate"))?;
     Ok(format!("migration {id} is being given up: migration list"))
 }

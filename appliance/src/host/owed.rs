@@ -8,6 +8,8 @@ use std::time::Duration;
 use crate::api::host::VmState;
 use crate::api::lease::VmOnDatastore;
 use crate::host::control_plane::ControlPlane;
+use crate::host::leases::LeaseFailure;
+use crate::host::record;
 
 /// Pause between two tries.
 const RETRY: Duration = Duration::from_secs(2);
@@ -23,9 +25,13 @@ impl Owed {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The lease of this VM is to be given up.
-    pub fn add(&self, vm: &VmOnDatastore) {
+    fn add(&self, vm: &VmOnDatastore) {
         self.lock().entry(vm.clone()).or_default();
+    }
+
+    /// Whether the lease of this VM is to be given up.
+    pub fn has(&self, vm: &VmOnDatastore) -> bool {
+        self.lock().contains_key(vm)
     }
 
     /// It is given up, or the VM runs here under it.
@@ -47,15 +53,32 @@ impl Owed {
     }
 }
 
-/// Gives the lease of a VM up that does not run here any more; if that cannot be done now, it is done later. To be called
-/// only by who has claimed the VM: a start that takes the lease anew must not overlap it.
-pub fn give_up(plane: &ControlPlane, vm: &VmOnDatastore) {
+/// The lease of a VM is to be given up that does not run here. A note of it stays for a control plane after this one.
+pub fn owe(plane: &ControlPlane, vm: &VmOnDatastore) {
+    if let Err(error) = record::begin(&plane.run_dir, vm) {
+        log::warn!("that the lease of VM {} is to be given up cannot be noted: {error}", vm.vm);
+    }
+    plane.owed.add(vm);
+}
+
+/// Gives the lease of a VM up that does not run here any more, and then removes its record; if that cannot be done now, it is
+/// done later. To be called only by who has claimed the VM: a start that takes the lease anew must not overlap it.
+///
+/// # Errors
+/// Why it cannot be done now.
+pub fn give_up(plane: &ControlPlane, vm: &VmOnDatastore) -> Result<(), LeaseFailure> {
     match plane.leases.give_up(vm) {
-        Ok(()) => plane.owed.settled(vm),
+        Ok(()) => {
+            record::remove(&plane.run_dir, &vm.vm);
+            plane.owed.settled(vm);
+            Ok(())
+        }
         Err(failure) => {
-            log::warn!("the lease of VM {} is not given up yet: {failure}", vm.vm);
-            plane.owed.add(vm);
-            plane.owed.is_news(vm, &failure.to_string());
+            owe(plane, vm);
+            if plane.owed.is_news(vm, &failure.to_string()) {
+                log::warn!("the lease of VM {} is not given up yet: {failure}", vm.vm);
+            }
+            Err(failure)
         }
     }
 }
@@ -66,16 +89,8 @@ pub fn keep(plane: &ControlPlane) {
         for vm in plane.owed.all() {
             // While somebody works on the VM here, or it runs here, it may be held for good reason.
             let Ok(_claim) = plane.vms.claim(&vm.vm, VmState::Releasing, "") else { continue };
-            match plane.leases.give_up(&vm) {
-                Ok(()) => {
-                    plane.owed.settled(&vm);
-                    log::info!("the lease of VM {} is given up: other hosts may start it", vm.vm);
-                }
-                Err(failure) => {
-                    if plane.owed.is_news(&vm, &failure.to_string()) {
-                        log::warn!("the lease of VM {} is not given up yet: {failure}", vm.vm);
-                    }
-                }
+            if give_up(plane, &vm).is_ok() {
+                log::info!("the lease of VM {} is given up: other hosts may start it", vm.vm);
             }
         }
         std::thread::sleep(RETRY);

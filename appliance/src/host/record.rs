@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use model::names::VmName;
+use model::names::{HostName, VmName};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -27,8 +27,19 @@ pub struct VmRecord {
     pub pid: u32,
     /// Its vCPUs were paused by a person.
     pub paused: bool,
+    /// It was moving out; whether it ever came to be another host's, the lease says.
+    pub moving_out: Option<MovingOut>,
     /// It was moving in; whether it ever came to be this host's, the lease says.
     pub moving_in: Option<MovingIn>,
+}
+
+/// A move away that was under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MovingOut {
+    /// Which.
+    pub id: MigrationId,
+    /// Where to.
+    pub destination: HostName,
 }
 
 /// A move to here that was under way.
@@ -42,11 +53,11 @@ pub struct MovingIn {
     pub paused: bool,
 }
 
-/// The file by which a VM is known that is only being made.
+/// The file by which a VM is known that is only being made, or whose lease is still to be given up.
 const BEGUN: &str = "begun";
 
-/// Notes that a VM is being made here, before its lease is asked for and its monitor is born: a control plane after this one
-/// ends the monitor and gives the lease up, if [`write()`] has not been reached.
+/// Notes that a VM has no record here and this host may hold its lease all the same: before the lease is asked for and its
+/// monitor is born, and when it cannot be given up. A control plane after this one ends the monitor and gives the lease up.
 ///
 /// # Errors
 /// The note cannot be written.
@@ -56,35 +67,56 @@ pub fn begin(run_dir: &RunDir, vm: &VmOnDatastore) -> io::Result<()> {
     fs::write(folder.join(BEGUN), postcard::to_stdvec(vm).map_err(io::Error::other)?)
 }
 
-/// Writes the record of a VM; without it a restart of the control plane would not find the VM, which is worth a
-/// warning but not the VM's life.
-pub fn write(run_dir: &RunDir, running: &Running, paused: bool) {
-    write_record(run_dir, running, paused, None);
+/// Writes the record of a VM before its guest runs. Without it a control plane after this one would end the VM.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write(run_dir: &RunDir, running: &Running, paused: bool) -> io::Result<()> {
+    write_record(run_dir, running, paused, (None, None))
 }
 
 /// As [`write()`], for a VM that is moving in.
-pub fn write_moving_in(run_dir: &RunDir, running: &Running, moving_in: MovingIn) {
-    write_record(run_dir, running, moving_in.paused, Some(moving_in));
+///
+/// # Errors
+/// It cannot be written.
+pub fn write_moving_in(run_dir: &RunDir, running: &Running, moving_in: MovingIn) -> io::Result<()> {
+    write_record(run_dir, running, moving_in.paused, (None, Some(moving_in)))
 }
 
-fn write_record(run_dir: &RunDir, running: &Running, paused: bool, moving_in: Option<MovingIn>) {
+/// As [`write()`], for a VM that moves out.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write_moving_out(run_dir: &RunDir, running: &Running, paused: bool, moving_out: MovingOut) -> io::Result<()> {
+    write_record(run_dir, running, paused, (Some(moving_out), None))
+}
+
+/// Writes the record of a VM anew that runs already. If that fails the one before stays, which is worth a warning but not the
+/// VM's life: what it does not tell, the lease does.
+pub fn update(run_dir: &RunDir, running: &Running, paused: bool) {
+    if let Err(error) = write(run_dir, running, paused) {
+        log::warn!("record of VM {}: {error}", running.vm.vm);
+    }
+}
+
+fn write_record(
+    run_dir: &RunDir,
+    running: &Running,
+    paused: bool,
+    (moving_out, moving_in): (Option<MovingOut>, Option<MovingIn>),
+) -> io::Result<()> {
     let record = VmRecord {
         vm: running.vm.clone(),
         epoch: running.epoch(),
         config_text: running.config_text.clone(),
         pid: running.monitor.pid(),
         paused,
+        moving_out,
         moving_in,
     };
-    let name = &running.vm.vm;
-    let written = postcard::to_stdvec(&record).map_err(io::Error::other).and_then(|bytes| {
-        let folder = run_dir.vm(name);
-        fs::write(folder.join("record.new"), bytes)?;
-        fs::rename(folder.join("record.new"), folder.join("record"))
-    });
-    if let Err(error) = written {
-        log::warn!("record of VM {name}: {error}");
-    }
+    let folder = run_dir.vm(&running.vm.vm);
+    fs::write(folder.join("record.new"), postcard::to_stdvec(&record).map_err(io::Error::other)?)?;
+    fs::rename(folder.join("record.new"), folder.join("record"))
 }
 
 /// Removes the record of a VM that does not run here any more, with its sockets, if there is one.
@@ -100,7 +132,7 @@ pub fn remove(run_dir: &RunDir, vm: &VmName) {
 pub struct Left {
     /// The VMs that it ran, or that were moving in.
     pub records: Vec<VmRecord>,
-    /// The VMs that it was about to make. Their guests never ran here.
+    /// The VMs that it was about to make, whose guests never ran here, and those whose leases it was to give up.
     pub begun: Vec<VmOnDatastore>,
 }
 

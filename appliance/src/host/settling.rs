@@ -21,6 +21,8 @@ pub(super) const ENGINE_DIED: &str = "the migrate role of this host ended in the
 const MOVED: &str = "it moved to another host";
 /// How often the lease of a VM that was found running is read.
 const LEASE_LOOK: Duration = Duration::from_secs(2);
+/// How long a monitor whose connection ended may take until its process is gone, if it is ending.
+const DYING: Duration = Duration::from_secs(5);
 /// Pause before a lease is asked again that did not answer who runs a VM.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -84,16 +86,17 @@ pub(super) fn without_engine(plane: &ControlPlane, held: &mut Held<'_>, caller: 
 }
 
 /// The VM is this host's in this epoch: it goes on as it was. Returns where it is, for a person.
-fn goes_on(plane: &ControlPlane, held: &mut Held<'_>, epoch: u64) -> String {
+pub(super) fn goes_on(plane: &ControlPlane, held: &mut Held<'_>, epoch: u64) -> String {
     let paused = *held.before() == VmState::Paused;
     hold_in(plane, held.running(), epoch, paused);
     let host = plane.name();
     match go_on(held.running(), paused) {
         Ok(()) => still_here(plane, held),
-        Err(_) if held.running().monitor.is_gone() => still_here(plane, held),
+        // A process that ends closes its connections some time before it is gone.
+        Err(_) if held.running().monitor.wait_gone(DYING).is_ok() => still_here(plane, held),
         Err(error) => {
             held.leave_as(VmState::Paused);
-            record::write(&plane.run_dir, held.running(), true);
+            record::update(&plane.run_dir, held.running(), true);
             format!("it is {host}'s, but could not be resumed ({error}) and is paused: vm resume")
         }
     }
@@ -123,7 +126,7 @@ pub(super) fn go_on(running: &Running, paused: bool) -> Result<(), String> {
 pub(super) fn hold_in(plane: &ControlPlane, running: &Running, epoch: u64, paused: bool) {
     if running.epoch() != epoch {
         running.set_epoch(epoch);
-        record::write(&plane.run_dir, running, paused);
+        record::update(&plane.run_dir, running, paused);
     }
 }
 

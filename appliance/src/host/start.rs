@@ -13,11 +13,11 @@ use model::vm_config::VmConfig;
 use crate::api::host::VmState;
 use crate::api::lease::VmOnDatastore;
 use crate::api::vmm::VmmRequest;
-use crate::host::born::{Born, attach_disks};
+use crate::host::born::{Born, Unattached, attach_disks};
 use crate::host::caller::{Caller, LOOK};
 use crate::host::control_plane::ControlPlane;
 use crate::host::host_lease::Waited;
-use crate::host::located::{Located, Unopened, locate};
+use crate::host::located::{Located, locate};
 use crate::host::running::Running;
 use crate::host::vms::{Claim, Unclaimed};
 use crate::host::{checks, ends, host_lease, owed, record};
@@ -52,11 +52,12 @@ pub fn start(plane: &Arc<ControlPlane>, name: &VmName, caller: &Caller<'_>) -> R
     let started = acquire(plane, &vm).and_then(|epoch| {
         let started = bring_up(plane, &located, &config, epoch, caller);
         if started.is_err() {
-            owed::give_up(plane, &vm);
+            // Tried again if it cannot be done now.
+            let _ = owed::give_up(plane, &vm);
         }
         started
     });
-    if started.is_err() {
+    if started.is_err() && !plane.owed.has(&vm) {
         record::remove(&plane.run_dir, name);
     }
     started.map_err(|reason| Diagnosis::of(&what, vec![reason]))
@@ -79,6 +80,8 @@ fn claim<'a>(
     }
     let most = plane.memory_for_vms().0;
     plane.vms.claim_with(name, VmState::Starting, what, config.memory.0, most).map_err(|unclaimed| match unclaimed {
+        // Until its move is committed it is its source's.
+        Unclaimed::Busy(busy) if plane.vms.state(name) == Some(VmState::MovingIn) => busy,
         Unclaimed::Busy(busy) => busy.vm_now(format!("it is on {}, this host", plane.name())),
         Unclaimed::Short { free } => {
             // Memory may have come free meanwhile; what else is wrong is told beside it all the same.
@@ -97,7 +100,7 @@ fn acquire(plane: &ControlPlane, vm: &VmOnDatastore) -> Result<u64, Reason> {
     plane.leases.acquire(vm).map_err(|failure| {
         let mut reason = failure.reason();
         if failure.leaves_doubt() {
-            plane.owed.add(vm);
+            owed::owe(plane, vm);
             let doubt = "whether this host got the lease is not known; if it did, it gives it up by itself";
             reason.cause = format!("{}; {doubt}", reason.cause);
             reason.hint = format!("vm start {} tries again, here or on another host; log show lease", vm.vm);
@@ -117,8 +120,9 @@ fn bring_up(
     let name = &located.name;
     plane.vms.born(name, Arc::clone(&born.running));
     // Before its guest runs: a control plane after this one must find it whenever this one dies.
-    record::write(&plane.run_dir, &born.running, false);
-    disks(located, &born.running, caller)?;
+    let written = record::write(&plane.run_dir, &born.running, false);
+    written.map_err(|error| Reason::new(format!("its record cannot be written: {error}"), "host check"))?;
+    disks(plane, located, &born.running, caller)?;
     boot(plane, located, &born.running)?;
     plane.owed.settled(&born.running.vm);
     plane.vms.put(name, Arc::clone(&born.running), VmState::Running);
@@ -127,28 +131,33 @@ fn bring_up(
 }
 
 /// Gives the VM its disks, waiting for locks that a host which died has left on the server.
-fn disks(located: &Located, running: &Running, caller: &Caller<'_>) -> Result<(), Reason> {
+fn disks(plane: &ControlPlane, located: &Located, running: &Running, caller: &Caller<'_>) -> Result<(), Reason> {
     let vm = &running.vm.vm;
-    let deadline = Instant::now() + Duration::from_millis(limits::DATASTORE_LOCK_MS_MAX);
-    loop {
+    let began = Instant::now();
+    let most = Duration::from_millis(limits::DATASTORE_LOCK_MS_MAX);
+    let attached = loop {
         let reason = match attach_disks(located, running) {
-            Ok(()) => return Ok(()),
-            Err(Unopened::Failed(reason)) => return Err(reason),
-            Err(Unopened::Locked(reason)) => reason,
+            Ok(()) => break Ok(()),
+            Err(Unattached::Failed(reason)) => break Err(reason),
+            Err(Unattached::Locked(reason)) => reason,
         };
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(reason);
+        let passed = began.elapsed();
+        if passed >= most {
+            break Err(reason);
         }
-        let seconds = left.as_secs() + 1;
-        caller.progress(&format!("{}; it is waited for, {seconds} s more at most", reason.cause), None);
+        if passed < LOCK_AGAIN {
+            log::info!("VM {vm} waits for a disk: {}", reason.cause);
+        }
+        let what = format!("a disk, {} of at most {} s: {}", passed.as_secs(), most.as_secs(), reason.cause);
+        caller.progress(&format!("waiting for {what}"), None);
+        plane.vms.waits_for(vm, Some(what));
         if caller.cancelled_within(LOCK_AGAIN) {
-            return Err(Reason::new(
-                format!("it was cancelled: {}", reason.cause),
-                format!("vm start {vm} tries again"),
-            ));
+            let hint = format!("vm start {vm} tries again");
+            break Err(Reason::new(format!("it was cancelled while it waited for a disk: {}", reason.cause), hint));
         }
-    }
+    };
+    plane.vms.waits_for(vm, None);
+    attached
 }
 
 fn boot(plane: &ControlPlane, located: &Located, running: &Running) -> Result<(), Reason> {

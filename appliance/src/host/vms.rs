@@ -328,6 +328,11 @@ impl Held<'_> {
         self.after = Some(state);
     }
 
+    /// What the VM will be once it is let go of.
+    pub fn after(&self) -> &VmState {
+        self.after.as_ref().unwrap_or(&self.before)
+    }
+
     /// Whether this host still has to do with the VM in this monitor.
     pub fn is_here(&self) -> bool {
         let vm = &self.running.vm.vm;

@@ -52,7 +52,9 @@ pub fn run() -> ExitCode {
 
 fn supervise(mut supervisor: Supervisor) -> ! {
     say("ready");
+    screen::leave_to_consoles();
     let order = supervisor.run();
+    screen::take_back();
     shutdown::carry_out(order, &mut supervisor)
 }
 
@@ -132,7 +134,7 @@ impl Boot {
             }
         }
         for problem in &self.answer.problems {
-            problem.lines().for_each(say);
+            problem.lines().for_each(|line| say(&format!("error: {line}")));
         }
         let origin = self.answer.origin.as_deref().unwrap_or("no host.toml on any medium: the defaults");
         match self.answer.problems.len() {

@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::gather::LogFile;
@@ -22,6 +23,8 @@ struct Screen {
 }
 
 static SCREENS: Mutex<Vec<Screen>> = Mutex::new(Vec::new());
+/// Consoles have the screens.
+static LEFT: AtomicBool = AtomicBool::new(false);
 static LOG: Mutex<Option<LogFile>> = Mutex::new(None);
 
 /// Finds the kernel's consoles (all of them: a person may sit at any one), or `/dev/console` when they are not known.
@@ -63,12 +66,25 @@ impl Screen {
     }
 }
 
+/// From now on the screens are the consoles': what is said goes to the log alone, and not into the middle of a command's
+/// output.
+pub(super) fn leave_to_consoles() {
+    LEFT.store(true, Ordering::Relaxed);
+}
+
+/// The screens are `init`'s again: the machine ends.
+pub(super) fn take_back() {
+    LEFT.store(false, Ordering::Relaxed);
+}
+
 /// Writes one line with the time since power-on.
 pub(super) fn say(line: &str) {
     let text = format!("[{:>9}] {line}\r\n", uptime());
-    let mut screens = SCREENS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    for screen in screens.iter_mut() {
-        screen.write(text.as_bytes());
+    if !LEFT.load(Ordering::Relaxed) {
+        let mut screens = SCREENS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        for screen in screens.iter_mut() {
+            screen.write(text.as_bytes());
+        }
     }
     keep(line);
 }
@@ -91,6 +107,7 @@ fn keep(line: &str) {
 /// Tells the person what is broken and what can be done, then keeps the machine as it is, for ever.
 pub(super) fn stop_and_explain(what: &str, hint: &str) -> ! {
     open();
+    take_back();
     say(&format!("error: godwit cannot go on: {what}"));
     say(&format!("hint:  {hint}"));
     say("The machine stays as it is and does not reboot by itself. Reset it when you are done.");

@@ -3,24 +3,43 @@
 //! is busy, because this role has the lease area open, and stays.
 
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
 
 use rustix::mount::{UnmountFlags, unmount};
 
-/// Kills the requests of the NFS mount that `area` lies in, on a thread of its own. Nothing happens if it is no NFS.
-pub fn end_requests(area: &Path) {
+/// Pause before requests are ended that came after the ones before: a process that was killed closes its files.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Kills the requests of the NFS mount that `area` lies in, on a thread of its own, again and again until the other end of
+/// `until` is dropped. Nothing happens if it is no NFS.
+pub fn end_requests(area: &Path, until: Receiver<()>) {
     let Some(root) = nfs_mount_of(area, &std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()) else {
         return;
     };
-    let started = std::thread::Builder::new().name("cut".to_owned()).spawn(move || {
-        match unmount(&root, UnmountFlags::FORCE | UnmountFlags::NOFOLLOW) {
-            // The mount is in use, as it should be; its requests are dead.
-            Err(rustix::io::Errno::BUSY) => log::info!("{}: the requests to the server were ended", root.display()),
-            Ok(()) => log::warn!("{}: unmounted, nobody used it", root.display()),
-            Err(error) => log::error!("{}: the requests to the server were not ended: {error}", root.display()),
-        }
-    });
+    let started = std::thread::Builder::new().name("cut".to_owned()).spawn(move || end_until(&root, &until));
     if let Err(error) = started {
         log::error!("no thread to end the requests to the server: {error}");
+    }
+}
+
+fn end_until(root: &Path, until: &Receiver<()>) {
+    let mut told = false;
+    loop {
+        match unmount(root, UnmountFlags::FORCE | UnmountFlags::NOFOLLOW) {
+            // The mount is in use, as it should be; its requests are dead.
+            Err(rustix::io::Errno::BUSY) if told => {}
+            Err(rustix::io::Errno::BUSY) => log::info!("{}: the requests to the server were ended", root.display()),
+            // The control plane sees it and mounts it again.
+            Ok(()) => return log::warn!("{}: unmounted, nobody used it", root.display()),
+            Err(error) => {
+                return log::error!("{}: the requests to the server were not ended: {error}", root.display());
+            }
+        }
+        told = true;
+        if until.recv_timeout(AGAIN) == Err(RecvTimeoutError::Disconnected) {
+            return;
+        }
     }
 }
 

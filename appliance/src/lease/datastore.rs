@@ -264,9 +264,16 @@ impl Running<'_> {
                         self.place.datastore
                     );
                     self.trouble = format!("it was lost: {why}");
-                    let own = self.own.clone();
-                    self.guard.kill_all(move |vms| drop(own.send(Told::Killed(vms))));
-                    cut::end_requests(&self.place.area);
+                    (self.event)(LeaseEvent::Fencing {
+                        datastore: self.place.datastore.clone(),
+                        vms: self.guard.running(),
+                    });
+                    let (own, (dying, until)) = (self.own.clone(), channel());
+                    self.guard.kill_all(move |vms| {
+                        drop(dying);
+                        drop(own.send(Told::Killed(vms)));
+                    });
+                    cut::end_requests(&self.place.area, until);
                 }
                 Effect::FeedWatchdog => self.watchdog.feed(&self.place.datastore),
                 Effect::Remember(life) => {

@@ -28,6 +28,8 @@ type Connection = Arc<Channel<LeaseAnswer, LeaseRequest>>;
 
 /// How long a keeper may take over a request: a take-over waits for an expiry.
 const REPLY_BOUND: Duration = Duration::from_millis(limits::API_REQUEST_MS_MAX + limits::LEASE_EXPIRY_MS);
+/// How long a keeper may take to say how it stands: it never waits for its datastore but while it opens the lease area.
+const LOOK_BOUND: Duration = Duration::from_secs(2);
 /// How long a new datastore may take until its host lease is held: its last life may have to expire.
 const OPEN_BOUND: Duration = Duration::from_millis(2 * limits::LEASE_EXPIRY_MS);
 
@@ -193,11 +195,20 @@ impl Leases {
 
     /// Sends a message to a datastore's thread and waits for what it answers.
     fn exchange<T>(&self, datastore: &DatastoreName, message: impl FnOnce(Sender<T>) -> Told) -> Result<T, String> {
+        self.exchange_within(REPLY_BOUND, datastore, message)
+    }
+
+    fn exchange_within<T>(
+        &self,
+        bound: Duration,
+        datastore: &DatastoreName,
+        message: impl FnOnce(Sender<T>) -> Told,
+    ) -> Result<T, String> {
         let kept = self.datastores().get(datastore).cloned();
         let kept = kept.ok_or_else(|| format!("no host lease is held on datastore {datastore}"))?;
         let (reply, answered) = channel();
         kept.told.send(message(reply)).map_err(|_| format!("the thread of datastore {datastore} ended"))?;
-        answered.recv_timeout(REPLY_BOUND).map_err(|_| format!("datastore {datastore} did not answer"))
+        answered.recv_timeout(bound).map_err(|_| format!("datastore {datastore} did not answer"))
     }
 
     fn view(&self, datastore: &DatastoreName) -> Result<datastore::View, String> {
@@ -269,13 +280,17 @@ impl Leases {
 
     fn status(&self) -> Vec<DatastoreLease> {
         let names: Vec<DatastoreName> = self.datastores().keys().cloned().collect();
-        let lease = |datastore: DatastoreName| match self.view(&datastore) {
+        let lease = |datastore: DatastoreName| match self.exchange_within(LOOK_BOUND, &datastore, Told::Standing) {
             Ok(view) => {
                 DatastoreLease { datastore, held: view.held, renewed_ms: view.renewed_ms, trouble: view.trouble }
             }
             Err(trouble) => DatastoreLease { datastore, held: false, renewed_ms: 0, trouble },
         };
-        names.into_iter().map(lease).collect()
+        // All at once: one whose area hangs while it is opened must not hold up what is said of the others.
+        std::thread::scope(|scope| {
+            let looks: Vec<_> = names.into_iter().map(|datastore| scope.spawn(|| lease(datastore))).collect();
+            looks.into_iter().filter_map(|look| look.join().ok()).collect()
+        })
     }
 }
 

@@ -62,7 +62,7 @@ pub struct Departure {
     compressor: Compressor,
     questions: Vec<Question>,
     /// The phase that the log tells of.
-    phase: &'static str,
+    pub phase: &'static str,
     ended: bool,
 }
 

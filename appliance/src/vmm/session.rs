@@ -9,7 +9,7 @@ use std::time::Instant;
 use model::diagnosis::chain;
 use model::limits;
 use rustix::fs::MemfdFlags;
-use vmm::machine::{Machine, MachineSpec, Resources};
+use vmm::machine::{InstallError, Machine, MachineError, MachineSpec, Resources};
 use vmm::memory::DirtyBitmap;
 
 use crate::api::channel::ChannelError;
@@ -78,7 +78,7 @@ impl Session<'_> {
         let done = |result: Result<(), String>| result.map(|()| (VmmAnswer::Done, None));
         match request {
             VmmRequest::Build { spec } => done(self.build(spec, beside)),
-            VmmRequest::AttachDisk { index } => done(self.attach_disk(index, beside)),
+            VmmRequest::AttachDisk { index } => self.attach_disk(index, beside),
             VmmRequest::Load { cmdline, initrd } => done(self.load(&cmdline, initrd, beside)),
             VmmRequest::Resume => done(self.with_machine(|machine| machine.resume().map_err(|error| chain(&error)))),
             VmmRequest::Pause => done(self.with_machine(|machine| machine.pause().map_err(|error| chain(&error)))),
@@ -120,9 +120,13 @@ impl Session<'_> {
         self.guest.put(machine, kept)
     }
 
-    fn attach_disk(&self, index: u8, beside: Vec<OwnedFd>) -> Result<(), String> {
+    fn attach_disk(&self, index: u8, beside: Vec<OwnedFd>) -> Outcome {
         let file = one(beside)?;
-        self.with_machine(|machine| machine.attach_disk(usize::from(index), file).map_err(|error| chain(&error)))
+        self.with_machine(|machine| match machine.attach_disk(usize::from(index), file) {
+            Ok(()) => Ok((VmmAnswer::Done, None)),
+            Err(MachineError::Install(InstallError::Locked { .. })) => Ok((VmmAnswer::DiskLocked, None)),
+            Err(error) => Err(chain(&error)),
+        })
     }
 
     fn load(&self, cmdline: &str, initrd: bool, beside: Vec<OwnedFd>) -> Result<(), String> {

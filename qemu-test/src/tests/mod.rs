@@ -1,9 +1,10 @@
 //! `cargo lab test`: everything that can be checked on this machine, summed up in one line.
 //!
-//! `tally` counts, and reads what cargo's test runner says; `native` runs the checks of the source tree (format, lints,
-//! documentation, all unit and native tests, the guest kernel); `nested` boots real images and holds the product to its
+//! `tally` counts, and reads what test runners say; `native` runs the checks of the source tree (format, lints,
+//! documentation, all unit and native tests, the guest kernel), `executables` the tests among them; `nested` boots real images and holds the product to its
 //! promises.
 
+mod executables;
 mod native;
 mod nested;
 mod tally;

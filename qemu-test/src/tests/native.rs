@@ -7,6 +7,7 @@ use std::process::Stdio;
 use crate::child::Child;
 use crate::error::{Doing, LabError, Result};
 use crate::home::Home;
+use crate::tests::executables;
 use crate::tests::tally::{Tally, Verdict};
 
 /// Runs all of them. The guest kernel comes before the tests that boot it.
@@ -24,7 +25,8 @@ pub fn check_source(home: &Home, tally: &mut Tally) {
     tally.check("clippy finds nothing", || {
         in_sight(cargo(&home.source, &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))
     });
-    run_tests(tally, "the tests of the workspace", cargo(&home.source, &["test", "--workspace", "--no-fail-fast"]));
+    executables::check(tally, cargo(&home.source, &["test", "--quiet", "--workspace", "--no-run"]));
+    run_tests(tally, "the examples in the documentation", cargo(&home.source, &["test", "--workspace", "--doc"]));
     run_tests(tally, "the tests of the guest kernel", in_kernel(&["test", "--lib"]));
     tally.check("the documentation is whole", || {
         in_sight(

@@ -9,6 +9,9 @@ use crate::wire::Wire;
 
 /// Says what is up.
 pub(super) fn run(home: &Home) -> Result<ExitCode> {
+    for other in Fleet::others(home) {
+        println!("the fleet `{other}` is up too: cargo lab status --fleet {other}, cargo lab down --fleet {other}");
+    }
     let Some(fleet) = Fleet::open(home)? else {
         println!("no hosts are up (cargo lab up)");
         return Ok(ExitCode::SUCCESS);

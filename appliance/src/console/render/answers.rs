@@ -151,7 +151,9 @@ fn vms_text(vms: &[VmRow]) -> String {
         Table::new(["NAME", "STATE", "CPUS", "MEMORY", "DATASTORE"], "no VMs on the datastores of this host");
     for vm in vms {
         let VmRow { name, datastore, state, cpus, memory } = vm;
-        table.row([name.to_string(), state_text(state), cpus.to_string(), memory.to_string(), datastore.to_string()]);
+        let known = *cpus > 0;
+        let (cpus, memory) = if known { (cpus.to_string(), memory.to_string()) } else { ("-".into(), "-".into()) };
+        table.row([name.to_string(), state_text(state), cpus, memory, datastore.to_string()]);
     }
     table.to_string()
 }
@@ -161,7 +163,7 @@ fn vm_text(vm: &VmDetail) -> String {
         .line("name", &vm.row.name)
         .line("state", state_text(&vm.row.state))
         .line("datastore", &vm.row.datastore)
-        .line("lease", format!("epoch {}, held by {}", vm.epoch, vm.holder.as_ref().map_or("nobody", |h| h.as_str())))
+        .line("lease", lease_text(vm))
         .some("monitor", vm.pid.map(|pid| format!("process {pid}, {} ms of vCPU time", vm.cpu_us / 1000)))
         .some("waits for", vm.waits_for.as_ref())
         .some("last end here", vm.last_end.as_ref())
@@ -182,6 +184,20 @@ fn vm_text(vm: &VmDetail) -> String {
             );
     }
     record.to_string()
+}
+
+fn lease_text(vm: &VmDetail) -> String {
+    vm.holder.as_ref().map_or("held by nobody".to_owned(), |holder| format!("epoch {}, held by {holder}", vm.epoch))
+}
+
+/// A span of time as coarse as people say it.
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    }
 }
 
 fn ms(us: u64) -> String {
@@ -247,7 +263,7 @@ fn receipt_text(receipt: &Receipt) -> String {
 }
 
 fn migrations_text(migrations: &[MigrationRow]) -> String {
-    let mut table = Table::new(["ID", "VM", "FROM", "TO", "STATE", "DONE"], "no migrations");
+    let mut table = Table::new(["ID", "VM", "FROM", "TO", "STATE", "DONE", "BEGAN"], "no migrations");
     for row in migrations {
         table.row([
             row.id.clone(),
@@ -256,6 +272,7 @@ fn migrations_text(migrations: &[MigrationRow]) -> String {
             row.destination.to_string(),
             row.state.clone(),
             row.thousandths.map_or_else(|| "-".to_owned(), |done| format!("{} %", done / 10)),
+            format!("{} ago", span(row.began_s)),
         ]);
     }
     table.to_string()

@@ -42,6 +42,7 @@ impl Engine {
             ToMigrate::Peers(peers) => self.know(peers),
             ToMigrate::Start(order) => self.order(*order, beside),
             ToMigrate::Cancel(id) => self.cancel(id),
+            ToMigrate::Follow(id) => self.tell_of(id),
             ToMigrate::Facts(id, facts) => self.facts(id, facts),
             ToMigrate::Accept(id) => {
                 self.arrival_of(id, |arrival, now, desk, wire| arrival.judged(now, desk, wire, Ok(beside)));

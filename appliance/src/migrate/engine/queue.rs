@@ -30,6 +30,16 @@ impl Engine {
         self.host.tell(FromMigrate::Progress(progress));
     }
 
+    /// Tells a control plane that was restarted how far a move is.
+    pub(super) fn tell_of(&mut self, id: MigrationId) {
+        let departure = self.departures.iter().find(|departure| departure.order.id == id);
+        match departure.map(|departure| departure.phase.to_owned()) {
+            Some(phase) => self.tell_phase(id, phase),
+            None if self.waiting.iter().any(|(order, _)| order.id == id) => self.tell_phase(id, "queued".to_owned()),
+            None => self.host.tell(FromMigrate::Unknown(id)),
+        }
+    }
+
     pub(super) fn begin(&mut self, id: MigrationId) {
         let Some(place) = self.waiting.iter().position(|(order, _)| order.id == id) else { return };
         let Some((order, beside)) = self.waiting.remove(place) else { return };
@@ -48,6 +58,11 @@ impl Engine {
             .ok_or_else(|| Reason::new(format!("{} has published no migration NIC", order.destination), "host list"))?;
         let key = key_of(&peer)
             .ok_or_else(|| Reason::new(format!("the key of {} cannot be read", peer.name), "host list"))?;
+        // A control plane that was restarted may not know of it. Both would take pages out of one dirty log.
+        if self.departures.iter().any(|departure| departure.order.vm.name == order.vm.name) {
+            let cause = "an earlier move of it is still under way";
+            return Err(Reason::new(cause, format!("vm show {} tells where it is; try again then", order.vm.name)));
+        }
         let mut departure = Departure::new(order, peer, own.identity, beside)?;
         let address = address_of(&departure.peer);
         let trouble = self.trouble.clone().unwrap_or_else(|| "it is not configured".to_owned());

@@ -56,8 +56,8 @@ pub struct RawDisk {
     direct: bool,
     block_bytes: u32,
     memory_align: u32,
-    /// The lock with which the file came was let go of.
-    released: bool,
+    /// The lock on the file was taken, and not let go of since.
+    locked: bool,
 }
 
 impl RawDisk {
@@ -81,7 +81,7 @@ impl RawDisk {
                 return Err(DiskError::Alignment { bytes });
             }
         }
-        Ok(Self { file, bytes, read_only, direct, block_bytes, memory_align, released: false })
+        Ok(Self { file, bytes, read_only, direct, block_bytes, memory_align, locked: false })
     }
 
     /// Whole sectors of 512 bytes; a tail shorter than a sector is out of the guest's reach.
@@ -119,28 +119,31 @@ impl RawDisk {
         &self.file
     }
 
-    /// Lets go of the lock on the file, so that another host may write it. What is only read is not locked.
+    /// Locks the file for this machine alone (flock(2)), unless it is only read. One that was locked before and lost the
+    /// lock otherwise than by [`Self::release`] does not get it anew: whoever has it since must not be written over. False if
+    /// another has the lock.
+    ///
+    /// # Errors
+    /// flock(2) fails.
+    pub fn lock(&mut self) -> Result<bool, DiskError> {
+        if !self.read_only && !self.locked {
+            match flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => self.locked = true,
+                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(false),
+                Err(error) => return Err(call("flock(LOCK_EX)", error)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Lets go of the lock, so that another host may write the file.
     ///
     /// # Errors
     /// flock(2) fails.
     pub fn release(&mut self) -> Result<(), DiskError> {
-        if !self.read_only && !self.released {
+        if self.locked {
             flock(&self.file, FlockOperation::Unlock).map_err(|error| call("flock(LOCK_UN)", error))?;
-            self.released = true;
-        }
-        Ok(())
-    }
-
-    /// Takes the lock again that [`Self::release`] let go of. One that was lost otherwise stays lost: whoever has it since
-    /// must not be written over.
-    ///
-    /// # Errors
-    /// Another has it, or flock(2) fails.
-    pub fn take_back(&mut self) -> Result<(), DiskError> {
-        if self.released {
-            let taken = flock(&self.file, FlockOperation::NonBlockingLockExclusive);
-            taken.map_err(|error| call("flock(LOCK_EX)", error))?;
-            self.released = false;
+            self.locked = false;
         }
         Ok(())
     }
@@ -195,17 +198,17 @@ mod tests {
         rustix::fs::ftruncate(&memfd, 4096).unwrap();
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&memfd));
         let open = || File::options().read(true).write(true).open(&path).unwrap();
-        let (own, other) = (open(), open());
-        own.try_lock().unwrap();
-        let mut disk = RawDisk::new(own, false).unwrap();
-        other.try_lock().expect_err("it came locked");
+        let other = open();
+        let mut disk = RawDisk::new(open(), false).unwrap();
+        assert!(disk.lock().unwrap());
+        other.try_lock().expect_err("it is the disk's");
         disk.release().unwrap();
         other.try_lock().unwrap();
-        disk.take_back().expect_err("another has it");
+        assert!(!disk.lock().unwrap(), "another has it");
         other.unlock().unwrap();
-        disk.take_back().unwrap();
+        assert!(disk.lock().unwrap());
         other.try_lock().expect_err("it is taken back");
-        disk.take_back().expect("it is there already");
+        assert!(disk.lock().unwrap(), "it is there already");
     }
 
     #[test]
@@ -214,11 +217,10 @@ mod tests {
         rustix::fs::ftruncate(&memfd, 4096).unwrap();
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&memfd));
         let open = || File::options().read(true).write(true).open(&path).unwrap();
-        let own = open();
-        own.try_lock().unwrap();
-        let mut disk = RawDisk::new(own, false).unwrap();
+        let mut disk = RawDisk::new(open(), false).unwrap();
+        disk.lock().unwrap();
         disk.file().unlock().unwrap();
-        disk.take_back().unwrap();
+        disk.lock().unwrap();
         open().try_lock().expect("the disk has not locked it");
     }
 

@@ -36,7 +36,7 @@ impl Machine {
         if self.phase == Phase::Running {
             return Err(MachineError::Phase { what: "let go of its disks", phase: self.phase });
         }
-        Ok(self.installed.lock_disks(false)?)
+        Ok(self.installed.release_disks()?)
     }
 
     /// Whether every disk has its file.

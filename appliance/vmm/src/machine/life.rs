@@ -198,7 +198,7 @@ impl Machine {
             Phase::Running => return Ok(()),
             Phase::Ready => {}
         }
-        self.installed.lock_disks(true)?;
+        self.installed.lock_disks()?;
         let started = Instant::now();
         for (index, device) in self.devices.iter().enumerate() {
             if let Err(error) = enter(device).resume() {

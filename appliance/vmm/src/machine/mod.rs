@@ -18,6 +18,7 @@ pub mod life;
 pub mod spec;
 pub mod state;
 
+pub use crate::virtio::installed::InstallError;
 pub use build::{MachineError, Resources};
 pub use events::{Event, Events};
 pub use life::{Machine, Phase, Timings};

@@ -66,6 +66,12 @@ pub enum InstallError {
         #[source]
         source: DiskError,
     },
+    /// Another has the file locked.
+    #[error("the file of disk {index} is locked by another")]
+    Locked {
+        /// Which disk.
+        index: usize,
+    },
     /// A disk that does not fit the device.
     #[error(transparent)]
     Attach(#[from] AttachError),
@@ -134,7 +140,7 @@ impl Installed {
         devices
     }
 
-    /// Puts a file behind a disk. Requests that waited for it are served once the machine runs.
+    /// Puts a file behind a disk, locked unless it is only read. Requests that waited for it are served once the machine runs.
     ///
     /// # Errors
     /// [`InstallError`]; the disk stays without.
@@ -146,7 +152,11 @@ impl Installed {
             return Ok(());
         }
         let read_only = disk.front().read_only();
-        let raw = RawDisk::new(file, read_only).map_err(|source| InstallError::Disk { index, source })?;
+        let trouble = |source| InstallError::Disk { index, source };
+        let mut raw = RawDisk::new(file, read_only).map_err(trouble)?;
+        if !raw.lock().map_err(trouble)? {
+            return Err(InstallError::Locked { index });
+        }
         Ok(disk.attach_disk(raw)?)
     }
 
@@ -160,15 +170,29 @@ impl Installed {
         Ok(raw.into_file())
     }
 
-    /// Lets go of the locks on the files of all disks of a machine that is at rest, or takes them back.
+    /// Lets go of the locks on the files of all disks of a machine that is at rest.
     ///
     /// # Errors
     /// [`InstallError::Disk`]: the first that could not; the earlier ones are changed.
-    pub fn lock_disks(&self, held: bool) -> Result<(), InstallError> {
-        let change = |raw: &mut RawDisk| if held { raw.take_back() } else { raw.release() };
+    pub fn release_disks(&self) -> Result<(), InstallError> {
         for (index, disk) in self.disks.iter().enumerate() {
-            let changed = enter(disk).with_disk(change).unwrap_or(Ok(()));
-            changed.map_err(|source| InstallError::Disk { index, source })?;
+            let released = enter(disk).with_disk(RawDisk::release).unwrap_or(Ok(()));
+            released.map_err(|source| InstallError::Disk { index, source })?;
+        }
+        Ok(())
+    }
+
+    /// Takes the locks that were let go of again.
+    ///
+    /// # Errors
+    /// [`InstallError::Locked`] or [`InstallError::Disk`]: the first that could not; the earlier ones are changed.
+    pub fn lock_disks(&self) -> Result<(), InstallError> {
+        for (index, disk) in self.disks.iter().enumerate() {
+            match enter(disk).with_disk(RawDisk::lock).unwrap_or(Ok(true)) {
+                Ok(true) => {}
+                Ok(false) => return Err(InstallError::Locked { index }),
+                Err(source) => return Err(InstallError::Disk { index, source }),
+            }
         }
         Ok(())
     }

@@ -119,8 +119,11 @@ pub(super) fn the_vm_of_a_host_without_its_datastore_starts_elsewhere_and_nowher
     let heard = talker.stop()?;
     bench.fleet.wires().cut("host-a", Wire::Datastore)?;
     let started = bench.start_in_the_end("deb", "host-b");
+    let said = bench.exec("host-a", "vm list");
     bench.fleet.wires().mend("host-a", Wire::Datastore)?;
     started?;
+    let said = said?.output;
+    expect(!said.contains("running here"), || format!("host-a calls a VM running that it has killed: {said}"))?;
     let talker = bench.talk("deb")?;
     std::thread::sleep(Duration::from_secs(2));
     bench.judge(talker, "deb")?;

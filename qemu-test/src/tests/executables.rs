@@ -1,0 +1,163 @@
+//! The workspace's test executables: built by cargo, and run here, several at a time. Most of what the long ones do is to
+//! wait (for an expiry, for another process), and one after another they would leave the machine idle.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::Value;
+
+use crate::child::Child;
+use crate::error::{Doing, LabError, Result};
+use crate::tests::tally::Tally;
+
+/// Executables that run at once.
+const AT_ONCE: usize = 2;
+
+/// One test executable.
+#[derive(Debug, PartialEq, Eq)]
+struct Executable {
+    /// Package and target, for people.
+    name: String,
+    path: PathBuf,
+    /// The package's folder, where cargo would run it.
+    folder: PathBuf,
+}
+
+/// Builds the tests, runs them all, and counts them. `cargo` is a cargo that builds the workspace's tests without running
+/// them, but for its message format.
+pub(super) fn check(tally: &mut Tally, cargo: Child) {
+    println!("check the tests build ...");
+    let executables = match build(cargo) {
+        Ok(executables) if executables.is_empty() => {
+            return tally.fail("the tests build", &LabError::Input("there are none".into()));
+        }
+        Ok(executables) => executables,
+        Err(error) => return tally.fail("the tests build", &error),
+    };
+    println!("check the tests build ... ok ({} executables)", executables.len());
+    let waiting = Mutex::new(executables.iter());
+    let (told, done) = channel();
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            let (waiting, told) = (&waiting, told.clone());
+            scope.spawn(move || {
+                let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+                while let Some(executable) = next() {
+                    run(executable, &told);
+                }
+            });
+        }
+        drop(told);
+        for (executable, said, outcome) in done {
+            print!("     Running {} ({})\n{said}", executable.name, executable.path.display());
+            tally.add(&judged(&executable.name, &said, outcome));
+        }
+    });
+}
+
+fn build(cargo: Child) -> Result<Vec<Executable>> {
+    let mut child = cargo.into_command();
+    let child = child.arg("--message-format=json-render-diagnostics").stdout(Stdio::piped());
+    let mut child = child.spawn().doing("starting cargo")?;
+    let mut executables = Vec::new();
+    for line in child.stdout.take().into_iter().flat_map(|output| BufReader::new(output).lines()) {
+        let line = line.doing("reading what cargo says")?;
+        executables.extend(serde_json::from_str(&line).ok().and_then(|said| executable(&said)));
+    }
+    if !child.wait().doing("waiting for cargo")?.success() {
+        return Err(LabError::Input("they do not build (see above)".into()));
+    }
+    // Those of whole processes take longest: they come first, so that none is alone at the end.
+    executables.sort_by_key(|executable: &Executable| !executable.name.starts_with("godwit "));
+    Ok(executables)
+}
+
+/// A test executable of which cargo tells (The Cargo Book, "External tools", "Artifact messages").
+fn executable(said: &Value) -> Option<Executable> {
+    if said.get("reason")? != "compiler-artifact" || said.get("profile")?.get("test")? != true {
+        return None;
+    }
+    let path = PathBuf::from(said.get("executable")?.as_str()?);
+    let folder = Path::new(said.get("manifest_path")?.as_str()?).parent()?.to_owned();
+    let target = said.get("target")?;
+    let (kind, name) = (target.get("kind")?.get(0)?.as_str()?, target.get("name")?.as_str()?);
+    let package = said.get("package_id")?.as_str()?.rsplit_once('/').map_or("", |(_, last)| last);
+    // `path+file:///place/name#0.1.0`, or `.../folder#name@0.1.0` where the folder has another name.
+    let (place, version) = package.split_once('#').unwrap_or((package, ""));
+    let package = version.split_once('@').map_or(place, |(name, _)| name);
+    Some(Executable { name: format!("{package} ({kind} {name})"), path, folder })
+}
+
+type Ended<'a> = (&'a Executable, String, Result<bool>);
+
+fn run<'a>(executable: &'a Executable, told: &Sender<Ended<'a>>) {
+    let (said, outcome) = match whole_output(executable) {
+        Ok((said, succeeded)) => (said, Ok(succeeded)),
+        Err(error) => (String::new(), Err(error)),
+    };
+    // The other end waits for all.
+    let _ = told.send((executable, said, outcome));
+}
+
+/// What it prints on both its outputs, in order, and whether it succeeded.
+fn whole_output(executable: &Executable) -> Result<(String, bool)> {
+    let (mut said, both) = std::io::pipe().doing("making a pipe")?;
+    let mut command = Child::new(&executable.path, [""; 0]).in_folder(&executable.folder).into_command();
+    command.stderr(both.try_clone().doing("making a pipe")?).stdout(both);
+    let mut child = command.spawn().at("starting", &executable.path)?;
+    // It holds the writing ends: the output would not end with the child's.
+    drop(command);
+    let mut text = Vec::new();
+    said.read_to_end(&mut text).at("reading what is said by", &executable.path)?;
+    let status = child.wait().at("waiting for", &executable.path)?;
+    Ok((String::from_utf8_lossy(&text).into_owned(), status.success()))
+}
+
+/// A run that ends badly without a failed test (a test ended the process) is itself a failure.
+fn judged(name: &str, said: &str, outcome: Result<bool>) -> Tally {
+    let mut tally = Tally::default();
+    said.lines().for_each(|line| tally.add_cargo_line(line));
+    match outcome {
+        Ok(true) => {}
+        Ok(false) if tally.failed > 0 => tally.failures.push(name.to_owned()),
+        Ok(false) => tally.fail(name, &LabError::Input("it ended before its tests did (see above)".into())),
+        Err(error) => tally.fail(name, &error),
+    }
+    tally
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargos_word_of_a_test_executable_is_understood_and_its_other_words_are_not_taken_for_one() {
+        let said = r#"{"reason":"compiler-artifact","package_id":"path+file:///w/appliance#godwit@0.1.0","manifest_path":"/w/appliance/Cargo.toml",
+            "target":{"kind":["test"],"name":"migrate"},"profile":{"test":true},"executable":"/t/migrate-1"}"#;
+        let mut said: Value = serde_json::from_str(said).expect("JSON");
+        let found = executable(&said).expect("one");
+        assert_eq!((found.name.as_str(), found.folder.as_path()), ("godwit (test migrate)", Path::new("/w/appliance")));
+        said["package_id"] = "path+file:///w/appliance/vmm#0.1.0".into();
+        assert_eq!(executable(&said).expect("one").name, "vmm (test migrate)");
+        said["executable"] = Value::Null;
+        assert_eq!(executable(&said), None);
+        said["executable"] = "/t/godwit".into();
+        said["profile"]["test"] = false.into();
+        assert_eq!(executable(&said), None);
+    }
+
+    #[test]
+    fn a_process_that_ends_before_its_tests_is_a_failure_and_so_is_one_that_is_not_there() {
+        assert_eq!(
+            judged("x", "test result: ok. 2 passed; 0 failed", Ok(true)).to_string(),
+            "2 passed, 0 failed, 0 skipped"
+        );
+        assert_eq!(judged("x", "running 2 tests", Ok(false)).to_string(), "0 passed, 1 failed, 0 skipped");
+        assert_eq!(judged("x", "test result: FAILED. 1 passed; 1 failed", Ok(false)).failures, ["x"]);
+        let nowhere = Executable { name: "x".into(), path: "/nowhere".into(), folder: "/".into() };
+        whole_output(&nowhere).expect_err("it is not there");
+    }
+}
