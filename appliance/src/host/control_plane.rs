@@ -204,7 +204,7 @@ impl ControlPlane {
         let config = self.configuration.config.as_ref();
         let nic = config.and_then(|config| config.migration_nic.as_ref());
         // Others must not try to move VMs to a stack that is not up.
-        let migration = nic.filter(|_| self.migration_trouble().is_none()).and_then(|nic| {
+        let migration = nic.filter(|_| self.cpu.is_some() && self.engine.is_to_be_found()).and_then(|nic| {
             let public_key = self.engine.public_key()?;
             Some(MigrationRecord { address: nic.address.address, port: nic.port, public_key })
         });

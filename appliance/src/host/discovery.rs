@@ -19,6 +19,10 @@ use crate::host::control_plane::ControlPlane;
 
 /// Largest record that is read.
 const RECORD_BYTES_MAX: u64 = 65_536;
+/// How long a control plane that starts waits for its migration stack before it writes its first record.
+const ENGINE_PATIENCE: Duration = Duration::from_secs(3);
+/// Pause between two looks at it.
+const ENGINE_LOOK: Duration = Duration::from_millis(50);
 /// A host whose record did not change for so many heartbeats is silent.
 const SILENT_BEATS: u32 = 3;
 
@@ -150,6 +154,11 @@ pub fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {
 
 /// Writes this host's record and reads the others', for ever.
 pub fn keep(plane: &Arc<ControlPlane>) {
+    // A control plane that was restarted must not say that its stack is away before it has asked.
+    let patience = Instant::now() + ENGINE_PATIENCE;
+    while plane.has_migration_nic() && !plane.engine.is_to_be_found() && Instant::now() < patience {
+        std::thread::sleep(ENGINE_LOOK);
+    }
     let mut beat = 0;
     let mut told = Vec::new();
     let mut bad = BadRecords::default();

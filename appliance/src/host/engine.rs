@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::api::channel::{Channel, ChannelError};
 use crate::api::host::MigrationNicDetail;
@@ -19,6 +19,9 @@ const RETRY: Duration = Duration::from_millis(300);
 const STACK_RETRY: Duration = Duration::from_secs(3);
 /// How long an answer about the NIC is waited for.
 const NIC_BOUND: Duration = Duration::from_secs(3);
+
+/// How long the engine of a stack that was up may take to be there again.
+const RESTART_BOUND: Duration = Duration::from_secs(15);
 
 type EngineChannel = Channel<ToMigrate, FromMigrate>;
 
@@ -49,6 +52,8 @@ enum Stack {
 struct Shared {
     channel: Option<Arc<EngineChannel>>,
     stack: Stack,
+    /// When a stack that was up went away with its engine.
+    away_since: Option<Instant>,
     listeners: BTreeMap<MigrationId, Sender<FromMigrate>>,
     progress: BTreeMap<MigrationId, MigrationProgress>,
     public_key: Option<String>,
@@ -104,6 +109,17 @@ impl Engine {
         }
     }
 
+    /// Whether other hosts may count on the stack: it is up, or its engine is being restarted. An engine that comes back is the
+    /// same to them, and one that they had forgotten meanwhile would be refused until they hear of it again.
+    pub fn is_to_be_found(&self) -> bool {
+        let shared = self.lock();
+        match &shared.stack {
+            Stack::Up => true,
+            Stack::Away(_) | Stack::Coming => shared.away_since.is_some_and(|since| since.elapsed() < RESTART_BOUND),
+            Stack::Unknown | Stack::Down(_) => false,
+        }
+    }
+
     /// Has a stack that did not come up tried again, for ever; `configure` gives the message that asks for it.
     pub fn keep_stack_up(&self, configure: impl Fn() -> Option<ToMigrate>) {
         loop {
@@ -125,7 +141,7 @@ impl Engine {
         receiver.recv_timeout(NIC_BOUND).ok()
     }
 
-    /// The public key by which the engine is known, hex, once its stack is up.
+    /// The public key by which the engine is known, hex, once its stack was up: that of this boot.
     pub fn public_key(&self) -> Option<String> {
         if let Some(known) = self.lock().public_key.clone() {
             return Some(known);
@@ -176,8 +192,10 @@ impl Engine {
         if shared.channel.take().is_some() {
             log::error!("the migration engine went away: {why}");
         }
+        if matches!(shared.stack, Stack::Up) {
+            shared.away_since = Some(Instant::now());
+        }
         shared.stack = Stack::Away(why.to_owned());
-        shared.public_key = None;
         shared.listeners.clear();
         shared.progress.clear();
         shared.nic_waiters.clear();
@@ -216,5 +234,24 @@ impl Engine {
             Some(listener) => listener.send(message).err().map(|unsent| unsent.0),
             None => Some(message),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stack_whose_engine_is_restarted_is_still_to_be_found_and_one_that_never_came_up_is_not() {
+        let engine = Engine::new(&RunDir::at("/nowhere"));
+        assert!(!engine.is_to_be_found(), "it was not reached yet");
+        engine.away("it is not there");
+        assert!(!engine.is_to_be_found(), "it was never up");
+        engine.take(FromMigrate::Configured(Ok(())));
+        assert!(engine.is_to_be_found());
+        engine.away("it was killed");
+        assert!(engine.is_to_be_found(), "it is being restarted");
+        engine.take(FromMigrate::Configured(Err("its NIC is gone".to_owned())));
+        assert!(!engine.is_to_be_found(), "it came back without its NIC");
     }
 }
