@@ -143,9 +143,15 @@ fn live(guest: &mut dyn Guest, case: Case, moves: bool, tsc_khz: u64) -> Result<
     let before = witness::record_after(guest.serial(), ready)?;
     surroundings::warm(case.memory_bytes());
     witness::forget_gaps(guest.serial())?;
-    let work = Work::now(&guest.workers());
+    let mut workers = guest.workers();
+    let work = Work::now(&workers);
     let told = guest.migrate()?;
-    let others = Work::now(&guest.workers()).of_others_since(&work);
+    // Those of before too: one that is ending is not found any more by what it was started with, and its work is told all
+    // the same, until its parent collects it and tells of it.
+    workers.extend(guest.workers());
+    workers.sort_unstable();
+    workers.dedup();
+    let others = Work::now(&workers).of_others_since(&work);
     let after = witness::record_after(guest.serial(), before)?;
     witness::audit(guest.serial())?;
     if after.faults > 0 {
