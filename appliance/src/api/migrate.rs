@@ -9,7 +9,7 @@ use model::names::{DatastoreName, HostName, PortGroupName, VmName};
 use model::receipt::Receipt;
 use protocol::checks::Finding;
 use protocol::checks::facts::HostFacts;
-use protocol::session::VmNow;
+use protocol::session::{PhaseName, VmNow};
 use serde::{Deserialize, Serialize};
 use vmm::machine::spec::MachineSpec;
 
@@ -164,8 +164,10 @@ pub struct Incoming {
 pub struct MigrationProgress {
     /// Identity of the migration.
     pub id: MigrationId,
-    /// The phase (DESIGN.md, section 9), with what a person wants to know of it: `pre-copy round 2`.
-    pub phase: String,
+    /// The phase; none before the first, while the move is queued or connects.
+    pub phase: Option<PhaseName>,
+    /// The same with what a person wants to know of it: `pre-copy round 2`.
+    pub doing: String,
     /// Thousandths of the memory that are there.
     pub thousandths: Option<u16>,
     /// Predicted stun, microseconds.

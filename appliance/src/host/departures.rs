@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use model::diagnosis::Diagnosis;
 use model::names::{HostName, VmName};
 use protocol::checks::Finding;
+use protocol::session::PhaseName;
 
 use crate::api::host::{Check, HostAnswer, VmState};
 use crate::api::migrate::{Ended, FromMigrate, MigrationId, Outgoing, ToMigrate, VmHere, VmToMove};
@@ -28,8 +29,6 @@ const GIVE_UP_BOUND: Duration = Duration::from_secs(10);
 const CANCEL_AGAIN: Duration = Duration::from_secs(1);
 /// How long a control plane that was restarted tries to reach the engine for a move of an earlier one.
 const FOLLOW_BOUND: Duration = Duration::from_secs(10);
-/// Phases of a move after its commit (DESIGN.md, section 9).
-const COMMITTED: [&str; 3] = ["resume", "audit", "release"];
 
 /// What is wanted of a move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,7 +194,7 @@ fn wait_for_end(
 ) -> Result<Ended, Unreported> {
     loop {
         match said.recv_timeout(LOOK) {
-            Ok(FromMigrate::Progress(progress)) => caller.progress(&progress.phase, progress.thousandths),
+            Ok(FromMigrate::Progress(progress)) => caller.progress(&progress.doing, progress.thousandths),
             Ok(FromMigrate::Release(_)) => release(plane, held.running()),
             Ok(FromMigrate::Ended(ended)) => return Ok(*ended),
             Ok(FromMigrate::Unknown(_)) => return Err(without_engine(plane, held, caller)),
@@ -319,8 +318,8 @@ fn away(plane: &ControlPlane, vm: &VmName) -> Option<UnderWay> {
 
 fn is_committed(plane: &ControlPlane, id: MigrationId) -> bool {
     let progress = plane.engine.progress();
-    let phase = progress.iter().find(|progress| progress.id == id).map(|progress| progress.phase.as_str());
-    phase.is_some_and(|phase| COMMITTED.iter().any(|committed| phase.starts_with(committed)))
+    let phase = progress.iter().find(|progress| progress.id == id).and_then(|progress| progress.phase);
+    phase.is_some_and(PhaseName::is_after_the_commit)
 }
 
 fn committed(vm: &VmName, destination: &HostName, what: &str) -> Diagnosis {

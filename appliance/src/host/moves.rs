@@ -102,7 +102,7 @@ impl Moves {
         let mut rows = self.with(|known| known.clone());
         for progress in plane.engine.progress() {
             if let Some(known) = rows.get_mut(&progress.id) {
-                known.row.state = progress.phase;
+                known.row.state = progress.doing;
                 known.row.thousandths = progress.thousandths;
             }
         }

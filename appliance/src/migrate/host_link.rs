@@ -59,6 +59,7 @@ impl HostLink {
 mod tests {
     use super::*;
     use crate::api::migrate::{Ended, MigrationProgress};
+    use protocol::session::PhaseName;
     use std::time::Duration;
 
     const BOUND: Duration = Duration::from_secs(60);
@@ -74,10 +75,11 @@ mod tests {
         link.connected(here);
         drop(there);
         link.tell(ended(1));
-        let phase = "release".to_owned();
+        let (phase, doing) = (Some(PhaseName::Release), "release".to_owned());
         link.tell(FromMigrate::Progress(MigrationProgress {
             id: 2,
             phase,
+            doing,
             thousandths: None,
             predicted_stun_us: None,
         }));

@@ -10,7 +10,7 @@ use protocol::checks::Finding;
 use protocol::checks::facts::HostFacts;
 use protocol::destination::{Destination, Effect, Input, Phase, Progress, Welcome};
 use protocol::pages::PageSet;
-use protocol::session::{LeaseAsk, Outcome, RightToRun};
+use protocol::session::{LeaseAsk, Outcome, PhaseName, RightToRun};
 use protocol::wire::ValidatedOffer;
 use protocol::wire::message::RunState;
 
@@ -42,7 +42,7 @@ pub struct Arrival {
     questions: Vec<Question>,
     told_host: bool,
     /// The phase that the log tells of.
-    phase: &'static str,
+    phase: Option<PhaseName>,
     /// The epoch in which the VM is this host's, once it is.
     epoch: u64,
     ended: bool,
@@ -78,7 +78,7 @@ impl Arrival {
             guest: None,
             questions: Vec::new(),
             told_host: false,
-            phase: "",
+            phase: None,
             epoch: 0,
             ended: false,
         }
@@ -371,19 +371,21 @@ impl Arrival {
     }
 
     fn report(&mut self, desk: &mut Desk<'_>, progress: &Progress) {
-        if self.phase != progress.phase {
-            self.phase = progress.phase;
-            log::info!("migration {:016x} from {}: {}", self.id(), self.peer.name, self.phase);
+        if self.phase != Some(progress.phase) {
+            self.phase = Some(progress.phase);
+            log::info!("migration {:016x} from {}: {}", self.id(), self.peer.name, progress.phase);
         }
-        let phase = match &progress.note {
+        let doing = match &progress.note {
             Some(note) => format!("{}: {note}", progress.phase),
-            None => progress.phase.to_owned(),
+            None => progress.phase.to_string(),
         };
         let thousandths = (progress.pages > 0).then(|| progress.pages_arrived * 1000 / progress.pages);
         let thousandths = thousandths.and_then(|value| u16::try_from(value).ok());
         if self.told_host {
             let id = self.id();
-            desk.tell(FromMigrate::Progress(MigrationProgress { id, phase, thousandths, predicted_stun_us: None }));
+            let phase = Some(progress.phase);
+            let told = MigrationProgress { id, phase, doing, thousandths, predicted_stun_us: None };
+            desk.tell(FromMigrate::Progress(told));
         }
     }
 

@@ -14,7 +14,7 @@ use protocol::checks::facts::{HostFacts, LinkFacts, NicFacts, VmFacts};
 use protocol::checks::{Severity, refusal};
 use protocol::convergence::{Costs, NoConvergence, Policy};
 use protocol::pages::PageSet;
-use protocol::session::{LeaseAsk, Outcome, RightToRun};
+use protocol::session::{LeaseAsk, Outcome, PhaseName, RightToRun};
 use protocol::source::{Effect, Input, Plan, Progress, Source, Stopped};
 use protocol::time::Duration;
 use protocol::wire::message::{Offer, RunState};
@@ -62,7 +62,7 @@ pub struct Departure {
     compressor: Compressor,
     questions: Vec<Question>,
     /// The phase that the log tells of.
-    pub phase: &'static str,
+    pub phase: Option<PhaseName>,
     ended: bool,
 }
 
@@ -94,7 +94,7 @@ impl Departure {
             sending: VecDeque::new(),
             compressor: Compressor::default(),
             questions: Vec::new(),
-            phase: "",
+            phase: None,
             ended: false,
         })
     }
@@ -353,10 +353,10 @@ impl Departure {
                 Some(Input::MemoryReleased)
             }
             Effect::Report(progress) => {
-                if self.phase != progress.phase {
-                    self.phase = progress.phase;
+                if self.phase != Some(progress.phase) {
+                    self.phase = Some(progress.phase);
                     let Outgoing { id, vm, destination, .. } = &self.order;
-                    log::info!("migration {id:016x} of {} to {destination}: {}", vm.name, self.phase);
+                    log::info!("migration {id:016x} of {} to {destination}: {}", vm.name, progress.phase);
                 }
                 desk.tell(FromMigrate::Progress(shown(self.order.id, &progress)));
                 None
@@ -441,15 +441,16 @@ fn measured(report: &PathReport) -> LinkFacts {
 
 /// Progress as people see it.
 fn shown(id: crate::api::migrate::MigrationId, progress: &Progress) -> MigrationProgress {
-    let phase = match (&progress.note, progress.round) {
+    let doing = match (&progress.note, progress.round) {
         (Some(note), _) => format!("{}: {note}", progress.phase),
-        (None, 0) => progress.phase.to_owned(),
+        (None, 0) => progress.phase.to_string(),
         (None, round) => format!("{} round {round}", progress.phase),
     };
     let thousandths = (progress.pages > 0).then(|| progress.pages_sent * 1000 / progress.pages);
     MigrationProgress {
         id,
-        phase,
+        phase: Some(progress.phase),
+        doing,
         thousandths: thousandths.and_then(|value| u16::try_from(value).ok()),
         predicted_stun_us: progress.prediction.map(|prediction| prediction.stun_us),
     }

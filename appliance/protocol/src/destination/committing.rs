@@ -9,6 +9,7 @@ use super::discarding::Discarding;
 use super::effect::{Effect, Input, Timer};
 use super::machine::{Phase, Step};
 use super::taking::Taking;
+use crate::session::PhaseName;
 use crate::session::{LeaseAnswer, LeaseAsk, RightToRun, VmNow};
 use crate::time::{Duration, Instant};
 use crate::verify::PageTable;
@@ -36,14 +37,14 @@ pub struct Committing {
 
 impl Committing {
     pub(super) fn begin(cx: &mut Context, table: PageTable, run_state: RunState, timings: Resumed) -> Self {
-        cx.enter("commit");
+        cx.enter(PhaseName::Commit);
         cx.effect(Effect::Lease(LeaseAsk::Commit));
         Self::new(cx, Some(table), run_state, timings)
     }
 
     /// The process that began this phase, or was about to, ended; this one asks for the outcome.
     pub(super) fn recover(cx: &mut Context, run_state: RunState) -> Self {
-        cx.enter("commit");
+        cx.enter(PhaseName::Commit);
         cx.effect(Effect::Lease(LeaseAsk::Reclaim));
         Self::new(cx, None, run_state, Resumed::default())
     }

@@ -9,6 +9,7 @@ use model::receipt::{Receipt, Verdict};
 use super::effect::{Effect, Progress, Timer};
 use super::finished::Finished;
 use crate::checks::Finding;
+use crate::session::PhaseName;
 use crate::session::outcome::diagnose;
 use crate::session::{Conversation, Draft, Outcome, Timers, VmNow};
 use crate::time::{Duration, Instant};
@@ -54,7 +55,7 @@ pub struct Context {
     pub(super) effects: VecDeque<Effect>,
     pub(super) draft: Option<Draft>,
     pub(super) findings: Vec<Finding>,
-    pub(super) phase: &'static str,
+    pub(super) phase: PhaseName,
     pub(super) reported: Instant,
 }
 
@@ -70,7 +71,7 @@ impl Context {
             effects: VecDeque::new(),
             draft: None,
             findings: Vec::new(),
-            phase: "hello",
+            phase: PhaseName::Hello,
             reported: Instant::ZERO,
         }
     }
@@ -92,7 +93,7 @@ impl Context {
         }
     }
 
-    pub(super) fn enter(&mut self, phase: &'static str) {
+    pub(super) fn enter(&mut self, phase: PhaseName) {
         self.timers.clear();
         self.phase = phase;
         let now = self.now;

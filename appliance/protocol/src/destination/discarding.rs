@@ -5,6 +5,7 @@ use model::diagnosis::Reason;
 use super::context::{Context, Ending};
 use super::effect::{Effect, Input};
 use super::machine::{Phase, Step};
+use crate::session::PhaseName;
 use crate::session::VmNow;
 use crate::wire::Message;
 
@@ -23,7 +24,7 @@ impl Discarding {
 
     /// The same when it is known where the VM is.
     pub(super) fn knowing(cx: &mut Context, ending: Ending, vm: VmNow) -> Self {
-        cx.enter("release");
+        cx.enter(PhaseName::Release);
         if let Some(reason) = ending.reasons.first() {
             cx.say(&Message::Cancel(reason.clone()));
         }

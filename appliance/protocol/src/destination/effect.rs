@@ -7,6 +7,7 @@ use model::names::VmName;
 use crate::checks::Finding;
 use crate::checks::facts::HostFacts;
 use crate::pages::PageSet;
+use crate::session::PhaseName;
 use crate::session::{LeaseAnswer, LeaseAsk, Outcome, RightToRun};
 use crate::verify::{PageHash, RoundNumber};
 use crate::wire::ValidatedOffer;
@@ -130,8 +131,8 @@ pub enum Input {
 /// How far a migration is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// The phase: `pre-copy`.
-    pub phase: &'static str,
+    /// The phase.
+    pub phase: PhaseName,
     /// The VM, once it is known.
     pub vm: Option<VmName>,
     /// Pages that arrived at least once.

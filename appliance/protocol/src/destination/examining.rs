@@ -9,6 +9,7 @@ use super::greeting::end;
 use super::machine::{Phase, Step};
 use crate::checks::facts::HostFacts;
 use crate::checks::{Conditions, FINDINGS_MAX, Finding, judge};
+use crate::session::PhaseName;
 use crate::wire::message::Answer;
 use crate::wire::{Message, ValidatedOffer};
 
@@ -19,7 +20,7 @@ pub struct Examining(());
 impl Examining {
     pub(super) fn begin(cx: &mut Context, offer: ValidatedOffer) -> Self {
         cx.learn(offer.clone());
-        cx.enter("checks");
+        cx.enter(PhaseName::Checks);
         cx.effect(Effect::Examine(Box::new(offer)));
         Self(())
     }

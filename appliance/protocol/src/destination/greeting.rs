@@ -8,6 +8,7 @@ use super::effect::Timer;
 use super::examining::Examining;
 use super::finished::Finished;
 use super::machine::{Phase, Step};
+use crate::session::PhaseName;
 use crate::source::probing::PROBE;
 use crate::time::Duration;
 use crate::wire::Message;
@@ -21,7 +22,7 @@ pub struct Greeting {
 
 impl Greeting {
     pub(super) fn begin(cx: &mut Context) -> Self {
-        cx.enter("hello");
+        cx.enter(PhaseName::Hello);
         cx.deadline(Timer::Word, Duration::from_millis(limits::MIGRATION_HANDSHAKE_MS));
         Self { greeted: false }
     }

@@ -14,6 +14,7 @@ use super::discarding::Discarding;
 use super::effect::{Effect, Input, PagesStored, Timer};
 use super::machine::{Phase, Step};
 use super::verifying::Verifying;
+use crate::session::PhaseName;
 use crate::session::{LeaseAnswer, LeaseAsk};
 use crate::time::{Duration, Instant};
 use crate::verify::{PageTable, RoundNumber};
@@ -53,7 +54,7 @@ pub struct Receiving {
 
 impl Receiving {
     pub(super) fn begin(cx: &mut Context) -> Self {
-        cx.enter("pre-copy");
+        cx.enter(PhaseName::PreCopy);
         cx.say(&Message::Reserved);
         let audit = cx.offer.as_ref().is_some_and(|offer| offer.verify == Verify::Audit);
         cx.effect(Effect::BuildVmm { dirty_log: audit });

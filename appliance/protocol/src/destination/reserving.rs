@@ -7,6 +7,7 @@ use super::discarding::Discarding;
 use super::effect::{Effect, Input};
 use super::machine::{Phase, Step};
 use super::receiving::Receiving;
+use crate::session::PhaseName;
 use crate::wire::Message;
 
 /// Waits for the memory.
@@ -15,7 +16,7 @@ pub struct Reserving(());
 
 impl Reserving {
     pub(super) fn begin(cx: &mut Context) -> Self {
-        cx.enter("reserve");
+        cx.enter(PhaseName::Reserve);
         let bytes = cx.offer.as_ref().map_or(0, |offer| offer.vm.memory.0);
         cx.effect(Effect::Reserve { bytes });
         Self(())

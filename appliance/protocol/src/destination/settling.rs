@@ -8,6 +8,7 @@ use super::audit::{Audit, Wanted};
 use super::context::Context;
 use super::effect::{Effect, Input, Timer};
 use super::machine::{Phase, Step};
+use crate::session::PhaseName;
 use crate::session::VmNow;
 use crate::time::{Duration, Instant};
 use crate::verify::PageTable;
@@ -38,7 +39,7 @@ pub struct Settling {
 
 impl Settling {
     pub(super) fn begin(cx: &mut Context, table: Option<PageTable>, run_state: RunState, timings: &Resumed) -> Self {
-        cx.enter("audit");
+        cx.enter(PhaseName::Audit);
         if let Some(receipt) = cx.receipt() {
             let stun = &mut receipt.stun;
             stun.last_pages_us = timings.last_pages_us;

@@ -7,6 +7,7 @@ use super::context::Context;
 use super::effect::{Effect, Input, Timer};
 use super::machine::{Phase, Step};
 use super::settling::Settling;
+use crate::session::PhaseName;
 use crate::session::{RightToRun, VmNow};
 use crate::time::{Duration, Instant};
 use crate::verify::PageTable;
@@ -38,7 +39,7 @@ impl Taking {
         timings: Resumed,
         gone: Option<Reason>,
     ) -> Phase {
-        cx.enter("resume");
+        cx.enter(PhaseName::Resume);
         let epoch = right.epoch();
         if let Some(receipt) = cx.receipt() {
             receipt.epoch = epoch;

@@ -9,6 +9,7 @@ use super::context::{Context, Ending};
 use super::discarding::Discarding;
 use super::effect::{Effect, Input};
 use super::machine::{Phase, Step};
+use crate::session::PhaseName;
 use crate::time::{Duration, Instant};
 use crate::verify::{MemoryDigest, PageHash, PageTable};
 use crate::wire::Message;
@@ -38,7 +39,7 @@ impl Verifying {
         hand_over: HandOver,
         last_pages: Duration,
     ) -> Self {
-        cx.enter("verify");
+        cx.enter(PhaseName::Verify);
         let timings = Resumed { last_pages_us: last_pages.micros(), ..Resumed::default() };
         let (began, memory, state) = (cx.now, MemoryDigest::default(), Some(state));
         let mut verifying = Self { table, hand_over, timings, began, memory, state };

@@ -4,6 +4,7 @@ use model::diagnosis::Reason;
 use model::names::HostName;
 use model::receipt::{Audit, Phase, Receipt, Round, Stun, Verdict};
 
+use crate::session::PhaseName;
 use crate::time::Instant;
 use crate::wire::{MigrationId, ValidatedOffer};
 
@@ -12,7 +13,7 @@ use crate::wire::{MigrationId, ValidatedOffer};
 pub struct Draft {
     receipt: Receipt,
     started: Instant,
-    phase: Option<(&'static str, Instant)>,
+    phase: Option<(PhaseName, Instant)>,
 }
 
 impl Draft {
@@ -61,19 +62,19 @@ impl Draft {
     }
 
     /// A phase begins, and the one before ends.
-    pub fn enter(&mut self, now: Instant, name: &'static str) {
+    pub fn enter(&mut self, now: Instant, name: PhaseName) {
         self.leave(now);
         self.phase = Some((name, now));
     }
 
     /// The phase that goes on.
-    pub fn phase(&self) -> &'static str {
-        self.phase.map_or("", |(name, _)| name)
+    pub fn phase(&self) -> PhaseName {
+        self.phase.map_or(PhaseName::Hello, |(name, _)| name)
     }
 
     fn leave(&mut self, now: Instant) {
         if let Some((name, since)) = self.phase.take() {
-            self.receipt.phases.push(Phase { name: name.to_owned(), us: now.since(since).micros() });
+            self.receipt.phases.push(Phase { name: name.to_string(), us: now.since(since).micros() });
         }
     }
 

@@ -3,12 +3,14 @@
 //!
 //! [`versions`] are ranges and what two of them share; [`timers`] holds deadlines with their reasons;
 //! [`conversation`] is the control stream with its version and its signs of life; [`lease`] is what a migration asks
-//! of the lease and what comes back; [`draft`] is a receipt in the making, and [`outcome`] how it ends.
+//! of the lease and what comes back; [`draft`] is a receipt in the making, [`phase_name`] what the phases are called, and
+//! [`outcome`] how it ends.
 
 pub mod conversation;
 pub mod draft;
 pub mod lease;
 pub mod outcome;
+pub mod phase_name;
 pub mod timers;
 pub mod versions;
 
@@ -16,5 +18,6 @@ pub use conversation::Conversation;
 pub use draft::Draft;
 pub use lease::{LeaseAnswer, LeaseAsk, RightToRun};
 pub use outcome::{Outcome, VmNow};
+pub use phase_name::PhaseName;
 pub use timers::{Deadline, Timers};
 pub use versions::Versions;

@@ -10,6 +10,7 @@ use super::effect::{Effect, Input, Timer};
 use super::machine::{Phase, Step};
 use super::stun::Stun;
 use super::stunned::HASH_PAGES;
+use crate::session::PhaseName;
 use crate::session::VmNow;
 use crate::time::Duration;
 use crate::wire::Message;
@@ -49,7 +50,7 @@ enum Waiting {
 
 impl Committed {
     pub(super) fn begin(cx: &mut Context, epoch: u64, stun: Option<Stun>) -> Self {
-        cx.enter("resume");
+        cx.enter(PhaseName::Resume);
         cx.deadline(Timer::Audit, RESUME);
         let holder = cx.plan.destination.clone();
         let committed = Self::new(stun, holder, epoch, Vec::new());
@@ -63,14 +64,14 @@ impl Committed {
 
     /// The VM was taken by a third host.
     pub(super) fn taken_by(cx: &mut Context, holder: HostName, epoch: u64, reason: Reason) -> Self {
-        cx.enter("release");
+        cx.enter(PhaseName::Release);
         cx.say(&Message::Cancel(reason.clone()));
         Self::new(None, holder, epoch, vec![reason]).release(cx)
     }
 
     fn release(mut self, cx: &mut Context) -> Self {
         if self.waiting != Waiting::Release {
-            cx.enter("release");
+            cx.enter(PhaseName::Release);
             self.waiting = Waiting::Release;
             cx.effect(Effect::ReleaseMemory);
         }
@@ -91,7 +92,7 @@ impl Committed {
         stun.resume_us = resumed.resume_us;
         stun.total_us = total.micros();
         if cx.plan.offer.verify == Verify::Audit {
-            cx.enter("audit");
+            cx.enter(PhaseName::Audit);
             return self.hash_from(cx, 0).into();
         }
         self.release(cx).into()

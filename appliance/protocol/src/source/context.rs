@@ -11,6 +11,7 @@ use super::finished::Finished;
 use crate::checks::Finding;
 use crate::checks::link::Seen;
 use crate::convergence::{Costs, Policy, Prediction};
+use crate::session::PhaseName;
 use crate::session::outcome::diagnose;
 use crate::session::{Conversation, Draft, Outcome, Timers, VmNow};
 use crate::time::{Duration, Instant};
@@ -99,7 +100,7 @@ impl Context {
     }
 
     /// A new phase begins: its timers are its own.
-    pub(super) fn enter(&mut self, phase: &'static str) {
+    pub(super) fn enter(&mut self, phase: PhaseName) {
         self.timers.clear();
         self.draft.enter(self.now, phase);
         self.report(0, 0, 0, None, None);
@@ -161,7 +162,8 @@ impl Context {
     /// The last effect.
     pub(super) fn finish(&mut self, vm: VmNow, verdict: Verdict, reasons: &[Reason]) -> Finished {
         self.timers.clear();
-        let pages_moved = !self.draft.receipt().phases.is_empty() && !matches!(self.draft.phase(), "probe" | "offer");
+        let pages_moved = !self.draft.receipt().phases.is_empty()
+            && !matches!(self.draft.phase(), PhaseName::Probe | PhaseName::Offer);
         let receipt = self.draft.close(self.now, verdict, reasons);
         let diagnosis = diagnose(&self.plan.offer.vm.name, verdict, &vm, &self.here(), reasons);
         let receipt = pages_moved.then_some(receipt);

@@ -11,6 +11,7 @@ use super::effect::{Effect, Input, Timer};
 use super::machine::{Phase, Step};
 use super::running::Running;
 use super::stun::Stun;
+use crate::session::PhaseName;
 use crate::session::{LeaseAnswer, LeaseAsk, RightToRun, VmNow};
 use crate::time::Duration;
 use crate::wire::Message;
@@ -32,7 +33,7 @@ pub struct Deciding {
 
 impl Deciding {
     pub(super) fn begin(cx: &mut Context, stun: Option<Stun>, reason: Reason) -> Self {
-        cx.enter("commit");
+        cx.enter(PhaseName::Commit);
         cx.effect(Effect::Lease(LeaseAsk::Reclaim));
         Self { stun, reasons: vec![reason], retry: RETRY_LEAST, guest: true, asks: 0 }
     }

@@ -6,6 +6,7 @@ use model::diagnosis::Reason;
 use crate::checks::facts::LinkFacts;
 use crate::convergence::Prediction;
 use crate::pages::{PageSet, Window};
+use crate::session::PhaseName;
 use crate::session::{LeaseAnswer, LeaseAsk, Outcome, RightToRun};
 use crate::verify::{PageHash, RoundNumber};
 use crate::wire::message::RunState;
@@ -139,8 +140,8 @@ pub enum Input {
 /// How far a migration is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// The phase: `pre-copy`.
-    pub phase: &'static str,
+    /// The phase.
+    pub phase: PhaseName,
     /// The round, from 1 on; 0 before.
     pub round: RoundNumber,
     /// Pages of the round that were sent.

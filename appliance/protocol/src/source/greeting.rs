@@ -9,6 +9,7 @@ use super::effect::Timer;
 use super::finished::Finished;
 use super::machine::{Phase, Step};
 use super::probing::Probing;
+use crate::session::PhaseName;
 use crate::session::VmNow;
 use crate::time::Duration;
 use crate::wire::Message;
@@ -19,7 +20,7 @@ pub struct Greeting(());
 
 impl Greeting {
     pub(super) fn begin(cx: &mut Context) -> Self {
-        cx.enter("hello");
+        cx.enter(PhaseName::Hello);
         let hello = cx.conversation.hello(cx.plan.migration, cx.here(), cx.plan.build.clone());
         cx.say(&hello);
         cx.deadline(Timer::Hello, Duration::from_millis(limits::MIGRATION_HANDSHAKE_MS));

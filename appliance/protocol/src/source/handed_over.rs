@@ -8,6 +8,7 @@ use super::deciding::Deciding;
 use super::effect::Timer;
 use super::machine::{Phase, Step};
 use super::stun::Stun;
+use crate::session::PhaseName;
 use crate::time::Duration;
 use crate::wire::Message;
 use crate::wire::message::HandOver;
@@ -24,7 +25,7 @@ pub struct HandedOver {
 
 impl HandedOver {
     pub(super) fn begin(cx: &mut Context, hand_over: &HandOver, stun: Stun) -> Self {
-        cx.enter("commit");
+        cx.enter(PhaseName::Commit);
         cx.say(&Message::HandOver(*hand_over));
         cx.deadline(Timer::Word, WORD);
         Self { stun }

@@ -11,6 +11,7 @@ use super::machine::{Phase, Step};
 use super::reserving::Reserving;
 use crate::checks::Severity;
 use crate::checks::link::Seen;
+use crate::session::PhaseName;
 use crate::time::Duration;
 use crate::wire::Message;
 use crate::wire::message::Answer;
@@ -21,7 +22,7 @@ pub struct Offered(());
 
 impl Offered {
     pub(super) fn begin(cx: &mut Context) -> Self {
-        cx.enter("offer");
+        cx.enter(PhaseName::Offer);
         let offer = Message::Offer(Box::new(cx.plan.offer.clone()));
         cx.say(&offer);
         cx.deadline(Timer::Answer, Duration::from_millis(limits::API_REQUEST_MS_MAX));

@@ -14,6 +14,7 @@ use super::running::Running;
 use super::stunned::Stunned;
 use crate::convergence::{Convergence, Decision, RoundMeasure};
 use crate::pages::PageSet;
+use crate::session::PhaseName;
 use crate::time::Duration;
 use crate::verify::RoundNumber;
 use crate::wire::message::SwitchReady;
@@ -59,7 +60,7 @@ pub struct Precopy {
 
 impl Precopy {
     pub(super) fn begin(cx: &mut Context, ready: Option<SwitchReady>) -> Self {
-        cx.enter("pre-copy");
+        cx.enter(PhaseName::PreCopy);
         let plan = &cx.plan;
         let pages = plan.offer.pages();
         let (rtt, bandwidth) = (Duration::from_micros(plan.offer.link.rtt_us), expected_bandwidth(&plan.offer));

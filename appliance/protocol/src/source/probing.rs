@@ -7,6 +7,7 @@ use super::effect::{Effect, Input, Timer};
 use super::greeting::ends_unnoticed;
 use super::machine::{Phase, Step};
 use super::offered::Offered;
+use crate::session::PhaseName;
 use crate::time::Duration;
 use crate::wire::Message;
 
@@ -19,7 +20,7 @@ pub struct Probing(());
 
 impl Probing {
     pub(super) fn begin(cx: &mut Context) -> Self {
-        cx.enter("probe");
+        cx.enter(PhaseName::Probe);
         cx.effect(Effect::MeasureLink);
         cx.deadline(Timer::Probe, PROBE);
         Self(())

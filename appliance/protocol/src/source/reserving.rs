@@ -7,6 +7,7 @@ use super::effect::{Effect, Input, Timer};
 use super::greeting::{end, end_without_guest};
 use super::machine::{Phase, Step};
 use super::precopy::Precopy;
+use crate::session::PhaseName;
 use crate::time::Duration;
 use crate::wire::Message;
 use crate::wire::message::SwitchReady;
@@ -25,7 +26,7 @@ pub struct Reserving {
 
 impl Reserving {
     pub(super) fn begin(cx: &mut Context) -> Self {
-        cx.enter("reserve");
+        cx.enter(PhaseName::Reserve);
         cx.say(&Message::Reserve);
         cx.effect(Effect::StartDirtyLog);
         cx.deadline(Timer::Reserved, RESERVE);

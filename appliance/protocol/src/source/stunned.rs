@@ -18,6 +18,7 @@ use super::running::Running;
 use super::stun::Stun;
 use crate::convergence::{Convergence, NoConvergence};
 use crate::pages::PageSet;
+use crate::session::PhaseName;
 use crate::time::{Duration, Instant};
 use crate::verify::MemoryDigest;
 use crate::wire::Message;
@@ -77,7 +78,7 @@ impl Stunned {
     pub(super) fn begin(precopy: Precopy, cx: &mut Context) -> Self {
         let Precopy { pump, convergence, pending, .. } = precopy;
         cx.draft.receipt_mut().predicted_stun_us = convergence.predict(pending.count()).stun_us;
-        cx.enter("stun");
+        cx.enter(PhaseName::Stun);
         let forced = convergence.policy().no_convergence == NoConvergence::Force;
         cx.deadline(Timer::StunOverrun, if forced { FORCED_STUN } else { convergence.policy().stun_max });
         cx.effect(Effect::StunGuest);
@@ -189,7 +190,7 @@ impl Stunned {
     /// The stun is called off: the guest goes on, and so do the rounds. What is being sent or harvested goes on too.
     fn call_off(mut self, cx: &mut Context) -> Precopy {
         self.convergence.stun_overran(cx.now.since(self.began));
-        cx.enter("pre-copy");
+        cx.enter(PhaseName::PreCopy);
         let right = cx.right();
         cx.effect(Effect::ResumeGuest(right));
         cx.say(&Message::StunCancelled);

@@ -7,6 +7,7 @@ use std::time::Instant;
 use model::diagnosis::{Diagnosis, Reason, chain};
 use model::names::VmName;
 use protocol::destination;
+use protocol::session::PhaseName;
 use protocol::slots::Turn;
 use protocol::wire;
 
@@ -15,27 +16,33 @@ use crate::api::migrate::{Ended, FromMigrate, MigrationId, MigrationProgress, Ou
 use crate::migrate::desk::{address_of, key_of};
 use crate::migrate::outgoing::Departure;
 
+/// What a move does before its first phase.
+const CONNECT: &str = "connect";
+
 impl Engine {
     pub(super) fn order(&mut self, order: Outgoing, beside: Vec<OwnedFd>) {
         let id = order.id;
         self.waiting.push_back((order, beside));
         match self.slots.ask(wire::MigrationId(id)) {
-            Turn::After(before) => self.tell_phase(id, format!("queued: {before} before it")),
+            Turn::After(before) => self.tell_progress(id, None, format!("queued: {before} before it")),
             Turn::Now => self.begin(id),
         }
     }
 
-    fn tell_phase(&mut self, id: MigrationId, phase: String) {
-        let progress = MigrationProgress { id, phase, thousandths: None, predicted_stun_us: None };
+    fn tell_progress(&mut self, id: MigrationId, phase: Option<PhaseName>, doing: String) {
+        let progress = MigrationProgress { id, phase, doing, thousandths: None, predicted_stun_us: None };
         self.host.tell(FromMigrate::Progress(progress));
     }
 
     /// Tells a control plane that was restarted how far a move is.
     pub(super) fn tell_of(&mut self, id: MigrationId) {
         let departure = self.departures.iter().find(|departure| departure.order.id == id);
-        match departure.map(|departure| departure.phase.to_owned()) {
-            Some(phase) => self.tell_phase(id, phase),
-            None if self.waiting.iter().any(|(order, _)| order.id == id) => self.tell_phase(id, "queued".to_owned()),
+        match departure.map(|departure| departure.phase) {
+            Some(Some(phase)) => self.tell_progress(id, Some(phase), phase.to_string()),
+            Some(None) => self.tell_progress(id, None, CONNECT.to_owned()),
+            None if self.waiting.iter().any(|(order, _)| order.id == id) => {
+                self.tell_progress(id, None, "queued".to_owned());
+            }
             None => self.host.tell(FromMigrate::Unknown(id)),
         }
     }
@@ -45,7 +52,7 @@ impl Engine {
         let Some((order, beside)) = self.waiting.remove(place) else { return };
         let refused = (order.id, order.vm.epoch, order.vm.name.clone());
         match self.depart(order, beside) {
-            Ok(()) => self.tell_phase(id, "connect".to_owned()),
+            Ok(()) => self.tell_progress(id, None, CONNECT.to_owned()),
             Err(reason) => self.refuse(refused, reason),
         }
     }
