@@ -138,15 +138,19 @@ pub fn watch_lease(plane: &Arc<ControlPlane>, running: &Arc<Running>) {
     let name = running.vm.vm.clone();
     let watching = move || {
         let still_here = || plane.vms.running(&name).is_some_and(|now| now.monitor.pid() == running.monitor.pid());
-        while still_here() {
+        loop {
             std::thread::sleep(LEASE_LOOK);
+            // Looked at after the pause: it may have moved away and back meanwhile, and what runs now is not this.
+            if !still_here() {
+                return;
+            }
             let state = plane.vms.state(&name);
             // A move that this control plane began is settled by it.
             if !matches!(state, Some(VmState::Running | VmState::Paused)) {
                 continue;
             }
             match plane.leases.holder(&running.vm) {
-                Ok(Some(holder)) if holder.own => {
+                Ok(Some(holder)) if holder.own && still_here() => {
                     hold_in(&plane, &running, holder.epoch, state == Some(VmState::Paused));
                 }
                 Ok(Some(holder)) if holder.epoch > running.epoch() => {

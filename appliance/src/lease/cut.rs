@@ -1,46 +1,42 @@
 //! Ends the I/O that fenced VMs have in flight: their processes die at SIGKILL, but what they handed to the kernel's NFS
 //! client would go on being sent until the server answers. MNT_FORCE kills those requests (umount2(2)); the mount itself
 //! is busy, because this role has the lease area open, and stays.
+//!
+//! It is done once, while the processes stand still: what they send when they end, the unlock and the close of their disks, is
+//! to reach the server as soon as that answers. Ended too, it would leave the locks there for as long as this host lives.
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use rustix::mount::{UnmountFlags, unmount};
 
-/// Pause before requests are ended that came after the ones before: a process that was killed closes its files.
-const AGAIN: Duration = Duration::from_secs(1);
+/// How long it is waited for: the kernel asks no server for it, and the VMs must die all the same.
+const BOUND: Duration = Duration::from_millis(500);
 
-/// Kills the requests of the NFS mount that `area` lies in, on a thread of its own, again and again until the other end of
-/// `until` is dropped. Nothing happens if it is no NFS.
-pub fn end_requests(area: &Path, until: Receiver<()>) {
+/// Kills the requests of the NFS mount that `area` lies in, on a thread of its own. Nothing happens if it is no NFS.
+pub fn end_requests(area: &Path) {
     let Some(root) = nfs_mount_of(area, &std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()) else {
         return;
     };
-    let started = std::thread::Builder::new().name("cut".to_owned()).spawn(move || end_until(&root, &until));
-    if let Err(error) = started {
-        log::error!("no thread to end the requests to the server: {error}");
+    let (done, ended) = channel();
+    match std::thread::Builder::new().name("cut".to_owned()).spawn(move || cut(&root, &done)) {
+        Ok(_) if ended.recv_timeout(BOUND).is_ok() => {}
+        Ok(_) => log::error!("the requests to the server are not ended yet"),
+        Err(error) => log::error!("no thread to end the requests to the server: {error}"),
     }
 }
 
-fn end_until(root: &Path, until: &Receiver<()>) {
-    let mut told = false;
-    loop {
-        match unmount(root, UnmountFlags::FORCE | UnmountFlags::NOFOLLOW) {
-            // The mount is in use, as it should be; its requests are dead.
-            Err(rustix::io::Errno::BUSY) if told => {}
-            Err(rustix::io::Errno::BUSY) => log::info!("{}: the requests to the server were ended", root.display()),
-            // The control plane sees it and mounts it again.
-            Ok(()) => return log::warn!("{}: unmounted, nobody used it", root.display()),
-            Err(error) => {
-                return log::error!("{}: the requests to the server were not ended: {error}", root.display());
-            }
-        }
-        told = true;
-        if until.recv_timeout(AGAIN) == Err(RecvTimeoutError::Disconnected) {
-            return;
-        }
+fn cut(root: &Path, done: &Sender<()>) {
+    match unmount(root, UnmountFlags::FORCE | UnmountFlags::NOFOLLOW) {
+        // The mount is in use, as it should be; its requests are dead.
+        Err(rustix::io::Errno::BUSY) => log::info!("{}: the requests to the server were ended", root.display()),
+        // The control plane sees it and mounts it again.
+        Ok(()) => log::warn!("{}: unmounted, nobody used it", root.display()),
+        Err(error) => log::error!("{}: the requests to the server were not ended: {error}", root.display()),
     }
+    // Who asked may not wait any more.
+    let _ = done.send(());
 }
 
 /// The innermost NFS mount that holds `path`, of those that `mountinfo` lists (proc_pid_mountinfo(5): field 5 is the mount

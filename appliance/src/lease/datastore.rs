@@ -268,12 +268,10 @@ impl Running<'_> {
                         datastore: self.place.datastore.clone(),
                         vms: self.guard.running(),
                     });
-                    let (own, (dying, until)) = (self.own.clone(), channel());
-                    self.guard.kill_all(move |vms| {
-                        drop(dying);
-                        drop(own.send(Told::Killed(vms)));
-                    });
-                    cut::end_requests(&self.place.area, until);
+                    self.guard.stop_all();
+                    cut::end_requests(&self.place.area);
+                    let own = self.own.clone();
+                    self.guard.kill_all(move |vms| drop(own.send(Told::Killed(vms))));
                 }
                 Effect::FeedWatchdog => self.watchdog.feed(&self.place.datastore),
                 Effect::Remember(life) => {

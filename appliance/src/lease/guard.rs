@@ -13,6 +13,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::api::channel::wait_readable;
 
+/// Time in which the threads of a process that was stopped come to stand still.
+const STANDSTILL: Duration = Duration::from_millis(100);
 /// Time between two looks at a process that does not end: the storage holds its last I/O.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -68,6 +70,17 @@ impl Guard {
         let fresh = self.list.with_extension("new");
         fs::write(&fresh, text)?;
         fs::rename(&fresh, &self.list)
+    }
+
+    /// Stops every monitor, so that none begins I/O any more, and gives them the time to stand still.
+    pub fn stop_all(&self) {
+        for pidfd in self.monitors.values() {
+            // The only error is that it is gone already.
+            let _ = pidfd_send_signal(pidfd, Signal::STOP);
+        }
+        if !self.monitors.is_empty() {
+            std::thread::sleep(STANDSTILL);
+        }
     }
 
     /// Kills every monitor and calls `done` with the VMs that ran until then when none runs any more, on a thread of its

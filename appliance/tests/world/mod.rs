@@ -335,7 +335,7 @@ impl Host {
 
     /// Stops the lease role and all monitors, as a host stops that is frozen together with its clock.
     pub(crate) fn freeze(&self) -> Frozen {
-        let mut processes = self.monitors();
+        let mut processes = self.recorded_monitors();
         processes.extend(self.lease.as_ref().map(Child::id));
         freeze_all(processes)
     }
@@ -358,7 +358,8 @@ impl Host {
         all.filter(|pid| words(*pid, "environ").contains(&own)).map(|pid| (pid, words(pid, "cmdline"))).collect()
     }
 
-    fn monitors(&self) -> Vec<u32> {
+    /// The monitor processes that a control plane of this host would find.
+    pub(crate) fn recorded_monitors(&self) -> Vec<u32> {
         let left = godwit::host::record::left(&godwit::api::paths::RunDir::at(&self.run));
         left.records.iter().map(|record| record.pid).collect()
     }
@@ -398,7 +399,7 @@ impl Host {
 
     /// Kills everything of the host at once, as a power failure would.
     pub(crate) fn power_off(&mut self) {
-        let monitors = self.monitors();
+        let monitors = self.recorded_monitors();
         self.kill_roles();
         monitors.into_iter().for_each(kill);
     }
@@ -416,7 +417,7 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         self.kill_roles();
-        self.monitors().into_iter().for_each(kill);
+        self.recorded_monitors().into_iter().for_each(kill);
     }
 }
 

@@ -182,6 +182,28 @@ enum End {
     Destination,
 }
 
+/// A host that was cut off for longer than its lease and for less than the server keeps its locks has killed its VMs, and with
+/// the cable come the unlocks of their disks: they start elsewhere, although the server never gave that host up.
+pub(super) fn the_vm_of_a_host_that_had_its_datastore_back_after_the_fence_starts_elsewhere(
+    bench: &mut Bench,
+) -> Result<Verdict> {
+    bench.bring("deb", "host-a")?;
+    let talker = bench.talk("deb")?;
+    bench.listen(&talker)?;
+    bench.fleet.wires().cut("host-a", Wire::Datastore)?;
+    std::thread::sleep(Duration::from_millis(model::limits::LEASE_EXPIRY_MS + 8_000));
+    let heard = talker.stop();
+    bench.fleet.wires().mend("host-a", Wire::Datastore)?;
+    let heard = heard?;
+    bench.start_in_the_end("deb", "host-b")?;
+    let talker = bench.talk("deb")?;
+    bench.listen(&talker)?;
+    bench.judge(talker, "deb")?;
+    bench.nothing_is_lost(&heard, "deb")?;
+    expect(bench.settled_on("deb")? == "host-b", || "deb does not run on host-b".into())?;
+    Ok(Verdict::Passed)
+}
+
 /// The third fence: a host that stood still together with its clock believes its leases good when it goes on; what it sends
 /// the server then must not land in a disk that another host has the lock of by now.
 pub(super) fn a_host_frozen_with_its_clock_writes_nothing_after_the_take_over(bench: &mut Bench) -> Result<Verdict> {
