@@ -190,11 +190,10 @@ pub(super) fn the_vm_of_a_host_that_had_its_datastore_back_after_the_fence_start
     bench.bring("deb", "host-a")?;
     let talker = bench.talk("deb")?;
     bench.listen(&talker)?;
+    let heard = talker.stop()?;
     bench.fleet.wires().cut("host-a", Wire::Datastore)?;
     std::thread::sleep(Duration::from_millis(model::limits::LEASE_EXPIRY_MS + 8_000));
-    let heard = talker.stop();
     bench.fleet.wires().mend("host-a", Wire::Datastore)?;
-    let heard = heard?;
     bench.start_in_the_end("deb", "host-b")?;
     let talker = bench.talk("deb")?;
     bench.listen(&talker)?;
