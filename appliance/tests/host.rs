@@ -185,12 +185,36 @@ fn a_host_that_was_frozen_kills_its_vm_when_it_wakes_and_says_why() {
 #[test]
 fn a_broken_vm_toml_is_told_with_all_its_errors() {
     let Some(datastore) = Datastore::with_witness("broken") else { return };
-    datastore.write("vms/bad/vm.toml", "[vm]\nname = \"bad\"\ncpus = 0\nmemory = \"1 GB\"\n[boot]\nkernle = \"x\"\n");
+    datastore.write("vms/bad/vm.toml", "[vm]\nname = \"worse\"\ncpus = 0\nmemory = \"1 GB\"\n[boot]\nkernle = \"x\"\n");
     let host = Host::boot(&datastore, "host-a", 1);
     let (status, refusal) = host.ask("vm start bad");
     let HostAnswer::Refused(refusal) = refusal else { panic!("{refusal:?}") };
-    assert_eq!((status, refusal.reasons.len()), (1, 4), "{refusal}");
+    assert_eq!((status, refusal.reasons.len()), (1, 5), "{refusal}");
     assert_eq!(host.state("bad"), VmState::Broken);
+}
+
+#[test]
+fn vms_are_not_denied_while_their_datastore_does_not_answer() {
+    let Some(datastore) = Datastore::with_witness("denied") else { return };
+    datastore.add("idle", 1, "64 MiB", "", "");
+    let host = Host::boot(&datastore, "host-a", 1);
+    assert_eq!(host.ask("vm start witness").0, 0);
+    let states = || match host.ask("vm list").1 {
+        HostAnswer::Vms(rows) => rows.into_iter().map(|row| (row.name.to_string(), row.state)).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(states(), [("idle".to_owned(), VmState::Stopped), ("witness".to_owned(), VmState::Running)]);
+    let here = datastore.path("");
+    let away = here.parent().expect("it lies in a folder").join("away");
+    std::fs::rename(&here, &away).expect("moved aside");
+    // In its place, so that nobody makes the folder anew.
+    std::fs::write(here.parent().expect("a folder").join("data"), "").expect("written");
+    wait("it is lost", || line(&host.ask("datastore list").1).contains("lost"));
+    assert_eq!(states(), [("idle".to_owned(), VmState::Unknown), ("witness".to_owned(), VmState::Running)]);
+    std::fs::remove_file(here.parent().expect("a folder").join("data")).expect("removed");
+    std::fs::rename(&away, &here).expect("moved back");
+    wait("it is back", || line(&host.ask("datastore list").1).contains("available"));
+    assert_eq!(states()[0].1, VmState::Stopped);
 }
 
 #[test]

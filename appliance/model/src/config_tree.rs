@@ -79,13 +79,16 @@ impl Tree {
         }
     }
 
-    /// The line that gives a dotted key its value, if one does.
-    pub fn line(&self, key: &str) -> Option<usize> {
+    /// The text that a dotted key has, with its line; none where it has none, or something else.
+    pub fn string(&self, key: &str) -> Option<(String, usize)> {
         let found = key.split('.').try_fold(self, |tree, key| match &tree.value {
             Value::Table(table) => table.get(key),
             _ => None,
-        });
-        found.map(|found| found.origin.line)
+        })?;
+        match &found.value {
+            Value::Text(text) => Some((text.clone(), found.origin.line)),
+            _ => None,
+        }
     }
 
     /// The tree of `<prefix><dotted key>=<value>` words of a command line, later words over earlier ones. A value

@@ -71,7 +71,7 @@ fn gone(request: &HostRequest, error: &dyn std::error::Error) -> Diagnosis {
             "init restarts it within seconds; try again, then: log show host",
         ),
         Some(vm) => {
-            let hint = format!("init restarts it within seconds; then: vm show {vm}; log show host");
+            let hint = format!("init restarts it within seconds; then: vm show {vm}; migration list; log show host");
             Diagnosis::new(format!("what came of the command is not known here; VM {vm} may be as it was"), cause, hint)
         }
     }

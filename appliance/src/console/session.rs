@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use model::diagnosis::Diagnosis;
 use rustyline::error::ReadlineError;
 use rustyline::history::MemHistory;
 use rustyline::{CompletionType, Config, Editor};
@@ -73,6 +74,13 @@ impl Session {
             Ok(Line::Help(topic)) => {
                 println!("{}", help(&topic));
                 Status::Done
+            }
+            // The line would be the guest's from then on, and whatever the program types next with it.
+            Ok(Line::Ask(HostRequest::VmConsole(vm), _)) if progress == Progress::Hidden => {
+                let cause = "a serial port needs a person at the terminal, to leave it by Ctrl-]";
+                let hint = format!("type it on the console itself: vm console {vm}");
+                println!("{}", Diagnosis::new(format!("the console of VM {vm} was not attached"), cause, hint));
+                Status::Refused
             }
             Ok(Line::Ask(request, json)) => self.run_request(&request, json, progress),
             Err(refusal) => {

@@ -15,7 +15,7 @@ use crate::api::lease::{Holder, LeaseAnswer, LeaseRequest};
 use crate::datastore::Datastore;
 use crate::host::control_plane::ControlPlane;
 use crate::host::located::{Located, locate};
-use crate::host::receipts::{self, vm_names};
+use crate::host::receipts::{self, listed_vms, vm_names};
 use crate::host::{checks, health, logs};
 
 /// VMs whose holders are asked for in one message: the answer has to fit into one, too.
@@ -90,15 +90,21 @@ fn host(plane: &ControlPlane) -> HostDetail {
 /// The VMs of all datastores that answer, and those that run here from one that does not.
 fn vms(plane: &ControlPlane) -> Vec<VmRow> {
     let mut rows = Vec::new();
-    // One that is known to be lost is not asked: the list would come only after the bound of a request, or several.
-    for datastore in plane.datastores.all().into_iter().filter(|datastore| datastore.available()) {
-        let names = vm_names(&datastore);
+    for datastore in plane.datastores.all() {
+        // One that is known to be lost is not asked: the list would come only after the bound of a request, or several.
+        let names = datastore.available().then(|| listed_vms(&datastore)).flatten();
+        let Some(names) = names else {
+            rows.extend(plane.listed(&datastore).into_iter().map(|row| unheard(plane, row)));
+            continue;
+        };
+        let from = rows.len();
         let holders = holders(plane, &datastore, &names);
         for name in names {
             let holder =
                 holders.as_ref().map(|holders| holders.iter().find(|(vm, _)| *vm == name).map(|(_, holder)| holder));
             rows.push(vm_row(plane, &datastore, &name, holder));
         }
+        plane.note_listed(&datastore, &rows[from..]);
     }
     for (running, state) in plane.vms.all_running() {
         if !rows.iter().any(|row| row.name == running.vm.vm) {
@@ -112,6 +118,12 @@ fn vms(plane: &ControlPlane) -> Vec<VmRow> {
         }
     }
     rows
+}
+
+/// A VM of a datastore that does not answer, as it was when that last did: what it is now, only this host's part of it is
+/// known.
+fn unheard(plane: &ControlPlane, row: VmRow) -> VmRow {
+    VmRow { state: plane.vms.state(&row.name).unwrap_or(VmState::Unknown), ..row }
 }
 
 /// Who holds which of these VMs; `None` where the leases do not tell.

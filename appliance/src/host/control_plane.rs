@@ -1,18 +1,20 @@
 //! What the parts of the control plane share: the configuration, the datastores, the hosts, the VMs, the other roles.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use model::config_tree::nearest;
 use model::cpu_report::CpuReport;
 use model::diagnosis::{Diagnosis, Reason};
-use model::names::{HostName, PortGroupName, VmName};
+use model::names::{DatastoreName, HostName, PortGroupName, VmName};
 use model::units::Bytes;
 
+use crate::api::host::VmRow;
 use crate::api::migrate::{Own, ToMigrate};
 use crate::api::paths::RunDir;
 use crate::configuration::Configuration;
-use crate::datastore::Datastores;
+use crate::datastore::{Datastore, Datastores};
 use crate::host::discovery::{HostRecord, Hosts, MigrationRecord};
 use crate::host::ends::Unwatched;
 use crate::host::engine::Engine;
@@ -56,6 +58,8 @@ pub struct ControlPlane {
     pub moves: Moves,
     /// Leases that it may hold of VMs that it does not run.
     pub owed: Owed,
+    /// The VMs of each datastore as they were listed last, for when it does not answer.
+    pub(super) listed: Mutex<BTreeMap<DatastoreName, Vec<VmRow>>>,
     /// VMs that nobody watches yet.
     pub unwatched: Unwatched,
     /// It is being shut down: nothing begins any more.
@@ -67,6 +71,18 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
+    /// The VMs of a datastore as they were listed last.
+    pub(super) fn listed(&self, datastore: &Datastore) -> Vec<VmRow> {
+        let listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        listed.get(datastore.name()).cloned().unwrap_or_default()
+    }
+
+    /// Takes note of them.
+    pub(super) fn note_listed(&self, datastore: &Datastore, rows: &[VmRow]) {
+        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        listed.insert(datastore.name().clone(), rows.to_vec());
+    }
+
     /// This host's name.
     pub fn name(&self) -> &HostName {
         &self.configuration.hostname

@@ -246,8 +246,8 @@ fn conclude(
         receipts::keep(plane, receipt);
     }
     let state = match (&ended.receipt, &ended.failure) {
-        (_, Some(_)) => "failed",
-        (Some(receipt), None) => moves::state_of(receipt),
+        (Some(receipt), _) => moves::state_of(receipt),
+        (None, Some(_)) => "failed",
         (None, None) => "checked",
     };
     plane.moves.end(id, state, ended.receipt.clone());

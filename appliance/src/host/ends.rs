@@ -106,7 +106,8 @@ fn watch_to_end(plane: &Arc<ControlPlane>, running: &Arc<Running>, child: Option
     let told = silenced.unwrap_or_else(|| end.told());
     // Whoever moved or killed the VM has taken the entry away: then this end was wanted and needs nothing more.
     let Some((running, releasing)) = plane.vms.ended(&vm.vm, monitor.pid(), told.clone()) else { return };
-    log::info!("VM {} ended: {told}", vm.vm);
+    // Whoever killed it knew better.
+    log::info!("VM {} ended: {}", vm.vm, plane.vms.last_end(&vm.vm).unwrap_or(told));
     running.drop_taps();
     if matches!(end, End::Reset) {
         drop(releasing);

@@ -41,7 +41,12 @@ impl LeaseFailure {
     /// The failure with what can be done about it.
     pub fn reason(&self) -> Reason {
         let hint = match self {
-            Self::HeldBy(holder) if holder.alive => format!("use it there, or on {}: vm migrate, vm stop", holder.name),
+            Self::HeldBy(holder) if holder.alive => format!(
+                "use it there, or on {}: vm migrate, vm stop; if that host is dead, try again: its lease expires {} s after its \
+                 last sign of life",
+                holder.name,
+                model::limits::LEASE_EXPIRY_MS / 1000
+            ),
             Self::HeldBy(holder) => format!("wait until the lease of {} has expired, then try again", holder.name),
             Self::Failed(_) | Self::Unknown(_) => "datastore list, then: log show lease".to_owned(),
             Self::Away(_) => "init restarts it within seconds; then: log show lease".to_owned(),

@@ -77,13 +77,22 @@ impl Located {
     /// Every error of the text.
     pub fn read_config(&self) -> Result<VmConfig, Vec<ConfigError>> {
         let file = vm_file(&self.name, "vm.toml");
-        let config = VmConfig::parse(&file, &self.config_text)?;
-        if config.name != self.name {
-            let problem = format!("is \"{}\", but the folder is \"{}\": make them the same", config.name, self.name);
-            let line = Tree::parse(&file, &self.config_text).ok().and_then(|tree| tree.line("vm.name")).unwrap_or(1);
-            return Err(vec![ConfigError { file, line, key: "vm.name".to_owned(), problem }]);
+        let config = VmConfig::parse(&file, &self.config_text);
+        // Looked at whatever else is wrong: all errors are told at once.
+        let named = Tree::parse(&file, &self.config_text).ok().and_then(|tree| tree.string("vm.name"));
+        let misnamed = named.filter(|(name, _)| *name != self.name.as_str()).map(|(name, line)| {
+            let problem = format!("is \"{name}\", but the folder is \"{}\": make them the same", self.name);
+            ConfigError { file, line, key: "vm.name".to_owned(), problem }
+        });
+        match (config, misnamed) {
+            (Ok(config), None) => Ok(config),
+            (config, misnamed) => {
+                let mut errors = config.err().unwrap_or_default();
+                errors.extend(misnamed);
+                errors.sort_by_key(|error| error.line);
+                Err(errors)
+            }
         }
-        Ok(config)
     }
 
     /// Its configuration.
@@ -132,10 +141,13 @@ impl Located {
     /// The size of a disk, bytes.
     ///
     /// # Errors
-    /// It is not there, or its size is not a multiple of 512.
+    /// It is not there, is empty, or its size is not a multiple of 512.
     pub fn disk_size(&self, disk: &Disk) -> Result<u64, Reason> {
         let size = self.open_disk(disk)?.metadata().map_err(|error| self.reason(&disk.file, &error))?.len();
-        if size == 0 || size % 512 != 0 {
+        if size == 0 {
+            return Err(self.reason(&disk.file, &"it is empty"));
+        }
+        if size % 512 != 0 {
             return Err(self.reason(&disk.file, &format!("its size, {size} bytes, is not a multiple of 512")));
         }
         Ok(size)

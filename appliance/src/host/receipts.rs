@@ -17,11 +17,18 @@ use crate::host::moves::{self, shown};
 
 /// The names of the VMs of a datastore; none, and a word in the log, where it does not answer.
 pub(super) fn vm_names(datastore: &Datastore) -> Vec<VmName> {
-    let folders = datastore.list("vms").unwrap_or_else(|error| {
-        log::warn!("the VMs of datastore {} are not listed: {error}", datastore.name());
-        Vec::new()
-    });
-    folders.iter().filter_map(|folder| folder.parse().ok()).collect()
+    listed_vms(datastore).unwrap_or_default()
+}
+
+/// The same; `None` where it does not answer.
+pub(super) fn listed_vms(datastore: &Datastore) -> Option<Vec<VmName>> {
+    match datastore.list("vms") {
+        Ok(folders) => Some(folders.iter().filter_map(|folder| folder.parse().ok()).collect()),
+        Err(error) => {
+            log::warn!("the VMs of datastore {} are not listed: {error}", datastore.name());
+            None
+        }
+    }
 }
 
 /// The receipt of a migration: as this control plane remembers it, or as it lies on a datastore.

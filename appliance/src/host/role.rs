@@ -85,6 +85,7 @@ pub(super) fn plane(run_dir: &RunDir) -> io::Result<ControlPlane> {
         vms: Vms::default(),
         moves: Moves::default(),
         owed: Owed::default(),
+        listed: std::sync::Mutex::default(),
         unwatched: Unwatched::default(),
         ending: AtomicBool::new(false),
         leaving: AtomicBool::new(false),

@@ -191,8 +191,13 @@ impl Destination {
             Input::Control(bytes) => self.hear(&bytes),
             Input::LinkDown { cause } => self.lose(cause),
             Input::GuestGone { cause } => {
-                let hint = self.cx.vm_name().map_or_else(String::new, |vm| format!("log show vmm; vm start {vm}"));
-                self.step(Event::GuestGone(Reason::new(cause, hint)));
+                let (here, vm) = (&self.cx.welcome.here, self.cx.vm_name().map_or("VM", |vm| vm.as_str()));
+                let decided = matches!(self.phase, Some(Phase::Committing(_) | Phase::Taking(_) | Phase::Settling(_)));
+                // Before the commit it runs at its source.
+                let then = if decided { format!("vm start {vm}") } else { format!("vm migrate {vm} {here}") };
+                let reason =
+                    Reason::new(format!("on {here}: {cause}"), format!("on {here}: log show host; then {then}"));
+                self.step(Event::GuestGone(reason));
             }
             Input::Cancel => self.step(Event::Cancel),
             input => self.step(Event::Input(input)),

@@ -124,6 +124,7 @@ pub(super) fn the_vm_of_a_host_without_its_datastore_starts_elsewhere_and_nowher
     started?;
     let said = said?.output;
     expect(!said.contains("running here"), || format!("host-a calls a VM running that it has killed: {said}"))?;
+    expect(said.contains("deb "), || format!("host-a denies its VM while its datastore is away: {said}"))?;
     let talker = bench.talk("deb")?;
     std::thread::sleep(Duration::from_secs(2));
     bench.judge(talker, "deb")?;
