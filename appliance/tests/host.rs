@@ -85,6 +85,7 @@ fn two_hosts_that_start_a_vm_at_once_run_it_once_and_the_other_says_who() {
     let (winner, refusal) = if at_a.0 == 0 { ("host-a", &at_b) } else { ("host-b", &at_a) };
     assert_eq!((at_a.0 + at_b.0, refusal.0), (1, 1), "{at_a:?} {at_b:?}");
     assert!(line(&refusal.1).contains(&format!("{winner} holds its lease")), "{refusal:?}");
+    assert!(line(&refusal.1).contains(&format!("it is on {winner}")), "{refusal:?}");
 }
 
 #[test]

@@ -126,6 +126,28 @@ fn unheard(plane: &ControlPlane, row: VmRow) -> VmRow {
     VmRow { state: plane.vms.state(&row.name).unwrap_or(VmState::Unknown), ..row }
 }
 
+/// Where a VM is, for a person, as far as that is known at once.
+pub fn where_is(plane: &ControlPlane, name: &VmName) -> Option<String> {
+    let here = plane.name();
+    match plane.vms.state(name) {
+        Some(VmState::Running) => return Some(format!("it is running on {here}")),
+        Some(VmState::Paused) => return Some(format!("it is paused on {here}")),
+        Some(VmState::MovingIn) | None => {}
+        Some(_) => return Some(format!("it is on {here}")),
+    }
+    // A datastore that is away would be waited for.
+    if !plane.datastores.all().iter().all(|datastore| datastore.available()) {
+        return None;
+    }
+    let located = locate(plane, name, "").ok()?;
+    match plane.leases.holder(&located.vm()).ok()? {
+        None => Some("it is stopped".to_owned()),
+        Some(holder) if holder.own => None,
+        Some(holder) if holder.alive => Some(format!("it is on {}", holder.name)),
+        Some(holder) => Some(format!("it was on {}, which is dead or cut off", holder.name)),
+    }
+}
+
 /// Who holds which of these VMs; `None` where the leases do not tell.
 fn holders(plane: &ControlPlane, datastore: &Datastore, names: &[VmName]) -> Option<Vec<(VmName, Holder)>> {
     let mut all = Vec::new();

@@ -59,7 +59,19 @@ fn too_long() -> Diagnosis {
     Diagnosis::new("the answer cannot be shown", "it is longer than one message may be", "ask for less of it")
 }
 
+/// Answers a request; a refusal tells where the VM is that it is about.
 fn answer(plane: &Arc<ControlPlane>, request: HostRequest, caller: &Caller<'_>) -> (HostAnswer, Vec<OwnedFd>) {
+    let vm = request.changes().cloned();
+    match (carry_out(plane, request, caller), vm) {
+        ((HostAnswer::Refused(mut refusal), _), Some(vm)) if refusal.vm_now.is_none() => {
+            refusal.vm_now = answers::where_is(plane, &vm);
+            (HostAnswer::Refused(refusal), Vec::new())
+        }
+        (answered, _) => answered,
+    }
+}
+
+fn carry_out(plane: &Arc<ControlPlane>, request: HostRequest, caller: &Caller<'_>) -> (HostAnswer, Vec<OwnedFd>) {
     let alone = |answer: Result<HostAnswer, Diagnosis>| (answer.unwrap_or_else(HostAnswer::Refused), Vec::new());
     let line = |line: Result<String, Diagnosis>| alone(line.map(HostAnswer::Done));
     match request {
