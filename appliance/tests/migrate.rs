@@ -172,16 +172,7 @@ fn a_control_plane_that_comes_back_in_the_middle_of_a_move_goes_on_with_it_and_l
 #[test]
 fn a_vm_whose_engine_dies_after_its_control_plane_did_goes_on_running() {
     let Some((_datastore, _cable, mut a, b)) = two_hosts("both-die") else { return };
-    may_move(&a, "host-b");
-    let leases = [LeaseLine::cut_into(&a), LeaseLine::cut_into(&b)];
-    for lease in &leases {
-        lease.becomes(|request| match request {
-            LeaseRequest::Commit { .. } | LeaseRequest::Resolve { .. } => Word::IsUnknown,
-            _ => Word::Passes,
-        });
-    }
-    let _command = a.begin("vm migrate witness host-b");
-    wait_for_phase(&a, "commit");
+    let (leases, _command) = hold_in_commit(&a, &b);
     a.restart_control_plane();
     world::kill(a.migrate_pid());
     assert_eq!((a.state("witness"), a.life("witness")), (VmState::MovingOut, VmmLife::Paused));
@@ -225,6 +216,21 @@ fn hold_in_pre_copy(from: &Host, to: &Host) -> (LeaseLine, Channel<HostRequest, 
     let moving = from.begin("vm migrate witness host-b");
     wait_for_phase(from, "pre-copy");
     (lease, moving)
+}
+
+/// Begins a move whose commit neither host learns the outcome of: its VM stands still until the lines are mended.
+fn hold_in_commit(from: &Host, to: &Host) -> ([LeaseLine; 2], Channel<HostRequest, HostAnswer>) {
+    may_move(from, "host-b");
+    let leases = [LeaseLine::cut_into(from), LeaseLine::cut_into(to)];
+    for lease in &leases {
+        lease.becomes(|request| match request {
+            LeaseRequest::Commit { .. } | LeaseRequest::Resolve { .. } => Word::IsUnknown,
+            _ => Word::Passes,
+        });
+    }
+    let moving = from.begin("vm migrate witness host-b");
+    wait_for_phase(from, "commit");
+    (leases, moving)
 }
 
 #[test]
@@ -312,16 +318,7 @@ fn a_vm_whose_monitor_dies_between_the_commit_and_the_resume_can_be_started_anyw
 fn a_stunned_vm_whose_engine_died_waits_for_its_lease_and_goes_on_when_it_answers() {
     let Some((datastore, _cable, a, b)) = two_hosts("settle") else { return };
     let disk = datastore.path("vms/witness/disk.img");
-    may_move(&a, "host-b");
-    let leases = [LeaseLine::cut_into(&a), LeaseLine::cut_into(&b)];
-    for lease in &leases {
-        lease.becomes(|request| match request {
-            LeaseRequest::Commit { .. } | LeaseRequest::Resolve { .. } => Word::IsUnknown,
-            _ => Word::Passes,
-        });
-    }
-    let moving = a.begin("vm migrate witness host-b");
-    wait_for_phase(&a, "commit");
+    let (leases, moving) = hold_in_commit(&a, &b);
     world::kill(a.migrate_pid());
     wait("it waits", || a.vm("witness").waits_for.is_some_and(|what| what.contains("its lease")));
     assert_eq!((a.state("witness"), a.life("witness")), (VmState::MovingOut, VmmLife::Paused));

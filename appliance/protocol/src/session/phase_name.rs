@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 
 /// A phase. Each side enters those that it takes part in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub enum PhaseName {
     /// The hosts agree on a version.
     Hello,

@@ -183,20 +183,24 @@ fn direct_alignment(file: &File) -> Result<(u32, u32), DiskError> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_descriptor_open_for_reading_never_becomes_a_writable_disk() {
+    /// A file of 4096 bytes, as long as its descriptor is held, and the path by which it is opened anew.
+    fn image() -> (std::os::fd::OwnedFd, String) {
         let memfd = rustix::fs::memfd_create(c"disk", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         rustix::fs::ftruncate(&memfd, 4096).unwrap();
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&memfd));
+        (memfd, path)
+    }
+
+    #[test]
+    fn a_descriptor_open_for_reading_never_becomes_a_writable_disk() {
+        let (_memfd, path) = image();
         assert!(matches!(RawDisk::new(File::open(&path).unwrap(), false), Err(DiskError::NotWritable)));
         assert_eq!(RawDisk::new(File::open(&path).unwrap(), true).unwrap().sectors(), 8);
     }
 
     #[test]
     fn a_lock_that_was_let_go_of_comes_back_unless_another_has_it() {
-        let memfd = rustix::fs::memfd_create(c"disk", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-        rustix::fs::ftruncate(&memfd, 4096).unwrap();
-        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&memfd));
+        let (_memfd, path) = image();
         let open = || File::options().read(true).write(true).open(&path).unwrap();
         let other = open();
         let mut disk = RawDisk::new(open(), false).unwrap();
@@ -213,9 +217,7 @@ mod tests {
 
     #[test]
     fn a_lock_that_was_lost_is_not_taken_anew() {
-        let memfd = rustix::fs::memfd_create(c"disk", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-        rustix::fs::ftruncate(&memfd, 4096).unwrap();
-        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&memfd));
+        let (_memfd, path) = image();
         let open = || File::options().read(true).write(true).open(&path).unwrap();
         let mut disk = RawDisk::new(open(), false).unwrap();
         disk.lock().unwrap();
