@@ -184,13 +184,23 @@ fn a_host_that_was_frozen_kills_its_vm_when_it_wakes_and_says_why() {
 }
 
 #[test]
-fn a_broken_vm_toml_is_told_with_all_its_errors() {
+fn a_broken_vm_toml_is_told_with_all_its_errors_and_the_files_that_are_not_there() {
     let Some(datastore) = Datastore::with_witness("broken") else { return };
-    datastore.write("vms/bad/vm.toml", "[vm]\nname = \"worse\"\ncpus = 0\nmemory = \"1 GB\"\n[boot]\nkernle = \"x\"\n");
+    let text = "[vm]\nname = \"worse\"\ncpus = 0\nmemory = \"1 GB\"\ncpu_baseline = \"host\"\n\
+                [boot]\nkernle = \"x\"\ninitrd = \"gone.img\"\n[[disk]]\nfile = \"lost.img\"\n";
+    datastore.write("vms/bad/vm.toml", text);
     let host = Host::boot(&datastore, "host-a", 1);
     let (status, refusal) = host.ask("vm start bad");
     let HostAnswer::Refused(refusal) = refusal else { panic!("{refusal:?}") };
-    assert_eq!((status, refusal.reasons.len()), (1, 5), "{refusal}");
+    assert_eq!((status, refusal.reasons.len()), (1, 7), "{refusal}");
+    let (status, checks) = host.ask("vm check bad");
+    assert_eq!(status, 1);
+    for reason in &refusal.reasons {
+        assert!(line(&checks).contains(&reason.cause), "{} in {}", reason.cause, line(&checks));
+    }
+    for file in ["vms/bad/gone.img", "vms/bad/lost.img"] {
+        assert!(refusal.reasons.iter().any(|reason| reason.cause.starts_with(file)), "{refusal}");
+    }
     assert_eq!(host.state("bad"), VmState::Broken);
 }
 

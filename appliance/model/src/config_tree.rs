@@ -79,18 +79,6 @@ impl Tree {
         }
     }
 
-    /// The text that a dotted key has, with its line; none where it has none, or something else.
-    pub fn string(&self, key: &str) -> Option<(String, usize)> {
-        let found = key.split('.').try_fold(self, |tree, key| match &tree.value {
-            Value::Table(table) => table.get(key),
-            _ => None,
-        })?;
-        match &found.value {
-            Value::Text(text) => Some((text.clone(), found.origin.line)),
-            _ => None,
-        }
-    }
-
     /// The tree of `<prefix><dotted key>=<value>` words of a command line, later words over earlier ones. A value
     /// that is a TOML integer or boolean counts as one, everything else as text.
     ///

@@ -155,63 +155,111 @@ impl fmt::Display for FilePath {
     }
 }
 
+/// A `vm.toml` as far as it can be understood: what is well formed in it is looked at whatever else is wrong, so that a
+/// person is told everything at once.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// The configuration, or every error of the text by its line.
+    pub config: Result<VmConfig, Vec<ConfigError>>,
+    /// Memory, whole MiB.
+    pub memory: Option<Bytes>,
+    /// What of the host's processor the guest sees.
+    pub cpu_baseline: Option<Baseline>,
+    /// The kernel.
+    pub kernel: Option<FilePath>,
+    /// The initial RAM disk.
+    pub initrd: Option<FilePath>,
+    /// Its disks.
+    pub disks: Vec<Disk>,
+    /// Its NICs.
+    pub nics: Vec<Nic>,
+}
+
 impl VmConfig {
     /// Reads a `vm.toml`; `file` is how errors name it.
     ///
     /// # Errors
     /// Every error of the text at once.
     pub fn parse(file: &str, text: &str) -> Result<Self, Vec<ConfigError>> {
-        let tree = Tree::parse(file, text).map_err(|error| vec![error])?;
-        let errors = RefCell::default();
-        let config = read(Section::root(&tree, &errors));
-        let mut errors = errors.into_inner();
-        errors.sort_by_key(|error| error.line);
-        match config {
-            Some(config) if errors.is_empty() => Ok(config),
-            _ => Err(errors),
-        }
+        Draft::read(file, text, None).config
     }
 }
 
-/// `None` only where an error was recorded.
-fn read(mut root: Section<'_>) -> Option<VmConfig> {
-    let vm = root.section("vm").map(read_vm);
+impl Draft {
+    /// Reads a `vm.toml`; `file` is how errors name it, `folder` the name that the VM must have.
+    pub fn read(file: &str, text: &str, folder: Option<&VmName>) -> Self {
+        let tree = match Tree::parse(file, text) {
+            Ok(tree) => tree,
+            Err(error) => return Self::of_nothing(vec![error]),
+        };
+        let errors = RefCell::default();
+        let mut draft = read(Section::root(&tree, &errors), folder);
+        let mut errors = errors.into_inner();
+        if !errors.is_empty() {
+            errors.sort_by_key(|error| error.line);
+            draft.config = Err(errors);
+        }
+        draft
+    }
+
+    fn of_nothing(errors: Vec<ConfigError>) -> Self {
+        let (disks, nics) = (Vec::new(), Vec::new());
+        Self { config: Err(errors), memory: None, cpu_baseline: None, kernel: None, initrd: None, disks, nics }
+    }
+}
+
+/// The draft's configuration is an error, whose list is still empty, only where an error was recorded.
+fn read(mut root: Section<'_>, folder: Option<&VmName>) -> Draft {
+    let vm = root.section("vm").map(|section| read_vm(section, folder));
     let boot = root.section("boot").map(read_boot);
     for (section, present) in [("vm", vm.is_some()), ("boot", boot.is_some())] {
         if !present {
             root.error("", format!("the section [{section}] is missing"));
         }
     }
-    let disks: Vec<_> = root.sections("disk", limits::VM_DISKS_MAX).into_iter().map(read_disk).collect();
-    let nics: Vec<_> = root.sections("nic", limits::VM_NICS_MAX).into_iter().map(read_nic).collect();
-    let migration = root.section("migration").map(read_migration);
+    let (vm, boot) = (vm.unwrap_or_default(), boot.unwrap_or_default());
+    let disks: Vec<_> = root.sections("disk", limits::VM_DISKS_MAX).into_iter().filter_map(read_disk).collect();
+    let nics: Vec<_> = root.sections("nic", limits::VM_NICS_MAX).into_iter().filter_map(read_nic).collect();
+    let migration = root.section("migration").map(read_migration).unwrap_or_default();
     root.finish();
-    let vm = vm??;
+    let (memory, cpu_baseline) = (vm.memory, vm.cpu_baseline);
+    let (kernel, initrd) = (boot.kernel.clone(), boot.initrd.clone());
+    let config = whole(vm, boot, &disks, &nics, migration).ok_or_else(Vec::new);
+    Draft { config, memory, cpu_baseline, kernel, initrd, disks, nics }
+}
+
+fn whole(vm: VmSection, boot: BootSection, disks: &[Disk], nics: &[Nic], migration: Migration) -> Option<VmConfig> {
     Some(VmConfig {
-        name: vm.name,
-        cpus: vm.cpus,
-        memory: vm.memory,
-        cpu_baseline: vm.cpu_baseline,
+        name: vm.name?,
+        cpus: vm.cpus?,
+        memory: vm.memory?,
+        cpu_baseline: vm.cpu_baseline?,
         cpu_affinity: vm.cpu_affinity,
         autostart: vm.autostart,
-        boot: boot??,
-        disks: disks.into_iter().collect::<Option<_>>()?,
-        nics: nics.into_iter().collect::<Option<_>>()?,
-        migration: migration.unwrap_or_default(),
+        boot: Boot { kernel: boot.kernel?, initrd: boot.initrd, cmdline: boot.cmdline },
+        disks: disks.to_vec(),
+        nics: nics.to_vec(),
+        migration,
     })
 }
 
+#[derive(Default)]
 struct VmSection {
-    name: VmName,
-    cpus: u8,
-    memory: Bytes,
-    cpu_baseline: Baseline,
+    name: Option<VmName>,
+    cpus: Option<u8>,
+    memory: Option<Bytes>,
+    cpu_baseline: Option<Baseline>,
     cpu_affinity: Option<Vec<u32>>,
     autostart: bool,
 }
 
-fn read_vm(mut section: Section<'_>) -> Option<VmSection> {
-    let name = section.required("name", "web");
+fn read_vm(mut section: Section<'_>, folder: Option<&VmName>) -> VmSection {
+    let name: Option<VmName> = section.required("name", folder.map_or("web", VmName::as_str));
+    if let (Some(name), Some(folder)) = (&name, folder)
+        && name != folder
+    {
+        section.error("name", format!("is \"{name}\", but the folder is \"{folder}\": make them the same"));
+    }
     let cpus = section.integer("cpus", 1..=limits::VM_CPUS_MAX);
     let range = Bytes(limits::VM_MEMORY_BYTES_MIN)..=Bytes(limits::VM_MEMORY_BYTES_MAX);
     let memory = section.size("memory", range);
@@ -223,21 +271,29 @@ fn read_vm(mut section: Section<'_>) -> Option<VmSection> {
     if memory.is_some_and(|memory| memory.0 % (1 << 20) != 0) {
         section.error("memory", "must be whole MiB");
     }
-    let cpu_baseline = section.parsed("cpu_baseline").unwrap_or_default();
+    let cpu_baseline = section.parsed("cpu_baseline");
+    let cpu_baseline = if section.has("cpu_baseline") { cpu_baseline } else { Some(Baseline::default()) };
     let cpu_affinity = section.integers("cpu_affinity", 0..=4095);
     let autostart = section.boolean("autostart").unwrap_or(false);
     section.finish();
-    Some(VmSection {
-        name: name?,
-        cpus: u8::try_from(cpus?).ok()?,
-        memory: memory?,
+    VmSection {
+        name,
+        cpus: cpus.and_then(|cpus| u8::try_from(cpus).ok()),
+        memory,
         cpu_baseline,
         cpu_affinity: cpu_affinity.map(|cpus| cpus.into_iter().filter_map(|cpu| u32::try_from(cpu).ok()).collect()),
         autostart,
-    })
+    }
 }
 
-fn read_boot(mut section: Section<'_>) -> Option<Boot> {
+#[derive(Default)]
+struct BootSection {
+    kernel: Option<FilePath>,
+    initrd: Option<FilePath>,
+    cmdline: String,
+}
+
+fn read_boot(mut section: Section<'_>) -> BootSection {
     let kernel = section.required("kernel", "vmlinuz");
     let initrd = section.parsed("initrd");
     let cmdline = section.text("cmdline").unwrap_or_default();
@@ -245,12 +301,12 @@ fn read_boot(mut section: Section<'_>) -> Option<Boot> {
         section.error("cmdline", format!("must be at most {} bytes without zero bytes", limits::VM_CMDLINE_BYTES_MAX));
     }
     section.finish();
-    Some(Boot { kernel: kernel?, initrd, cmdline })
+    BootSection { kernel, initrd, cmdline }
 }
 
 fn read_disk(mut section: Section<'_>) -> Option<Disk> {
-    let file: Option<FilePath> = section.required("file", "root.img");
-    if file.as_ref().is_some_and(|file| file.as_str().ends_with(".qcow2")) {
+    let mut file: Option<FilePath> = section.required("file", "root.img");
+    if file.take_if(|file| file.as_str().ends_with(".qcow2")).is_some() {
         section.error("file", "qcow2 disks are not supported yet: convert it with qemu-img convert -O raw");
     }
     let read_only = section.boolean("read_only").unwrap_or(false);
@@ -327,6 +383,19 @@ verify = "full"
             texts,
             ["2: vm.name", "3: vm.cpus", "4: vm.memory", "5: boot.kernel", "6: boot.kernle", "8: disk[1].file"]
         );
+    }
+
+    #[test]
+    fn what_is_well_formed_in_a_bad_vm_toml_is_there_to_be_looked_at() {
+        let text = "[vm]\nname = \"web\"\ncpus = 0\nmemory = \"1 GiB\"\ncpu_baseline = \"x86\"\n\
+                    [boot]\nkernel = \"vmlinuz\"\ninitrd = \"../initrd\"\n\
+                    [[disk]]\nfile = \"/dev/sda\"\n[[disk]]\nfile = \"root.img\"\n[[disk]]\nfile = \"old.qcow2\"\n";
+        let draft = Draft::read("vm.toml", text, Some(&"db".parse().expect("valid")));
+        let errors: Vec<usize> = draft.config.expect_err("invalid").iter().map(|error| error.line).collect();
+        assert_eq!(errors, [2, 3, 5, 8, 10, 14]);
+        assert_eq!((draft.memory, draft.cpu_baseline), (Some(Bytes::mib(1024)), None));
+        assert_eq!((draft.kernel, draft.initrd), (Some("vmlinuz".parse().expect("valid")), None));
+        assert_eq!(draft.disks, [Disk { file: "root.img".parse().expect("valid"), read_only: false }]);
     }
 
     #[test]

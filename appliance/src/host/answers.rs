@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use model::diagnosis::{Diagnosis, Reason};
+use model::diagnosis::Diagnosis;
 use model::limits;
 use model::names::{DatastoreName, VmName};
 use model::units::Bytes;
@@ -170,7 +170,7 @@ fn vm_row(
 ) -> VmRow {
     let text = datastore.read_text(&format!("vms/{name}/vm.toml"), limits::VM_CONFIG_BYTES_MAX);
     let located = text.map(|config_text| Located { name: name.clone(), datastore: datastore.clone(), config_text });
-    let config = located.as_ref().ok().and_then(|located| located.read_config().ok());
+    let config = located.as_ref().ok().and_then(|located| located.draft().config.ok());
     let elsewhere = match holder {
         None => VmState::Unknown,
         Some(None) if config.is_none() => VmState::Broken,
@@ -192,7 +192,7 @@ fn vm_row(
 fn vm(plane: &ControlPlane, name: &VmName) -> Result<VmDetail, Diagnosis> {
     let located = locate(plane, name, &format!("VM {name} is not shown"))?;
     let holder = plane.leases.holder(&located.vm()).ok();
-    let (config, config_errors) = match located.read_config() {
+    let (config, config_errors) = match located.draft().config {
         Ok(config) => (Some(config), Vec::new()),
         Err(errors) => (None, errors),
     };
@@ -213,16 +213,7 @@ fn vm(plane: &ControlPlane, name: &VmName) -> Result<VmDetail, Diagnosis> {
 
 fn vm_checks(plane: &ControlPlane, name: &VmName) -> Result<Vec<Check>, Diagnosis> {
     let located = locate(plane, name, &format!("VM {name} is not checked"))?;
-    let config = match located.read_config() {
-        Ok(config) => config,
-        Err(errors) => {
-            let problems = errors.iter().map(|error| Reason::new(error.to_string(), "mend vm.toml")).collect();
-            return Ok(vec![Check { subject: "vm.toml".to_owned(), found: "has errors".to_owned(), problems }]);
-        }
-    };
-    let mut checks = vec![Check { subject: "vm.toml".to_owned(), found: "valid".to_owned(), problems: Vec::new() }];
-    checks.extend(checks::start_checks(plane, &located, &config));
-    Ok(checks)
+    Ok(checks::start_checks(plane, &located, &located.draft()))
 }
 
 fn datastore(plane: &ControlPlane, name: &DatastoreName) -> Result<DatastoreDetail, Diagnosis> {

@@ -353,17 +353,18 @@ fn prepare<'a>(plane: &'a Arc<ControlPlane>, incoming: &Incoming) -> Result<Prep
     }
     // What runs is what the source started, not what the file says by now.
     let located = Located { config_text: vm.config.clone(), ..located };
-    let config = located.config(&what).map_err(|refusal| refusal.reasons)?;
-    let mut reasons = checks::start_problems(plane, &located, &config);
+    let draft = located.draft();
+    let mut reasons = checks::start_problems(plane, &located, &draft);
     for (label, vlan) in &vm.port_groups {
         if plane.port_group_problem(label).is_none() && plane.vlan(label) != *vlan {
             let cause = format!("port group {label} is another VLAN on {}", plane.name());
             reasons.push(Reason::new(cause, format!("give it the same VLAN on both hosts: port_group.{label}.vlan")));
         }
     }
-    if !reasons.is_empty() {
-        return Err(reasons);
-    }
+    let config = match draft.config {
+        Ok(config) if reasons.is_empty() => config,
+        _ => return Err(reasons),
+    };
     if incoming.check_only {
         return Ok(Prepared { located, built: None });
     }

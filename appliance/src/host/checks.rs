@@ -4,22 +4,31 @@ use std::fs::File;
 
 use model::diagnosis::Reason;
 use model::units::Bytes;
-use model::vm_config::VmConfig;
+use model::vm_config::Draft;
 
 use crate::api::host::Check;
 use crate::host::control_plane::ControlPlane;
 use crate::host::located::Located;
 
 /// One condition of a start: what it looks at, and what it found or what is wrong.
-type Condition = (&'static str, fn(&ControlPlane, &Located, &VmConfig) -> Result<String, Vec<Reason>>);
+type Condition = (&'static str, fn(&ControlPlane, &Located, &Draft) -> Result<String, Vec<Reason>>);
 
 /// All conditions; a new one is a line here and a function below.
-const CONDITIONS: &[Condition] =
-    &[("KVM", kvm), ("CPU features", cpu), ("memory", memory), ("port groups", port_groups), ("files", files)];
+const CONDITIONS: &[Condition] = &[
+    ("vm.toml", text),
+    ("KVM", kvm),
+    ("CPU features", cpu),
+    ("memory", memory),
+    ("port groups", port_groups),
+    ("files", files),
+];
 
-/// Looks at every condition of a start on this host.
-pub fn start_checks(plane: &ControlPlane, located: &Located, config: &VmConfig) -> Vec<Check> {
-    let looked = CONDITIONS.iter().map(|(subject, look)| match look(plane, located, config) {
+/// What a condition says of a value that vm.toml does not give, or not well formed: `text` tells that.
+const NOT_SAID: &str = "vm.toml does not say";
+
+/// Looks at every condition of a start on this host; where vm.toml has errors, at what is well formed in it.
+pub fn start_checks(plane: &ControlPlane, located: &Located, draft: &Draft) -> Vec<Check> {
+    let looked = CONDITIONS.iter().map(|(subject, look)| match look(plane, located, draft) {
         Ok(found) => Check { subject: (*subject).to_owned(), found, problems: Vec::new() },
         Err(problems) => Check { subject: (*subject).to_owned(), found: "not fulfilled".to_owned(), problems },
     });
@@ -27,8 +36,8 @@ pub fn start_checks(plane: &ControlPlane, located: &Located, config: &VmConfig) 
 }
 
 /// Every reason why a VM cannot start on this host.
-pub fn start_problems(plane: &ControlPlane, located: &Located, config: &VmConfig) -> Vec<Reason> {
-    start_checks(plane, located, config).into_iter().flat_map(|check| check.problems).collect()
+pub fn start_problems(plane: &ControlPlane, located: &Located, draft: &Draft) -> Vec<Reason> {
+    start_checks(plane, located, draft).into_iter().flat_map(|check| check.problems).collect()
 }
 
 /// Why KVM cannot be used here, if it cannot.
@@ -38,25 +47,30 @@ pub fn kvm_problem() -> Option<Reason> {
     Some(Reason::new(format!("/dev/kvm cannot be opened: {error}"), hint))
 }
 
-fn kvm(_: &ControlPlane, _: &Located, _: &VmConfig) -> Result<String, Vec<Reason>> {
+fn text(_: &ControlPlane, located: &Located, draft: &Draft) -> Result<String, Vec<Reason>> {
+    let Err(errors) = &draft.config else { return Ok("valid".to_owned()) };
+    let hint = format!("mend it on datastore {}, then: vm check {}", located.datastore.name(), located.name);
+    Err(errors.iter().map(|error| Reason::new(error.to_string(), &hint)).collect())
+}
+
+fn kvm(_: &ControlPlane, _: &Located, _: &Draft) -> Result<String, Vec<Reason>> {
     match kvm_problem() {
         None => Ok("usable".to_owned()),
         Some(problem) => Err(vec![problem]),
     }
 }
 
-fn cpu(plane: &ControlPlane, _: &Located, config: &VmConfig) -> Result<String, Vec<Reason>> {
+fn cpu(plane: &ControlPlane, _: &Located, draft: &Draft) -> Result<String, Vec<Reason>> {
     let Some(report) = &plane.cpu else { return Ok("unknown without KVM".to_owned()) };
-    let missing = report.missing_for(config.cpu_baseline);
-    if missing.is_empty() { Ok(format!("{} is there", config.cpu_baseline)) } else { Err(missing) }
+    let Some(baseline) = draft.cpu_baseline else { return Ok(NOT_SAID.to_owned()) };
+    let missing = report.missing_for(baseline);
+    if missing.is_empty() { Ok(format!("{baseline} is there")) } else { Err(missing) }
 }
 
-fn memory(plane: &ControlPlane, located: &Located, config: &VmConfig) -> Result<String, Vec<Reason>> {
+fn memory(plane: &ControlPlane, located: &Located, draft: &Draft) -> Result<String, Vec<Reason>> {
+    let Some(memory) = draft.memory else { return Ok(NOT_SAID.to_owned()) };
     let free = plane.memory_free_for(&located.name);
-    if config.memory <= free {
-        return Ok(format!("{} of {free} free", config.memory));
-    }
-    Err(vec![too_little_memory(config.memory, free)])
+    if memory <= free { Ok(format!("{memory} of {free} free")) } else { Err(vec![too_little_memory(memory, free)]) }
 }
 
 /// Why a VM of this size cannot run here.
@@ -65,15 +79,14 @@ pub fn too_little_memory(needs: Bytes, free: Bytes) -> Reason {
     Reason::new(cause, "stop another VM, give this one less memory, or choose another host: host list")
 }
 
-fn port_groups(plane: &ControlPlane, _: &Located, config: &VmConfig) -> Result<String, Vec<Reason>> {
-    let missing: Vec<Reason> = config.nics.iter().filter_map(|nic| plane.port_group_problem(&nic.port_group)).collect();
-    if missing.is_empty() { Ok(format!("{} NICs can be plugged in", config.nics.len())) } else { Err(missing) }
+fn port_groups(plane: &ControlPlane, _: &Located, draft: &Draft) -> Result<String, Vec<Reason>> {
+    let missing: Vec<Reason> = draft.nics.iter().filter_map(|nic| plane.port_group_problem(&nic.port_group)).collect();
+    if missing.is_empty() { Ok(format!("{} NICs can be plugged in", draft.nics.len())) } else { Err(missing) }
 }
 
-fn files(_: &ControlPlane, located: &Located, config: &VmConfig) -> Result<String, Vec<Reason>> {
-    let boot = [Some(&config.boot.kernel), config.boot.initrd.as_ref()];
-    let boot = boot.into_iter().flatten().filter_map(|file| located.open_file(file).err());
-    let disks = config.disks.iter().filter_map(|disk| located.disk_size(disk).err());
+fn files(_: &ControlPlane, located: &Located, draft: &Draft) -> Result<String, Vec<Reason>> {
+    let boot = [&draft.kernel, &draft.initrd].into_iter().flatten().filter_map(|file| located.open_file(file).err());
+    let disks = draft.disks.iter().filter_map(|disk| located.disk_size(disk).err());
     let problems: Vec<Reason> = boot.chain(disks).collect();
     if problems.is_empty() { Ok("all there".to_owned()) } else { Err(problems) }
 }

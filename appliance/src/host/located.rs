@@ -3,11 +3,10 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use model::config_tree::{ConfigError, Tree};
 use model::diagnosis::{Diagnosis, Reason};
 use model::limits;
 use model::names::{MacAddress, VmName};
-use model::vm_config::{Disk, FilePath, VmConfig};
+use model::vm_config::{Disk, Draft, FilePath};
 
 use crate::api::lease::VmOnDatastore;
 use crate::datastore::{Datastore, DatastoreError};
@@ -71,39 +70,9 @@ impl Located {
         VmOnDatastore { datastore: self.datastore.name().clone(), vm: self.name.clone() }
     }
 
-    /// Reads its configuration.
-    ///
-    /// # Errors
-    /// Every error of the text.
-    pub fn read_config(&self) -> Result<VmConfig, Vec<ConfigError>> {
-        let file = vm_file(&self.name, "vm.toml");
-        let config = VmConfig::parse(&file, &self.config_text);
-        // Looked at whatever else is wrong: all errors are told at once.
-        let named = Tree::parse(&file, &self.config_text).ok().and_then(|tree| tree.string("vm.name"));
-        let misnamed = named.filter(|(name, _)| *name != self.name.as_str()).map(|(name, line)| {
-            let problem = format!("is \"{name}\", but the folder is \"{}\": make them the same", self.name);
-            ConfigError { file, line, key: "vm.name".to_owned(), problem }
-        });
-        match (config, misnamed) {
-            (Ok(config), None) => Ok(config),
-            (config, misnamed) => {
-                let mut errors = config.err().unwrap_or_default();
-                errors.extend(misnamed);
-                errors.sort_by_key(|error| error.line);
-                Err(errors)
-            }
-        }
-    }
-
-    /// Its configuration.
-    ///
-    /// # Errors
-    /// Every error of the text, as a refusal of `what`.
-    pub fn config(&self, what: &str) -> Result<VmConfig, Diagnosis> {
-        self.read_config().map_err(|errors| {
-            let hint = format!("mend it on datastore {}, then: vm check {}", self.datastore.name(), self.name);
-            Diagnosis::of(what, errors.iter().map(|error| Reason::new(error.to_string(), &hint)).collect())
-        })
+    /// Its configuration, as far as its vm.toml can be understood.
+    pub fn draft(&self) -> Draft {
+        Draft::read(&vm_file(&self.name, "vm.toml"), &self.config_text, Some(&self.name))
     }
 
     fn reason(&self, file: &FilePath, error: &dyn std::fmt::Display) -> Reason {

@@ -8,7 +8,7 @@ use model::diagnosis::{Diagnosis, Reason};
 use model::limits;
 use model::names::VmName;
 use model::units::Bytes;
-use model::vm_config::VmConfig;
+use model::vm_config::{Draft, VmConfig};
 
 use crate::api::host::VmState;
 use crate::api::lease::VmOnDatastore;
@@ -35,9 +35,12 @@ pub fn start(plane: &Arc<ControlPlane>, name: &VmName, caller: &Caller<'_>) -> R
     plane.refuse_if_ending(&what)?;
     caller.progress(&format!("starting {name}"), None);
     let located = locate(plane, name, &what)?;
-    let config = located.config(&what)?;
-    let _claim = claim(plane, &located, &config, &what, caller)?;
-    let problems = checks::start_problems(plane, &located, &config);
+    let draft = located.draft();
+    let Ok(config) = &draft.config else {
+        return Err(Diagnosis::of(&what, checks::start_problems(plane, &located, &draft)));
+    };
+    let _claim = claim(plane, &located, &draft, config.memory, &what, caller)?;
+    let problems = checks::start_problems(plane, &located, &draft);
     if !problems.is_empty() {
         return Err(Diagnosis::of(&what, problems));
     }
@@ -50,7 +53,7 @@ pub fn start(plane: &Arc<ControlPlane>, name: &VmName, caller: &Caller<'_>) -> R
     let noted = record::begin(&plane.run_dir, &vm);
     noted.map_err(|error| Diagnosis::new(&what, format!("its start cannot be noted: {error}"), "host check"))?;
     let started = acquire(plane, &vm).and_then(|epoch| {
-        let started = bring_up(plane, &located, &config, epoch, caller);
+        let started = bring_up(plane, &located, config, epoch, caller);
         if started.is_err() {
             // Tried again if it cannot be done now.
             let _ = owed::give_up(plane, &vm);
@@ -67,7 +70,8 @@ pub fn start(plane: &Arc<ControlPlane>, name: &VmName, caller: &Caller<'_>) -> R
 fn claim<'a>(
     plane: &'a ControlPlane,
     located: &Located,
-    config: &VmConfig,
+    draft: &Draft,
+    memory: Bytes,
     what: &str,
     caller: &Caller<'_>,
 ) -> Result<Claim<'a>, Diagnosis> {
@@ -79,14 +83,14 @@ fn claim<'a>(
         }
     }
     let most = plane.memory_for_vms().0;
-    plane.vms.claim_with(name, VmState::Starting, what, config.memory.0, most).map_err(|unclaimed| match unclaimed {
+    plane.vms.claim_with(name, VmState::Starting, what, memory.0, most).map_err(|unclaimed| match unclaimed {
         // Until its move is committed it is its source's.
         Unclaimed::Busy(busy) if plane.vms.state(name) == Some(VmState::MovingIn) => busy,
         Unclaimed::Busy(busy) => busy.vm_now(format!("it is on {}, this host", plane.name())),
         Unclaimed::Short { free } => {
             // Memory may have come free meanwhile; what else is wrong is told beside it all the same.
-            let mut problems = checks::start_problems(plane, located, config);
-            let short = checks::too_little_memory(config.memory, Bytes(free));
+            let mut problems = checks::start_problems(plane, located, draft);
+            let short = checks::too_little_memory(memory, Bytes(free));
             if !problems.iter().any(|problem| problem.hint == short.hint) {
                 problems.push(short);
             }
