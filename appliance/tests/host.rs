@@ -205,6 +205,20 @@ fn a_broken_vm_toml_is_told_with_all_its_errors_and_the_files_that_are_not_there
 }
 
 #[test]
+fn a_kernel_that_is_none_is_found_by_the_check_already() {
+    let Some(datastore) = Datastore::with_witness("no-kernel") else { return };
+    datastore.add("text", 1, "64 MiB", "", "");
+    datastore.write("vms/text/witness.elf", "a page that says that the file is not here any more");
+    let host = Host::boot(&datastore, "host-a", 1);
+    let (status, checks) = host.ask("vm check text");
+    let told = "vms/text/witness.elf on datastore lab: the kernel is neither a Linux bzImage nor an ELF image";
+    assert!(status == 1 && line(&checks).contains(told), "{}", line(&checks));
+    let (status, refusal) = host.ask("vm start text");
+    assert!(status == 1 && line(&refusal).contains(told), "{}", line(&refusal));
+    assert_eq!(host.epoch("text"), 0, "it never had a lease");
+}
+
+#[test]
 fn vms_are_not_denied_while_their_datastore_does_not_answer() {
     let Some(datastore) = Datastore::with_witness("denied") else { return };
     datastore.add("idle", 1, "64 MiB", "", "");

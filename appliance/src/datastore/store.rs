@@ -165,13 +165,22 @@ impl Datastore {
     /// # Errors
     /// It is not there, larger than `max` bytes, or not text.
     pub fn read_text(&self, path: &str, max: u64) -> Result<String, DatastoreError> {
+        let bytes = self.read_start(path, max + 1)?;
+        if bytes.len() as u64 > max {
+            return Err(DatastoreError::TooLarge(max));
+        }
+        String::from_utf8(bytes).map_err(|_| DatastoreError::NotText)
+    }
+
+    /// Reads the first `max` bytes of a file, or all if it has fewer.
+    ///
+    /// # Errors
+    /// It is not there or not readable.
+    pub fn read_start(&self, path: &str, max: u64) -> Result<Vec<u8>, DatastoreError> {
         self.run(path, move |path| {
             let mut bytes = Vec::new();
-            File::open(path)?.take(max + 1).read_to_end(&mut bytes)?;
-            if bytes.len() as u64 > max {
-                return Err(DatastoreError::TooLarge(max));
-            }
-            String::from_utf8(bytes).map_err(|_| DatastoreError::NotText)
+            File::open(path)?.take(max).read_to_end(&mut bytes)?;
+            Ok(bytes)
         })
     }
 

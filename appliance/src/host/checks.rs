@@ -85,8 +85,9 @@ fn port_groups(plane: &ControlPlane, _: &Located, draft: &Draft) -> Result<Strin
 }
 
 fn files(_: &ControlPlane, located: &Located, draft: &Draft) -> Result<String, Vec<Reason>> {
-    let boot = [&draft.kernel, &draft.initrd].into_iter().flatten().filter_map(|file| located.open_file(file).err());
+    let kernel = draft.kernel.iter().filter_map(|kernel| located.look_at_kernel(kernel).err());
+    let initrd = draft.initrd.iter().filter_map(|initrd| located.open_file(initrd).err());
     let disks = draft.disks.iter().filter_map(|disk| located.disk_size(disk).err());
-    let problems: Vec<Reason> = boot.chain(disks).collect();
+    let problems: Vec<Reason> = kernel.chain(initrd).chain(disks).collect();
     if problems.is_empty() { Ok("all there".to_owned()) } else { Err(problems) }
 }

@@ -7,10 +7,14 @@ use model::diagnosis::{Diagnosis, Reason};
 use model::limits;
 use model::names::{MacAddress, VmName};
 use model::vm_config::{Disk, Draft, FilePath};
+use vmm::boot::kernel::{self, HEADER_BYTES};
 
 use crate::api::lease::VmOnDatastore;
 use crate::datastore::{Datastore, DatastoreError};
 use crate::host::control_plane::ControlPlane;
+
+/// What a person is told who gave a VM a kernel that cannot be loaded.
+pub const KERNEL_HINT: &str = "boot.kernel in vm.toml must be a bzImage or an ELF with a PVH entry";
 
 /// A VM found on a datastore.
 #[derive(Clone)]
@@ -89,6 +93,17 @@ impl Located {
     /// It is not there or not readable.
     pub fn open_file(&self, file: &FilePath) -> Result<File, Reason> {
         self.datastore.open_read(&vm_file(&self.name, file.as_str())).map_err(|error| self.reason(file, &error))
+    }
+
+    /// Looks whether a file of the VM is a kernel that can be loaded; only its header is read.
+    ///
+    /// # Errors
+    /// It is not there, not readable, or no such kernel.
+    pub fn look_at_kernel(&self, file: &FilePath) -> Result<(), Reason> {
+        let header = self.datastore.read_start(&vm_file(&self.name, file.as_str()), HEADER_BYTES as u64);
+        let header = header.map_err(|error| self.reason(file, &error))?;
+        let looked = kernel::recognise(&header).map(drop);
+        looked.map_err(|error| Reason { hint: KERNEL_HINT.to_owned(), ..self.reason(file, &error) })
     }
 
     /// Opens a disk for the VM: O_DIRECT, for writing unless it is read-only.

@@ -17,7 +17,7 @@ use crate::host::born::{Born, Unattached, attach_disks};
 use crate::host::caller::{Caller, LOOK};
 use crate::host::control_plane::ControlPlane;
 use crate::host::host_lease::Waited;
-use crate::host::located::{Located, locate};
+use crate::host::located::{KERNEL_HINT, Located, locate};
 use crate::host::running::Running;
 use crate::host::vms::{Claim, Unclaimed};
 use crate::host::{checks, ends, host_lease, owed, record};
@@ -173,8 +173,8 @@ fn boot(plane: &ControlPlane, located: &Located, running: &Running) -> Result<()
     beside.extend(initrd.as_ref().map(AsFd::as_fd));
     let load = VmmRequest::Load { cmdline: boot.cmdline.clone(), initrd: initrd.is_some() };
     let loaded = running.monitor.ask(&load, &beside);
-    let hint = "boot.kernel in vm.toml must be a bzImage or an ELF with a PVH entry";
-    loaded.map_err(|error| Reason::new(format!("the kernel {} cannot be loaded: {error}", boot.kernel), hint))?;
+    loaded
+        .map_err(|error| Reason::new(format!("the kernel {} cannot be loaded: {error}", boot.kernel), KERNEL_HINT))?;
     let resumed = running.monitor.ask(&VmmRequest::Resume, &[]);
     resumed.map_err(|error| Reason::new(error.to_string(), "log show vmm")).map(|_| ())
 }

@@ -4,11 +4,11 @@
 use linux_loader::bootparam::{boot_e820_entry, boot_params, setup_header};
 use linux_loader::configurator::linux::LinuxBootConfigurator;
 use linux_loader::configurator::{BootConfigurator, BootParams};
-use linux_loader::loader::KernelLoaderResult;
 use linux_loader::loader::bzimage::BzImage;
-use linux_loader::loader::{Error as LoaderError, KernelLoader};
+use linux_loader::loader::{KernelLoader, KernelLoaderResult};
 use vm_memory::GuestAddress;
 
+use super::kernel::SETUP_MAGIC;
 use super::memory_map::{ONE_MIB, memory_map};
 use super::{BootError, BootImage, COMMAND_LINE_START, Entry, load_initrd, write_command_line};
 use crate::memory::layout::LOW_RAM_END;
@@ -17,7 +17,6 @@ use crate::memory::{GuestMemory, Layout};
 /// Where the boot parameters ("zero page") lie.
 pub const BOOT_PARAMS: u64 = 0x7000;
 
-const HEADER_MAGIC: u32 = 0x5372_6448;
 const BOOT_FLAG: u16 = 0xaa55;
 /// A boot loader without a number of its own.
 const LOADER_UNDEFINED: u8 = 0xff;
@@ -26,8 +25,6 @@ const VIDEO_NORMAL: u16 = 0xffff;
 const XLF_KERNEL_64: u16 = 1;
 /// Offset of the 64-bit entry point from the 32-bit one.
 const ENTRY_64_OFFSET: u64 = 0x200;
-/// The first version with `cmdline_size`, the oldest that is loaded here.
-const VERSION_MIN: u16 = 0x0206;
 const VERSION_INIT_SIZE: u16 = 0x020a;
 const VERSION_XLOADFLAGS: u16 = 0x020c;
 /// The highest address an initrd may have if the kernel does not say.
@@ -40,14 +37,8 @@ pub(super) fn load(
     rsdp: u64,
 ) -> Result<Entry, BootError> {
     let loaded = BzImage::load(memory, None, &mut image.kernel, Some(GuestAddress(ONE_MIB)));
-    let loaded = loaded.map_err(|error| match error {
-        LoaderError::Bzimage(linux_loader::loader::bzimage::Error::InvalidBzImage) => BootError::Unknown,
-        other => BootError::Kernel(other),
-    })?;
+    let loaded = loaded.map_err(BootError::Kernel)?;
     let header = known_part(loaded.setup_header.ok_or(BootError::Unknown)?);
-    if header.version < VERSION_MIN {
-        return Err(BootError::Protocol { major: (header.version >> 8) as u8, minor: header.version as u8 });
-    }
     let floor = kernel_end(&header, &loaded);
     write_parameters(memory, layout, image, rsdp, header, floor)?;
     let entry = loaded.kernel_load.0;
@@ -69,7 +60,7 @@ pub(super) fn load_elf(
 ) -> Result<Entry, BootError> {
     let header = setup_header {
         boot_flag: BOOT_FLAG,
-        header: HEADER_MAGIC,
+        header: SETUP_MAGIC,
         version: 0x020f,
         loadflags: 1,
         kernel_alignment: 0x20_0000,

@@ -1,5 +1,5 @@
-//! Putting a kernel into a fresh machine, as its boot loader would: PVH for an ELF that has the note ([`pvh`]), Linux' own
-//! protocol for a bzImage or an ELF without ([`linux`]).
+//! Putting a kernel ([`kernel`] tells what kind) into a fresh machine, as its boot loader would: PVH for an ELF that has the
+//! note ([`pvh`]), Linux' own protocol for a bzImage or an ELF without ([`linux`]).
 //!
 //! ```text
 //!   0x500    descriptor table              0x9000   page tables of the first 4 GiB, six pages
@@ -15,12 +15,15 @@ use vm_memory::{Bytes, GuestAddress, ReadVolatile};
 
 use crate::memory::{GuestMemory, Layout, PAGE_BYTES};
 
+pub mod kernel;
 pub mod linux;
 pub mod memory_map;
 pub mod pvh;
 pub mod registers;
 
 pub use registers::Entry;
+
+use kernel::{HEADER_BYTES, Kind, recognise};
 
 /// Where the command line lies.
 pub const COMMAND_LINE_START: u64 = 0x2_0000;
@@ -53,6 +56,9 @@ pub enum BootError {
     /// Neither a bzImage nor an ELF.
     #[error("the kernel is neither a Linux bzImage nor an ELF image")]
     Unknown,
+    /// An ELF, but not for this processor.
+    #[error("the kernel is an ELF image, but not one for x86-64")]
+    Processor,
     /// The image is damaged, or does not fit the machine's memory.
     #[error("the kernel cannot be loaded: {0}")]
     Kernel(#[source] linux_loader::loader::Error),
@@ -101,11 +107,14 @@ pub struct Loaded {
 /// # Errors
 /// [`BootError`].
 pub fn load(memory: &GuestMemory, layout: &Layout, image: &mut BootImage, rsdp: u64) -> Result<Entry, BootError> {
-    let mut start = [0; 4];
+    let mut start = Vec::with_capacity(HEADER_BYTES);
     let read = |source| BootError::Read { what: "kernel", source };
     image.kernel.seek(SeekFrom::Start(0)).map_err(read)?;
-    image.kernel.read_exact(&mut start).map_err(read)?;
-    if start == *b"\x7fELF" { pvh::load(memory, layout, image, rsdp) } else { linux::load(memory, layout, image, rsdp) }
+    image.kernel.by_ref().take(HEADER_BYTES as u64).read_to_end(&mut start).map_err(read)?;
+    match recognise(&start)? {
+        Kind::Elf => pvh::load(memory, layout, image, rsdp),
+        Kind::BzImage => linux::load(memory, layout, image, rsdp),
+    }
 }
 
 /// Writes the command line, whose length must not exceed `limit`.
