@@ -239,12 +239,16 @@ impl<'a> Section<'a> {
 
     /// A text.
     pub fn text(&mut self, key: &'static str) -> Option<String> {
+        self.text_for(key, "a text in quotes")
+    }
+
+    fn text_for(&mut self, key: &'static str, wanted: &str) -> Option<String> {
         match &self.take(key)?.value {
             Value::Text(text) => Some(text.clone()),
             // A word of the kernel command line cannot tell the text "1" from the number.
             Value::Integer(number) => Some(number.to_string()),
             other => {
-                self.error(key, format!("a text in quotes is wanted, not {}", other.kind()));
+                self.error(key, format!("{wanted} is wanted, not {}", other.kind()));
                 None
             }
         }
@@ -296,11 +300,14 @@ impl<'a> Section<'a> {
 
     /// A size with a unit, within a range.
     pub fn size(&mut self, key: &'static str, range: RangeInclusive<Bytes>) -> Option<Bytes> {
-        let size: Bytes = self.parsed(key)?;
-        if range.contains(&size) {
-            return Some(size);
-        }
-        self.error(key, format!("{size} is out of range: {} to {}", range.start(), range.end()));
+        let bounds = format!("{} to {}", range.start(), range.end());
+        let text = self.text_for(key, &format!("a size in quotes from {bounds}"))?;
+        let problem = match text.parse() {
+            Ok(size) if range.contains(&size) => return Some(size),
+            Ok(size) => format!("{size} is out of range: {bounds}"),
+            Err(error) => format!("\"{text}\" is not valid: {error}; from {bounds}"),
+        };
+        self.error(key, problem);
         None
     }
 

@@ -226,7 +226,8 @@ impl FromStr for Cidr {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const FORM: &str = "write an address and the prefix length of its network: 192.168.0.11/24";
+        const FORM: &str = "write an address and the prefix length of its network, 0 to 32 for IPv4 and 0 to 128 for IPv6: \
+                            192.168.0.11/24";
         let (address, prefix) = text.split_once('/').ok_or(FORM)?;
         let address: IpAddr = address.parse().map_err(|_| FORM)?;
         let prefix: u8 = prefix.parse().map_err(|_| FORM)?;
@@ -242,10 +243,13 @@ impl fmt::Display for Cidr {
 }
 
 impl FromStr for AddressSource {
-    type Err = &'static str;
+    type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text == "dhcp" { Ok(Self::Dhcp) } else { text.parse().map(Self::Static) }
+        if text == "dhcp" {
+            return Ok(Self::Dhcp);
+        }
+        text.parse().map(Self::Static).map_err(|form: &str| format!("{form}, or \"dhcp\""))
     }
 }
 
@@ -255,6 +259,18 @@ impl fmt::Display for AddressSource {
             Self::Dhcp => f.pad("dhcp"),
             Self::Static(cidr) => cidr.fmt(f),
         }
+    }
+}
+
+/// An address that stands alone in a configuration.
+struct Address(IpAddr);
+
+impl FromStr for Address {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const FORM: &str = "write an IPv4 or IPv6 address, 192.168.0.1 or fd00::1: names are not looked up";
+        text.parse().map(Self).map_err(|_| FORM)
     }
 }
 
@@ -279,7 +295,10 @@ impl FromStr for NicSelector {
         if name && text != "." && text != ".." {
             return Ok(Self::Name(text.to_owned()));
         }
-        Err("write a NIC as its MAC address, its PCI address (0000:00:03.0) or the kernel's name (eth0)")
+        Err(
+            "write a NIC as its MAC address (52:54:00:12:34:56), its PCI address (0000:00:03.0) or the kernel's name of 1 to 15 \
+             characters (eth0)",
+        )
     }
 }
 
@@ -376,10 +395,14 @@ fn transposed<T>(section: Option<Option<T>>) -> Option<Option<T>> {
     }
 }
 
+fn gateway(section: &mut Section<'_>) -> Option<IpAddr> {
+    section.parsed("gateway").map(|Address(address)| address)
+}
+
 fn read_management(mut section: Section<'_>) -> Option<Management> {
     let nic = section.required("nic", "eth0");
     let address = section.parsed("address");
-    let gateway = section.parsed("gateway");
+    let gateway = gateway(&mut section);
     let valid = address.is_some() || !section.has("address");
     section.finish();
     valid.then_some(())?;
@@ -412,7 +435,7 @@ fn read_port_group(name: PortGroupName, vswitches: &[Vswitch], mut section: Sect
 fn read_migration_nic(mut section: Section<'_>) -> Option<MigrationNic> {
     let nic = section.required("nic", "eth1");
     let address = section.required("address", "10.0.0.11/24");
-    let gateway = section.parsed("gateway");
+    let gateway = gateway(&mut section);
     let vlan = vlan(&mut section);
     let mtu = section.integer("mtu", 1280..=9216).and_then(|mtu| u16::try_from(mtu).ok());
     let port = section.integer("port", 1..=65535).and_then(|port| u16::try_from(port).ok()).unwrap_or(7780);
@@ -427,7 +450,7 @@ fn read_datastore(name: DatastoreName, mut section: Section<'_>) -> Option<Datas
         "directory" => {
             let path = section.required_text("path", "/mnt/lab");
             if path.as_ref().is_some_and(|path| !path.starts_with('/')) {
-                section.error("path", "must be absolute");
+                section.error("path", "must be absolute, like \"/mnt/lab\"");
             }
             path.map(|path| DatastoreKind::Directory { path })
         }
@@ -441,11 +464,11 @@ fn read_datastore(name: DatastoreName, mut section: Section<'_>) -> Option<Datas
 }
 
 fn read_nfs(section: &mut Section<'_>) -> Option<DatastoreKind> {
-    let server = section.required("server", "192.168.0.2");
+    let server = section.required("server", "192.168.0.2").map(|Address(address)| address);
     let port = section.integer("port", 1..=65535).and_then(|port| u16::try_from(port).ok()).unwrap_or(2049);
     let export = section.required_text("export", "/lab");
     if export.as_ref().is_some_and(|path| !path.starts_with('/') || path.contains([',', '\0'])) {
-        section.error("export", "must be absolute, without commas");
+        section.error("export", "must be absolute, without commas and zero bytes, like \"/lab\"");
     }
     let version = section.parsed("version").unwrap_or_default();
     Some(DatastoreKind::Nfs { server: server?, port, export: export?, version })
@@ -484,6 +507,39 @@ export = "/lab"
         let DatastoreKind::Nfs { port, version, .. } = &config.datastores[0].kind else { panic!("NFS") };
         assert_eq!((*port, *version), (20490, NfsVersion::V4_1));
         assert_eq!(config.vswitches[0].uplink, Some(NicSelector::Pci("0000:00:05.0".to_owned())));
+    }
+
+    #[test]
+    fn every_bad_value_says_what_is_allowed() {
+        for (key, bad, allowed) in [
+            ("hostname", "Host", "1 to 48 lower-case letters"),
+            ("log_level", "loud", "\"error\" \"warn\" \"info\" \"debug\""),
+            ("management.nic", "a-name-that-is-too-long", "1 to 15 characters"),
+            ("management.address", "10.0.0.1/64", "0 to 32 for IPv4"),
+            ("management.address", "10.0.0.1/x", "0 to 32 for IPv4"),
+            ("management.address", "fd00::1/129", "0 to 128 for IPv6"),
+            ("management.address", "10.0.0.1", "0 to 32 for IPv4"),
+            ("management.address", "DHCP", "\"dhcp\""),
+            ("management.gateway", "router", "192.168.0.1 or fd00::1"),
+            ("vswitch.vs0.uplink", "eth/0", "1 to 15 characters"),
+            ("vswitch.vs0.mtu", "1279", "1280 to 9216"),
+            ("port_group.lab.vlan", "4095", "1 to 4094"),
+            ("migration_nic.address", "10.0.0.11/33", "0 to 32 for IPv4"),
+            ("migration_nic.gateway", "10.0.0.1/24", "192.168.0.1 or fd00::1"),
+            ("migration_nic.mtu", "x", "1280 to 9216"),
+            ("migration_nic.port", "65536", "1 to 65535"),
+            ("datastore.lab.kind", "smb", "\"nfs\" or \"directory\""),
+            ("datastore.lab.server", "nas", "192.168.0.1 or fd00::1"),
+            ("datastore.lab.port", "0", "1 to 65535"),
+            ("datastore.lab.export", "lab", "absolute"),
+            ("datastore.lab.version", "4", "\"3\" \"4.1\" \"4.2\""),
+        ] {
+            let mut layers = Layers::new("godwit/host.toml", HOST).expect("TOML");
+            layers.kernel_words(&format!("godwit.{key}={bad}")).expect("words");
+            let errors = layers.read().expect_err(bad);
+            let told = errors.iter().any(|error| error.key == key && error.problem.contains(allowed));
+            assert!(told, "{key}={bad}: {errors:?}");
+        }
     }
 
     #[test]

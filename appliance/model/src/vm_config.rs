@@ -129,7 +129,7 @@ impl FromStr for FilePath {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let part = |part: &str| !part.is_empty() && part != "." && part != "..";
         if text.len() > 255 || text.chars().any(char::is_control) || !text.split('/').all(part) {
-            return Err("write the path of a file below the VM's folder, without \".\" and \"..\"");
+            return Err("write the path of a file below the VM's folder, 1 to 255 bytes, without \".\" and \"..\"");
         }
         Ok(Self(text.to_owned()))
     }
@@ -396,6 +396,32 @@ verify = "full"
         assert_eq!((draft.memory, draft.cpu_baseline), (Some(Bytes::mib(1024)), None));
         assert_eq!((draft.kernel, draft.initrd), (Some("vmlinuz".parse().expect("valid")), None));
         assert_eq!(draft.disks, [Disk { file: "root.img".parse().expect("valid"), read_only: false }]);
+    }
+
+    #[test]
+    fn every_bad_value_says_what_is_allowed() {
+        for (good, bad, allowed) in [
+            ("\"web\"", "\"../web\"", "1 to 48 letters"),
+            ("cpus = 2", "cpus = 65", "1 to 64"),
+            ("cpus = 2", "cpus = \"2\"", "1 to 64"),
+            ("\"1 GiB\"", "\"2 TiB\"", "16 MiB to 1 TiB"),
+            ("\"1 GiB\"", "\"1 GB\"", "16 MiB to 1 TiB"),
+            ("\"1 GiB\"", "\"99999999999 TiB\"", "16 MiB to 1 TiB"),
+            ("\"1 GiB\"", "1.5", "16 MiB to 1 TiB"),
+            ("\"1 GiB\"", "\"20.5 MiB\"", "whole MiB"),
+            ("\"x86-64-v2\"", "\"x86\"", "x86-64-v1"),
+            ("cpus = 2", "cpus = 2\ncpu_affinity = [4096]", "0 to 4095"),
+            ("\"vmlinuz\"", "\"/boot/vmlinuz\"", "1 to 255 bytes"),
+            ("\"initrd.img\"", "\"\"", "1 to 255 bytes"),
+            ("\"root.img\"", "\"../root.img\"", "1 to 255 bytes"),
+            ("\"lab\"", "\"lab!\"", "1 to 48 letters"),
+            ("52:54:00:12:34:56", "52-54-00-12-34-56", "six pairs of hex digits"),
+            ("stun_ms_max = 200", "stun_ms_max = 4", "5 to 60000"),
+            ("\"full\"", "\"deep\"", "\"transfer\", \"audit\" or \"full\""),
+        ] {
+            let errors = VmConfig::parse("vm.toml", &WEB.replacen(good, bad, 1)).expect_err(bad);
+            assert!(errors.len() == 1 && errors[0].problem.contains(allowed), "{bad}: {errors:?}");
+        }
     }
 
     #[test]
