@@ -219,7 +219,9 @@ fn read(mut root: Section<'_>, folder: Option<&VmName>) -> Draft {
     }
     let (vm, boot) = (vm.unwrap_or_default(), boot.unwrap_or_default());
     let disks: Vec<_> = root.sections("disk", limits::VM_DISKS_MAX).into_iter().filter_map(read_disk).collect();
-    let nics: Vec<_> = root.sections("nic", limits::VM_NICS_MAX).into_iter().filter_map(read_nic).collect();
+    let mut macs = Vec::new();
+    let nics = root.sections("nic", limits::VM_NICS_MAX);
+    let nics: Vec<_> = nics.into_iter().filter_map(|section| read_nic(section, &mut macs)).collect();
     let migration = root.section("migration").map(read_migration).unwrap_or_default();
     root.finish();
     let (memory, cpu_baseline) = (vm.memory, vm.cpu_baseline);
@@ -314,9 +316,14 @@ fn read_disk(mut section: Section<'_>) -> Option<Disk> {
     Some(Disk { file: file?, read_only })
 }
 
-fn read_nic(mut section: Section<'_>) -> Option<Nic> {
+/// `macs` are the addresses of the NICs before it.
+fn read_nic(mut section: Section<'_>, macs: &mut Vec<Option<MacAddress>>) -> Option<Nic> {
     let port_group = section.required("port_group", "lab");
-    let mac = section.parsed("mac");
+    let mac: Option<MacAddress> = section.parsed("mac");
+    if let Some(earlier) = mac.and_then(|mac| macs.iter().position(|earlier| *earlier == Some(mac))) {
+        section.error("mac", format!("is the address of nic[{}] already: give each NIC its own", earlier + 1));
+    }
+    macs.push(mac);
     section.finish();
     Some(Nic { port_group: port_group?, mac })
 }
@@ -396,6 +403,17 @@ verify = "full"
         assert_eq!((draft.memory, draft.cpu_baseline), (Some(Bytes::mib(1024)), None));
         assert_eq!((draft.kernel, draft.initrd), (Some("vmlinuz".parse().expect("valid")), None));
         assert_eq!(draft.disks, [Disk { file: "root.img".parse().expect("valid"), read_only: false }]);
+    }
+
+    #[test]
+    fn two_nics_never_have_one_address() {
+        let nic = |mac: &str| format!("[[nic]]\nport_group = \"lab\"\n{mac}");
+        let (none, other) = (nic(""), nic("mac = \"52:54:00:12:34:57\"\n"));
+        assert!(VmConfig::parse("vm.toml", &format!("{WEB}{none}{other}{none}")).is_ok());
+        let same = nic("mac = \"52:54:00:12:34:56\"\n");
+        let errors = VmConfig::parse("vm.toml", &format!("{WEB}{none}{same}")).expect_err("invalid");
+        let told: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["vm.toml line 27: nic[3].mac: is the address of nic[1] already: give each NIC its own"]);
     }
 
     #[test]
