@@ -163,6 +163,18 @@ pub struct Check {
     pub problems: Vec<Reason>,
 }
 
+impl Check {
+    /// One that found nothing wrong.
+    pub fn well(subject: impl Into<String>, found: impl Into<String>) -> Self {
+        Self { subject: subject.into(), found: found.into(), problems: Vec::new() }
+    }
+
+    /// One that found what should be known and stands in the way of nothing.
+    pub fn warning(subject: impl Into<String>, Reason { cause, hint }: &Reason) -> Self {
+        Self::well(subject, format!("warning: {cause}; {hint}"))
+    }
+}
+
 /// This host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostDetail {

@@ -3,7 +3,6 @@
 use std::os::fd::OwnedFd;
 
 use model::diagnosis::Diagnosis;
-use model::limits;
 use model::names::{DatastoreName, VmName};
 use model::units::Bytes;
 
@@ -16,7 +15,7 @@ use crate::datastore::Datastore;
 use crate::host::control_plane::ControlPlane;
 use crate::host::located::{Located, locate};
 use crate::host::receipts::{self, listed_vms, vm_names};
-use crate::host::{checks, health, logs};
+use crate::host::{checks, health, logs, mac_addresses};
 
 /// VMs whose holders are asked for in one message: the answer has to fit into one, too.
 const LISTED_AT_ONCE: usize = 200;
@@ -168,8 +167,7 @@ fn vm_row(
     name: &VmName,
     holder: Option<Option<&Holder>>,
 ) -> VmRow {
-    let text = datastore.read_text(&format!("vms/{name}/vm.toml"), limits::VM_CONFIG_BYTES_MAX);
-    let located = text.map(|config_text| Located { name: name.clone(), datastore: datastore.clone(), config_text });
+    let located = Located::read(datastore, name);
     let config = located.as_ref().ok().and_then(|located| located.draft().config.ok());
     let elsewhere = match holder {
         None => VmState::Unknown,
@@ -213,7 +211,12 @@ fn vm(plane: &ControlPlane, name: &VmName) -> Result<VmDetail, Diagnosis> {
 
 fn vm_checks(plane: &ControlPlane, name: &VmName) -> Result<Vec<Check>, Diagnosis> {
     let located = locate(plane, name, &format!("VM {name} is not checked"))?;
-    Ok(checks::start_checks(plane, &located, &located.draft()))
+    let draft = located.draft();
+    let mut checks = checks::start_checks(plane, &located, &draft);
+    if let Ok(config) = &draft.config {
+        checks.extend(mac_addresses::checks(plane, &located, config));
+    }
+    Ok(checks)
 }
 
 fn datastore(plane: &ControlPlane, name: &DatastoreName) -> Result<DatastoreDetail, Diagnosis> {

@@ -106,10 +106,7 @@ fn machine_spec(located: &Located, config: &VmConfig) -> Result<MachineSpec, Rea
         let capacity_bytes = located.disk_size(disk)?;
         disks.push(DiskSpec { capacity_bytes, read_only: disk.read_only, serial: format!("disk{n}") });
     }
-    let nics = config.nics.iter().enumerate().map(|(n, nic)| {
-        let mac = nic.mac.unwrap_or_else(|| located.made_mac(n));
-        NicSpec { mac: mac.bytes(), mtu: None }
-    });
+    let nics = located.macs(config).into_iter().map(|mac| NicSpec { mac: mac.bytes(), mtu: None });
     Ok(MachineSpec {
         cpus: config.cpus,
         memory_bytes: config.memory.0,

@@ -29,7 +29,7 @@ const NOT_SAID: &str = "vm.toml does not say";
 /// Looks at every condition of a start on this host; where vm.toml has errors, at what is well formed in it.
 pub fn start_checks(plane: &ControlPlane, located: &Located, draft: &Draft) -> Vec<Check> {
     let looked = CONDITIONS.iter().map(|(subject, look)| match look(plane, located, draft) {
-        Ok(found) => Check { subject: (*subject).to_owned(), found, problems: Vec::new() },
+        Ok(found) => Check::well(*subject, found),
         Err(problems) => Check { subject: (*subject).to_owned(), found: "not fulfilled".to_owned(), problems },
     });
     looked.collect()

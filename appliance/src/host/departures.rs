@@ -261,12 +261,9 @@ fn conclude(
 
 /// What a person reads of checks that found nothing in the way.
 fn fulfilled(link: String, warnings: Vec<Finding>) -> Vec<Check> {
-    let all = ("migration".to_owned(), "every condition is fulfilled on both hosts".to_owned());
-    let warnings = warnings
-        .into_iter()
-        .map(|Finding { condition, reason, .. }| (condition, format!("warning: {}; {}", reason.cause, reason.hint)));
-    let rows = [all, ("migration link".to_owned(), link)].into_iter().chain(warnings);
-    rows.map(|(subject, found)| Check { subject, found, problems: Vec::new() }).collect()
+    let all = Check::well("migration", "every condition is fulfilled on both hosts");
+    let warnings = warnings.iter().map(|Finding { condition, reason, .. }| Check::warning(condition, reason));
+    [all, Check::well("migration link", link)].into_iter().chain(warnings).collect()
 }
 
 fn random_id() -> std::io::Result<MigrationId> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use model::diagnosis::{Diagnosis, Reason};
 use model::limits;
 use model::names::{MacAddress, VmName};
-use model::vm_config::{Disk, Draft, FilePath};
+use model::vm_config::{Disk, Draft, FilePath, VmConfig};
 use vmm::boot::kernel::{self, HEADER_BYTES};
 
 use crate::api::lease::VmOnDatastore;
@@ -35,8 +35,8 @@ pub fn locate(plane: &ControlPlane, name: &VmName, what: &str) -> Result<Located
     let mut found = Vec::new();
     let mut silent = Vec::new();
     for datastore in plane.datastores.all() {
-        match datastore.read_text(&vm_file(name, "vm.toml"), limits::VM_CONFIG_BYTES_MAX) {
-            Ok(config_text) => found.push(Located { name: name.clone(), datastore, config_text }),
+        match Located::read(&datastore, name) {
+            Ok(located) => found.push(located),
             Err(error) if error.is_missing() => {}
             Err(error @ (DatastoreError::NotText | DatastoreError::TooLarge(_))) => silent.push(Reason::new(
                 format!("{} on datastore {}: {error}", vm_file(name, "vm.toml"), datastore.name()),
@@ -69,6 +69,15 @@ fn vm_file(name: &VmName, file: &str) -> String {
 }
 
 impl Located {
+    /// A VM of this datastore.
+    ///
+    /// # Errors
+    /// Its vm.toml is not there or cannot be read.
+    pub fn read(datastore: &Arc<Datastore>, name: &VmName) -> Result<Self, DatastoreError> {
+        let config_text = datastore.read_text(&vm_file(name, "vm.toml"), limits::VM_CONFIG_BYTES_MAX)?;
+        Ok(Self { name: name.clone(), datastore: Arc::clone(datastore), config_text })
+    }
+
     /// Its place, as the lease role knows it.
     pub fn vm(&self) -> VmOnDatastore {
         VmOnDatastore { datastore: self.datastore.name().clone(), vm: self.name.clone() }
@@ -137,12 +146,15 @@ impl Located {
         Ok(size)
     }
 
-    /// The MAC address of a NIC whose configuration has none: made of the VM's name and the NIC's number, so that it
-    /// is the same at every start and on every host.
-    pub fn made_mac(&self, nic: usize) -> MacAddress {
-        let digest = xxhash_rust::xxh3::xxh3_64(format!("{}/{}/{nic}", self.datastore.name(), self.name).as_bytes());
-        let [a, b, c, ..] = digest.to_be_bytes();
-        MacAddress::new([0x52, 0x54, 0x00, a, b, c]).expect("0x52 is even, so the address is unicast")
+    /// The MAC addresses of its NICs, in their order. Where its configuration has none, it is made of the VM's name and the
+    /// NIC's number, so that it is the same at every start and on every host.
+    pub fn macs(&self, config: &VmConfig) -> Vec<MacAddress> {
+        let made = |nic: usize| {
+            let name = format!("{}/{}/{nic}", self.datastore.name(), self.name);
+            let [a, b, c, ..] = xxhash_rust::xxh3::xxh3_64(name.as_bytes()).to_be_bytes();
+            MacAddress::new([0x52, 0x54, 0x00, a, b, c]).expect("0x52 is even, so the address is unicast")
+        };
+        config.nics.iter().enumerate().map(|(n, nic)| nic.mac.unwrap_or_else(|| made(n))).collect()
     }
 
     /// Writes a receipt of the VM's.

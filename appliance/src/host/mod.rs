@@ -2,7 +2,8 @@
 //! carries commands out by asking the roles that own things.
 //!
 //! ```text
-//!   console ──> serve ──> answers      what is known: hosts, VMs, datastores, networks (health, logs, receipts)
+//!   console ──> serve ──> answers      what is known: hosts, VMs, datastores, networks (health, logs, receipts,
+//!                 │                    mac_addresses)
 //!                 │
 //!                 ├─────> start        checks, host_lease, born (a monitor with its machine)
 //!                 ├─────> lifecycle    stop, kill, pause, resume
@@ -40,6 +41,7 @@ pub mod leases;
 pub mod lifecycle;
 pub mod located;
 pub mod logs;
+pub mod mac_addresses;
 pub mod monitor;
 pub mod moves;
 pub mod owed;

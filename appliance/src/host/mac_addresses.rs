@@ -1,0 +1,66 @@
+//! The MAC addresses of a VM's NICs among those of all other VMs on this host's datastores: a VM whose folder was copied has
+//! those of the VM that it was copied from.
+
+use model::diagnosis::Reason;
+use model::vm_config::VmConfig;
+
+use crate::api::host::Check;
+use crate::host::control_plane::ControlPlane;
+use crate::host::located::Located;
+use crate::host::receipts::vm_names;
+
+/// Looks whether another VM has an address of this one. That is told and stands in the way of nothing: only one of them may
+/// ever run, and they may be on networks that never meet.
+pub fn checks(plane: &ControlPlane, located: &Located, config: &VmConfig) -> Vec<Check> {
+    const SUBJECT: &str = "MAC addresses";
+    let own = located.macs(config);
+    if own.is_empty() {
+        return Vec::new();
+    }
+    let mut warnings = Vec::new();
+    // One that is known to be lost is not asked: each of its VMs would be waited for.
+    for datastore in plane.datastores.all().into_iter().filter(|datastore| datastore.available()) {
+        for name in vm_names(&datastore) {
+            let Ok(other) = Located::read(&datastore, &name) else { continue };
+            let (Ok(config), false) = (other.draft().config, other.vm() == located.vm()) else { continue };
+            for mac in other.macs(&config).into_iter().filter(|mac| own.contains(mac)) {
+                let cause = format!("VM {name} on datastore {} has {mac}, too", datastore.name());
+                let hint = "give a NIC of one of them another mac in its vm.toml, or none: one is made then";
+                warnings.push(Check::warning(SUBJECT, &Reason::new(cause, hint)));
+            }
+        }
+    }
+    if warnings.is_empty() { vec![Check::well(SUBJECT, "no other VM has them")] } else { warnings }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::host::{HostAnswer, HostRequest};
+    use crate::api::lease::LeaseAnswer;
+    use crate::host::answers;
+    use crate::host::control_plane::stand_in::Place;
+
+    #[test]
+    fn a_mac_address_that_another_vm_has_is_told_in_the_check_and_refuses_nothing() {
+        let place = Place::without_datastore("macs", |_| LeaseAnswer::Holder(None));
+        let nic = |mac: &str| format!("[[nic]]\nport_group = \"lab\"\n{mac}\n");
+        let copied = "mac = \"52:54:00:12:34:56\"";
+        for (name, nics) in [("web", nic("") + &nic(copied)), ("copy", nic(copied) + &nic("")), ("other", nic(""))] {
+            let vm = format!("[vm]\nname = \"{name}\"\ncpus = 1\nmemory = \"64 MiB\"\n[boot]\nkernel = \"x\"\n{nics}");
+            place.write(&format!("vms/{name}/vm.toml"), &vm);
+        }
+        place.wait("the datastore is there", || place.plane.datastores.all()[0].available());
+        let told = |name: &str| {
+            let request = HostRequest::VmCheck(name.parse().expect("valid"));
+            let Ok(HostAnswer::Checks(checks)) = answers::answer(&place.plane, &request) else { panic!("no checks") };
+            let of_macs: Vec<Check> = checks.into_iter().filter(|check| check.subject == "MAC addresses").collect();
+            assert!(of_macs.iter().all(|check| check.problems.is_empty()), "{of_macs:?}");
+            of_macs.into_iter().map(|check| check.found).collect::<Vec<_>>()
+        };
+        let web = told("web");
+        let warning = "warning: VM copy on datastore lab has 52:54:00:12:34:56, too; ";
+        assert!(web.len() == 1 && web[0].starts_with(warning), "{web:?}");
+        assert_eq!(told("other"), ["no other VM has them"]);
+    }
+}
