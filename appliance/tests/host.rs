@@ -5,7 +5,7 @@ mod world;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use godwit::api::host::{HostAnswer, HostRequest, VmState};
+use godwit::api::host::{Flaw, HostAnswer, HostRequest, VmState};
 use godwit::api::lease::LeaseRequest;
 use world::lease_line::{LeaseLine, Word};
 use world::{Datastore, Host, finish, is_locked, line, wait};
@@ -201,7 +201,7 @@ fn a_broken_vm_toml_is_told_with_all_its_errors_and_the_files_that_are_not_there
     for file in ["vms/bad/gone.img", "vms/bad/lost.img"] {
         assert!(refusal.reasons.iter().any(|reason| reason.cause.starts_with(file)), "{refusal}");
     }
-    assert_eq!(host.state("bad"), VmState::Broken);
+    assert_eq!(host.state("bad"), VmState::Broken(Flaw::Errors));
 }
 
 #[test]
@@ -225,7 +225,7 @@ fn vms_are_not_denied_while_their_datastore_does_not_answer() {
     let host = Host::boot(&datastore, "host-a", 1);
     assert_eq!(host.ask("vm start witness").0, 0);
     let states = || match host.ask("vm list").1 {
-        HostAnswer::Vms(rows) => rows.into_iter().map(|row| (row.name.to_string(), row.state)).collect::<Vec<_>>(),
+        HostAnswer::Vms(rows) => rows.into_iter().map(|row| (row.name, row.state)).collect::<Vec<_>>(),
         other => panic!("{other:?}"),
     };
     assert_eq!(states(), [("idle".to_owned(), VmState::Stopped), ("witness".to_owned(), VmState::Running)]);

@@ -271,17 +271,31 @@ pub enum VmState {
     Elsewhere(HostName),
     /// A host holds its lease whose own lease has expired.
     Orphaned(HostName),
-    /// Its vm.toml has errors.
-    Broken,
+    /// What lies in its folder is no VM that could be started.
+    Broken(Flaw),
     /// The datastore does not tell.
     Unknown,
+}
+
+/// Why a folder of a datastore's `vms/` is no VM that could be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Flaw {
+    /// No VM can have its name.
+    Name,
+    /// There is no vm.toml in it.
+    NoConfig,
+    /// Its vm.toml cannot be read, is too large, or is not text.
+    Unreadable,
+    /// Its vm.toml has errors.
+    Errors,
 }
 
 /// A VM in a list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmRow {
-    /// Its name.
-    pub name: VmName,
+    /// Its name, as its folder has it: of a VM that is broken by its name it is no [`VmName`].
+    pub name: String,
     /// Its datastore.
     pub datastore: DatastoreName,
     /// Where it is in its life.

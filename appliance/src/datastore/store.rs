@@ -217,14 +217,26 @@ impl Datastore {
     /// The datastore does not answer.
     pub fn list(&self, path: &str) -> Result<Vec<String>, DatastoreError> {
         self.run(path, |path| {
-            let entries = match fs::read_dir(path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-                other => other?,
+            let names = entries(path)?.into_iter().filter_map(|entry| entry.file_name().into_string().ok());
+            Ok(sorted(names.collect()))
+        })
+    }
+
+    /// The names of the folders in a folder that are not hidden, sorted, with `?` for what cannot be shown; none where there
+    /// is no such folder.
+    ///
+    /// # Errors
+    /// The datastore does not answer.
+    pub fn folders(&self, path: &str) -> Result<Vec<String>, DatastoreError> {
+        self.run(path, |path| {
+            let is_folder = |entry: &fs::DirEntry| match entry.file_type() {
+                Ok(kind) if kind.is_symlink() => entry.path().is_dir(),
+                kind => kind.is_ok_and(|kind| kind.is_dir()),
             };
-            let names = entries.map(|entry| entry.map(|entry| entry.file_name().into_string().ok()));
-            let mut names: Vec<String> = names.collect::<io::Result<Vec<_>>>()?.into_iter().flatten().collect();
-            names.sort();
-            Ok(names)
+            let shown = |c: char| if c.is_control() || c == char::REPLACEMENT_CHARACTER { '?' } else { c };
+            let folders = entries(path)?.into_iter().filter(is_folder);
+            let names = folders.map(|entry| entry.file_name().to_string_lossy().chars().map(shown).collect::<String>());
+            Ok(sorted(names.filter(|name| !name.starts_with('.')).collect()))
         })
     }
 
@@ -249,6 +261,18 @@ impl Datastore {
             if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a file").into()) }
         })
     }
+}
+
+fn entries(path: &Path) -> io::Result<Vec<fs::DirEntry>> {
+    match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries?.collect(),
+    }
+}
+
+fn sorted(mut names: Vec<String>) -> Vec<String> {
+    names.sort();
+    names
 }
 
 fn direct() -> i32 {

@@ -7,15 +7,14 @@ use model::names::{DatastoreName, VmName};
 use model::units::Bytes;
 
 use crate::api::host::{
-    Check, ConfigDetail, DatastoreDetail, HostAnswer, HostDetail, HostRequest, Names, PortGroupRow, VmDetail, VmRow,
-    VmState,
+    Check, ConfigDetail, DatastoreDetail, Flaw, HostAnswer, HostDetail, HostRequest, Names, PortGroupRow, VmDetail,
+    VmRow, VmState,
 };
 use crate::api::lease::{Holder, LeaseAnswer, LeaseRequest};
 use crate::datastore::Datastore;
 use crate::host::control_plane::ControlPlane;
-use crate::host::located::{Located, locate};
-use crate::host::receipts::{self, listed_vms, vm_names};
-use crate::host::{checks, health, logs, mac_addresses};
+use crate::host::located::{Located, locate, vm_folders, vm_names};
+use crate::host::{checks, health, logs, mac_addresses, receipts};
 
 /// VMs whose holders are asked for in one message: the answer has to fit into one, too.
 const LISTED_AT_ONCE: usize = 200;
@@ -91,14 +90,19 @@ fn vms(plane: &ControlPlane) -> Vec<VmRow> {
     let mut rows = Vec::new();
     for datastore in plane.datastores.all() {
         // One that is known to be lost is not asked: the list would come only after the bound of a request, or several.
-        let names = datastore.available().then(|| listed_vms(&datastore)).flatten();
-        let Some(names) = names else {
+        let folders = datastore.available().then(|| vm_folders(&datastore)).flatten();
+        let Some(folders) = folders else {
             rows.extend(plane.listed(&datastore).into_iter().map(|row| unheard(plane, row)));
             continue;
         };
         let from = rows.len();
+        let names: Vec<VmName> = folders.iter().filter_map(|folder| folder.parse().ok()).collect();
         let holders = holders(plane, &datastore, &names);
-        for name in names {
+        for folder in folders {
+            let Ok(name) = folder.parse::<VmName>() else {
+                rows.push(misnamed(&datastore, folder));
+                continue;
+            };
             let holder =
                 holders.as_ref().map(|holders| holders.iter().find(|(vm, _)| *vm == name).map(|(_, holder)| holder));
             rows.push(vm_row(plane, &datastore, &name, holder));
@@ -106,9 +110,9 @@ fn vms(plane: &ControlPlane) -> Vec<VmRow> {
         plane.note_listed(&datastore, &rows[from..]);
     }
     for (running, state) in plane.vms.all_running() {
-        if !rows.iter().any(|row| row.name == running.vm.vm) {
+        if !rows.iter().any(|row| row.name == running.vm.vm.as_str()) {
             rows.push(VmRow {
-                name: running.vm.vm.clone(),
+                name: running.vm.vm.to_string(),
                 datastore: running.vm.datastore.clone(),
                 state,
                 cpus: running.spec.cpus,
@@ -122,7 +126,14 @@ fn vms(plane: &ControlPlane) -> Vec<VmRow> {
 /// A VM of a datastore that does not answer, as it was when that last did: what it is now, only this host's part of it is
 /// known.
 fn unheard(plane: &ControlPlane, row: VmRow) -> VmRow {
-    VmRow { state: plane.vms.state(&row.name).unwrap_or(VmState::Unknown), ..row }
+    let here = row.name.parse().ok().and_then(|name| plane.vms.state(&name));
+    VmRow { state: here.unwrap_or(VmState::Unknown), ..row }
+}
+
+/// A folder that can be no VM, by its name.
+fn misnamed(datastore: &Datastore, folder: String) -> VmRow {
+    let (state, datastore) = (VmState::Broken(Flaw::Name), datastore.name().clone());
+    VmRow { name: folder, datastore, state, cpus: 0, memory: Bytes(0) }
 }
 
 /// Where a VM is, for a person, as far as that is known at once.
@@ -167,19 +178,21 @@ fn vm_row(
     name: &VmName,
     holder: Option<Option<&Holder>>,
 ) -> VmRow {
-    let located = Located::read(datastore, name);
-    let config = located.as_ref().ok().and_then(|located| located.draft().config.ok());
+    let config = match Located::read(datastore, name) {
+        Ok(located) => located.draft().config.map_err(|_| Flaw::Errors),
+        Err(error) if error.is_missing() => Err(Flaw::NoConfig),
+        Err(_) => Err(Flaw::Unreadable),
+    };
     let elsewhere = match holder {
         None => VmState::Unknown,
-        Some(None) if config.is_none() => VmState::Broken,
-        Some(None) => VmState::Stopped,
+        Some(None) => config.as_ref().map_or_else(|flaw| VmState::Broken(*flaw), |_| VmState::Stopped),
         // Held by this host and not running: it is being started or ended.
         Some(Some(holder)) if holder.own => VmState::Stopped,
         Some(Some(holder)) if holder.alive => VmState::Elsewhere(holder.name.clone()),
         Some(Some(holder)) => VmState::Orphaned(holder.name.clone()),
     };
     VmRow {
-        name: name.clone(),
+        name: name.to_string(),
         datastore: datastore.name().clone(),
         state: plane.vms.state(name).unwrap_or(elsewhere),
         cpus: config.as_ref().map_or(0, |config| config.cpus),
@@ -276,4 +289,44 @@ pub fn vm_console(plane: &ControlPlane, name: &VmName) -> Result<OwnedFd, Diagno
     let channel = running.monitor.connect();
     let channel = channel.map_err(|error| Diagnosis::new(what, error.to_string(), "log show vmm"))?;
     Ok(channel.into_socket())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::render;
+    use crate::host::control_plane::stand_in::Place;
+
+    #[test]
+    fn a_folder_that_is_no_vm_is_listed_with_what_is_wrong_with_it() {
+        let place = Place::without_datastore("folders", |request| match request {
+            LeaseRequest::List { .. } => LeaseAnswer::Holders(Vec::new()),
+            _ => LeaseAnswer::Failed("it is not asked".to_owned()),
+        });
+        for (file, text) in [
+            ("vms/empty/root.img", ""),
+            ("vms/errors/vm.toml", "[vm]"),
+            ("vms/my vm\n/vm.toml", ""),
+            ("vms/strange/vm.toml/file", ""),
+            ("vms/.trash/vm.toml", ""),
+            ("vms/notes", "a file is no VM"),
+        ] {
+            place.write(file, text);
+        }
+        place.wait("the datastore is there", || place.plane.datastores.all()[0].available());
+        let list = answer(&place.plane, &HostRequest::VmList).expect("listed");
+        let text = render::text(&list);
+        assert!(text.contains("broken: no vm.toml") && text.contains("broken: invalid name"), "{text}");
+        let HostAnswer::Vms(rows) = list else { panic!("{text}") };
+        let told: Vec<(&str, &VmState)> = rows.iter().map(|row| (row.name.as_str(), &row.state)).collect();
+        assert_eq!(
+            told,
+            [
+                ("empty", &VmState::Broken(Flaw::NoConfig)),
+                ("errors", &VmState::Broken(Flaw::Errors)),
+                ("my vm?", &VmState::Broken(Flaw::Name)),
+                ("strange", &VmState::Broken(Flaw::Unreadable)),
+            ]
+        );
+    }
 }

@@ -63,6 +63,17 @@ pub fn locate(plane: &ControlPlane, name: &VmName, what: &str) -> Result<Located
     }
 }
 
+/// The names of the VMs of a datastore; none, and a word in the log, where it does not answer.
+pub(super) fn vm_names(datastore: &Datastore) -> Vec<VmName> {
+    vm_folders(datastore).unwrap_or_default().iter().filter_map(|folder| folder.parse().ok()).collect()
+}
+
+/// The folders of a datastore's `vms/`, also those whose names no VM can have; `None` where it does not answer.
+pub(super) fn vm_folders(datastore: &Datastore) -> Option<Vec<String>> {
+    let folders = datastore.folders("vms");
+    folders.map_err(|error| log::warn!("the VMs of datastore {} are not listed: {error}", datastore.name())).ok()
+}
+
 /// The path of a file in a VM's folder, from the root of its datastore.
 fn vm_file(name: &VmName, file: &str) -> String {
     format!("vms/{name}/{file}")

@@ -6,8 +6,7 @@ use model::vm_config::VmConfig;
 
 use crate::api::host::Check;
 use crate::host::control_plane::ControlPlane;
-use crate::host::located::Located;
-use crate::host::receipts::vm_names;
+use crate::host::located::{Located, vm_names};
 
 /// Looks whether another VM has an address of this one. That is told and stands in the way of nothing: only one of them may
 /// ever run, and they may be on networks that never meet.

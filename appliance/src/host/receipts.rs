@@ -6,30 +6,12 @@ use std::time::Duration;
 
 use model::diagnosis::Diagnosis;
 use model::limits;
-use model::names::VmName;
 use model::receipt::Receipt;
 
 use crate::api::migrate::{Ended, MigrationId};
-use crate::datastore::Datastore;
 use crate::host::control_plane::ControlPlane;
-use crate::host::located::locate;
+use crate::host::located::{locate, vm_names};
 use crate::host::moves::{self, shown};
-
-/// The names of the VMs of a datastore; none, and a word in the log, where it does not answer.
-pub(super) fn vm_names(datastore: &Datastore) -> Vec<VmName> {
-    listed_vms(datastore).unwrap_or_default()
-}
-
-/// The same; `None` where it does not answer.
-pub(super) fn listed_vms(datastore: &Datastore) -> Option<Vec<VmName>> {
-    match datastore.list("vms") {
-        Ok(folders) => Some(folders.iter().filter_map(|folder| folder.parse().ok()).collect()),
-        Err(error) => {
-            log::warn!("the VMs of datastore {} are not listed: {error}", datastore.name());
-            None
-        }
-    }
-}
 
 /// The receipt of a migration: as this control plane remembers it, or as it lies on a datastore.
 ///

@@ -8,8 +8,8 @@ use model::units::Bytes;
 use super::record::Record;
 use super::table::Table;
 use crate::api::host::{
-    Check, ConfigDetail, DatastoreDetail, DatastoreRow, HostAnswer, HostDetail, HostRow, HostState, MigrationNicDetail,
-    MigrationRow, NicRow, PortGroupRow, VmDetail, VmRow, VmState,
+    Check, ConfigDetail, DatastoreDetail, DatastoreRow, Flaw, HostAnswer, HostDetail, HostRow, HostState,
+    MigrationNicDetail, MigrationRow, NicRow, PortGroupRow, VmDetail, VmRow, VmState,
 };
 
 /// The answer as one JSON value.
@@ -141,7 +141,10 @@ fn state_text(state: &VmState) -> String {
         VmState::Releasing => "giving its lease up".to_owned(),
         VmState::Elsewhere(host) => format!("on {host}"),
         VmState::Orphaned(host) => format!("lost with {host}"),
-        VmState::Broken => "broken vm.toml".to_owned(),
+        VmState::Broken(Flaw::Name) => "broken: invalid name".to_owned(),
+        VmState::Broken(Flaw::NoConfig) => "broken: no vm.toml".to_owned(),
+        VmState::Broken(Flaw::Unreadable) => "broken: unreadable vm.toml".to_owned(),
+        VmState::Broken(Flaw::Errors) => "broken: errors in vm.toml".to_owned(),
         VmState::Unknown => "unknown".to_owned(),
     }
 }
@@ -153,7 +156,7 @@ fn vms_text(vms: &[VmRow]) -> String {
         let VmRow { name, datastore, state, cpus, memory } = vm;
         let known = *cpus > 0;
         let (cpus, memory) = if known { (cpus.to_string(), memory.to_string()) } else { ("-".into(), "-".into()) };
-        table.row([name.to_string(), state_text(state), cpus, memory, datastore.to_string()]);
+        table.row([name.clone(), state_text(state), cpus, memory, datastore.to_string()]);
     }
     table.to_string()
 }
