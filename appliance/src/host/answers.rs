@@ -42,7 +42,7 @@ pub fn answer(plane: &ControlPlane, request: &HostRequest) -> Result<HostAnswer,
         }
         HostRequest::DatastoreShow(name) => HostAnswer::Datastore(Box::new(datastore(plane, name)?)),
         HostRequest::NetworkNics => {
-            let nics = plane.with_fabric("the NICs are not shown", |fabric| fabric.nics())?;
+            let nics = plane.nics();
             HostAnswer::Nics(
                 nics.map_err(|error| Diagnosis::new("the NICs are not shown", error.to_string(), "host check"))?,
             )
@@ -328,5 +328,30 @@ mod tests {
                 ("strange", &VmState::Broken(Flaw::Unreadable)),
             ]
         );
+    }
+
+    #[test]
+    fn a_host_with_a_bad_configuration_shows_all_by_which_it_is_mended() {
+        let place = Place::configured("bad-host", "[management]\nnic = \"eth0\"\naddress = \"10.0.0.1/64\"\n", |_| {
+            LeaseAnswer::Failed("there is no datastore".to_owned())
+        });
+        for request in [
+            HostRequest::HostShow,
+            HostRequest::HostList,
+            HostRequest::HostCheck,
+            HostRequest::VmList,
+            HostRequest::MigrationList,
+            HostRequest::DatastoreList,
+            HostRequest::NetworkNics,
+            HostRequest::MigrationNic,
+            HostRequest::LogShow { role: None, lines: 10 },
+            HostRequest::ConfigShow,
+            HostRequest::Names,
+        ] {
+            let answer = answer(&place.plane, &request).unwrap_or_else(|refusal| panic!("{request:?}: {refusal}"));
+            let told = !matches!(request, HostRequest::HostShow | HostRequest::HostCheck | HostRequest::ConfigShow)
+                || render::text(&answer).contains("management.address");
+            assert!(told, "{}", render::text(&answer));
+        }
     }
 }

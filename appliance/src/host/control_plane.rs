@@ -10,7 +10,7 @@ use model::diagnosis::{Diagnosis, Reason};
 use model::names::{DatastoreName, HostName, PortGroupName, VmName};
 use model::units::Bytes;
 
-use crate::api::host::VmRow;
+use crate::api::host::{NicRow, VmRow};
 use crate::api::migrate::{Own, ToMigrate};
 use crate::api::paths::RunDir;
 use crate::configuration::Configuration;
@@ -24,9 +24,9 @@ use crate::host::owed::Owed;
 use crate::host::running::Running;
 use crate::host::vms::Vms;
 use crate::host::{born, checks};
-use crate::network::fabric::Fabric;
+use crate::network::fabric::{self, Fabric};
 use crate::network::link;
-use crate::network::netlink::Netlink;
+use crate::network::netlink::{Netlink, NetlinkError};
 use crate::network::tap::Tap;
 
 /// Memory that is kept for the host itself.
@@ -101,6 +101,14 @@ impl ControlPlane {
             Some(fabric) => Ok(work(fabric)),
             None => Err(Diagnosis::new(what, "this host came up with a bad configuration", "config show")),
         }
+    }
+
+    /// All NICs of this host and what uses them: also with a bad configuration, which is mended by them.
+    ///
+    /// # Errors
+    /// The kernel does not list them.
+    pub fn nics(&self) -> Result<Vec<NicRow>, NetlinkError> {
+        self.fabric().as_ref().map_or_else(fabric::unused_nics, Fabric::nics)
     }
 
     /// Makes a tap for a NIC and plugs it in; nothing passes until [`ControlPlane::open_taps`].
@@ -277,15 +285,21 @@ pub(super) mod stand_in {
             name: &str,
             lease: impl Fn(&LeaseRequest) -> LeaseAnswer + Send + 'static,
         ) -> Self {
+            Self::configured(name, "[datastore.lab]\nkind = \"directory\"\npath = \"{data}\"\n", lease)
+        }
+
+        /// One with this in its host.toml, where `{data}` stands for the folder of [`Place::write`].
+        pub(crate) fn configured(
+            name: &str,
+            config: &str,
+            lease: impl Fn(&LeaseRequest) -> LeaseAnswer + Send + 'static,
+        ) -> Self {
             let folder = std::env::temp_dir().join(format!("godwit-{name}-{}", std::process::id()));
-            for made in ["config", "vm"] {
+            for made in ["config", "vm", "log"] {
                 std::fs::create_dir_all(folder.join(made)).expect("made");
             }
-            let data = folder.join("data");
-            let config = format!(
-                "hostname = \"host-a\"\n[datastore.lab]\nkind = \"directory\"\npath = \"{}\"\n",
-                data.display()
-            );
+            let config = config.replace("{data}", &folder.join("data").display().to_string());
+            let config = format!("hostname = \"host-a\"\n{config}");
             std::fs::write(folder.join("config/host.toml"), config).expect("written");
             std::fs::write(folder.join("identity"), "01".repeat(16)).expect("written");
             let run_dir = RunDir::at(&folder);

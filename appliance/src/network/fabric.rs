@@ -273,27 +273,11 @@ impl Fabric {
     }
 
     /// All NICs of this host and what uses them.
+    ///
+    /// # Errors
+    /// The kernel does not list them.
     pub fn nics(&self) -> Result<Vec<NicRow>, NetlinkError> {
-        let nics = nic::inventory(&mut Netlink::open()?)?;
-        let shown = nics.into_iter().filter(|nic| nic.is_physical() || self.is_used_as_nic(nic));
-        Ok(shown.map(|nic| self.row(nic)).collect())
-    }
-
-    fn is_used_as_nic(&self, nic: &Nic) -> bool {
-        self.uses.contains_key(&nic.link.index) && nic.link.kind.as_deref() != Some("bridge")
-    }
-
-    fn row(&self, nic: Nic) -> NicRow {
-        NicRow {
-            used_by: self.uses.get(&nic.link.index).cloned(),
-            name: nic.link.name,
-            mac: nic.mac,
-            pci: nic.pci,
-            driver: nic.driver,
-            link: nic.link.carrier,
-            speed_mbits: nic.speed_mbits,
-            mtu: nic.link.mtu,
-        }
+        rows(&self.uses)
     }
 
     /// The port groups of this host. Who is plugged in is for the caller to fill in.
@@ -329,6 +313,31 @@ impl Fabric {
             .map(|assigned| assigned.cidr.to_string())
             .collect())
     }
+}
+
+/// All NICs of a host whose configuration is bad: nothing uses them.
+///
+/// # Errors
+/// The kernel does not list them.
+pub fn unused_nics() -> Result<Vec<NicRow>, NetlinkError> {
+    rows(&BTreeMap::new())
+}
+
+/// The NICs; `uses` says by a link's index what uses it.
+fn rows(uses: &BTreeMap<u32, String>) -> Result<Vec<NicRow>, NetlinkError> {
+    let is_used_as_nic = |nic: &Nic| uses.contains_key(&nic.link.index) && nic.link.kind.as_deref() != Some("bridge");
+    let row = |nic: Nic| NicRow {
+        used_by: uses.get(&nic.link.index).cloned(),
+        name: nic.link.name,
+        mac: nic.mac,
+        pci: nic.pci,
+        driver: nic.driver,
+        link: nic.link.carrier,
+        speed_mbits: nic.speed_mbits,
+        mtu: nic.link.mtu,
+    };
+    let nics = nic::inventory(&mut Netlink::open()?)?;
+    Ok(nics.into_iter().filter(|nic| nic.is_physical() || is_used_as_nic(nic)).map(row).collect())
 }
 
 fn is_loopback(address: IpAddr) -> bool {
