@@ -138,18 +138,29 @@ fn misnamed(datastore: &Datastore, folder: String) -> VmRow {
 
 /// Where a VM is, for a person, as far as that is known at once.
 pub fn where_is(plane: &ControlPlane, name: &VmName) -> Option<String> {
-    let here = plane.name();
-    match plane.vms.state(name) {
-        Some(VmState::Running) => return Some(format!("it is running on {here}")),
-        Some(VmState::Paused) => return Some(format!("it is paused on {here}")),
-        Some(VmState::MovingIn) | None => {}
-        Some(_) => return Some(format!("it is on {here}")),
+    if let Some(here) = is_here(plane, name) {
+        return Some(here);
     }
     // A datastore that is away would be waited for.
     if !plane.datastores.all().iter().all(|datastore| datastore.available()) {
         return None;
     }
-    let located = locate(plane, name, "").ok()?;
+    is_held(plane, &locate(plane, name, "").ok()?)
+}
+
+/// What this host itself has to do with a VM, if it is more than that one comes.
+fn is_here(plane: &ControlPlane, name: &VmName) -> Option<String> {
+    let here = plane.name();
+    match plane.vms.state(name)? {
+        VmState::Running => Some(format!("it is running on {here}")),
+        VmState::Paused => Some(format!("it is paused on {here}")),
+        VmState::MovingIn => None,
+        _ => Some(format!("it is on {here}")),
+    }
+}
+
+/// Where a VM is by its lease; `None` where that does not tell it, as one of this host's own does not.
+fn is_held(plane: &ControlPlane, located: &Located) -> Option<String> {
     match plane.leases.holder(&located.vm()).ok()? {
         None => Some("it is stopped".to_owned()),
         Some(holder) if holder.own => None,
@@ -229,6 +240,9 @@ fn vm_checks(plane: &ControlPlane, name: &VmName) -> Result<Vec<Check>, Diagnosi
     if let Ok(config) = &draft.config {
         checks.extend(mac_addresses::checks(plane, &located, config));
     }
+    // Told and not judged: this host can be looked at for a VM that runs on another.
+    let place = is_here(plane, name).or_else(|| is_held(plane, &located));
+    checks.push(Check::well("lease", place.unwrap_or_else(|| format!("does not tell where it is: vm show {name}"))));
     Ok(checks)
 }
 
@@ -293,9 +307,12 @@ pub fn vm_console(plane: &ControlPlane, name: &VmName) -> Result<OwnedFd, Diagno
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
     use crate::console::render;
     use crate::host::control_plane::stand_in::Place;
+    use crate::host::monitor::stand_in::StandIn;
 
     #[test]
     fn a_folder_that_is_no_vm_is_listed_with_what_is_wrong_with_it() {
@@ -353,5 +370,37 @@ mod tests {
                 || render::text(&answer).contains("management.address");
             assert!(told, "{}", render::text(&answer));
         }
+    }
+
+    #[test]
+    fn the_check_of_a_vm_tells_where_it_is_and_refuses_nothing_for_that() {
+        let held = Arc::new(Mutex::new(None));
+        let lease = Arc::clone(&held);
+        let place =
+            Place::without_datastore("where", move |_| LeaseAnswer::Holder(lease.lock().expect("held").clone()));
+        place.write("vms/web/vm.toml", "[vm]\nname = \"web\"\ncpus = 1\nmemory = \"64 MiB\"\n[boot]\nkernel = \"x\"\n");
+        place.wait("the datastore is there", || place.plane.datastores.all()[0].available());
+        let web: VmName = "web".parse().expect("valid");
+        let told = || {
+            let request = HostRequest::VmCheck(web.clone());
+            let Ok(HostAnswer::Checks(checks)) = answer(&place.plane, &request) else { panic!("no checks") };
+            let lease: Vec<Check> = checks.into_iter().filter(|check| check.subject == "lease").collect();
+            assert!(lease.len() == 1 && lease[0].problems.is_empty(), "{lease:?}");
+            lease[0].found.clone()
+        };
+        let holder = |alive: bool, own: bool| {
+            let name = if own { "host-a" } else { "host-b" }.parse().expect("valid");
+            *held.lock().expect("held") = Some(Holder { host: [2; 16], name, generation: 1, epoch: 3, alive, own });
+        };
+        assert_eq!(told(), "it is stopped");
+        holder(true, false);
+        assert_eq!(told(), "it is on host-b");
+        holder(false, false);
+        assert_eq!(told(), "it was on host-b, which is dead or cut off");
+        holder(true, true);
+        assert_eq!(told(), "does not tell where it is: vm show web");
+        let monitor = StandIn::start(&web);
+        place.plane.vms.put(&web, monitor.running(), VmState::Running);
+        assert_eq!(told(), "it is running on host-a");
     }
 }
