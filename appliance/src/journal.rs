@@ -1,6 +1,5 @@
 //! The journal of a role: one line for each record on standard error, which `init` gathers into `/run/godwit/log`.
 
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::sync::OnceLock;
 
@@ -9,6 +8,14 @@ use model::host_config::LogLevel;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::role::RoleName;
+
+/// Target of records that are news to whoever sits at this host's console, though nothing is wrong.
+pub const NEWS: &str = "news";
+
+/// Who hears a record beside the log: the record, and its text without control characters.
+type Listener = fn(&Record<'_>, &str);
+
+static LISTENER: OnceLock<Listener> = OnceLock::new();
 
 struct Journal {
     role: RoleName,
@@ -20,6 +27,11 @@ pub fn install(role: RoleName) {
     if log::set_logger(JOURNAL.get_or_init(|| Journal { role })).is_ok() {
         log::set_max_level(LevelFilter::Info);
     }
+}
+
+/// From now on records are told to `listener` too. Only the first call counts.
+pub fn tell_too(listener: Listener) {
+    LISTENER.get_or_init(|| listener);
 }
 
 /// From now on records of less weight than this are dropped. Until then it is `info`.
@@ -46,6 +58,16 @@ pub fn uptime() -> String {
     format!("{}.{:03}", now.tv_sec, now.tv_nsec / 1_000_000)
 }
 
+/// A level as the journal spells it.
+pub fn name(level: Level) -> &'static str {
+    match level {
+        Level::Error => "error",
+        Level::Warn => "warning",
+        Level::Info => "info",
+        Level::Debug | Level::Trace => "debug",
+    }
+}
+
 impl Log for Journal {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.level() <= log::max_level()
@@ -55,18 +77,13 @@ impl Log for Journal {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let level = match record.level() {
-            Level::Error => "error",
-            Level::Warn => "warning",
-            Level::Info => "info",
-            Level::Debug | Level::Trace => "debug",
-        };
-        let mut line = format!("{} {} {level}: ", uptime(), self.role);
-        let _ = write!(line, "{}", record.args());
         // One record, one line: a control character in a message from outside must not forge a second record.
-        let mut line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        line.push('\n');
+        let text = record.args().to_string().replace(char::is_control, " ");
+        let line = format!("{} {} {}: {text}\n", uptime(), self.role, name(record.level()));
         let _ = std::io::stderr().write_all(line.as_bytes());
+        if let Some(listener) = LISTENER.get() {
+            listener(record, &text);
+        }
     }
 
     fn flush(&self) {}

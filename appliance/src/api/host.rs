@@ -80,6 +80,12 @@ pub enum HostRequest {
     ConfigShow,
     /// The live names that completion offers.
     Names,
+    /// What happened on this host by itself after the item with this number; answered when there is something, or after half a
+    /// minute.
+    News {
+        /// The last item that was seen; absent for who comes new and is told no old news.
+        after: Option<u64>,
+    },
     /// What the command that waits on this connection waits for is to be given up (Ctrl-C).
     Cancel,
 }
@@ -150,6 +156,24 @@ pub enum HostAnswer {
     Config(Box<ConfigDetail>),
     /// To `Names`.
     Names(Names),
+    /// To `News`.
+    News {
+        /// The number of the last item.
+        last: u64,
+        /// The items, the oldest first.
+        items: Vec<NewsItem>,
+    },
+}
+
+/// Something that happened on this host by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewsItem {
+    /// When: seconds and milliseconds since the machine started.
+    pub uptime: String,
+    /// How bad it is: `error`, `warning`, or `info`.
+    pub level: String,
+    /// What.
+    pub text: String,
 }
 
 /// One check and what it found.

@@ -2,13 +2,14 @@
 //! ([`render`]), and nothing of how anything is done.
 //!
 //! [`session`] reads lines and runs them, [`complete`] offers what may come next, [`ask`] carries a request to the
-//! control plane and shows its progress, [`attach`] joins the terminal to a guest's serial port, and [`terminal`]
-//! switches the terminal's modes.
+//! control plane and shows its progress, [`attach`] joins the terminal to a guest's serial port, [`news`] shows
+//! above the prompt what happens by itself, and [`terminal`] switches the terminal's modes.
 
 pub mod ask;
 pub mod attach;
 pub mod command;
 pub mod complete;
+pub mod news;
 pub mod render;
 pub mod session;
 pub mod terminal;

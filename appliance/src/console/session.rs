@@ -1,6 +1,7 @@
 //! Reads lines from the terminal and runs them, for ever.
 
 use std::path::PathBuf;
+use std::sync::PoisonError;
 
 use model::diagnosis::Diagnosis;
 use rustyline::error::ReadlineError;
@@ -13,6 +14,7 @@ use crate::console::ask::{Progress, ask};
 use crate::console::attach::{Left, attach};
 use crate::console::command::{Line, help, parse};
 use crate::console::complete::Completion;
+use crate::console::news::{self, Turn};
 use crate::console::render;
 
 /// How a command ended, as `cargo lab exec` and scripts see it.
@@ -34,17 +36,25 @@ pub fn run(run_dir: &RunDir) -> rustyline::Result<()> {
     let history = MemHistory::with_config(&config);
     let mut editor = Editor::<Completion, MemHistory>::with_history(config, history)?;
     editor.set_helper(Some(Completion::new(socket.clone())));
-    let session = Session { socket };
+    let turn = Turn::default();
+    // A terminal that is none, or a dumb one, has no line that could be drawn anew below the news.
+    if let Ok(printer) = editor.create_external_printer() {
+        news::show(&socket, printer, &turn)?;
+    }
+    let session = Session { socket, turn };
     println!("Godwit {}. Type help for the commands.", env!("CARGO_PKG_VERSION"));
     loop {
         match editor.readline(&session.prompt()) {
-            Ok(line) => match line.strip_prefix("@exec ").and_then(|rest| rest.split_once(' ')) {
-                Some((token, command)) => session.run_for_program(token, command),
-                None => {
-                    editor.add_history_entry(&line)?;
-                    session.run_line(&line, Progress::Shown);
+            Ok(line) => {
+                let _turn = session.turn.lock().unwrap_or_else(PoisonError::into_inner);
+                match line.strip_prefix("@exec ").and_then(|rest| rest.split_once(' ')) {
+                    Some((token, command)) => session.run_for_program(token, command),
+                    None => {
+                        editor.add_history_entry(&line)?;
+                        session.run_line(&line, Progress::Shown);
+                    }
                 }
-            },
+            }
             Err(ReadlineError::Interrupted) => {}
             Err(ReadlineError::Eof) => return Ok(()),
             Err(error) => return Err(error),
@@ -54,6 +64,7 @@ pub fn run(run_dir: &RunDir) -> rustyline::Result<()> {
 
 struct Session {
     socket: PathBuf,
+    turn: Turn,
 }
 
 impl Session {

@@ -50,7 +50,6 @@ pub fn keep(datastore: &Arc<Datastore>) {
             }
             Err(error) => {
                 let reason = mount::refusal(datastore.kind(), &error);
-                log::warn!("datastore {}: {}", datastore.name(), reason.cause);
                 datastore.refused(reason);
                 std::thread::sleep(pause);
                 pause = (pause * 2).min(Duration::from_millis(limits::DATASTORE_RETRY_MS_MAX));

@@ -15,6 +15,7 @@ use model::units::Bytes;
 use super::bounded::{Bounded, DatastoreError};
 use super::keeper::{State, keep};
 use crate::api::host::DatastoreRow;
+use crate::journal;
 
 /// One datastore.
 #[derive(Debug)]
@@ -95,6 +96,14 @@ impl Datastore {
 
     pub(super) fn refused(&self, reason: Reason) {
         let mut state = self.lock();
+        let told = match &*state {
+            State::Mounting(Some(told)) | State::Lost { why: told, .. } => Some(told),
+            State::Mounting(None) | State::Available { .. } => None,
+        };
+        // It is tried again and again: what is known already is not told again.
+        if told != Some(&reason) {
+            log::warn!("datastore {}: {}", self.name, reason.cause);
+        }
         *state = match &*state {
             State::Lost { since, .. } => State::Lost { since: *since, why: reason },
             _ => State::Mounting(Some(reason)),
@@ -104,7 +113,9 @@ impl Datastore {
     pub(super) fn answered(&self, size: Bytes, free: Bytes) {
         let mut state = self.lock();
         if !matches!(&*state, State::Available { .. }) {
-            log::info!("datastore {} is available", self.name);
+            // What was to be expected at boot is no news.
+            let target = if matches!(&*state, State::Mounting(None)) { module_path!() } else { journal::NEWS };
+            log::info!(target: target, "datastore {} is available", self.name);
         }
         *state = State::Available { size, free };
     }

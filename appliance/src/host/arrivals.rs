@@ -25,6 +25,7 @@ use crate::host::running::Running;
 use crate::host::settling::{ENGINE_DIED, go_on};
 use crate::host::vms::{Claim, Unclaimed};
 use crate::host::{checks, ends, facts, owed, receipts, record};
+use crate::journal;
 
 /// What came of a migration to here, in a word for the list, and its receipt where this host has to keep it.
 type Taken = (&'static str, Option<Receipt>);
@@ -41,7 +42,15 @@ pub fn incoming(plane: &Arc<ControlPlane>, incoming: Incoming) {
         let outcome = take_in(&plane, &incoming, &said);
         plane.engine.forget(id);
         match outcome {
-            Ok((state, receipt)) => plane.moves.end(id, state, receipt),
+            Ok((state, receipt)) => {
+                if state == "moved" {
+                    let (vm, source) = (&incoming.vm.name, &incoming.source);
+                    log::info!(target: journal::NEWS, "VM {vm} moved here from {source}");
+                }
+                plane.moves.end(id, state, receipt);
+            }
+            // Whoever asked is told.
+            Err(why) if incoming.check_only => log::info!("VM {} cannot move to here: {why}", incoming.vm.name),
             Err(why) => {
                 log::error!("migration {} of VM {} to here: {why}", shown(id), incoming.vm.name);
                 plane.moves.end(id, "failed", None);

@@ -21,6 +21,7 @@ use crate::host::running::Running;
 use crate::host::settling::{Unreported, goes_on, hold_in, release, still_here, without_engine};
 use crate::host::vms::Held;
 use crate::host::{facts, owed, receipts, record};
+use crate::journal;
 
 /// How long a move may take to be given up before a kill ends the monitor all the same: a monitor that cannot finish its
 /// last I/O does not let the engine end the stun.
@@ -154,7 +155,9 @@ pub fn adopt(plane: &Arc<ControlPlane>, running: &Arc<Running>, moving_out: Movi
         let concluded = conclude(&plane, &mut held, id, false, ended);
         note_over(&plane, &held, false);
         match concluded {
-            Ok(_) => log::info!("VM {vm} moved to {destination}; an earlier control plane began that"),
+            Ok(_) => {
+                log::info!(target: journal::NEWS, "VM {vm} moved to {destination}; an earlier control plane began that")
+            }
             Err(told) => log::error!("a move that an earlier control plane began: {told}"),
         }
     };

@@ -24,6 +24,8 @@ use crate::sigterm;
 const LOOK: Duration = Duration::from_millis(200);
 /// Pause before a VM, or the engine, that did not obey is told again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// Pause between two lines that tell what is waited for.
+const SHOW_WAITING: Duration = Duration::from_secs(5);
 /// How long a lease that is being asked for is waited for before all are given up.
 const ASKING_BOUND: Duration = Duration::from_secs(3);
 
@@ -159,11 +161,16 @@ fn give_moves_up(plane: &ControlPlane) {
 /// Presses the power button of every guest, also of those that a command held at first, and gives them their time.
 fn shut_guests_down(plane: &ControlPlane) {
     let deadline = Instant::now() + Duration::from_millis(limits::VM_POWER_BUTTON_MS);
-    let (mut tried, mut pressed) = (Told::nobody(), Vec::new());
+    let (mut tried, mut pressed, mut shown) = (Told::nobody(), Vec::new(), None);
     while Instant::now() < deadline {
         let here = plane.vms.all_running();
         if here.is_empty() {
             return;
+        }
+        let now = Instant::now();
+        if shown.is_none_or(|shown| now.duration_since(shown) >= SHOW_WAITING) {
+            log::info!("{}", waits_for(here.iter().map(|(running, _)| &running.vm.vm), deadline - now));
+            shown = Some(now);
         }
         for (running, state) in here {
             let name = &running.vm.vm;
@@ -179,6 +186,12 @@ fn shut_guests_down(plane: &ControlPlane) {
         }
         std::thread::sleep(LOOK);
     }
+}
+
+/// What the end of the host waits for.
+fn waits_for<'a>(vms: impl Iterator<Item = &'a VmName>, at_most: Duration) -> String {
+    let names: Vec<&str> = vms.map(VmName::as_str).collect();
+    format!("waiting until these VMs are shut down, at most {} s: {}", at_most.as_secs(), names.join(", "))
 }
 
 /// Kills what did not shut down, all at once.

@@ -13,6 +13,7 @@ use crate::host::control_plane::ControlPlane;
 use crate::host::reap::{self, GONE_BOUND};
 use crate::host::running::Running;
 use crate::host::{owed, start};
+use crate::journal;
 
 /// Pause before a monitor that lives and cannot be heard is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -107,7 +108,7 @@ fn watch_to_end(plane: &Arc<ControlPlane>, running: &Arc<Running>, child: Option
     // Whoever moved or killed the VM has taken the entry away: then this end was wanted and needs nothing more.
     let Some((running, releasing)) = plane.vms.ended(&vm.vm, monitor.pid(), told.clone()) else { return };
     // Whoever killed it knew better.
-    log::info!("VM {} ended: {}", vm.vm, plane.vms.last_end(&vm.vm).unwrap_or(told));
+    log::info!(target: journal::NEWS, "VM {} ended: {}", vm.vm, plane.vms.last_end(&vm.vm).unwrap_or(told));
     running.drop_taps();
     if matches!(end, End::Reset) {
         drop(releasing);

@@ -1,7 +1,7 @@
 //! The leases of this host itself, one on each datastore: asked for as soon as a datastore is there, waited for by a VM
 //! that is to start, and heard of when they are lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use crate::datastore::Datastore;
 use crate::host::caller::Caller;
 use crate::host::control_plane::ControlPlane;
 use crate::host::ends;
+use crate::journal;
 
 /// Pause between two looks at what has to be kept true.
 const KEEP: Duration = Duration::from_secs(1);
@@ -126,6 +127,7 @@ pub fn keep_guards(plane: &Arc<ControlPlane>) {
 
 /// Hears of VMs that the lease role killed, so that people are told why they ended.
 pub fn hear_fences(plane: &Arc<ControlPlane>) {
+    let mut fenced = BTreeSet::new();
     loop {
         if let Err(error) = plane.leases.watch(|event| match event {
             LeaseEvent::Fencing { datastore, vms } => {
@@ -138,14 +140,18 @@ pub fn hear_fences(plane: &Arc<ControlPlane>) {
                 }
             }
             LeaseEvent::Fenced { datastore, vms } => {
+                log::error!("the host lease on datastore {datastore} was lost: {}", killed(&vms));
+                fenced.insert(datastore.clone());
                 for vm in vms {
                     let why = format!(
                         "it was killed here because this host could not renew its lease on datastore {datastore}; \
                          another host may run it now"
                     );
-                    log::error!("VM {vm}: {why}");
                     plane.vms.note_end(&vm, why);
                 }
+            }
+            LeaseEvent::Held(datastore) if fenced.remove(&datastore) => {
+                log::info!(target: journal::NEWS, "the host lease on datastore {datastore} is held again: VMs can be started");
             }
             LeaseEvent::Held(datastore) => log::info!("the host lease on datastore {datastore} is held"),
         }) {
@@ -153,4 +159,13 @@ pub fn hear_fences(plane: &Arc<ControlPlane>) {
         }
         std::thread::sleep(KEEP);
     }
+}
+
+/// What the fence did, for a person.
+fn killed(vms: &[VmName]) -> String {
+    if vms.is_empty() {
+        return "no VM ran from it here".to_owned();
+    }
+    let names: Vec<&str> = vms.iter().map(VmName::as_str).collect();
+    format!("its VMs here were killed, and another host may run them now: {}", names.join(", "))
 }

@@ -105,7 +105,7 @@ impl Leases {
     ///
     /// # Errors
     /// Why it is not heard any more.
-    pub fn watch(&self, heard: impl Fn(LeaseEvent)) -> Result<(), ChannelError> {
+    pub fn watch(&self, mut heard: impl FnMut(LeaseEvent)) -> Result<(), ChannelError> {
         let channel = Channel::<LeaseRequest, LeaseAnswer>::connect(&self.socket)?;
         channel.send(&LeaseRequest::Watch, &[])?;
         loop {

@@ -44,6 +44,7 @@ pub mod logs;
 pub mod mac_addresses;
 pub mod monitor;
 pub mod moves;
+pub mod news;
 pub mod owed;
 pub mod reap;
 pub mod receipts;

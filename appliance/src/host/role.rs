@@ -18,7 +18,8 @@ use crate::host::leases::Leases;
 use crate::host::moves::Moves;
 use crate::host::owed::{self, Owed};
 use crate::host::vms::Vms;
-use crate::host::{adoption, arrivals, cpu, ending, host_lease, receipts, serve};
+use crate::host::{adoption, arrivals, cpu, ending, host_lease, news, receipts, serve};
+use crate::journal;
 use crate::network::fabric::Fabric;
 use crate::sigterm;
 
@@ -31,6 +32,7 @@ const KEEP_NETWORK: Duration = Duration::from_secs(5);
 /// It cannot listen, or has no identity.
 pub fn run(run_dir: &RunDir) -> io::Result<()> {
     sigterm::begin();
+    journal::tell_too(news::hear);
     let plane = Arc::new(plane(run_dir)?);
     let listener = Listener::bind(&run_dir.socket("host"))?;
     adoption::adopt(&plane);

@@ -12,6 +12,7 @@ use crate::api::init::InitRequest;
 use crate::host::caller::Caller;
 use crate::host::control_plane::ControlPlane;
 use crate::host::departures::Wish;
+use crate::host::news::NEWS;
 use crate::host::{answers, departures, lifecycle, moves, start};
 
 /// Serves consoles until the process ends.
@@ -88,6 +89,10 @@ fn carry_out(plane: &Arc<ControlPlane>, request: HostRequest, caller: &Caller<'_
             alone(departures::migrate(plane, &vm, &destination, Wish { check_only, force_link }, caller))
         }
         HostRequest::MigrationCancel(id) => line(moves::cancel(plane, &id)),
+        HostRequest::News { after } => {
+            let (last, items) = NEWS.after(after);
+            alone(Ok(HostAnswer::News { last, items }))
+        }
         HostRequest::HostReboot => line(plane.end_host(InitRequest::Reboot)),
         HostRequest::HostShutdown => line(plane.end_host(InitRequest::Shutdown)),
         other => alone(answers::answer(plane, &other)),

@@ -14,6 +14,7 @@ use crate::host::leases::LeaseFailure;
 use crate::host::record;
 use crate::host::running::Running;
 use crate::host::vms::Held;
+use crate::journal;
 
 /// Why a move ended whose engine did.
 pub(super) const ENGINE_DIED: &str = "the migrate role of this host ended in the middle of the move";
@@ -154,7 +155,7 @@ pub fn watch_lease(plane: &Arc<ControlPlane>, running: &Arc<Running>) {
                     hold_in(&plane, &running, holder.epoch, state == Some(VmState::Paused));
                 }
                 Ok(Some(holder)) if holder.epoch > running.epoch() => {
-                    log::info!("VM {name} moved to {} while no control plane ran", holder.name);
+                    log::info!(target: journal::NEWS, "VM {name} moved to {} while no control plane ran", holder.name);
                     release(&plane, &running);
                 }
                 // Nobody else holds it, or the datastore does not tell: the fence of the host lease stands behind this.

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use model::limits::LOG_ROLE_BYTES_MAX;
 
+use super::screen;
+
 /// A pipe whose reading end is copied to the log `name` in `folder` until every writer is gone.
 pub(super) fn into_log(folder: &Path, name: &str) -> std::io::Result<PipeWriter> {
     let (reader, writer) = std::io::pipe()?;
@@ -21,7 +23,10 @@ fn copy(mut reader: PipeReader, mut log: LogFile) {
         match reader.read(&mut buffer) {
             Ok(0) => return,
             // A full /run loses lines; it never stops the role that writes them.
-            Ok(length) => drop(log.append(&buffer[..length])),
+            Ok(length) => {
+                screen::pass_on(&buffer[..length]);
+                drop(log.append(&buffer[..length]));
+            }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(_) => return,
         }

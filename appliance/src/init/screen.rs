@@ -25,6 +25,8 @@ struct Screen {
 static SCREENS: Mutex<Vec<Screen>> = Mutex::new(Vec::new());
 /// Consoles have the screens.
 static LEFT: AtomicBool = AtomicBool::new(false);
+/// The machine ends, or cannot go on.
+static ENDING: AtomicBool = AtomicBool::new(false);
 static LOG: Mutex<Option<LogFile>> = Mutex::new(None);
 
 /// Finds the kernel's consoles (all of them: a person may sit at any one), or `/dev/console` when they are not known.
@@ -75,18 +77,32 @@ pub(super) fn leave_to_consoles() {
 /// The screens are `init`'s again: the machine ends.
 pub(super) fn take_back() {
     LEFT.store(false, Ordering::Relaxed);
+    ENDING.store(true, Ordering::Relaxed);
+}
+
+/// Shows what a role says, as it says it, while the machine ends: there is no console then that could be asked what the
+/// machine waits for.
+pub(super) fn pass_on(said: &[u8]) {
+    if ENDING.load(Ordering::Relaxed) {
+        let lines = String::from_utf8_lossy(said).replace('\n', "\r\n");
+        show(lines.as_bytes());
+    }
 }
 
 /// Writes one line with the time since power-on.
 pub(super) fn say(line: &str) {
     let text = format!("[{:>9}] {line}\r\n", uptime());
     if !LEFT.load(Ordering::Relaxed) {
-        let mut screens = SCREENS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        for screen in screens.iter_mut() {
-            screen.write(text.as_bytes());
-        }
+        show(text.as_bytes());
     }
     keep(line);
+}
+
+fn show(text: &[u8]) {
+    let mut screens = SCREENS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    for screen in screens.iter_mut() {
+        screen.write(text);
+    }
 }
 
 /// Keeps a line among the logs of the roles, once there is a place for them.

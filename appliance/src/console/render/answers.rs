@@ -48,7 +48,8 @@ pub fn text(answer: &HostAnswer) -> String {
         HostAnswer::MigrationNic(nic) => migration_nic_text(nic),
         HostAnswer::Log(lines) => lines.join("\n"),
         HostAnswer::Config(config) => config_text(config),
-        HostAnswer::Names(names) => format!("{names:?}"),
+        // The console itself asks for these.
+        HostAnswer::Names(_) | HostAnswer::News { .. } => String::new(),
     }
 }
 
