@@ -1,9 +1,10 @@
 //! What a nested test works with.
 
+use std::fs;
 use std::time::Duration;
 
 use crate::console::Answer;
-use crate::error::{LabError, Result};
+use crate::error::{Doing, LabError, Result};
 use crate::fleet::{self, Fleet};
 use crate::guests;
 use crate::home::Home;
@@ -43,6 +44,12 @@ impl Bench {
             return Ok(answer.output);
         }
         Err(self.unexpected(host, command, &answer))
+    }
+
+    /// All that a host's serial line said since it booted.
+    pub(super) fn serial_log(&self, host: &str) -> Result<String> {
+        let log = self.fleet.machine(host)?.serial_log();
+        Ok(String::from_utf8_lossy(&fs::read(&log).at("reading", &log)?).into_owned())
     }
 
     /// An error that shows what a command gave instead of what was promised.

@@ -2,13 +2,17 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::child::Child;
 use crate::error::{Doing, Result};
 use crate::machine::{Firmware, HostSpec, Medium, StartFrom};
 use crate::tests::nested::bench::{Bench, expect};
 use crate::tests::tally::Verdict;
+use crate::wait;
 
+/// How long a host may take to shut its VMs and itself down.
+const OFF_BOUND: Duration = Duration::from_secs(300);
 /// The host that these tests boot beside the fleet.
 const NUMBER: u8 = 9;
 
@@ -34,8 +38,7 @@ fn boot_iso(bench: &mut Bench, firmware: Firmware, medium: Medium) -> Result<Ver
     spec.config_drive = Some(config_drive(bench, &spec.configuration_file())?);
     bench.with_host(spec, |bench, machine| {
         bench.done(&machine.spec.name, "help")?;
-        let log = fs::read(machine.serial_log()).at("reading", &machine.serial_log())?;
-        let log = String::from_utf8_lossy(&log);
+        let log = bench.serial_log(&machine.spec.name)?;
         expect(log.contains("identity: host host-i"), || format!("the host did not find its configuration:\n{log}"))?;
         Ok(Verdict::Passed)
     })
@@ -48,8 +51,7 @@ pub(super) fn a_host_with_a_bad_configuration_comes_up_and_says_what_is_wrong(be
     spec.config_drive = Some(config_drive(bench, &bad)?);
     bench.with_host(spec, |bench, machine| {
         bench.done(&machine.spec.name, "help")?;
-        let log = fs::read(machine.serial_log()).at("reading", &machine.serial_log())?;
-        let log = String::from_utf8_lossy(&log);
+        let log = bench.serial_log(&machine.spec.name)?;
         for word in ["host.toml", "port_group.lab.vlan", "1 to 4094", "migration_nic.adress", "address"] {
             expect(log.contains(word), || format!("the boot does not say {word}:\n{log}"))?;
         }
@@ -60,6 +62,28 @@ pub(super) fn a_host_with_a_bad_configuration_comes_up_and_says_what_is_wrong(be
 pub(super) fn a_host_that_lost_power_comes_back(bench: &mut Bench) -> Result<Verdict> {
     let machine = bench.fleet.machine("host-b")?;
     machine.process().kill()?;
+    bench.fleet.boot(std::slice::from_ref(&machine))?;
+    bench.done("host-b", "help")?;
+    Ok(Verdict::Passed)
+}
+
+pub(super) fn a_host_that_is_shut_down_ends_its_vms_first_and_says_what_it_waits_for(
+    bench: &mut Bench,
+) -> Result<Verdict> {
+    bench.bring("deb", "host-b")?;
+    let machine = bench.fleet.machine("host-b")?;
+    bench.judge_nothing_lost_after(|bench| {
+        bench.done("host-b", "host shutdown")?;
+        wait::until("host-b to be off", OFF_BOUND, || {
+            Ok(if machine.process().runs() { Err("it still runs".into()) } else { Ok(()) })
+        })
+    })?;
+    let serial = bench.serial_log("host-b")?;
+    let told =
+        serial.lines().any(|line| line.contains("waiting until these VMs are shut down") && line.contains(": deb"));
+    expect(told, || format!("host-b does not say what it waits for:\n{serial}"))?;
+    // It gave its leases up: nothing has to expire.
+    bench.done("host-a", "vm start deb")?;
     bench.fleet.boot(std::slice::from_ref(&machine))?;
     bench.done("host-b", "help")?;
     Ok(Verdict::Passed)

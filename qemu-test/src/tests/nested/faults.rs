@@ -252,6 +252,9 @@ pub(super) fn a_host_frozen_with_its_clock_writes_nothing_after_the_take_over(be
     went_on(bench, &[before, meanwhile])?;
     let log = bench.done("host-a", "log show lease")?;
     expect(log.contains("it stood still, its clock included"), || format!("host-a does not say what happened: {log}"))?;
+    let serial = bench.serial_log("host-a")?;
+    let told = "its VMs here were killed, and another host may run them now: deb";
+    expect(serial.contains(told), || format!("nobody at the console of host-a is told what happened:\n{serial}"))?;
     Ok(Verdict::Passed)
 }
 

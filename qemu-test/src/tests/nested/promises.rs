@@ -1,8 +1,6 @@
 //! The list of promises, and the run over them.
 
-use std::fs;
-
-use crate::error::{Doing, LabError, Result};
+use crate::error::{LabError, Result};
 use crate::fleet::Fleet;
 use crate::home::Home;
 use crate::image;
@@ -58,6 +56,7 @@ const PROMISES: &[Promise] = promises![
     init: boot::the_iso_boots_as_a_cd_by_uefi,
     init: boot::the_iso_boots_as_a_usb_stick_by_uefi,
     init: boot::a_host_with_a_bad_configuration_comes_up_and_says_what_is_wrong,
+    init: boot::a_host_that_is_shut_down_ends_its_vms_first_and_says_what_it_waits_for,
     init: boot::a_host_that_lost_power_comes_back,
 ];
 
@@ -99,7 +98,6 @@ fn end(home: &Home, tally: &mut Tally) {
 /// The role that a promise is about, if init said at boot that the build has no such role. A role that only does not run
 /// is a fault of the product and no reason to skip.
 fn missing(promise: &Promise, bench: &Bench) -> Result<Option<&'static str>> {
-    let log = bench.fleet.machine("host-a")?.serial_log();
-    let log = String::from_utf8_lossy(&fs::read(&log).at("reading", &log)?).into_owned();
+    let log = bench.serial_log("host-a")?;
     Ok(log.contains(&format!("role {} is not in this build", promise.role)).then_some(promise.role))
 }

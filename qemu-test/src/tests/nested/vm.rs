@@ -91,7 +91,7 @@ pub(super) fn a_bad_vm_configuration_is_refused_with_every_reason_at_once(bench:
 
 impl Bench {
     /// A client talks, is stopped, `work` is done; then the journal must hold everything that the client saw.
-    fn judge_nothing_lost_after(&self, work: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+    pub(super) fn judge_nothing_lost_after(&self, work: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
         let talker = self.talk("deb")?;
         self.listen(&talker)?;
         let heard = talker.stop()?;
