@@ -46,7 +46,8 @@ impl Bench {
         Err(self.unexpected(host, command, &answer))
     }
 
-    /// All that a host's serial line said since it booted.
+    /// All that a host's serial line said since it booted. QEMU keeps a character twice that the line did not take at once,
+    /// so this is to be read with [`says`].
     pub(super) fn serial_log(&self, host: &str) -> Result<String> {
         let log = self.fleet.machine(host)?.serial_log();
         Ok(String::from_utf8_lossy(&fs::read(&log).at("reading", &log)?).into_owned())
@@ -83,6 +84,16 @@ impl Bench {
         self.fleet.remove_host(&machine)?;
         outcome
     }
+}
+
+/// Whether a text says something, doubled characters aside.
+pub(super) fn says(text: &str, what: &str) -> bool {
+    let single = |text: &str| {
+        let mut characters: Vec<char> = text.chars().collect();
+        characters.dedup();
+        String::from_iter(characters)
+    };
+    single(text).contains(&single(what))
 }
 
 /// What must be so.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::child::Child;
 use crate::error::{Doing, Result};
 use crate::machine::{Firmware, HostSpec, Medium, StartFrom};
-use crate::tests::nested::bench::{Bench, expect};
+use crate::tests::nested::bench::{Bench, expect, says};
 use crate::tests::tally::Verdict;
 use crate::wait;
 
@@ -39,7 +39,7 @@ fn boot_iso(bench: &mut Bench, firmware: Firmware, medium: Medium) -> Result<Ver
     bench.with_host(spec, |bench, machine| {
         bench.done(&machine.spec.name, "help")?;
         let log = bench.serial_log(&machine.spec.name)?;
-        expect(log.contains("identity: host host-i"), || format!("the host did not find its configuration:\n{log}"))?;
+        expect(says(&log, "identity: host host-i"), || format!("the host did not find its configuration:\n{log}"))?;
         Ok(Verdict::Passed)
     })
 }
@@ -53,7 +53,7 @@ pub(super) fn a_host_with_a_bad_configuration_comes_up_and_says_what_is_wrong(be
         bench.done(&machine.spec.name, "help")?;
         let log = bench.serial_log(&machine.spec.name)?;
         for word in ["host.toml", "port_group.lab.vlan", "1 to 4094", "migration_nic.adress", "address"] {
-            expect(log.contains(word), || format!("the boot does not say {word}:\n{log}"))?;
+            expect(says(&log, word), || format!("the boot does not say {word}:\n{log}"))?;
         }
         Ok(Verdict::Passed)
     })
@@ -79,8 +79,7 @@ pub(super) fn a_host_that_is_shut_down_ends_its_vms_first_and_says_what_it_waits
         })
     })?;
     let serial = bench.serial_log("host-b")?;
-    let told =
-        serial.lines().any(|line| line.contains("waiting until these VMs are shut down") && line.contains(": deb"));
+    let told = serial.lines().any(|line| says(line, "waiting until these VMs are shut down") && says(line, ": deb"));
     expect(told, || format!("host-b does not say what it waits for:\n{serial}"))?;
     // It gave its leases up: nothing has to expire.
     bench.done("host-a", "vm start deb")?;

@@ -4,7 +4,7 @@ use crate::error::{LabError, Result};
 use crate::fleet::Fleet;
 use crate::home::Home;
 use crate::image;
-use crate::tests::nested::bench::Bench;
+use crate::tests::nested::bench::{Bench, says};
 use crate::tests::nested::{boot, console, faults, image as image_promises, migration, vm};
 use crate::tests::tally::{Tally, Verdict};
 
@@ -99,5 +99,5 @@ fn end(home: &Home, tally: &mut Tally) {
 /// is a fault of the product and no reason to skip.
 fn missing(promise: &Promise, bench: &Bench) -> Result<Option<&'static str>> {
     let log = bench.serial_log("host-a")?;
-    Ok(log.contains(&format!("role {} is not in this build", promise.role)).then_some(promise.role))
+    Ok(says(&log, &format!("role {} is not in this build", promise.role)).then_some(promise.role))
 }
