@@ -294,24 +294,43 @@ fn a_vm_whose_move_is_committed_is_not_killed_at_its_source() {
 #[test]
 fn a_vm_whose_monitor_dies_between_the_commit_and_the_resume_can_be_started_anywhere() {
     let Some((_datastore, _cable, a, b)) = two_hosts("late-death") else { return };
-    may_move(&a, "host-b");
-    let lease = LeaseLine::cut_into(&b);
-    // The commit is made, and the engine does not know it yet.
+    let (lease, moving) = die_after_the_commit(&a, &b);
+    lease.mend();
+    let told = line(&finish(&moving).1);
+    assert!(told.contains("does not run there") && told.contains("vm start witness"), "{told}");
+    starts_at_its_source_again(&a, &b);
+}
+
+#[test]
+fn a_lease_that_came_with_a_commit_of_which_nobody_learned_in_time_is_given_up_with_the_dead_vm() {
+    let Some((_datastore, _cable, a, b)) = two_hosts("unlearned") else { return };
+    let (lease, moving) = die_after_the_commit(&a, &b);
+    wait("the destination asks no more", || b.migrations().iter().any(|row| row.state == "failed"));
+    lease.mend();
+    finish(&moving);
+    starts_at_its_source_again(&a, &b);
+}
+
+/// Kills the monitor at the destination when the commit is made and the engine there does not know it yet.
+fn die_after_the_commit(a: &Host, b: &Host) -> (LeaseLine, Channel<HostRequest, HostAnswer>) {
+    may_move(a, "host-b");
+    let lease = LeaseLine::cut_into(b);
     lease.becomes(|request| match request {
         LeaseRequest::Commit { .. } => Word::AnswerIsLost,
         LeaseRequest::Resolve { .. } => Word::IsUnknown,
         _ => Word::Passes,
     });
     let moving = a.begin("vm migrate witness host-b");
-    wait_for_phase(&b, "commit");
+    wait_for_phase(b, "commit");
     b.monitor_processes().into_iter().for_each(world::kill);
     wait("its monitor is gone", || b.monitor_processes().is_empty());
-    lease.mend();
-    let told = line(&finish(&moving).1);
-    assert!(told.contains("does not run there") && told.contains("vm start witness"), "{told}");
-    wait("both say that it is stopped", || [&a, &b].iter().all(|host| host.state("witness") == VmState::Stopped));
+    (lease, moving)
+}
+
+fn starts_at_its_source_again(a: &Host, b: &Host) {
+    wait("both say that it is stopped", || [a, b].iter().all(|host| host.state("witness") == VmState::Stopped));
     assert_eq!(a.ask("vm start witness").0, 0, "its lease was given up");
-    assert!(std::ptr::eq(runner(&a, &b), &raw const a));
+    assert!(std::ptr::eq(runner(a, b), a));
 }
 
 #[test]

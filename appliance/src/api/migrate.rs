@@ -181,7 +181,9 @@ pub enum VmHere {
     Runs,
     /// Its lease is this host's, but its vCPUs are gone.
     Stopped,
-    /// Nothing, or nothing that is known.
+    /// Its vCPUs are gone, and whether its lease is this host's could not be learned in time.
+    Unknown,
+    /// Nothing.
     Nothing,
 }
 
@@ -191,7 +193,8 @@ impl VmHere {
         match now {
             VmNow::On(on, _) if on == host => Self::Runs,
             VmNow::StoppedOn(on) if on == host => Self::Stopped,
-            VmNow::On(..) | VmNow::StoppedOn(_) | VmNow::NotHere => Self::Nothing,
+            VmNow::NotHere => Self::Unknown,
+            VmNow::On(..) | VmNow::StoppedOn(_) => Self::Nothing,
         }
     }
 }

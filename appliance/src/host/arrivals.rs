@@ -171,7 +171,7 @@ fn follow(
             }
             (Ok(FromMigrate::Ended(ended)), _) => {
                 // What runs here already has a watcher, which sees to its end.
-                if ended.vm == VmHere::Stopped
+                if matches!(ended.vm, VmHere::Stopped | VmHere::Unknown)
                     && let Some(born) = arriving.take()
                 {
                     drop(born);

@@ -228,6 +228,10 @@ fn conclude(
     // The engine does not know what a person had done with the VM before, nor always that its monitor is gone.
     let place = match ended.vm {
         VmHere::Nothing => None,
+        VmHere::Unknown => {
+            owed::owe(plane, &held.running().vm);
+            None
+        }
         VmHere::Runs | VmHere::Stopped if !held.is_here() => {
             // Its guest ended here meanwhile, and the engine may have won a later epoch for nobody.
             owed::owe(plane, &held.running().vm);
