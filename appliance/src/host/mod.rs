@@ -18,7 +18,7 @@
 //! [`control_plane`] holds the state that they share; [`vms`] is who may work on which VM ([`running`]), [`moves`] are the
 //! migrations, [`owed`] the leases that are still to be given up; [`caller`] is who waits for a command; [`record`] is what
 //! a restarted control plane finds of the VMs that went on running, and [`adoption`] takes them up; [`discovery`] is how
-//! hosts find each other; [`role`] starts all of it.
+//! hosts find each other; [`news`] is what happened by itself, for the consoles; [`role`] starts all of it.
 
 pub mod adoption;
 pub mod answers;

@@ -82,7 +82,7 @@ pub(super) fn a_bad_vm_configuration_is_refused_with_every_reason_at_once(bench:
     let answer = bench.exec("host-a", "vm start bad");
     fs::remove_dir_all(&folder).at("removing", &folder)?;
     let answer = answer?;
-    for word in ["error: ", "cpus", "memory", "colour", "line 3"] {
+    for word in ["error: ", "cpus", "memory", "colour", "line 3", "vms/bad/vmlinuz"] {
         let explained = answer.status != 0 && answer.output.contains(word);
         expect(explained, || format!("{word} is missing: {}", bench.unexpected("host-a", "vm start bad", &answer)))?;
     }
