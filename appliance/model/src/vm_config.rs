@@ -218,7 +218,10 @@ fn read(mut root: Section<'_>, folder: Option<&VmName>) -> Draft {
         }
     }
     let (vm, boot) = (vm.unwrap_or_default(), boot.unwrap_or_default());
-    let disks: Vec<_> = root.sections("disk", limits::VM_DISKS_MAX).into_iter().filter_map(read_disk).collect();
+    let mut disks = Vec::new();
+    for section in root.sections("disk", limits::VM_DISKS_MAX) {
+        disks.extend(read_disk(section, &disks));
+    }
     let mut macs = Vec::new();
     let nics = root.sections("nic", limits::VM_NICS_MAX);
     let nics: Vec<_> = nics.into_iter().filter_map(|section| read_nic(section, &mut macs)).collect();
@@ -306,12 +309,18 @@ fn read_boot(mut section: Section<'_>) -> BootSection {
     BootSection { kernel, initrd, cmdline }
 }
 
-fn read_disk(mut section: Section<'_>) -> Option<Disk> {
+/// `others` are those before it.
+fn read_disk(mut section: Section<'_>, others: &[Disk]) -> Option<Disk> {
     let mut file: Option<FilePath> = section.required("file", "root.img");
     if file.take_if(|file| file.as_str().ends_with(".qcow2")).is_some() {
         section.error("file", "qcow2 disks are not supported yet: convert it with qemu-img convert -O raw");
     }
     let read_only = section.boolean("read_only").unwrap_or(false);
+    // The lock of a disk that is written is exclusive, also against its own VM.
+    let shared = others.iter().any(|other| Some(&other.file) == file.as_ref() && !(read_only && other.read_only));
+    if shared {
+        section.error("file", "is a disk of this VM already: only disks that are all read_only may share a file");
+    }
     section.finish();
     Some(Disk { file: file?, read_only })
 }
@@ -403,6 +412,17 @@ verify = "full"
         assert_eq!((draft.memory, draft.cpu_baseline), (Some(Bytes::mib(1024)), None));
         assert_eq!((draft.kernel, draft.initrd), (Some("vmlinuz".parse().expect("valid")), None));
         assert_eq!(draft.disks, [Disk { file: "root.img".parse().expect("valid"), read_only: false }]);
+    }
+
+    #[test]
+    fn two_disks_share_a_file_only_where_nobody_writes_it() {
+        let disk = |read_only: bool| format!("[[disk]]\nfile = \"data.img\"\nread_only = {read_only}\n");
+        let of = |first, second| VmConfig::parse("vm.toml", &format!("{WEB}{}{}", disk(first), disk(second)));
+        for (first, second) in [(false, false), (true, false), (false, true)] {
+            let errors = of(first, second).expect_err("one writes what the other has");
+            assert!(errors.len() == 1 && errors[0].key == "disk[3].file", "{errors:?}");
+        }
+        assert_eq!(of(true, true).expect("both only read").disks.len(), 3);
     }
 
     #[test]
