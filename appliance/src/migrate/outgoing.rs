@@ -264,7 +264,8 @@ impl Departure {
         if self.order.vm.paused { RunState::Paused } else { RunState::Running }
     }
 
-    /// Does what the machine wants, and sends what the transport takes.
+    /// Does what the machine wants, and sends what the transport takes. That takes time, in which the round and the stun go
+    /// on: the machine is told the time as it is after each step, not as it was before the first.
     pub fn go_on(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>) {
         if let Some(report) = self.probe.as_mut().and_then(|probe| probe.advance(wire.stack, now)) {
             self.probe = None;
@@ -277,12 +278,12 @@ impl Departure {
                 if let Some(input) = self.effect(desk, wire, effect)
                     && let Some(source) = &mut self.source
                 {
-                    source.handle_input(desk.clock.of(now), input);
+                    source.handle_input(desk.clock.of(Instant::now()), input);
                 }
             }
             let Some(input) = self.send(wire) else { return };
             if let Some(source) = &mut self.source {
-                source.handle_input(desk.clock.of(now), input);
+                source.handle_input(desk.clock.of(Instant::now()), input);
             }
         }
     }

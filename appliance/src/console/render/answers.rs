@@ -204,6 +204,16 @@ fn ms(us: u64) -> String {
     format!("{}.{:03} ms", us / 1000, us % 1000)
 }
 
+/// A step of the guest's clock.
+fn clock_step_text(us: i64) -> String {
+    let step = ms(us.unsigned_abs());
+    if us < 0 {
+        format!("{step} behind real time: the guest's clock stood still while its state travelled")
+    } else {
+        format!("{step}: the guest's clock is not behind real time")
+    }
+}
+
 fn receipt_text(receipt: &Receipt) -> String {
     let Receipt { vm, source, destination, .. } = receipt;
     let outcome = match receipt.verdict {
@@ -222,7 +232,7 @@ fn receipt_text(receipt: &Receipt) -> String {
         ("verify", stun.verify_us),
         ("lease", stun.lease_us),
         ("resume", stun.resume_us),
-        ("announce", stun.announce_us),
+        ("messages", stun.messages_us()),
     ];
     let pieces = pieces.into_iter().filter(|(_, us)| measured || *us > 0);
     let audit = &receipt.audit;
@@ -234,13 +244,15 @@ fn receipt_text(receipt: &Receipt) -> String {
         "not made".to_owned()
     };
     let rounds = receipt.rounds.iter().enumerate().map(|(n, round)| {
+        let in_stun = n + 1 == receipt.rounds.len() && receipt.last_round_in_stun();
         format!(
-            "{}: {} pages ({} zero), {} in {}",
+            "{}: {} pages ({} zero), {} in {}{}",
             n + 1,
             round.pages,
             round.zero_pages,
             Bytes(round.bytes),
-            ms(round.us)
+            ms(round.us),
+            if in_stun { ", in the stun" } else { "" }
         )
     });
     Record::default()
@@ -255,7 +267,8 @@ fn receipt_text(receipt: &Receipt) -> String {
         .line("dirty rate", format!("{} pages/s", receipt.dirty_pages_per_s))
         .line("stun", format!("{total} (predicted {})", ms(receipt.predicted_stun_us)))
         .each("  of it", pieces.map(|(name, us)| format!("{name:10}  {}", ms(us))))
-        .some("clock step", receipt.clock_step_us.map(|us| format!("{us} us")))
+        .some("announced", (stun.announce_us > 0).then(|| format!("{} after the stun", ms(stun.announce_us))))
+        .some("clock step", receipt.clock_step_us.map(clock_step_text))
         .line("audit", audit)
         .each("round", rounds)
         .each("phase", receipt.phases.iter().map(|phase| format!("{:12}  {}", phase.name, ms(phase.us))))
@@ -351,4 +364,69 @@ fn config_text(config: &ConfigDetail) -> String {
         text.push_str(&format!("\n\n{}", config.to_string().trim_end()));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use model::receipt::{Audit, Round, Stun};
+
+    use super::*;
+
+    fn receipt() -> Receipt {
+        let stun = Stun {
+            stop_us: 1_000,
+            last_pages_us: 2_000,
+            state_us: 3_000,
+            verify_us: 0,
+            lease_us: 4_000,
+            resume_us: 5_000,
+            announce_us: 700,
+            total_us: 16_500,
+        };
+        Receipt {
+            id: "00000000000000ff".to_owned(),
+            vm: "web".parse().expect("valid"),
+            source: "host-a".parse().expect("valid"),
+            destination: "host-b".parse().expect("valid"),
+            verdict: Verdict::Moved,
+            reason: String::new(),
+            epoch: 2,
+            started_unix_s: 0,
+            total_us: 2_000_000,
+            memory_bytes: 1 << 20,
+            sent_bytes: 1 << 20,
+            zero_pages: 0,
+            compression_saved_bytes: 0,
+            throughput_bytes_per_s: 1 << 20,
+            dirty_pages_per_s: 1,
+            clock_step_us: Some(-15_000),
+            predicted_stun_us: 20_000,
+            stun,
+            audit: Audit::default(),
+            phases: Vec::new(),
+            rounds: vec![Round { pages: 256, zero_pages: 0, bytes: 1 << 20, us: 900_000 }; 2],
+        }
+    }
+
+    #[test]
+    fn the_lines_of_the_stun_add_up_to_it_and_the_round_in_it_is_marked() {
+        let text = receipt_text(&receipt());
+        assert!(text.contains("messages    1.500 ms"), "{text}");
+        assert!(text.contains("announced             0.700 ms after the stun"), "{text}");
+        assert!(text.contains("1: 256 pages (0 zero), 1 MiB in 900.000 ms\n"), "{text}");
+        assert!(text.contains("2: 256 pages (0 zero), 1 MiB in 900.000 ms, in the stun"), "{text}");
+    }
+
+    #[test]
+    fn a_person_reads_what_the_step_of_the_clock_is() {
+        let step = |us| {
+            let text = receipt_text(&Receipt { clock_step_us: Some(us), ..receipt() });
+            text.lines().find(|line| line.starts_with("clock step")).expect("a line").to_owned()
+        };
+        assert!(
+            step(-15_000)
+                .ends_with("15.000 ms behind real time: the guest's clock stood still while its state travelled")
+        );
+        assert!(step(2_000).ends_with("2.000 ms: the guest's clock is not behind real time"));
+    }
 }
