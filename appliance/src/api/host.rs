@@ -161,6 +161,15 @@ pub struct Check {
     pub found: String,
     /// What is wrong; empty where it is well.
     pub problems: Vec<Reason>,
+    /// What a person should know although nothing is wrong.
+    pub warnings: Vec<Reason>,
+}
+
+impl Check {
+    /// What was looked at, what it found, and what is wrong.
+    pub fn new(subject: impl Into<String>, found: impl Into<String>, problems: Vec<Reason>) -> Self {
+        Self { subject: subject.into(), found: found.into(), problems, warnings: Vec::new() }
+    }
 }
 
 /// This host.

@@ -217,10 +217,10 @@ fn vm_checks(plane: &ControlPlane, name: &VmName) -> Result<Vec<Check>, Diagnosi
         Ok(config) => config,
         Err(errors) => {
             let problems = errors.iter().map(|error| Reason::new(error.to_string(), "mend vm.toml")).collect();
-            return Ok(vec![Check { subject: "vm.toml".to_owned(), found: "has errors".to_owned(), problems }]);
+            return Ok(vec![Check::new("vm.toml", "has errors", problems)]);
         }
     };
-    let mut checks = vec![Check { subject: "vm.toml".to_owned(), found: "valid".to_owned(), problems: Vec::new() }];
+    let mut checks = vec![Check::new("vm.toml", "valid", Vec::new())];
     checks.extend(checks::start_checks(plane, &located, &config));
     Ok(checks)
 }

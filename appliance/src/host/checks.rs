@@ -20,8 +20,8 @@ const CONDITIONS: &[Condition] =
 /// Looks at every condition of a start on this host.
 pub fn start_checks(plane: &ControlPlane, located: &Located, config: &VmConfig) -> Vec<Check> {
     let looked = CONDITIONS.iter().map(|(subject, look)| match look(plane, located, config) {
-        Ok(found) => Check { subject: (*subject).to_owned(), found, problems: Vec::new() },
-        Err(problems) => Check { subject: (*subject).to_owned(), found: "not fulfilled".to_owned(), problems },
+        Ok(found) => Check::new(*subject, found, Vec::new()),
+        Err(problems) => Check::new(*subject, "not fulfilled", problems),
     });
     looked.collect()
 }

@@ -420,13 +420,12 @@ impl Departure {
         };
         let epoch = outcome.receipt.as_ref().map_or(self.order.vm.epoch, |receipt| receipt.epoch);
         let receipt = if self.order.check_only { None } else { outcome.receipt };
-        let warnings: Vec<_> =
-            outcome.findings.into_iter().filter(|finding| finding.severity == Severity::Warning).collect();
-        for finding in &warnings {
+        let findings = outcome.findings;
+        for finding in findings.iter().filter(|finding| finding.severity == Severity::Warning) {
             log::warn!("migration {:016x}: {}; {}", self.order.id, finding.reason.cause, finding.reason.hint);
         }
         let link = outcome.link.map_or_else(String::new, |link| link.to_string());
-        let ended = Ended { id: self.order.id, vm, epoch, receipt, failure, warnings, link };
+        let ended = Ended { id: self.order.id, vm, epoch, receipt, failure, findings, link };
         desk.tell(FromMigrate::Ended(Box::new(ended)));
     }
 }

@@ -105,8 +105,13 @@ fn hosts_text(hosts: &[HostRow]) -> String {
 fn checks_text(checks: &[Check]) -> String {
     let mut lines = Vec::new();
     for check in checks {
-        let mark = if check.problems.is_empty() { "ok  " } else { "FAIL" };
-        lines.push(format!("{mark}  {}: {}{}", check.subject, check.found, problems(&check.problems)));
+        let mark = match (check.problems.is_empty(), check.warnings.is_empty()) {
+            (true, true) => "ok",
+            (true, false) => "warn",
+            (false, _) => "FAIL",
+        };
+        let reasons = problems(&check.problems) + &problems(&check.warnings);
+        lines.push(format!("{mark:4}  {}: {}{reasons}", check.subject, check.found));
     }
     lines.join("\n")
 }
@@ -428,5 +433,24 @@ mod tests {
                 .ends_with("15.000 ms behind real time: the guest's clock stood still while its state travelled")
         );
         assert!(step(2_000).ends_with("2.000 ms: the guest's clock is not behind real time"));
+    }
+
+    #[test]
+    fn a_check_has_a_line_for_what_is_well_and_one_that_warns_does_not_say_ok() {
+        let slow = vec![Reason::new("the link is slow", "use a faster one")];
+        let checks = [
+            Check::new("memory", "there is room", Vec::new()),
+            Check { warnings: slow.clone(), ..Check::new("migration link", "100 Mbit/s", Vec::new()) },
+            Check {
+                warnings: slow,
+                ..Check::new("storage", "not as it should be", vec![Reason::new("it is away", "")])
+            },
+        ];
+        assert_eq!(
+            checks_text(&checks),
+            "ok    memory: there is room\n\
+             warn  migration link: 100 Mbit/s\ncause: the link is slow\nhint:  use a faster one\n\
+             FAIL  storage: not as it should be\ncause: it is away\ncause: the link is slow\nhint:  use a faster one"
+        );
     }
 }
