@@ -192,6 +192,8 @@ fn a_broken_vm_toml_is_told_with_all_its_errors() {
     let HostAnswer::Refused(refusal) = refusal else { panic!("{refusal:?}") };
     assert_eq!((status, refusal.reasons.len()), (1, 5), "{refusal}");
     assert_eq!(host.state("bad"), VmState::Broken);
+    let row = host.vm("bad").row;
+    assert_eq!((row.cpus, row.memory), (None, None), "what cannot be read is not nothing");
 }
 
 #[test]

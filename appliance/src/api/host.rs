@@ -283,10 +283,10 @@ pub struct VmRow {
     pub datastore: DatastoreName,
     /// Where it is in its life.
     pub state: VmState,
-    /// vCPUs.
-    pub cpus: u8,
-    /// Memory.
-    pub memory: Bytes,
+    /// vCPUs; absent where its vm.toml cannot be read.
+    pub cpus: Option<u8>,
+    /// Memory; absent where its vm.toml cannot be read.
+    pub memory: Option<Bytes>,
 }
 
 /// A VM.

@@ -112,8 +112,8 @@ fn vms(plane: &ControlPlane) -> Vec<VmRow> {
                 name: running.vm.vm.clone(),
                 datastore: running.vm.datastore.clone(),
                 state,
-                cpus: running.spec.cpus,
-                memory: Bytes(running.spec.memory_bytes),
+                cpus: Some(running.spec.cpus),
+                memory: Some(Bytes(running.spec.memory_bytes)),
             });
         }
     }
@@ -184,8 +184,8 @@ fn vm_row(
         name: name.clone(),
         datastore: datastore.name().clone(),
         state: plane.vms.state(name).unwrap_or(elsewhere),
-        cpus: config.as_ref().map_or(0, |config| config.cpus),
-        memory: config.as_ref().map_or(Bytes(0), |config| config.memory),
+        cpus: config.as_ref().map(|config| config.cpus),
+        memory: config.as_ref().map(|config| config.memory),
     }
 }
 

@@ -156,9 +156,7 @@ fn vms_text(vms: &[VmRow]) -> String {
         Table::new(["NAME", "STATE", "CPUS", "MEMORY", "DATASTORE"], "no VMs on the datastores of this host");
     for vm in vms {
         let VmRow { name, datastore, state, cpus, memory } = vm;
-        let known = *cpus > 0;
-        let (cpus, memory) = if known { (cpus.to_string(), memory.to_string()) } else { ("-".into(), "-".into()) };
-        table.row([name.to_string(), state_text(state), cpus, memory, datastore.to_string()]);
+        table.row([name.to_string(), state_text(state), or_dash(*cpus), or_dash(*memory), datastore.to_string()]);
     }
     table.to_string()
 }
@@ -452,5 +450,20 @@ mod tests {
              warn  migration link: 100 Mbit/s\ncause: the link is slow\nhint:  use a faster one\n\
              FAIL  storage: not as it should be\ncause: it is away\ncause: the link is slow\nhint:  use a faster one"
         );
+    }
+
+    #[test]
+    fn a_vm_whose_configuration_cannot_be_read_has_no_size_rather_than_none_at_all() {
+        let row = VmRow {
+            name: "web".parse().expect("valid"),
+            datastore: "lab".parse().expect("valid"),
+            state: VmState::Broken,
+            cpus: None,
+            memory: None,
+        };
+        let answer = HostAnswer::Vms(vec![row]);
+        let value: serde_json::Value = serde_json::from_str(&json(&answer)).expect("JSON");
+        assert!(value[0]["cpus"].is_null() && value[0]["memory"].is_null(), "{value}");
+        assert!(text(&answer).ends_with("web   broken vm.toml  -     -       lab"), "{}", text(&answer));
     }
 }
