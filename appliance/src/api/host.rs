@@ -145,7 +145,7 @@ pub enum HostAnswer {
     /// To `MigrationNic`.
     MigrationNic(Box<MigrationNicDetail>),
     /// To `LogShow`.
-    Log(Vec<String>),
+    Log(Vec<LogLine>),
     /// To `ConfigShow`.
     Config(Box<ConfigDetail>),
     /// To `Names`.
@@ -424,6 +424,19 @@ pub struct MigrationNicDetail {
     pub drops: u64,
     /// What is wrong with it.
     pub problems: Vec<Reason>,
+}
+
+/// A line of a log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Milliseconds since the machine started; absent where the line has not the journal's form.
+    pub at_ms: Option<u64>,
+    /// The role that wrote it.
+    pub role: String,
+    /// `error`, `warning`, `info` or `debug`; absent where the line has not the journal's form.
+    pub level: Option<String>,
+    /// What it says; the whole line where it has not the journal's form.
+    pub text: String,
 }
 
 /// The configuration that is in force.

@@ -8,8 +8,8 @@ use model::units::Bytes;
 use super::record::Record;
 use super::table::Table;
 use crate::api::host::{
-    Check, ConfigDetail, DatastoreDetail, DatastoreRow, HostAnswer, HostDetail, HostRow, HostState, MigrationNicDetail,
-    MigrationRow, NicRow, PortGroupRow, VmDetail, VmRow, VmState,
+    Check, ConfigDetail, DatastoreDetail, DatastoreRow, HostAnswer, HostDetail, HostRow, HostState, LogLine,
+    MigrationNicDetail, MigrationRow, NicRow, PortGroupRow, VmDetail, VmRow, VmState,
 };
 
 /// The answer as one JSON value.
@@ -46,7 +46,7 @@ pub fn text(answer: &HostAnswer) -> String {
         HostAnswer::Nics(nics) => nics_text(nics),
         HostAnswer::PortGroups(port_groups) => port_groups_text(port_groups),
         HostAnswer::MigrationNic(nic) => migration_nic_text(nic),
-        HostAnswer::Log(lines) => lines.join("\n"),
+        HostAnswer::Log(lines) => log_text(lines),
         HostAnswer::Config(config) => config_text(config),
         HostAnswer::Names(names) => format!("{names:?}"),
     }
@@ -361,6 +361,14 @@ fn migration_nic_text(nic: &MigrationNicDetail) -> String {
     format!("{record}{}", problems(&nic.problems))
 }
 
+fn log_text(lines: &[LogLine]) -> String {
+    let line = |LogLine { at_ms, role, level, text }: &LogLine| match (at_ms, level) {
+        (Some(at), Some(level)) => format!("{}.{:03} {role} {level}: {text}", at / 1000, at % 1000),
+        _ => text.clone(),
+    };
+    lines.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
 fn config_text(config: &ConfigDetail) -> String {
     let mut text = Record::default().each("layer", &config.layers).each("error", &config.errors).to_string();
     if let Some(config) = &config.config {
@@ -465,5 +473,21 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&json(&answer)).expect("JSON");
         assert!(value[0]["cpus"].is_null() && value[0]["memory"].is_null(), "{value}");
         assert!(text(&answer).ends_with("web   broken vm.toml  -     -       lab"), "{}", text(&answer));
+    }
+
+    #[test]
+    fn a_person_reads_the_lines_of_a_log_as_they_were_written_and_a_program_their_parts() {
+        let line = |at_ms, level: Option<&str>, text: &str| LogLine {
+            at_ms,
+            role: "lease".to_owned(),
+            level: level.map(str::to_owned),
+            text: text.to_owned(),
+        };
+        let lines = vec![line(Some(12_007), Some("warning"), "late: 3 ms"), line(None, None, "stack backtrace:")];
+        assert_eq!(text(&HostAnswer::Log(lines.clone())), "12.007 lease warning: late: 3 ms\nstack backtrace:");
+        let value: serde_json::Value = serde_json::from_str(&json(&HostAnswer::Log(lines))).expect("JSON");
+        assert_eq!(value[0]["at_ms"], 12_007);
+        assert_eq!(value[0]["text"], "late: 3 ms");
+        assert!(value[1]["level"].is_null() && value[1]["role"] == "lease", "{value}");
     }
 }
