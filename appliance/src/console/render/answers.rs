@@ -362,6 +362,9 @@ fn migration_nic_text(nic: &MigrationNicDetail) -> String {
 }
 
 fn log_text(lines: &[LogLine]) -> String {
+    if lines.is_empty() {
+        return "no lines".to_owned();
+    }
     let line = |LogLine { at_ms, role, level, text }: &LogLine| match (at_ms, level) {
         (Some(at), Some(level)) => format!("{}.{:03} {role} {level}: {text}", at / 1000, at % 1000),
         _ => text.clone(),
@@ -485,6 +488,8 @@ mod tests {
         };
         let lines = vec![line(Some(12_007), Some("warning"), "late: 3 ms"), line(None, None, "stack backtrace:")];
         assert_eq!(text(&HostAnswer::Log(lines.clone())), "12.007 lease warning: late: 3 ms\nstack backtrace:");
+        assert_eq!(text(&HostAnswer::Log(Vec::new())), "no lines");
+        assert_eq!(json(&HostAnswer::Log(Vec::new())), "[]");
         let value: serde_json::Value = serde_json::from_str(&json(&HostAnswer::Log(lines))).expect("JSON");
         assert_eq!(value[0]["at_ms"], 12_007);
         assert_eq!(value[0]["text"], "late: 3 ms");
