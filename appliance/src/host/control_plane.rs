@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use model::config_tree::nearest;
 use model::cpu_report::CpuReport;
@@ -51,7 +51,7 @@ pub struct ControlPlane {
     /// The migrate role.
     pub engine: Engine,
     /// Hosts that share a datastore.
-    pub hosts: Hosts,
+    pub hosts: Arc<Hosts>,
     /// VMs that this host has to do with.
     pub vms: Vms,
     /// Migrations that it takes or took part in.
@@ -228,6 +228,7 @@ impl ControlPlane {
         HostRecord {
             name: self.name().clone(),
             identity: self.identity.iter().map(|byte| format!("{byte:02x}")).collect(),
+            earlier: Vec::new(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             beat,
             vms: u32::try_from(self.vms.all_running().len()).unwrap_or(u32::MAX),
@@ -257,7 +258,6 @@ fn memory_line(name: &str) -> Bytes {
 #[cfg(test)]
 pub(super) mod stand_in {
     use std::path::PathBuf;
-    use std::sync::Arc;
     use std::time::{Duration, Instant};
 
     use super::*;

@@ -11,6 +11,7 @@ use crate::api::host::{
     Check, ConfigDetail, DatastoreDetail, DatastoreRow, HostAnswer, HostDetail, HostRow, HostState, LogLine,
     MigrationNicDetail, MigrationRow, NicRow, PortGroupRow, VmDetail, VmRow, VmState,
 };
+use crate::api::lease::GONE;
 
 /// The answer as one JSON value.
 pub fn json(answer: &HostAnswer) -> String {
@@ -145,6 +146,7 @@ fn state_text(state: &VmState) -> String {
         VmState::Ending => "ending".to_owned(),
         VmState::Releasing => "giving its lease up".to_owned(),
         VmState::Elsewhere(host) => format!("on {host}"),
+        VmState::Orphaned(host) if host.as_str() == GONE => "lost with an unknown host".to_owned(),
         VmState::Orphaned(host) => format!("lost with {host}"),
         VmState::Broken => "broken vm.toml".to_owned(),
         VmState::Unknown => "unknown".to_owned(),
