@@ -404,6 +404,12 @@ impl Host {
         monitors.into_iter().for_each(kill);
     }
 
+    /// Powers off for good: what its next boot would find of it in the host's memory is gone.
+    pub(crate) fn lose_memory(mut self) {
+        self.power_off();
+        std::fs::remove_dir_all(&self.run).expect("removed");
+    }
+
     /// Kills the roles, the control plane first.
     fn kill_roles(&mut self) {
         for mut role in [self.control_plane.take(), self.lease.take(), self.migrate.take()].into_iter().flatten() {
