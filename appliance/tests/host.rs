@@ -170,6 +170,18 @@ fn a_dead_hosts_vm_starts_elsewhere_after_the_expiry() {
 }
 
 #[test]
+fn a_host_that_has_another_identity_after_a_reboot_shows_its_own_name_at_what_it_lost() {
+    let Some(datastore) = Datastore::with_witness("rebooted") else { return };
+    let a = Host::boot(&datastore, "host-a", 1);
+    assert_eq!(a.ask("vm start witness").0, 0);
+    a.lose_memory();
+    let a = Host::boot(&datastore, "host-a", 9);
+    let lost = VmState::Orphaned("host-a".parse().expect("valid"));
+    wait("it knows itself", || a.state("witness") == lost);
+    assert_eq!(a.ask("vm start witness").0, 0);
+}
+
+#[test]
 fn a_host_that_was_frozen_kills_its_vm_when_it_wakes_and_says_why() {
     let Some(datastore) = Datastore::with_witness("frozen-host") else { return };
     let (a, b) = (Host::boot(&datastore, "host-a", 1), Host::boot(&datastore, "host-b", 2));
@@ -202,6 +214,8 @@ fn a_broken_vm_toml_is_told_with_all_its_errors_and_the_files_that_are_not_there
         assert!(refusal.reasons.iter().any(|reason| reason.cause.starts_with(file)), "{refusal}");
     }
     assert_eq!(host.state("bad"), VmState::Broken(Flaw::Errors));
+    let row = host.vm("bad").row;
+    assert_eq!((row.cpus, row.memory), (None, None), "what cannot be read is not nothing");
 }
 
 #[test]

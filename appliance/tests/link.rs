@@ -31,7 +31,18 @@ fn said(host: &Host, typed: &str, awaited: &str) -> String {
 fn a_check_tells_the_speed_of_both_nics_and_what_was_measured_between_them() {
     let Some(cable) = Cable::lay("told") else { return };
     let Some((_datastore, a, _b)) = two_hosts("told", &cable) else { return };
-    let said = said(&a, "vm migrate witness host-b --check", "every condition is fulfilled");
+    let said = said(&a, "vm migrate witness host-b --check", "ok    migration link: ");
+    for well in [
+        "the VM: it is still running on host-a",
+        "versions",
+        "storage",
+        "port groups",
+        "cpu features",
+        "memory",
+        "slot",
+    ] {
+        assert!(said.contains(&format!("ok    {well}")), "{well}: {said}");
+    }
     // A veth says that it carries 10 Gbit/s.
     assert!(said.contains("both NICs 10000 Mbit/s full duplex, MTU 1500; "), "{said}");
     assert!(said.contains(" Mbit/s measured, packets of 1500 bytes arrive, round trip "), "{said}");
@@ -44,8 +55,9 @@ fn a_slow_link_whose_nics_do_not_show_it_is_a_warning() {
         return;
     }
     let Some((_datastore, a, _b)) = two_hosts("slow", &cable) else { return };
-    let said = said(&a, "vm migrate witness host-b --check", "every condition is fulfilled");
-    let measured = said.split("warning: ").nth(1).and_then(|warning| warning.split(' ').next()?.parse::<u64>().ok());
+    let said = said(&a, "vm migrate witness host-b --check", "warn  migration link: ");
+    assert!(!said.contains("FAIL"), "{said}");
+    let measured = said.split("cause: ").nth(1).and_then(|cause| cause.split(' ').next()?.parse::<u64>().ok());
     assert!(measured.is_some_and(|mbits| (20..=100).contains(&mbits)), "{said}");
 }
 
@@ -62,7 +74,9 @@ fn a_switch_that_carries_less_than_the_nics_is_named_and_force_moves_all_the_sam
         said_of_path.contains("hint:  raise the MTU of the switch between them to 9000, or set mtu = 1"),
         "{said_of_path}"
     );
-    assert!(said_of_path.contains("it is still running on host-a"), "{said_of_path}");
+    for line in ["FAIL  migration link: ", "ok    memory: ", "the VM: it is still running on host-a"] {
+        assert!(said_of_path.contains(line), "{line}: {said_of_path}");
+    }
     let (status, answer) = a.ask("vm migrate witness host-b --force");
     assert!(status == 0 && matches!(answer, HostAnswer::Migrated(_)), "{}", line(&answer));
     b.serial("witness").wait_for("bad=0");

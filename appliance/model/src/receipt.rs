@@ -27,13 +27,13 @@ pub struct Receipt {
     pub total_us: u64,
     /// The guest's memory, bytes.
     pub memory_bytes: u64,
-    /// Bytes of records sent, headers included.
+    /// Bytes of records sent, headers included. Of a move that was broken off, to within a batch of about 2 MiB.
     pub sent_bytes: u64,
     /// Pages that were zero and cost no content.
     pub zero_pages: u64,
     /// Bytes that compression saved.
     pub compression_saved_bytes: u64,
-    /// Sent bytes over the time of the pre-copy rounds, bytes a second.
+    /// Sent bytes over the time of the rounds, bytes a second.
     pub throughput_bytes_per_s: u64,
     /// Dirty rate that the last round saw, pages a second.
     pub dirty_pages_per_s: u64,
@@ -49,8 +49,16 @@ pub struct Receipt {
     pub audit: Audit,
     /// The phases in their order.
     pub phases: Vec<Phase>,
-    /// The pre-copy rounds in their order.
+    /// The rounds in their order. Where the VM was handed over, the last one was sent in the stun.
     pub rounds: Vec<Round>,
+}
+
+impl Receipt {
+    /// Whether the last round was sent in the stun: it was if the stun came so far as to hand over. One that was called off
+    /// before made its round one of those while the guest runs.
+    pub fn last_round_in_stun(&self) -> bool {
+        self.stun.last_pages_us > 0
+    }
 }
 
 /// What came of a migration.
@@ -65,8 +73,8 @@ pub enum Verdict {
     Cancelled,
 }
 
-/// The stun, piece by piece, microseconds. The pieces follow each other; what `total_us` is more than all up to the
-/// resume is the time of messages between the hosts.
+/// The stun, piece by piece, microseconds. The pieces up to the resume follow each other, and are the whole together with
+/// [`Stun::messages_us`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stun {
     /// From the first vCPU's signal to the last vCPU's stop and drained I/O.
@@ -87,6 +95,16 @@ pub struct Stun {
     pub announce_us: u64,
     /// All of it as the source measured: from the first signal to word from the destination that the VM runs.
     pub total_us: u64,
+}
+
+impl Stun {
+    /// What no piece tells: messages between the hosts, and between the processes of each, microseconds. 0 where the total
+    /// was not measured, or where the clocks of two hosts make the pieces longer than it.
+    pub fn messages_us(&self) -> u64 {
+        let Self { stop_us, last_pages_us, state_us, verify_us, lease_us, resume_us, announce_us: _, total_us } = *self;
+        let pieces = [stop_us, last_pages_us, state_us, verify_us, lease_us, resume_us];
+        pieces.into_iter().fold(total_us, u64::saturating_sub)
+    }
 }
 
 /// What the comparison of all memory after the resume found.
@@ -111,15 +129,41 @@ pub struct Phase {
     pub us: u64,
 }
 
-/// One pre-copy round.
+/// One round: while the guest runs, or the last one in the stun.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Round {
-    /// Pages that were to be sent.
+    /// Pages that were sent.
     pub pages: u64,
     /// Those of them that were zero.
     pub zero_pages: u64,
     /// Bytes sent.
     pub bytes: u64,
-    /// Microseconds.
+    /// Until the destination had stored them; in the stun until the last was on its way. Microseconds.
     pub us: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Stun;
+
+    #[test]
+    fn the_pieces_of_a_stun_and_its_messages_are_the_whole_and_messages_never_take_less_than_no_time() {
+        let stun = Stun {
+            stop_us: 1,
+            last_pages_us: 20,
+            state_us: 300,
+            verify_us: 4_000,
+            lease_us: 50_000,
+            resume_us: 600_000,
+            announce_us: 9_000_000,
+            total_us: 654_400,
+        };
+        assert_eq!(stun.messages_us(), 79);
+        assert_eq!(Stun { total_us: 654_000, ..stun }.messages_us(), 0);
+        assert_eq!(
+            Stun { lease_us: u64::MAX, resume_us: u64::MAX, ..stun }.messages_us(),
+            0,
+            "a peer may say anything"
+        );
+    }
 }

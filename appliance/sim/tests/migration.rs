@@ -73,6 +73,21 @@ fn a_stun_that_overruns_while_memory_is_hashed_is_called_off_and_the_rounds_go_o
 }
 
 #[test]
+fn a_round_that_is_broken_off_counts_in_the_receipt_as_far_as_it_was_sent() {
+    let whole =
+        run(Setup::calm(6)).outcomes[0].as_ref().and_then(|outcome| outcome.receipt.clone()).expect("a receipt");
+    let in_the_first_round = (1..100).any(|step| {
+        let ended = run(Setup { faults: vec![(When::Step(step), Fault::Cancel(Side::Source))], ..Setup::calm(6) });
+        let receipt = ended.outcomes[0].as_ref().and_then(|outcome| outcome.receipt.as_ref());
+        receipt.is_some_and(|receipt| match receipt.rounds[..] {
+            [round] => (1..whole.rounds[0].pages).contains(&round.pages) && receipt.sent_bytes > 0,
+            _ => false,
+        })
+    });
+    assert!(in_the_first_round);
+}
+
+#[test]
 fn every_depth_of_verification_moves() {
     for verify in [Verify::Transfer, Verify::Audit, Verify::Full] {
         assert!(run(Setup { verify, ..Setup::calm(1) }).moved(), "{verify}");

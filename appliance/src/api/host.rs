@@ -151,7 +151,7 @@ pub enum HostAnswer {
     /// To `MigrationNic`.
     MigrationNic(Box<MigrationNicDetail>),
     /// To `LogShow`.
-    Log(Vec<String>),
+    Log(Vec<LogLine>),
     /// To `ConfigShow`.
     Config(Box<ConfigDetail>),
     /// To `Names`.
@@ -185,17 +185,14 @@ pub struct Check {
     pub found: String,
     /// What is wrong; empty where it is well.
     pub problems: Vec<Reason>,
+    /// What a person should know although nothing is wrong.
+    pub warnings: Vec<Reason>,
 }
 
 impl Check {
-    /// One that found nothing wrong.
+    /// One that found nothing wrong, and nothing to know of.
     pub fn well(subject: impl Into<String>, found: impl Into<String>) -> Self {
-        Self { subject: subject.into(), found: found.into(), problems: Vec::new() }
-    }
-
-    /// One that found what should be known and stands in the way of nothing.
-    pub fn warning(subject: impl Into<String>, Reason { cause, hint }: &Reason) -> Self {
-        Self::well(subject, format!("warning: {cause}; {hint}"))
+        Self { subject: subject.into(), found: found.into(), problems: Vec::new(), warnings: Vec::new() }
     }
 }
 
@@ -324,10 +321,10 @@ pub struct VmRow {
     pub datastore: DatastoreName,
     /// Where it is in its life.
     pub state: VmState,
-    /// vCPUs.
-    pub cpus: u8,
-    /// Memory.
-    pub memory: Bytes,
+    /// vCPUs; absent where its vm.toml cannot be read.
+    pub cpus: Option<u8>,
+    /// Memory; absent where its vm.toml cannot be read.
+    pub memory: Option<Bytes>,
 }
 
 /// A VM.
@@ -465,6 +462,19 @@ pub struct MigrationNicDetail {
     pub drops: u64,
     /// What is wrong with it.
     pub problems: Vec<Reason>,
+}
+
+/// A line of a log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Milliseconds since the machine started; absent where the line has not the journal's form.
+    pub at_ms: Option<u64>,
+    /// The role that wrote it.
+    pub role: String,
+    /// `error`, `warning`, `info` or `debug`; absent where the line has not the journal's form.
+    pub level: Option<String>,
+    /// What it says; the whole line where it has not the journal's form.
+    pub text: String,
 }
 
 /// The configuration that is in force.

@@ -114,12 +114,16 @@ pub enum LeaseAnswer {
     Event(LeaseEvent),
 }
 
+/// The name of a holder of whom nothing but its identity is left in the lease area, because another host has its slot by
+/// now: it reads well where names of hosts stand.
+pub const GONE: &str = "a-host-that-is-gone";
+
 /// Who holds a VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     /// The host's identity.
     pub host: [u8; 16],
-    /// Its name.
+    /// Its name, or [`GONE`].
     pub name: HostName,
     /// Boot of that host under which it was taken.
     pub generation: u64,

@@ -212,8 +212,8 @@ pub struct Ended {
     pub receipt: Option<Receipt>,
     /// Why it was not moved.
     pub failure: Option<Diagnosis>,
-    /// What the checks warned of; at the source only.
-    pub warnings: Vec<Finding>,
+    /// What the checks found; at the source only.
+    pub findings: Vec<Finding>,
     /// The migration link as the checks saw it, for a person; at the source only, and empty where they did not come so
     /// far.
     pub link: String,
@@ -222,6 +222,6 @@ pub struct Ended {
 impl Ended {
     /// One of which nothing came, with the VM still here.
     pub fn nothing_moved(id: MigrationId, epoch: u64) -> Self {
-        Self { id, vm: VmHere::Runs, epoch, receipt: None, failure: None, warnings: Vec::new(), link: String::new() }
+        Self { id, vm: VmHere::Runs, epoch, receipt: None, failure: None, findings: Vec::new(), link: String::new() }
     }
 }

@@ -171,8 +171,13 @@ pub enum Line {
     Empty,
     /// Help, on what the words begin with.
     Help(Vec<String>),
-    /// A request, and whether its answer is wanted as JSON.
-    Ask(HostRequest, bool),
+    /// A request.
+    Ask(HostRequest),
+}
+
+/// Whether what is answered to a typed line is wanted as JSON, understood or not.
+pub fn wants_json(line: &str) -> bool {
+    line.split_whitespace().any(|word| word == "--json")
 }
 
 /// Understands a typed line.
@@ -209,7 +214,7 @@ pub fn parse(line: &str) -> Result<Line, Diagnosis> {
     }
     let request =
         (command.build)(&Words { arguments, flags: &flags }).map_err(|cause| refused(cause, command.usage()))?;
-    Ok(Line::Ask(request, flags.contains(&"--json")))
+    Ok(Line::Ask(request))
 }
 
 /// The command that the words begin with, by its own name or its alias, and how many words that name has.
@@ -235,11 +240,15 @@ fn hint_for(words: &[&str]) -> String {
 }
 
 /// The help on what `topic` begins with; on everything if it is empty.
-pub fn help(topic: &[String]) -> String {
+///
+/// # Errors
+/// No command begins so.
+pub fn help(topic: &[String]) -> Result<String, Diagnosis> {
     let concerns = |command: &&Command| topic.iter().zip(command.words).all(|(typed, word)| typed == word);
     let commands: Vec<&Command> = COMMANDS.iter().filter(concerns).collect();
     if commands.is_empty() {
-        return format!("there is no command that begins with \"{}\"; type help for all", topic.join(" "));
+        let topic = topic.join(" ");
+        return Err(Diagnosis::new(format!("there is no help on \"{topic}\""), "no command begins so", "help"));
     }
     let width = commands.iter().map(|command| command.usage().len()).max().unwrap_or(0).min(36);
     let mut text = String::new();
@@ -247,7 +256,7 @@ pub fn help(topic: &[String]) -> String {
         text.push_str(&format!("{:width$}  {}\n", command.usage(), command.about));
     }
     text.push_str("\nEvery command takes --json. Tab completes; Ctrl-C gives up what is waited for.");
-    text
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -263,8 +272,8 @@ mod tests {
             check_only: true,
             force_link: false,
         };
-        assert_eq!(migrate, Line::Ask(request, true));
-        assert_eq!(parse("esxcli vm process list").expect("understood"), Line::Ask(HostRequest::VmList, false));
+        assert_eq!(migrate, Line::Ask(request));
+        assert_eq!(parse("esxcli vm process list").expect("understood"), Line::Ask(HostRequest::VmList));
         assert_eq!(parse("  ").expect("understood"), Line::Empty);
         assert_eq!(parse("vm ?").expect("understood"), Line::Help(vec!["vm".to_owned()]));
     }
@@ -281,7 +290,7 @@ mod tests {
 
     #[test]
     fn every_line_of_help_fits_the_terminal() {
-        for line in help(&[]).lines() {
+        for line in help(&[]).expect("there are commands").lines() {
             assert!(line.len() <= 80, "{line}");
         }
     }

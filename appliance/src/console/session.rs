@@ -12,7 +12,7 @@ use crate::api::host::{HostAnswer, HostRequest};
 use crate::api::paths::RunDir;
 use crate::console::ask::{Progress, ask};
 use crate::console::attach::{Left, attach};
-use crate::console::command::{Line, help, parse};
+use crate::console::command::{Line, help, parse, wants_json};
 use crate::console::complete::Completion;
 use crate::console::news::{self, Turn};
 use crate::console::render;
@@ -24,6 +24,41 @@ enum Status {
     Done = 0,
     Refused = 1,
     NotUnderstood = 2,
+}
+
+/// What a typed line comes to on the console itself.
+#[derive(Debug)]
+enum Understood {
+    /// Nothing was typed.
+    Nothing,
+    /// It is answered here.
+    Answered(HostAnswer, Status),
+    /// The control plane is to be asked.
+    Ask(HostRequest),
+}
+
+fn understand(line: &str, progress: Progress) -> Understood {
+    let refused = |refusal, status| Understood::Answered(HostAnswer::Refused(refusal), status);
+    match parse(line) {
+        Ok(Line::Empty) => Understood::Nothing,
+        Ok(Line::Help(topic)) => match help(&topic) {
+            Ok(text) => Understood::Answered(HostAnswer::Done(text), Status::Done),
+            Err(refusal) => refused(refusal, Status::NotUnderstood),
+        },
+        // The line would be the guest's from then on, and whatever the program types next with it.
+        Ok(Line::Ask(HostRequest::VmConsole(vm))) if progress == Progress::Hidden => {
+            let cause = "a serial port needs a person at the terminal, to leave it by Ctrl-]";
+            let hint = format!("type it on the console itself: vm console {vm}");
+            let what = format!("the console of VM {vm} was not attached");
+            refused(Diagnosis::new(what, cause, hint), Status::Refused)
+        }
+        Ok(Line::Ask(request)) => Understood::Ask(request),
+        Err(refusal) => refused(refusal, Status::NotUnderstood),
+    }
+}
+
+fn shown(answer: &HostAnswer, json: bool) -> String {
+    if json { render::json(answer) } else { render::text(answer) }
 }
 
 /// Runs the console on standard input and output until the terminal ends.
@@ -80,24 +115,14 @@ impl Session {
     }
 
     fn run_line(&self, line: &str, progress: Progress) -> Status {
-        match parse(line) {
-            Ok(Line::Empty) => Status::Done,
-            Ok(Line::Help(topic)) => {
-                println!("{}", help(&topic));
-                Status::Done
+        let json = wants_json(line);
+        match understand(line, progress) {
+            Understood::Nothing => Status::Done,
+            Understood::Answered(answer, status) => {
+                println!("{}", shown(&answer, json));
+                status
             }
-            // The line would be the guest's from then on, and whatever the program types next with it.
-            Ok(Line::Ask(HostRequest::VmConsole(vm), _)) if progress == Progress::Hidden => {
-                let cause = "a serial port needs a person at the terminal, to leave it by Ctrl-]";
-                let hint = format!("type it on the console itself: vm console {vm}");
-                println!("{}", Diagnosis::new(format!("the console of VM {vm} was not attached"), cause, hint));
-                Status::Refused
-            }
-            Ok(Line::Ask(request, json)) => self.run_request(&request, json, progress),
-            Err(refusal) => {
-                println!("{refusal}");
-                Status::NotUnderstood
-            }
+            Understood::Ask(request) => self.run_request(&request, json, progress),
         }
     }
 
@@ -120,7 +145,28 @@ impl Session {
             }
             return status;
         }
-        println!("{}", if json { render::json(&answer) } else { render::text(&answer) });
+        println!("{}", shown(&answer, json));
         status
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_mistyped_and_help_are_answered_in_json_where_json_is_wanted() {
+        for (line, variant, status) in [
+            ("vm strat web --json", "refused", Status::NotUnderstood),
+            ("vm start --json", "refused", Status::NotUnderstood),
+            ("help --json", "done", Status::Done),
+            ("help nothing --json", "refused", Status::NotUnderstood),
+            ("vm console web --json", "refused", Status::Refused),
+        ] {
+            let Understood::Answered(answer, came) = understand(line, Progress::Hidden) else { panic!("{line}") };
+            let value: serde_json::Value = serde_json::from_str(&shown(&answer, wants_json(line))).expect("JSON");
+            assert!(value.get(variant).is_some() && came == status, "{line}: {value}");
+            assert!(!shown(&answer, wants_json("vm")).starts_with('{'), "{line}");
+        }
     }
 }

@@ -43,8 +43,15 @@ impl DatastoreError {
     }
 }
 
+/// The kernel's own word for a wait that was broken off (ERESTARTSYS, include/linux/errno.h): it is not meant for processes,
+/// and its NFS client gives it all the same where requests were ended.
+const BROKEN_OFF: i32 = 512;
+
 /// The kernel's errors in the words of a datastore.
-fn plain(error: &io::Error) -> String {
+pub fn plain(error: &io::Error) -> String {
+    if error.raw_os_error() == Some(BROKEN_OFF) {
+        return "the requests to the server were ended, as they are when this host cannot renew its lease".to_owned();
+    }
     match error.kind() {
         io::ErrorKind::NotFound => "there is no such file".to_owned(),
         io::ErrorKind::PermissionDenied => {
@@ -106,6 +113,12 @@ impl Bounded {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn requests_that_were_ended_are_told_in_words_and_not_in_the_kernels_own_number() {
+        let told = DatastoreError::from(io::Error::from_raw_os_error(512)).to_string();
+        assert!(told.starts_with("the requests to the server were ended") && !told.contains("512"), "{told}");
+    }
 
     #[test]
     fn operations_that_hang_do_not_gather_without_end() {

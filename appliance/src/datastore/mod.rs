@@ -15,5 +15,5 @@ pub mod keeper;
 pub mod mount;
 pub mod store;
 
-pub use bounded::DatastoreError;
+pub use bounded::{DatastoreError, plain};
 pub use store::{Datastore, Datastores};

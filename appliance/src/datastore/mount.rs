@@ -9,6 +9,8 @@ use model::diagnosis::Reason;
 use model::host_config::{DatastoreKind, NfsVersion};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
+use super::bounded::plain;
+
 /// How long a server may take to accept a connection before a mount.
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -88,7 +90,7 @@ pub fn refusal(kind: &DatastoreKind, error: &io::Error) -> Reason {
         Some(rustix::io::Errno::NODEV) => {
             ("this kernel has no NFS client".to_owned(), "boot the image's own kernel".to_owned())
         }
-        _ => (format!("{server}:{export} cannot be mounted: {error}"), "log show host".to_owned()),
+        _ => (format!("{server}:{export} cannot be mounted: {}", plain(error)), "log show host".to_owned()),
     };
     Reason::new(cause, hint)
 }

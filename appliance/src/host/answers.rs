@@ -32,13 +32,17 @@ pub fn answer(plane: &ControlPlane, request: &HostRequest) -> Result<HostAnswer,
             Some(report) => HostAnswer::Cpu(Box::new(report.clone())),
             None => return Err(Diagnosis::of("there is no CPU report", checks::kvm_problem().into_iter().collect())),
         },
-        HostRequest::VmList => HostAnswer::Vms(vms(plane)),
+        HostRequest::VmList => {
+            plane.known_datastores("the VMs are not listed")?;
+            HostAnswer::Vms(vms(plane))
+        }
         HostRequest::VmShow(name) => HostAnswer::Vm(Box::new(vm(plane, name)?)),
         HostRequest::VmCheck(name) => HostAnswer::Checks(vm_checks(plane, name)?),
         HostRequest::MigrationList => HostAnswer::Migrations(plane.moves.rows(plane)),
         HostRequest::MigrationShow(id) => HostAnswer::Migration(Box::new(receipts::find(plane, id)?)),
         HostRequest::DatastoreList => {
-            HostAnswer::Datastores(plane.datastores.all().iter().map(|datastore| datastore.row()).collect())
+            let datastores = plane.known_datastores("the datastores are not listed")?;
+            HostAnswer::Datastores(datastores.iter().map(|datastore| datastore.row()).collect())
         }
         HostRequest::DatastoreShow(name) => HostAnswer::Datastore(Box::new(datastore(plane, name)?)),
         HostRequest::NetworkNics => {
@@ -115,8 +119,8 @@ fn vms(plane: &ControlPlane) -> Vec<VmRow> {
                 name: running.vm.vm.to_string(),
                 datastore: running.vm.datastore.clone(),
                 state,
-                cpus: running.spec.cpus,
-                memory: Bytes(running.spec.memory_bytes),
+                cpus: Some(running.spec.cpus),
+                memory: Some(Bytes(running.spec.memory_bytes)),
             });
         }
     }
@@ -133,7 +137,7 @@ fn unheard(plane: &ControlPlane, row: VmRow) -> VmRow {
 /// A folder that can be no VM, by its name.
 fn misnamed(datastore: &Datastore, folder: String) -> VmRow {
     let (state, datastore) = (VmState::Broken(Flaw::Name), datastore.name().clone());
-    VmRow { name: folder, datastore, state, cpus: 0, memory: Bytes(0) }
+    VmRow { name: folder, datastore, state, cpus: None, memory: None }
 }
 
 /// Where a VM is, for a person, as far as that is known at once.
@@ -206,8 +210,8 @@ fn vm_row(
         name: name.to_string(),
         datastore: datastore.name().clone(),
         state: plane.vms.state(name).unwrap_or(elsewhere),
-        cpus: config.as_ref().map_or(0, |config| config.cpus),
-        memory: config.as_ref().map_or(Bytes(0), |config| config.memory),
+        cpus: config.as_ref().ok().map(|config| config.cpus),
+        memory: config.as_ref().ok().map(|config| config.memory),
     }
 }
 
@@ -238,7 +242,7 @@ fn vm_checks(plane: &ControlPlane, name: &VmName) -> Result<Vec<Check>, Diagnosi
     let draft = located.draft();
     let mut checks = checks::start_checks(plane, &located, &draft);
     if let Ok(config) = &draft.config {
-        checks.extend(mac_addresses::checks(plane, &located, config));
+        checks.extend(mac_addresses::check(plane, &located, config));
     }
     // Told and not judged: this host can be looked at for a VM that runs on another.
     let place = is_here(plane, name).or_else(|| is_held(plane, &located));
@@ -356,9 +360,7 @@ mod tests {
             HostRequest::HostShow,
             HostRequest::HostList,
             HostRequest::HostCheck,
-            HostRequest::VmList,
             HostRequest::MigrationList,
-            HostRequest::DatastoreList,
             HostRequest::NetworkNics,
             HostRequest::MigrationNic,
             HostRequest::LogShow { role: None, lines: 10 },
@@ -369,6 +371,13 @@ mod tests {
             let told = !matches!(request, HostRequest::HostShow | HostRequest::HostCheck | HostRequest::ConfigShow)
                 || render::text(&answer).contains("management.address");
             assert!(told, "{}", render::text(&answer));
+        }
+        // That there are none would not be true.
+        for request in
+            [HostRequest::VmList, HostRequest::DatastoreList, HostRequest::VmShow("web".parse().expect("valid"))]
+        {
+            let refusal = answer(&place.plane, &request).expect_err("nobody knows").to_string();
+            assert!(refusal.contains("bad configuration") && refusal.contains("config show"), "{refusal}");
         }
     }
 

@@ -30,7 +30,7 @@ const NOT_SAID: &str = "vm.toml does not say";
 pub fn start_checks(plane: &ControlPlane, located: &Located, draft: &Draft) -> Vec<Check> {
     let looked = CONDITIONS.iter().map(|(subject, look)| match look(plane, located, draft) {
         Ok(found) => Check::well(*subject, found),
-        Err(problems) => Check { subject: (*subject).to_owned(), found: "not fulfilled".to_owned(), problems },
+        Err(problems) => Check { problems, ..Check::well(*subject, "not fulfilled") },
     });
     looked.collect()
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use model::config_tree::nearest;
 use model::cpu_report::CpuReport;
@@ -51,7 +51,7 @@ pub struct ControlPlane {
     /// The migrate role.
     pub engine: Engine,
     /// Hosts that share a datastore.
-    pub hosts: Hosts,
+    pub hosts: Arc<Hosts>,
     /// VMs that this host has to do with.
     pub vms: Vms,
     /// Migrations that it takes or took part in.
@@ -88,6 +88,17 @@ impl ControlPlane {
         &self.configuration.hostname
     }
 
+    /// The datastores that are configured here.
+    ///
+    /// # Errors
+    /// The host came up with a bad configuration: which they are is not known.
+    pub fn known_datastores(&self, what: &str) -> Result<Vec<Arc<Datastore>>, Diagnosis> {
+        match self.configuration.config {
+            Some(_) => Ok(self.datastores.all()),
+            None => Err(Diagnosis::of(what, vec![unconfigured()])),
+        }
+    }
+
     fn fabric(&self) -> MutexGuard<'_, Option<Fabric>> {
         self.fabric.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -99,7 +110,7 @@ impl ControlPlane {
     pub fn with_fabric<T>(&self, what: &str, work: impl FnOnce(&mut Fabric) -> T) -> Result<T, Diagnosis> {
         match &mut *self.fabric() {
             Some(fabric) => Ok(work(fabric)),
-            None => Err(Diagnosis::new(what, "this host came up with a bad configuration", "config show")),
+            None => Err(Diagnosis::of(what, vec![unconfigured()])),
         }
     }
 
@@ -154,7 +165,7 @@ impl ControlPlane {
     /// What is wrong with a port group on this host, if anything is.
     pub fn port_group_problem(&self, label: &PortGroupName) -> Option<Reason> {
         let Some(config) = &self.configuration.config else {
-            return Some(Reason::new("this host came up with a bad configuration", "config show"));
+            return Some(unconfigured());
         };
         if config.port_groups.iter().any(|group| group.name == *label) {
             return None;
@@ -209,7 +220,7 @@ impl ControlPlane {
     /// Why no VM can be moved from or to here, if none can.
     pub fn migration_trouble(&self) -> Option<Reason> {
         if self.configuration.config.is_none() {
-            return Some(Reason::new("this host came up with a bad configuration", "config show"));
+            return Some(unconfigured());
         }
         if !self.has_migration_nic() {
             let hint = "add [migration_nic] with nic and address to its configuration, then: host reboot";
@@ -236,6 +247,7 @@ impl ControlPlane {
         HostRecord {
             name: self.name().clone(),
             identity: self.identity.iter().map(|byte| format!("{byte:02x}")).collect(),
+            earlier: Vec::new(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             beat,
             vms: u32::try_from(self.vms.all_running().len()).unwrap_or(u32::MAX),
@@ -253,6 +265,11 @@ fn first_reason(diagnosis: Diagnosis) -> Reason {
     diagnosis.reasons.into_iter().next().unwrap_or_else(|| Reason::new(what, ""))
 }
 
+/// Why a host has nothing of what a configuration gives.
+fn unconfigured() -> Reason {
+    Reason::new("this host came up with a bad configuration", "config show")
+}
+
 /// A line of /proc/meminfo (proc_meminfo(5)), whose values are KiB.
 fn memory_line(name: &str) -> Bytes {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -265,7 +282,6 @@ fn memory_line(name: &str) -> Bytes {
 #[cfg(test)]
 pub(super) mod stand_in {
     use std::path::PathBuf;
-    use std::sync::Arc;
     use std::time::{Duration, Instant};
 
     use super::*;

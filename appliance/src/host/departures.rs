@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use model::diagnosis::Diagnosis;
 use model::names::{HostName, VmName};
-use protocol::checks::Finding;
+use protocol::checks::{Finding, Judged, by_condition, link};
 use protocol::session::PhaseName;
 
 use crate::api::host::{Check, HostAnswer, VmState};
@@ -258,19 +258,30 @@ fn conclude(
         (None, None) => "checked",
     };
     plane.moves.end(id, state, ended.receipt.clone());
+    // The link is known where the destination has answered.
+    if check_only && !ended.link.is_empty() {
+        let here = place.unwrap_or_else(|| still_here(plane, held));
+        return Ok(HostAnswer::Checks(judged(here, &ended.link, &ended.findings)));
+    }
     match (ended.failure, ended.receipt) {
         (Some(failure), _) => Err(place.into_iter().fold(failure, Diagnosis::vm_now)),
         (None, Some(receipt)) => Ok(HostAnswer::Migrated(Box::new(receipt))),
-        (None, None) if check_only => Ok(HostAnswer::Checks(fulfilled(ended.link, ended.warnings))),
         (None, None) => Ok(HostAnswer::Done(format!("the migration {} ended without a receipt", shown(id)))),
     }
 }
 
-/// What a person reads of checks that found nothing in the way.
-fn fulfilled(link: String, warnings: Vec<Finding>) -> Vec<Check> {
-    let all = Check::well("migration", "every condition is fulfilled on both hosts");
-    let warnings = warnings.iter().map(|Finding { condition, reason, .. }| Check::warning(condition, reason));
-    [all, Check::well("migration link", link)].into_iter().chain(warnings).collect()
+/// What a person reads of the checks of a move: where the VM is now, then a line for each condition.
+fn judged(place: String, link: &str, findings: &[Finding]) -> Vec<Check> {
+    let conditions = by_condition(findings).into_iter().map(|Judged { condition, well, blockers, warnings }| {
+        let found = match (condition.as_str(), blockers.is_empty() && warnings.is_empty()) {
+            (link::NAME, true) => format!("{well}: {link}"),
+            (link::NAME, false) => link.to_owned(),
+            (_, true) => well.to_owned(),
+            (_, false) => "not as it should be".to_owned(),
+        };
+        Check { subject: condition, found, problems: blockers, warnings }
+    });
+    [Check::well("the VM", place)].into_iter().chain(conditions).collect()
 }
 
 fn random_id() -> std::io::Result<MigrationId> {

@@ -23,6 +23,8 @@ const RECORD_BYTES_MAX: u64 = 65_536;
 const ENGINE_PATIENCE: Duration = Duration::from_secs(3);
 /// Pause between two looks at it.
 const ENGINE_LOOK: Duration = Duration::from_millis(50);
+/// Identities that a host remembers to have had.
+const EARLIER_MAX: usize = 32;
 /// A host whose record did not change for so many heartbeats is silent.
 const SILENT_BEATS: u32 = 3;
 
@@ -33,6 +35,10 @@ pub struct HostRecord {
     pub name: HostName,
     /// Its random identity, hex.
     pub identity: String,
+    /// The identities that it had before, hex, the last one last: a host whose boot medium keeps none has a new one after each
+    /// boot, and its VMs are held by an earlier one until they are started again.
+    #[serde(default)]
+    pub earlier: Vec<String>,
     /// Godwit's version.
     pub version: String,
     /// Counts up with each heartbeat.
@@ -49,6 +55,16 @@ pub struct HostRecord {
     pub port_groups: BTreeMap<String, u16>,
     /// What its processor can show.
     pub cpu: Option<CpuReport>,
+}
+
+impl HostRecord {
+    /// What this host was before it came to be `now`, as far as this record, its own, tells.
+    fn identities_before(self, now: &str) -> Vec<String> {
+        let mut before: Vec<String> = self.earlier.into_iter().chain([self.identity]).collect();
+        before.retain(|identity| identity != now);
+        before.dedup();
+        before.split_off(before.len().saturating_sub(EARLIER_MAX))
+    }
 }
 
 /// How a migration stack is reached.
@@ -94,6 +110,14 @@ impl Hosts {
     /// Whether a host of this name can be moved to.
     pub fn knows(&self, name: &HostName) -> bool {
         self.lock().get(name).is_some_and(|seen| seen.record.migration.is_some())
+    }
+
+    /// The name of the host that has this identity, or had it in an earlier boot.
+    pub fn name_of(&self, identity: [u8; 16]) -> Option<HostName> {
+        let is = |hex: &String| bytes_of_hex(hex).is_some_and(|bytes| bytes == identity);
+        let seen = self.lock();
+        let of = |seen: &&Seen| is(&seen.record.identity) || seen.record.earlier.iter().any(is);
+        seen.values().find(of).map(|seen| seen.record.name.clone())
     }
 
     /// All names.
@@ -162,11 +186,12 @@ pub fn keep(plane: &Arc<ControlPlane>) {
     let mut beat = 0;
     let mut told = Vec::new();
     let mut bad = BadRecords::default();
+    let mut past = Past::default();
     loop {
         beat += 1;
         let record = plane.own_record(beat);
         for datastore in plane.datastores.all().iter().filter(|datastore| datastore.available()) {
-            if let Err(error) = exchange(plane, datastore, &record, &mut bad) {
+            if let Err(error) = exchange(plane, datastore, &record, &mut past, &mut bad) {
                 log::warn!("discovery on datastore {}: {error}", datastore.name());
             }
         }
@@ -203,12 +228,33 @@ impl BadRecords {
     }
 }
 
+/// The identities that this host had before, by the record that it left on each datastore, which is read once.
+#[derive(Debug, Default)]
+struct Past {
+    known: BTreeMap<DatastoreName, Vec<String>>,
+}
+
+impl Past {
+    fn on(&mut self, datastore: &Datastore, own: &HostRecord) -> Result<Vec<String>, DatastoreError> {
+        if let Some(known) = self.known.get(datastore.name()) {
+            return Ok(known.clone());
+        }
+        // A record that cannot be understood says nothing of the past either.
+        let left = read(datastore, &own.name)?.unwrap_or_default();
+        let before = left.map(|record| record.identities_before(&own.identity)).unwrap_or_default();
+        self.known.insert(datastore.name().clone(), before.clone());
+        Ok(before)
+    }
+}
+
 fn exchange(
     plane: &ControlPlane,
     datastore: &Datastore,
     own: &HostRecord,
+    past: &mut Past,
     bad: &mut BadRecords,
 ) -> Result<(), DatastoreError> {
+    let own = &HostRecord { earlier: past.on(datastore, own)?, ..own.clone() };
     let text = toml::to_string(own).map_err(std::io::Error::other)?;
     datastore.make_folder(&format!("hosts/{}", own.name))?;
     datastore.replace(&format!("hosts/{}/record.toml", own.name), text.as_bytes())?;
@@ -254,7 +300,7 @@ fn read(datastore: &Datastore, name: &HostName) -> Result<Result<Option<HostReco
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::lease::LeaseAnswer;
+    use crate::api::lease::{GONE, Holder, LeaseAnswer, VmOnDatastore};
     use crate::host::control_plane::stand_in::Place;
 
     #[test]
@@ -265,7 +311,7 @@ mod tests {
         let datastore = place.plane.datastores.all().remove(0);
         place.wait("the datastore is there", || datastore.available());
         let (own, mut bad) = (place.plane.own_record(1), BadRecords::default());
-        exchange(&place.plane, &datastore, &own, &mut bad).expect("exchanged");
+        exchange(&place.plane, &datastore, &own, &mut Past::default(), &mut bad).expect("exchanged");
         let names = place.plane.hosts.names();
         assert_eq!(names.iter().map(HostName::as_str).collect::<Vec<_>>(), ["host-a", "host-b"]);
         let (host, why) = ("host-0".parse().expect("valid"), "the file is larger than 65536 bytes");
@@ -273,10 +319,52 @@ mod tests {
         assert!(bad.is_news(&datastore, &host, "the file is not UTF-8 text"));
     }
 
+    #[test]
+    fn a_host_is_known_by_the_identities_that_it_had_in_earlier_boots() {
+        let holder = Holder {
+            host: [7; 16],
+            name: GONE.parse().expect("valid"),
+            generation: 1,
+            epoch: 2,
+            alive: false,
+            own: false,
+        };
+        let place = Place::without_datastore("past", move |_| LeaseAnswer::Holder(Some(holder.clone())));
+        let earlier = vec!["06".repeat(16)];
+        let left =
+            HostRecord { name: "host-a".parse().expect("valid"), identity: "07".repeat(16), earlier, ..record(9) };
+        place.write("hosts/host-a/record.toml", &toml::to_string(&left).expect("written"));
+        let plane = &place.plane;
+        let datastore = plane.datastores.all().remove(0);
+        place.wait("the datastore is there", || datastore.available());
+        let vm = VmOnDatastore { datastore: datastore.name().clone(), vm: "web".parse().expect("valid") };
+        let name = || plane.leases.holder(&vm).expect("answered").expect("held").name;
+        assert_eq!(name().as_str(), GONE);
+        let mut past = Past::default();
+        for beat in 1..=2 {
+            let own = plane.own_record(beat);
+            exchange(plane, &datastore, &own, &mut past, &mut BadRecords::default()).expect("exchanged");
+        }
+        assert_eq!(name().as_str(), "host-a");
+        // A control plane of the same boot reads what the one before wrote.
+        let before = Past::default().on(&datastore, &plane.own_record(1)).expect("read");
+        assert_eq!(before, ["06".repeat(16), "07".repeat(16)]);
+    }
+
+    #[test]
+    fn a_host_that_boots_ever_so_often_remembers_its_last_identities() {
+        let earlier: Vec<String> = (0..EARLIER_MAX).map(|n| format!("{n:032x}")).collect();
+        let left = HostRecord { earlier, identity: "ff".repeat(16), ..record(1) };
+        let before = left.identities_before(&"ee".repeat(16));
+        assert_eq!((before.len(), before[0].as_str()), (EARLIER_MAX, format!("{:032x}", 1).as_str()));
+        assert_eq!(before[EARLIER_MAX - 1], "ff".repeat(16));
+    }
+
     fn record(beat: u64) -> HostRecord {
         HostRecord {
             name: "host-b".parse().expect("valid"),
             identity: "00".repeat(16),
+            earlier: Vec::new(),
             version: "0.1.0".to_owned(),
             beat,
             vms: 0,

@@ -11,7 +11,7 @@ use crate::host::control_plane::ControlPlane;
 pub fn checks(plane: &ControlPlane) -> Vec<Check> {
     let check = |subject: &str, found: &str, problems: Vec<Reason>| {
         let found = if problems.is_empty() { found } else { "not well" };
-        Check { subject: subject.to_owned(), found: found.to_owned(), problems }
+        Check { problems, ..Check::well(subject, found) }
     };
     let config = plane
         .configuration

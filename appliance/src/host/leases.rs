@@ -2,14 +2,16 @@
 
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use model::diagnosis::Reason;
 use model::limits;
 
 use crate::api::channel::{Channel, ChannelError};
-use crate::api::lease::{DatastoreLease, Holder, LeaseAnswer, LeaseEvent, LeaseRequest, VmOnDatastore};
+use crate::api::lease::{DatastoreLease, GONE, Holder, LeaseAnswer, LeaseEvent, LeaseRequest, VmOnDatastore};
 use crate::api::paths::RunDir;
+use crate::host::discovery::Hosts;
 
 /// How long a question that only looks is waited for.
 const LOOK_BOUND: Duration = Duration::from_secs(3);
@@ -18,6 +20,7 @@ const LOOK_BOUND: Duration = Duration::from_secs(3);
 #[derive(Clone, Debug)]
 pub struct Leases {
     socket: PathBuf,
+    hosts: Arc<Hosts>,
 }
 
 /// Why a lease was not got.
@@ -61,9 +64,9 @@ impl LeaseFailure {
 }
 
 impl Leases {
-    /// Asks the lease role of this host.
-    pub fn new(run_dir: &RunDir) -> Self {
-        Self { socket: run_dir.socket("lease") }
+    /// Asks the lease role of this host. What the lease area does not tell of a holder, `hosts` may.
+    pub fn new(run_dir: &RunDir, hosts: Arc<Hosts>) -> Self {
+        Self { socket: run_dir.socket("lease"), hosts }
     }
 
     /// One request and its answer.
@@ -83,11 +86,22 @@ impl Leases {
     ) -> Result<LeaseAnswer, LeaseFailure> {
         let channel = Channel::<LeaseRequest, LeaseAnswer>::connect(&self.socket).map_err(ChannelError::from)?;
         match channel.ask(request, descriptors, bound)?.0 {
-            LeaseAnswer::HeldBy(holder) => Err(LeaseFailure::HeldBy(holder)),
+            LeaseAnswer::HeldBy(holder) => Err(LeaseFailure::HeldBy(self.named(holder))),
+            LeaseAnswer::Holder(holder) => Ok(LeaseAnswer::Holder(holder.map(|holder| self.named(holder)))),
+            LeaseAnswer::Holders(holders) => {
+                let named = holders.into_iter().map(|(vm, holder)| (vm, self.named(holder)));
+                Ok(LeaseAnswer::Holders(named.collect()))
+            }
             LeaseAnswer::Failed(why) => Err(LeaseFailure::Failed(why)),
             LeaseAnswer::Unknown(why) => Err(LeaseFailure::Unknown(why)),
             answer => Ok(answer),
         }
+    }
+
+    /// A holder whose slot another host has by now, often itself in a later boot, has its name from the hosts' records.
+    fn named(&self, holder: Holder) -> Holder {
+        let known = (holder.name.as_str() == GONE).then(|| self.hosts.name_of(holder.host)).flatten();
+        Holder { name: known.unwrap_or(holder.name), ..holder }
     }
 
     /// How this host's own leases stand, as far as they were asked for.

@@ -34,7 +34,7 @@ pub struct Located {
 pub fn locate(plane: &ControlPlane, name: &VmName, what: &str) -> Result<Located, Diagnosis> {
     let mut found = Vec::new();
     let mut silent = Vec::new();
-    for datastore in plane.datastores.all() {
+    for datastore in plane.known_datastores(what)? {
         match Located::read(&datastore, name) {
             Ok(located) => found.push(located),
             Err(error) if error.is_missing() => {}

@@ -17,6 +17,7 @@ use protocol::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::api::lease::LeaseEvent;
+use crate::datastore::plain;
 use crate::lease::area;
 use crate::lease::cut;
 use crate::lease::guard::Guard;
@@ -135,8 +136,9 @@ fn run(place: &Place, watchdog: &Watchdog, own: &Sender<Told>, told: &Receiver<T
         match area::open_or_make(&place.area, &made_by) {
             Ok((_, area)) => break area,
             Err(error) => {
-                log::error!("lease area of datastore {}: {error}", place.datastore);
-                refuse_for(told, RETRY, &error.to_string());
+                let why = plain(&error);
+                log::error!("lease area of datastore {}: {why}", place.datastore);
+                refuse_for(told, RETRY, &why);
             }
         }
     };

@@ -12,6 +12,7 @@ use std::time::Instant;
 use protocol::lease::identity::AreaId;
 use protocol::lease::keeper::{Access, Io, IoId, IoResult, Lane};
 
+use crate::datastore::plain;
 use crate::lease::area;
 
 /// Alignment that O_DIRECT asks for at most.
@@ -183,7 +184,7 @@ fn carry_out(path: &Path, area: AreaId, opened: &mut Option<File>, access: Acces
 }
 
 fn failed(what: &str, offset: u64, error: &std::io::Error) -> IoResult {
-    log::warn!("{what} of the lease area at {offset}: {error}");
+    log::warn!("{what} of the lease area at {offset}: {}", plain(error));
     IoResult::Failed
 }
 

@@ -18,7 +18,9 @@ use protocol::lease::vm_lease::{self, Answer, LeaseError, Request, Take};
 use protocol::lease::watch::Life;
 
 use crate::api::channel::{Channel, ChannelError};
-use crate::api::lease::{DatastoreLease, Holder, HostLease, LeaseAnswer, LeaseEvent, LeaseRequest, VmOnDatastore};
+use crate::api::lease::{
+    DatastoreLease, GONE, Holder, HostLease, LeaseAnswer, LeaseEvent, LeaseRequest, VmOnDatastore,
+};
 use crate::api::paths::RunDir;
 use crate::lease::datastore::{self, Place, Told};
 use crate::lease::memory::{self, Kept};
@@ -32,9 +34,6 @@ const REPLY_BOUND: Duration = Duration::from_millis(limits::API_REQUEST_MS_MAX +
 const LOOK_BOUND: Duration = Duration::from_secs(2);
 /// How long a new datastore may take until its host lease is held: its last life may have to expire.
 const OPEN_BOUND: Duration = Duration::from_millis(2 * limits::LEASE_EXPIRY_MS);
-
-/// The name of a holder whose slot another host has by now: it reads well where names of hosts stand.
-const GONE: &str = "a-host-that-is-gone";
 
 /// A datastore's thread, and who this host is there.
 #[derive(Clone)]

@@ -403,7 +403,7 @@ impl Arrival {
             epoch,
             receipt,
             failure: outcome.diagnosis,
-            warnings: Vec::new(),
+            findings: Vec::new(),
             link: String::new(),
         };
         desk.tell(FromMigrate::Ended(Box::new(ended)));

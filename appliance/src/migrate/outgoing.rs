@@ -264,7 +264,8 @@ impl Departure {
         if self.order.vm.paused { RunState::Paused } else { RunState::Running }
     }
 
-    /// Does what the machine wants, and sends what the transport takes.
+    /// Does what the machine wants, and sends what the transport takes. That takes time, in which the round and the stun go
+    /// on: the machine is told the time as it is after each step, not as it was before the first.
     pub fn go_on(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>) {
         if let Some(report) = self.probe.as_mut().and_then(|probe| probe.advance(wire.stack, now)) {
             self.probe = None;
@@ -277,12 +278,12 @@ impl Departure {
                 if let Some(input) = self.effect(desk, wire, effect)
                     && let Some(source) = &mut self.source
                 {
-                    source.handle_input(desk.clock.of(now), input);
+                    source.handle_input(desk.clock.of(Instant::now()), input);
                 }
             }
             let Some(input) = self.send(wire) else { return };
             if let Some(source) = &mut self.source {
-                source.handle_input(desk.clock.of(now), input);
+                source.handle_input(desk.clock.of(Instant::now()), input);
             }
         }
     }
@@ -419,13 +420,12 @@ impl Departure {
         };
         let epoch = outcome.receipt.as_ref().map_or(self.order.vm.epoch, |receipt| receipt.epoch);
         let receipt = if self.order.check_only { None } else { outcome.receipt };
-        let warnings: Vec<_> =
-            outcome.findings.into_iter().filter(|finding| finding.severity == Severity::Warning).collect();
-        for finding in &warnings {
+        let findings = outcome.findings;
+        for finding in findings.iter().filter(|finding| finding.severity == Severity::Warning) {
             log::warn!("migration {:016x}: {}; {}", self.order.id, finding.reason.cause, finding.reason.hint);
         }
         let link = outcome.link.map_or_else(String::new, |link| link.to_string());
-        let ended = Ended { id: self.order.id, vm, epoch, receipt, failure, warnings, link };
+        let ended = Ended { id: self.order.id, vm, epoch, receipt, failure, findings, link };
         desk.tell(FromMigrate::Ended(Box::new(ended)));
     }
 }

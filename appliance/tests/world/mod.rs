@@ -200,7 +200,7 @@ impl Host {
     }
 
     fn try_ask(&self, typed: &str) -> Option<(u8, HostAnswer)> {
-        let Ok(Line::Ask(request, _)) = parse(typed) else { panic!("{typed} is a command") };
+        let Ok(Line::Ask(request)) = parse(typed) else { panic!("{typed} is a command") };
         let (answer, _) = self.request(&request)?;
         let refused = match &answer {
             HostAnswer::Refused(_) => true,
@@ -221,7 +221,7 @@ impl Host {
 
     /// Types a command and does not wait for its end: the command goes on as long as what is given lives.
     pub(crate) fn begin(&self, typed: &str) -> Channel<HostRequest, HostAnswer> {
-        let Ok(Line::Ask(request, _)) = parse(typed) else { panic!("{typed} is a command") };
+        let Ok(Line::Ask(request)) = parse(typed) else { panic!("{typed} is a command") };
         let channel = Channel::<HostRequest, HostAnswer>::connect(&self.run.join("host.sock")).expect("it listens");
         channel.send(&request, &[]).expect("it is taken");
         channel
@@ -402,6 +402,12 @@ impl Host {
         let monitors = self.recorded_monitors();
         self.kill_roles();
         monitors.into_iter().for_each(kill);
+    }
+
+    /// Powers off for good: what its next boot would find of it in the host's memory is gone.
+    pub(crate) fn lose_memory(mut self) {
+        self.power_off();
+        std::fs::remove_dir_all(&self.run).expect("removed");
     }
 
     /// Kills the roles, the control plane first.

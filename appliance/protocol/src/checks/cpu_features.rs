@@ -4,6 +4,8 @@ use super::judge::{Conditions, Finding};
 
 /// The condition's name.
 pub const NAME: &str = "cpu features";
+/// What is said of it where nothing is found.
+pub const WELL: &str = "the destination has all that the VM may use";
 
 /// Judges it.
 pub fn check(conditions: &Conditions<'_>) -> Vec<Finding> {

@@ -9,6 +9,8 @@ use super::judge::{Conditions, Finding};
 
 /// The condition's name.
 pub const NAME: &str = "internal vswitch";
+/// What is said of it where nothing is found.
+pub const WELL: &str = "no NIC is on a vswitch without an uplink";
 
 /// Judges it.
 pub fn check(conditions: &Conditions<'_>) -> Vec<Finding> {

@@ -14,6 +14,8 @@ use super::judge::{Conditions, Finding};
 
 /// The condition's name.
 pub const NAME: &str = "migration link";
+/// What is said of it where nothing is found.
+pub const WELL: &str = "fast, wide and near enough";
 
 /// Of a link of the wanted speed so much arrives at least, percent: headers and acknowledgements take their part.
 const ARRIVES_PERCENT: u64 = 75;

@@ -7,6 +7,8 @@ use super::judge::{Conditions, Finding};
 
 /// The condition's name.
 pub const NAME: &str = "host-local media";
+/// What is said of it where nothing is found.
+pub const WELL: &str = "no disk lies on the source itself";
 
 /// Judges it.
 pub fn check(conditions: &Conditions<'_>) -> Vec<Finding> {

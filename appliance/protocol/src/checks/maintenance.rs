@@ -6,6 +6,8 @@ use super::judge::{Conditions, Finding};
 
 /// The condition's name.
 pub const NAME: &str = "maintenance";
+/// What is said of it where nothing is found.
+pub const WELL: &str = "the destination takes VMs in";
 
 /// Judges it.
 pub fn check(conditions: &Conditions<'_>) -> Vec<Finding> {

@@ -7,6 +7,8 @@ use super::judge::{Conditions, Finding};
 
 /// The condition's name.
 pub const NAME: &str = "memory";
+/// What is said of it where nothing is found.
+pub const WELL: &str = "the destination has room for the VM";
 
 /// What a VMM, its page tables and the migration need beside the guest's memory: 32 MiB and a 128th (the table of
 /// page hashes takes 18 bytes a page).

@@ -11,6 +11,8 @@ use super::judge::{Conditions, Finding};
 
 /// The condition's name.
 pub const NAME: &str = "port groups";
+/// What is said of it where nothing is found.
+pub const WELL: &str = "the destination has the VM's, with the same VLANs";
 
 /// Judges it.
 pub fn check(conditions: &Conditions<'_>) -> Vec<Finding> {

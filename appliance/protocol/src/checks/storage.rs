@@ -10,6 +10,8 @@ use super::judge::{Conditions, Finding};
 
 /// The condition's name.
 pub const NAME: &str = "storage";
+/// What is said of it where nothing is found.
+pub const WELL: &str = "both hosts read and write the VM's datastores";
 
 /// Judges it.
 pub fn check(conditions: &Conditions<'_>) -> Vec<Finding> {

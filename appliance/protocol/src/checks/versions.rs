@@ -5,6 +5,11 @@ use model::names::HostName;
 
 use crate::session::Versions;
 
+/// The condition's name.
+pub const NAME: &str = "versions";
+/// What is said of it where it is fulfilled.
+pub const WELL: &str = "both hosts speak a common protocol version";
+
 /// Why two ranges of versions have nothing in common; none if they do.
 pub fn check(here: Versions, there: Versions, peer: &HostName, build: &str) -> Option<Reason> {
     if here.common(there).is_some() {

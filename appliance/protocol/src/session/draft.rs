@@ -14,6 +14,8 @@ pub struct Draft {
     receipt: Receipt,
     started: Instant,
     phase: Option<(PhaseName, Instant)>,
+    /// The round that goes on, as far as it was sent, and since when.
+    round: Option<(Round, Instant)>,
 }
 
 impl Draft {
@@ -48,7 +50,7 @@ impl Draft {
             phases: Vec::new(),
             rounds: Vec::new(),
         };
-        Self { receipt, started: now, phase: None }
+        Self { receipt, started: now, phase: None, round: None }
     }
 
     /// What is written so far.
@@ -78,19 +80,37 @@ impl Draft {
         }
     }
 
-    /// A round ended.
-    pub fn round(&mut self, round: Round) {
+    /// A round begins.
+    pub fn begin_round(&mut self, now: Instant) {
+        self.round = Some((Round::default(), now));
+    }
+
+    /// Pages of the round were sent: how many, how many of them zero, and the bytes of their records.
+    pub fn sent(&mut self, pages: u64, zero_pages: u64, bytes: u64) {
+        if let Some((round, _)) = &mut self.round {
+            round.pages += pages;
+            round.zero_pages += zero_pages;
+            round.bytes += bytes;
+        }
+    }
+
+    /// The round has ended, or is broken off; gives it as it is written down. Nothing happens where none goes on.
+    pub fn end_round(&mut self, now: Instant) -> Round {
+        let Some((mut round, since)) = self.round.take() else { return Round::default() };
+        round.us = now.since(since).micros();
         self.receipt.rounds.push(round);
         let bytes: u64 = self.receipt.rounds.iter().map(|round| round.bytes).sum();
         let us: u64 = self.receipt.rounds.iter().map(|round| round.us).sum();
         self.receipt.sent_bytes = bytes;
         self.receipt.zero_pages = self.receipt.rounds.iter().map(|round| round.zero_pages).sum();
         self.receipt.throughput_bytes_per_s = (u128::from(bytes) * 1_000_000 / u128::from(us.max(1))) as u64;
+        round
     }
 
-    /// The receipt of a migration that ends now.
+    /// The receipt of a migration that ends now. A round that still goes on counts as far as it was sent.
     pub fn close(&mut self, now: Instant, verdict: Verdict, reasons: &[Reason]) -> Receipt {
         self.leave(now);
+        self.end_round(now);
         let causes: Vec<_> = reasons.iter().map(|reason| reason.cause.as_str()).collect();
         self.receipt.verdict = verdict;
         self.receipt.reason = causes.join("; ");

@@ -65,7 +65,7 @@ impl Precopy {
         let pages = plan.offer.pages();
         let (rtt, bandwidth) = (Duration::from_micros(plan.offer.link.rtt_us), expected_bandwidth(&plan.offer));
         let convergence = Convergence::new(cx.now, plan.policy, plan.costs, plan.offer.state_bytes, rtt, bandwidth);
-        let pump = Pump::new(cx.now, pages);
+        let pump = Pump::new(pages);
         let pending = PageSet::full(pages);
         let mut precopy = Self { pump, convergence, pending, waiting: Waiting::Harvest, ready: false };
         // A log that begins with every page marked sees no write of a page before its mark was taken.

@@ -4,13 +4,12 @@
 use std::collections::BTreeMap;
 
 use model::diagnosis::Reason;
-use model::receipt::Round;
 
 use super::context::Context;
 use super::effect::{Batch, Effect, PagesSent};
 use crate::convergence::RoundMeasure;
 use crate::pages::{PageSet, Sweep, Window};
-use crate::time::Instant;
+use crate::time::Duration;
 use crate::verify::{PageTable, RoundNumber};
 use crate::wire::Message;
 
@@ -27,21 +26,20 @@ pub struct Pump {
     sweep: Sweep,
     in_flight: BTreeMap<u32, Vec<Window>>,
     next_batch: u32,
-    started: Instant,
-    measure: Round,
+    /// Pages of the round.
+    pages: u64,
 }
 
 impl Pump {
     /// Nothing was sent yet of a guest with `pages` pages.
-    pub fn new(now: Instant, pages: u64) -> Self {
+    pub fn new(pages: u64) -> Self {
         Self {
             table: PageTable::new(pages),
             round: 0,
             sweep: Sweep::default(),
             in_flight: BTreeMap::new(),
             next_batch: 0,
-            started: now,
-            measure: Round::default(),
+            pages: 0,
         }
     }
 
@@ -62,14 +60,14 @@ impl Pump {
 
     /// Pages of the round, and those that are on their way.
     pub fn progress(&self) -> (u64, u64) {
-        (self.measure.pages - self.sweep.left(), self.measure.pages)
+        (self.pages - self.sweep.left(), self.pages)
     }
 
     /// Begins a round with these pages; the one before is done.
     pub fn start_round(&mut self, cx: &mut Context, pages: PageSet) {
         self.round += 1;
-        self.started = cx.now;
-        self.measure = Round { pages: pages.count(), ..Round::default() };
+        self.pages = pages.count();
+        cx.draft.begin_round(cx.now);
         self.sweep = Sweep::new(pages);
         self.fill(cx);
     }
@@ -98,21 +96,18 @@ impl Pump {
         for (page, hash) in windows.iter().flat_map(Window::iter).zip(&sent.hashes) {
             self.table.set(page, self.round, *hash);
         }
-        self.measure.zero_pages += sent.zero_pages;
-        self.measure.bytes += sent.bytes;
+        cx.draft.sent(pages, sent.zero_pages, sent.bytes);
         cx.draft.receipt_mut().compression_saved_bytes += sent.saved_bytes;
         self.fill(cx);
         if self.is_done() {
-            cx.say(&Message::RoundEnd { round: self.round, pages: self.measure.pages });
+            cx.say(&Message::RoundEnd { round: self.round, pages: self.pages });
         }
         Ok(())
     }
 
     /// The round has ended; writes it down.
-    pub fn close_round(&mut self, cx: &mut Context) -> RoundMeasure {
-        let took = cx.now.since(self.started);
-        self.measure.us = took.micros();
-        cx.draft.round(self.measure);
-        RoundMeasure { pages: self.measure.pages, bytes: self.measure.bytes, took }
+    pub fn close_round(&self, cx: &mut Context) -> RoundMeasure {
+        let round = cx.draft.end_round(cx.now);
+        RoundMeasure { pages: round.pages, bytes: round.bytes, took: Duration::from_micros(round.us) }
     }
 }

@@ -8,9 +8,10 @@ use model::units::Bytes;
 use super::record::Record;
 use super::table::Table;
 use crate::api::host::{
-    Check, ConfigDetail, DatastoreDetail, DatastoreRow, Flaw, HostAnswer, HostDetail, HostRow, HostState,
+    Check, ConfigDetail, DatastoreDetail, DatastoreRow, Flaw, HostAnswer, HostDetail, HostRow, HostState, LogLine,
     MigrationNicDetail, MigrationRow, NicRow, PortGroupRow, VmDetail, VmRow, VmState,
 };
+use crate::api::lease::GONE;
 
 /// The answer as one JSON value.
 pub fn json(answer: &HostAnswer) -> String {
@@ -46,7 +47,7 @@ pub fn text(answer: &HostAnswer) -> String {
         HostAnswer::Nics(nics) => nics_text(nics),
         HostAnswer::PortGroups(port_groups) => port_groups_text(port_groups),
         HostAnswer::MigrationNic(nic) => migration_nic_text(nic),
-        HostAnswer::Log(lines) => lines.join("\n"),
+        HostAnswer::Log(lines) => log_text(lines),
         HostAnswer::Config(config) => config_text(config),
         // The console itself asks for these.
         HostAnswer::Names(_) | HostAnswer::News { .. } => String::new(),
@@ -106,8 +107,13 @@ fn hosts_text(hosts: &[HostRow]) -> String {
 fn checks_text(checks: &[Check]) -> String {
     let mut lines = Vec::new();
     for check in checks {
-        let mark = if check.problems.is_empty() { "ok  " } else { "FAIL" };
-        lines.push(format!("{mark}  {}: {}{}", check.subject, check.found, problems(&check.problems)));
+        let mark = match (check.problems.is_empty(), check.warnings.is_empty()) {
+            (true, true) => "ok",
+            (true, false) => "warn",
+            (false, _) => "FAIL",
+        };
+        let reasons = problems(&check.problems) + &problems(&check.warnings);
+        lines.push(format!("{mark:4}  {}: {}{reasons}", check.subject, check.found));
     }
     lines.join("\n")
 }
@@ -141,6 +147,7 @@ fn state_text(state: &VmState) -> String {
         VmState::Ending => "ending".to_owned(),
         VmState::Releasing => "giving its lease up".to_owned(),
         VmState::Elsewhere(host) => format!("on {host}"),
+        VmState::Orphaned(host) if host.as_str() == GONE => "lost with an unknown host".to_owned(),
         VmState::Orphaned(host) => format!("lost with {host}"),
         VmState::Broken(Flaw::Name) => "broken: invalid name".to_owned(),
         VmState::Broken(Flaw::NoConfig) => "broken: no vm.toml".to_owned(),
@@ -155,9 +162,7 @@ fn vms_text(vms: &[VmRow]) -> String {
         Table::new(["NAME", "STATE", "CPUS", "MEMORY", "DATASTORE"], "no VMs on the datastores of this host");
     for vm in vms {
         let VmRow { name, datastore, state, cpus, memory } = vm;
-        let known = *cpus > 0;
-        let (cpus, memory) = if known { (cpus.to_string(), memory.to_string()) } else { ("-".into(), "-".into()) };
-        table.row([name.clone(), state_text(state), cpus, memory, datastore.to_string()]);
+        table.row([name.clone(), state_text(state), or_dash(*cpus), or_dash(*memory), datastore.to_string()]);
     }
     table.to_string()
 }
@@ -208,6 +213,16 @@ fn ms(us: u64) -> String {
     format!("{}.{:03} ms", us / 1000, us % 1000)
 }
 
+/// A step of the guest's clock.
+fn clock_step_text(us: i64) -> String {
+    let step = ms(us.unsigned_abs());
+    if us < 0 {
+        format!("{step} behind real time: the guest's clock stood still while its state travelled")
+    } else {
+        format!("{step}: the guest's clock is not behind real time")
+    }
+}
+
 fn receipt_text(receipt: &Receipt) -> String {
     let Receipt { vm, source, destination, .. } = receipt;
     let outcome = match receipt.verdict {
@@ -226,7 +241,7 @@ fn receipt_text(receipt: &Receipt) -> String {
         ("verify", stun.verify_us),
         ("lease", stun.lease_us),
         ("resume", stun.resume_us),
-        ("announce", stun.announce_us),
+        ("messages", stun.messages_us()),
     ];
     let pieces = pieces.into_iter().filter(|(_, us)| measured || *us > 0);
     let audit = &receipt.audit;
@@ -238,13 +253,15 @@ fn receipt_text(receipt: &Receipt) -> String {
         "not made".to_owned()
     };
     let rounds = receipt.rounds.iter().enumerate().map(|(n, round)| {
+        let in_stun = n + 1 == receipt.rounds.len() && receipt.last_round_in_stun();
         format!(
-            "{}: {} pages ({} zero), {} in {}",
+            "{}: {} pages ({} zero), {} in {}{}",
             n + 1,
             round.pages,
             round.zero_pages,
             Bytes(round.bytes),
-            ms(round.us)
+            ms(round.us),
+            if in_stun { ", in the stun" } else { "" }
         )
     });
     Record::default()
@@ -259,7 +276,8 @@ fn receipt_text(receipt: &Receipt) -> String {
         .line("dirty rate", format!("{} pages/s", receipt.dirty_pages_per_s))
         .line("stun", format!("{total} (predicted {})", ms(receipt.predicted_stun_us)))
         .each("  of it", pieces.map(|(name, us)| format!("{name:10}  {}", ms(us))))
-        .some("clock step", receipt.clock_step_us.map(|us| format!("{us} us")))
+        .some("announced", (stun.announce_us > 0).then(|| format!("{} after the stun", ms(stun.announce_us))))
+        .some("clock step", receipt.clock_step_us.map(clock_step_text))
         .line("audit", audit)
         .each("round", rounds)
         .each("phase", receipt.phases.iter().map(|phase| format!("{:12}  {}", phase.name, ms(phase.us))))
@@ -349,10 +367,139 @@ fn migration_nic_text(nic: &MigrationNicDetail) -> String {
     format!("{record}{}", problems(&nic.problems))
 }
 
+fn log_text(lines: &[LogLine]) -> String {
+    if lines.is_empty() {
+        return "no lines".to_owned();
+    }
+    let line = |LogLine { at_ms, role, level, text }: &LogLine| match (at_ms, level) {
+        (Some(at), Some(level)) => format!("{}.{:03} {role} {level}: {text}", at / 1000, at % 1000),
+        _ => text.clone(),
+    };
+    lines.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
 fn config_text(config: &ConfigDetail) -> String {
     let mut text = Record::default().each("layer", &config.layers).each("error", &config.errors).to_string();
     if let Some(config) = &config.config {
         text.push_str(&format!("\n\n{}", config.to_string().trim_end()));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use model::receipt::{Audit, Round, Stun};
+
+    use super::*;
+
+    fn receipt() -> Receipt {
+        let stun = Stun {
+            stop_us: 1_000,
+            last_pages_us: 2_000,
+            state_us: 3_000,
+            verify_us: 0,
+            lease_us: 4_000,
+            resume_us: 5_000,
+            announce_us: 700,
+            total_us: 16_500,
+        };
+        Receipt {
+            id: "00000000000000ff".to_owned(),
+            vm: "web".parse().expect("valid"),
+            source: "host-a".parse().expect("valid"),
+            destination: "host-b".parse().expect("valid"),
+            verdict: Verdict::Moved,
+            reason: String::new(),
+            epoch: 2,
+            started_unix_s: 0,
+            total_us: 2_000_000,
+            memory_bytes: 1 << 20,
+            sent_bytes: 1 << 20,
+            zero_pages: 0,
+            compression_saved_bytes: 0,
+            throughput_bytes_per_s: 1 << 20,
+            dirty_pages_per_s: 1,
+            clock_step_us: Some(-15_000),
+            predicted_stun_us: 20_000,
+            stun,
+            audit: Audit::default(),
+            phases: Vec::new(),
+            rounds: vec![Round { pages: 256, zero_pages: 0, bytes: 1 << 20, us: 900_000 }; 2],
+        }
+    }
+
+    #[test]
+    fn the_lines_of_the_stun_add_up_to_it_and_the_round_in_it_is_marked() {
+        let text = receipt_text(&receipt());
+        assert!(text.contains("messages    1.500 ms"), "{text}");
+        assert!(text.contains("announced             0.700 ms after the stun"), "{text}");
+        assert!(text.contains("1: 256 pages (0 zero), 1 MiB in 900.000 ms\n"), "{text}");
+        assert!(text.contains("2: 256 pages (0 zero), 1 MiB in 900.000 ms, in the stun"), "{text}");
+    }
+
+    #[test]
+    fn a_person_reads_what_the_step_of_the_clock_is() {
+        let step = |us| {
+            let text = receipt_text(&Receipt { clock_step_us: Some(us), ..receipt() });
+            text.lines().find(|line| line.starts_with("clock step")).expect("a line").to_owned()
+        };
+        assert!(
+            step(-15_000)
+                .ends_with("15.000 ms behind real time: the guest's clock stood still while its state travelled")
+        );
+        assert!(step(2_000).ends_with("2.000 ms: the guest's clock is not behind real time"));
+    }
+
+    #[test]
+    fn a_check_has_a_line_for_what_is_well_and_one_that_warns_does_not_say_ok() {
+        let slow = vec![Reason::new("the link is slow", "use a faster one")];
+        let checks = [
+            Check::well("memory", "there is room"),
+            Check { warnings: slow.clone(), ..Check::well("migration link", "100 Mbit/s") },
+            Check {
+                warnings: slow,
+                problems: vec![Reason::new("it is away", "")],
+                ..Check::well("storage", "not as it should be")
+            },
+        ];
+        assert_eq!(
+            checks_text(&checks),
+            "ok    memory: there is room\n\
+             warn  migration link: 100 Mbit/s\ncause: the link is slow\nhint:  use a faster one\n\
+             FAIL  storage: not as it should be\ncause: it is away\ncause: the link is slow\nhint:  use a faster one"
+        );
+    }
+
+    #[test]
+    fn a_vm_whose_configuration_cannot_be_read_has_no_size_rather_than_none_at_all() {
+        let row = VmRow {
+            name: "web".parse().expect("valid"),
+            datastore: "lab".parse().expect("valid"),
+            state: VmState::Broken(Flaw::Errors),
+            cpus: None,
+            memory: None,
+        };
+        let answer = HostAnswer::Vms(vec![row]);
+        let value: serde_json::Value = serde_json::from_str(&json(&answer)).expect("JSON");
+        assert!(value[0]["cpus"].is_null() && value[0]["memory"].is_null(), "{value}");
+        assert!(text(&answer).ends_with("web   broken: errors in vm.toml  -     -       lab"), "{}", text(&answer));
+    }
+
+    #[test]
+    fn a_person_reads_the_lines_of_a_log_as_they_were_written_and_a_program_their_parts() {
+        let line = |at_ms, level: Option<&str>, text: &str| LogLine {
+            at_ms,
+            role: "lease".to_owned(),
+            level: level.map(str::to_owned),
+            text: text.to_owned(),
+        };
+        let lines = vec![line(Some(12_007), Some("warning"), "late: 3 ms"), line(None, None, "stack backtrace:")];
+        assert_eq!(text(&HostAnswer::Log(lines.clone())), "12.007 lease warning: late: 3 ms\nstack backtrace:");
+        assert_eq!(text(&HostAnswer::Log(Vec::new())), "no lines");
+        assert_eq!(json(&HostAnswer::Log(Vec::new())), "[]");
+        let value: serde_json::Value = serde_json::from_str(&json(&HostAnswer::Log(lines))).expect("JSON");
+        assert_eq!(value[0]["at_ms"], 12_007);
+        assert_eq!(value[0]["text"], "late: 3 ms");
+        assert!(value[1]["level"].is_null() && value[1]["role"] == "lease", "{value}");
+    }
 }
