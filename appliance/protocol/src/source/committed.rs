@@ -85,9 +85,10 @@ impl Committed {
         receipt.clock_step_us = self.stun.map(|stun| stun.clock_step_us(now, rtt, resumed.clock_ns));
         let total = self.stun.map_or(Duration::ZERO, |stun| stun.lasted(now));
         let stun = &mut receipt.stun;
-        stun.last_pages_us += resumed.last_pages_us;
-        stun.state_us += resumed.restore_us;
-        stun.verify_us += resumed.verify_us;
+        // A peer may say anything.
+        stun.last_pages_us = stun.last_pages_us.saturating_add(resumed.last_pages_us);
+        stun.state_us = stun.state_us.saturating_add(resumed.restore_us);
+        stun.verify_us = stun.verify_us.saturating_add(resumed.verify_us);
         stun.lease_us = resumed.lease_us;
         stun.resume_us = resumed.resume_us;
         stun.total_us = total.micros();
