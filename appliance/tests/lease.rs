@@ -145,7 +145,7 @@ fn of_three_hosts_that_start_a_vm_at_once_exactly_one_wins_and_the_others_say_wh
         assert_eq!(lab.hosts[winners[0]].ask(&LeaseRequest::GiveUp(on_lab(&vm))), LeaseAnswer::Done);
         let next = (winners[0] + 1) % 3;
         assert!(
-            matches!(lab.hosts[next].acquire(&vm), LeaseAnswer::Held { epoch: 2 }),
+            matches!(lab.hosts[next].acquire(&vm), LeaseAnswer::Held { epoch: 2, .. }),
             "a clean give-up is taken at once"
         );
     }
@@ -156,19 +156,19 @@ fn a_move_is_committed_once_and_the_source_learns_it_from_the_lease() {
     let lab = Lab::new("move", 2);
     let (source, destination) = (&lab.hosts[0], &lab.hosts[1]);
     let epoch = 1;
-    assert_eq!(source.acquire("web"), LeaseAnswer::Held { epoch });
+    assert_eq!(source.acquire("web"), LeaseAnswer::held(epoch));
     let prepare = LeaseRequest::Prepare { vm: on_lab("web"), source: [1; 16], epoch };
     assert_eq!(destination.ask(&prepare), LeaseAnswer::Prepared { epoch: 2 });
     assert!(matches!(source.ask(&LeaseRequest::Query(on_lab("web"))), LeaseAnswer::Holder(Some(h)) if h.own));
     let commit = LeaseRequest::Commit { vm: on_lab("web"), epoch };
-    assert_eq!(destination.ask(&commit), LeaseAnswer::Held { epoch: 2 });
+    assert_eq!(destination.ask(&commit), LeaseAnswer::held(2));
     let resolve = LeaseRequest::Resolve { vm: on_lab("web"), epoch };
     assert!(matches!(source.ask(&resolve), LeaseAnswer::HeldBy(h) if h.name.as_str() == "host-1" && h.epoch == 2));
     // Back, but this time the source does not wait: it wins the epoch itself, and the commit comes too late.
     let prepare = LeaseRequest::Prepare { vm: on_lab("web"), source: [2; 16], epoch: 2 };
     assert_eq!(source.ask(&prepare), LeaseAnswer::Prepared { epoch: 3 });
     let resolve = LeaseRequest::Resolve { vm: on_lab("web"), epoch: 2 };
-    assert_eq!(destination.ask(&resolve), LeaseAnswer::Held { epoch: 3 });
+    assert_eq!(destination.ask(&resolve), LeaseAnswer::held(3));
     assert!(matches!(source.ask(&LeaseRequest::Commit { vm: on_lab("web"), epoch: 2 }), LeaseAnswer::Unknown(_)));
     assert!(matches!(source.ask(&resolve), LeaseAnswer::HeldBy(h) if h.name.as_str() == "host-1"));
 }
@@ -177,31 +177,33 @@ fn a_move_is_committed_once_and_the_source_learns_it_from_the_lease() {
 fn a_killed_role_goes_on_with_its_life_and_a_dead_host_is_taken_over() {
     let mut lab = Lab::new("takeover", 2);
     let monitor = lab.monitor();
-    assert!(matches!(lab.hosts[0].acquire("web"), LeaseAnswer::Held { epoch: 1 }));
-    assert_eq!(lab.hosts[0].guard("web", &lab.others[monitor]), LeaseAnswer::Held { epoch: 1 });
+    assert!(matches!(lab.hosts[0].acquire("web"), LeaseAnswer::Held { epoch: 1, .. }));
+    assert_eq!(lab.hosts[0].guard("web", &lab.others[monitor]), LeaseAnswer::held(1));
     let still_runs = lab.hosts[0].ask(&LeaseRequest::GiveUp(on_lab("web")));
     assert!(matches!(still_runs, LeaseAnswer::Failed(_)), "{still_runs:?}");
     lab.hosts[0].role.kill().expect("killed");
     lab.hosts[0].role.wait().expect("collected");
     lab.hosts[0].role = start_role(&lab.hosts[0].run);
     // Nobody opens the datastore again: the successor knows of it by itself.
-    assert_eq!(lab.hosts[0].acquire_in_the_end("web"), LeaseAnswer::Held { epoch: 1 });
+    assert_eq!(lab.hosts[0].acquire_in_the_end("web"), LeaseAnswer::held(1));
     assert!(lab.others[monitor].try_wait().expect("asked").is_none(), "the VM ran all the while");
     // Now the whole host dies.
     lab.hosts[0].role.kill().expect("killed");
     lab.others[monitor].kill().expect("killed");
     assert!(matches!(lab.hosts[1].acquire("web"), LeaseAnswer::HeldBy(_)), "it must expire first");
-    assert_eq!(lab.hosts[1].acquire_in_the_end("web"), LeaseAnswer::Held { epoch: 2 });
+    let taken = lab.hosts[1].acquire_in_the_end("web");
+    let LeaseAnswer::Held { epoch: 2, taken_from: Some(from) } = &taken else { panic!("{taken:?}") };
+    assert_eq!((from.name.as_str(), from.why.as_str()), ("host-0", "its host lease had expired"));
 }
 
 #[test]
 fn a_role_that_was_stopped_past_its_deadline_kills_its_vms_before_anything_else() {
     let mut lab = Lab::new("stopped", 2);
     let monitor = lab.monitor();
-    assert!(matches!(lab.hosts[0].acquire("web"), LeaseAnswer::Held { epoch: 1 }));
-    assert_eq!(lab.hosts[0].guard("web", &lab.others[monitor]), LeaseAnswer::Held { epoch: 1 });
+    assert!(matches!(lab.hosts[0].acquire("web"), LeaseAnswer::Held { epoch: 1, .. }));
+    assert_eq!(lab.hosts[0].guard("web", &lab.others[monitor]), LeaseAnswer::held(1));
     kill_process(pid(&lab.hosts[0].role), Signal::STOP).expect("stopped");
-    assert_eq!(lab.hosts[1].acquire_in_the_end("web"), LeaseAnswer::Held { epoch: 2 });
+    assert!(matches!(lab.hosts[1].acquire_in_the_end("web"), LeaseAnswer::Held { epoch: 2, taken_from: Some(_) }));
     kill_process(pid(&lab.hosts[0].role), Signal::CONT).expect("continued");
     let began = Instant::now();
     while lab.others[monitor].try_wait().expect("asked").is_none() {
@@ -217,14 +219,16 @@ fn a_role_that_was_stopped_past_its_deadline_kills_its_vms_before_anything_else(
 #[test]
 fn a_role_that_is_asked_to_end_leaves_so_that_others_need_not_wait() {
     let mut lab = Lab::new("leave", 2);
-    assert!(matches!(lab.hosts[0].acquire("web"), LeaseAnswer::Held { epoch: 1 }));
+    assert!(matches!(lab.hosts[0].acquire("web"), LeaseAnswer::Held { epoch: 1, .. }));
     kill_process(pid(&lab.hosts[0].role), Signal::TERM).expect("asked");
     assert!(lab.hosts[0].role.wait().expect("collected").success());
     let LeaseAnswer::Hosts(hosts) = lab.hosts[1].ask(&LeaseRequest::Hosts("lab".parse().expect("a name"))) else {
         panic!("no hosts")
     };
     assert_eq!(hosts.len(), 2);
-    assert_eq!(lab.hosts[1].acquire_in_the_end("web"), LeaseAnswer::Held { epoch: 2 });
+    let taken = lab.hosts[1].acquire_in_the_end("web");
+    let LeaseAnswer::Held { epoch: 2, taken_from: Some(from) } = &taken else { panic!("{taken:?}") };
+    assert_eq!(from.why, "it had given its host lease up");
 }
 
 /// One host without a lease area yet, under this host.toml, and the log of its role.

@@ -90,6 +90,8 @@ pub enum LeaseAnswer {
     Held {
         /// In this epoch.
         epoch: u64,
+        /// From whom it was taken, if from a host that had not given it up.
+        taken_from: Option<TakenFrom>,
     },
     /// Another host holds the VM, or won the epoch.
     HeldBy(Holder),
@@ -112,6 +114,24 @@ pub enum LeaseAnswer {
     Unknown(String),
     /// On a connection that watches.
     Event(LeaseEvent),
+}
+
+impl LeaseAnswer {
+    /// This host holds the VM, which it took from nobody.
+    pub fn held(epoch: u64) -> Self {
+        Self::Held { epoch, taken_from: None }
+    }
+}
+
+/// A host from which a VM was taken because that life of it is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakenFrom {
+    /// Its identity.
+    pub host: [u8; 16],
+    /// Its name, or [`GONE`].
+    pub name: HostName,
+    /// How its life ended, for a person: `its host lease had expired`.
+    pub why: String,
 }
 
 /// The name of a holder of whom nothing but its identity is left in the lease area, because another host has its slot by

@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use model::diagnosis::Reason;
 use model::limits;
+use model::names::HostName;
 
 use crate::api::channel::{Channel, ChannelError};
-use crate::api::lease::{DatastoreLease, GONE, Holder, LeaseAnswer, LeaseEvent, LeaseRequest, VmOnDatastore};
+use crate::api::lease::{
+    DatastoreLease, GONE, Holder, LeaseAnswer, LeaseEvent, LeaseRequest, TakenFrom, VmOnDatastore,
+};
 use crate::api::paths::RunDir;
 use crate::host::discovery::Hosts;
 
@@ -100,8 +103,12 @@ impl Leases {
 
     /// A holder whose slot another host has by now, often itself in a later boot, has its name from the hosts' records.
     fn named(&self, holder: Holder) -> Holder {
-        let known = (holder.name.as_str() == GONE).then(|| self.hosts.name_of(holder.host)).flatten();
-        Holder { name: known.unwrap_or(holder.name), ..holder }
+        Holder { name: self.name_of(holder.host, holder.name), ..holder }
+    }
+
+    fn name_of(&self, host: [u8; 16], name: HostName) -> HostName {
+        let known = (name.as_str() == GONE).then(|| self.hosts.name_of(host)).flatten();
+        known.unwrap_or(name)
     }
 
     /// How this host's own leases stand, as far as they were asked for.
@@ -129,13 +136,15 @@ impl Leases {
         }
     }
 
-    /// Takes a VM's lease; returns its epoch.
+    /// Takes a VM's lease; returns its epoch, and from whom it was taken who had not given it up.
     ///
     /// # Errors
     /// Another host holds it, or the datastore does not answer.
-    pub fn acquire(&self, vm: &VmOnDatastore) -> Result<u64, LeaseFailure> {
+    pub fn acquire(&self, vm: &VmOnDatastore) -> Result<(u64, Option<TakenFrom>), LeaseFailure> {
         match self.ask(&LeaseRequest::Acquire(vm.clone()), &[])? {
-            LeaseAnswer::Held { epoch } => Ok(epoch),
+            LeaseAnswer::Held { epoch, taken_from } => {
+                Ok((epoch, taken_from.map(|taken| TakenFrom { name: self.name_of(taken.host, taken.name), ..taken })))
+            }
             other => Err(unexpected(&other)),
         }
     }
@@ -167,7 +176,7 @@ impl Leases {
     /// Another host won it, or the datastore does not answer.
     pub fn resolve(&self, vm: &VmOnDatastore, epoch: u64) -> Result<u64, LeaseFailure> {
         match self.ask(&LeaseRequest::Resolve { vm: vm.clone(), epoch }, &[])? {
-            LeaseAnswer::Held { epoch } => Ok(epoch),
+            LeaseAnswer::Held { epoch, .. } => Ok(epoch),
             other => Err(unexpected(&other)),
         }
     }

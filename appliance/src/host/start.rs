@@ -11,7 +11,7 @@ use model::units::Bytes;
 use model::vm_config::{Draft, VmConfig};
 
 use crate::api::host::VmState;
-use crate::api::lease::VmOnDatastore;
+use crate::api::lease::{TakenFrom, VmOnDatastore};
 use crate::api::vmm::VmmRequest;
 use crate::host::born::{Born, Unattached, attach_disks};
 use crate::host::caller::{Caller, LOOK};
@@ -52,13 +52,16 @@ pub fn start(plane: &Arc<ControlPlane>, name: &VmName, caller: &Caller<'_>) -> R
     let vm = located.vm();
     let noted = record::begin(&plane.run_dir, &vm);
     noted.map_err(|error| Diagnosis::new(&what, format!("its start cannot be noted: {error}"), "host check"))?;
-    let started = acquire(plane, &vm).and_then(|epoch| {
+    let started = acquire(plane, &vm).and_then(|(epoch, taken_from)| {
         let started = bring_up(plane, &located, config, epoch, caller);
         if started.is_err() {
             // Tried again if it cannot be done now.
             let _ = owed::give_up(plane, &vm);
         }
-        started
+        started.map(|line| match taken_from {
+            Some(TakenFrom { name: from, why, .. }) => format!("{line}; it was taken from {from}: {why}"),
+            None => line,
+        })
     });
     if started.is_err() && !plane.owed.has(&vm) {
         record::remove(&plane.run_dir, name);
@@ -100,7 +103,7 @@ fn claim<'a>(
 }
 
 /// Takes the VM's lease.
-fn acquire(plane: &ControlPlane, vm: &VmOnDatastore) -> Result<u64, Reason> {
+fn acquire(plane: &ControlPlane, vm: &VmOnDatastore) -> Result<(u64, Option<TakenFrom>), Reason> {
     plane.leases.acquire(vm).map_err(|failure| {
         let mut reason = failure.reason();
         if failure.leaves_doubt() {

@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 use model::limits;
 use model::names::{DatastoreName, HostName, VmName};
 use protocol::lease::host_lease::HostIdentity;
-use protocol::lease::identity::{BootId, Epoch, HostId};
+use protocol::lease::identity::{BootId, Epoch, HostId, Incarnation};
 use protocol::lease::keeper::HostView;
 use protocol::lease::record::Watchdog as Kind;
-use protocol::lease::vm_lease::{self, Answer, LeaseError, Request, Take};
-use protocol::lease::watch::Life;
+use protocol::lease::vm_lease::{self, Answer, LeaseError, Request, Take, Taken};
+use protocol::lease::watch::{Death, Life};
 
 use crate::api::channel::{Channel, ChannelError};
 use crate::api::lease::{
-    DatastoreLease, GONE, Holder, HostLease, LeaseAnswer, LeaseEvent, LeaseRequest, VmOnDatastore,
+    DatastoreLease, GONE, Holder, HostLease, LeaseAnswer, LeaseEvent, LeaseRequest, TakenFrom, VmOnDatastore,
 };
 use crate::api::paths::RunDir;
 use crate::lease::datastore::{self, Place, Told};
@@ -229,7 +229,7 @@ impl Leases {
             return LeaseAnswer::Failed("no process came with the request".to_owned());
         };
         match self.exchange(&vm.datastore, |reply| Told::Guard(vm.vm.clone(), pidfd, reply)) {
-            Ok(Ok(Some(epoch))) => LeaseAnswer::Held { epoch },
+            Ok(Ok(Some(epoch))) => LeaseAnswer::held(epoch),
             Ok(Ok(None)) => LeaseAnswer::Done,
             Ok(Err(error)) => LeaseAnswer::Failed(error.to_string()),
             Err(why) => LeaseAnswer::Failed(why),
@@ -302,7 +302,9 @@ fn boot() -> BootId {
 
 fn translated(answer: Answer, hosts: &[HostView], own: (HostId, BootId)) -> LeaseAnswer {
     match answer {
-        Answer::Held { epoch, .. } => LeaseAnswer::Held { epoch: epoch.0 },
+        Answer::Held { epoch, taken_from } => {
+            LeaseAnswer::Held { epoch: epoch.0, taken_from: taken_from.map(|taken| taken_from_whom(&taken, hosts)) }
+        }
         Answer::HeldBy(holder) => named(&holder, hosts, own).map_or_else(|| unreadable(&holder), LeaseAnswer::HeldBy),
         Answer::GivenUp | Answer::Forgotten => LeaseAnswer::Done,
         Answer::Prepared(epoch) => LeaseAnswer::Prepared { epoch: epoch.0 },
@@ -318,13 +320,32 @@ fn unreadable(holder: &vm_lease::Holder) -> LeaseAnswer {
     LeaseAnswer::Failed(format!("{} holds it, a host that cannot be read", holder.who))
 }
 
-/// A holder with its name; none where its slot cannot be read. The slot of a host that is long gone may be another's by
-/// now, whose name is no answer. An earlier life of a host has its name.
+fn taken_from_whom(taken: &Taken, hosts: &[HostView]) -> TakenFrom {
+    let why = match taken.death {
+        Death::Left => "it had given its host lease up",
+        Death::Superseded => "it runs in a later life",
+        Death::Expired => "its host lease had expired",
+        Death::Forced => "a person said that it is dead",
+    };
+    let name = hosts.iter().find(|view| view.slot == taken.from.slot).map(|view| name_of(taken.from, view));
+    TakenFrom { host: taken.from.host.0.to_be_bytes(), name: name.unwrap_or_else(gone), why: why.to_owned() }
+}
+
+/// The name of a life, by the slot that it has or had. The slot of a host that is long gone may be another's by now, whose name
+/// is no answer. An earlier life of a host has its name.
+fn name_of(who: Incarnation, view: &HostView) -> HostName {
+    if view.record.host == who.host { view.record.name.clone() } else { gone() }
+}
+
+fn gone() -> HostName {
+    GONE.parse().expect("a host may be called so")
+}
+
+/// A holder with its name; none where its slot cannot be read.
 fn named(holder: &vm_lease::Holder, hosts: &[HostView], own: (HostId, BootId)) -> Option<Holder> {
     let view = hosts.iter().find(|view| view.slot == holder.who.slot)?;
-    let same_host = view.record.host == holder.who.host;
-    let same = same_host && view.record.generation == holder.who.generation;
-    let name = if same_host { view.record.name.clone() } else { GONE.parse().ok()? };
+    let same = view.record.host == holder.who.host && view.record.generation == holder.who.generation;
+    let name = name_of(holder.who, view);
     Some(Holder {
         host: holder.who.host.0.to_be_bytes(),
         name,

@@ -67,7 +67,7 @@ fn translate(ask: LeaseAsk, base: u64, answer: LeaseAnswer) -> session::LeaseAns
     let unknown = |cause: String| session::LeaseAnswer::Unknown { cause };
     match answer {
         LeaseAnswer::Prepared { .. } if ask == LeaseAsk::Prepare => session::LeaseAnswer::Prepared,
-        LeaseAnswer::Held { epoch } if epoch > base => session::LeaseAnswer::Won { epoch },
+        LeaseAnswer::Held { epoch, .. } if epoch > base => session::LeaseAnswer::Won { epoch },
         LeaseAnswer::HeldBy(holder) if holder.epoch > base => {
             session::LeaseAnswer::Lost { holder: holder.name, epoch: holder.epoch }
         }
@@ -96,14 +96,14 @@ mod tests {
     fn an_old_epoch_decides_nothing() {
         let undecided = |answer| matches!(answer, session::LeaseAnswer::Unknown { .. });
         assert!(undecided(translate(LeaseAsk::Reclaim, 5, held_by(5))));
-        assert!(undecided(translate(LeaseAsk::Reclaim, 5, LeaseAnswer::Held { epoch: 5 })));
+        assert!(undecided(translate(LeaseAsk::Reclaim, 5, LeaseAnswer::held(5))));
         assert!(undecided(translate(LeaseAsk::Commit, 5, LeaseAnswer::Prepared { epoch: 6 })));
     }
 
     #[test]
     fn a_later_epoch_decides() {
         let won = session::LeaseAnswer::Won { epoch: 6 };
-        assert_eq!(translate(LeaseAsk::Commit, 5, LeaseAnswer::Held { epoch: 6 }), won);
+        assert_eq!(translate(LeaseAsk::Commit, 5, LeaseAnswer::held(6)), won);
         let lost = translate(LeaseAsk::Reclaim, 5, held_by(6));
         assert!(matches!(lost, session::LeaseAnswer::Lost { epoch: 6, .. }));
     }
