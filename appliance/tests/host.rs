@@ -161,11 +161,21 @@ fn a_control_plane_that_dies_while_it_makes_a_vm_leaves_neither_its_monitor_nor_
 fn a_dead_hosts_vm_starts_elsewhere_after_the_expiry() {
     let Some(datastore) = Datastore::with_witness("dead") else { return };
     let (mut a, b) = (Host::boot(&datastore, "host-a", 1), Host::boot(&datastore, "host-b", 2));
+    let shown = |command: &str| line(&b.ask(command).1);
+    assert!(shown("lease list").contains("no host holds a VM"));
+    assert!(shown("lease show witness").contains("nobody holds it"));
     assert_eq!(a.ask("vm start witness").0, 0);
+    assert!(line(&a.ask("lease show witness").1).contains("host-a, this host"));
     a.power_off();
     let (status, said) = b.ask("vm start witness");
     assert!(status == 1 && line(&said).contains("host-a holds its lease"), "{said:?}");
-    wait("the lease of host-a expires", || b.ask("vm start witness").0 == 0);
+    assert!(shown("lease list").contains("renewed"), "{}", shown("lease list"));
+    assert!(shown("lease show witness").contains("only host-a may run it"), "{}", shown("lease show witness"));
+    wait("the lease of host-a expires", || shown("lease list").contains("over"));
+    assert!(shown("lease show witness").contains("takes it over"), "{}", shown("lease show witness"));
+    let (status, said) = b.ask("vm start witness");
+    assert_eq!(status, 0, "{said:?}");
+    assert!(line(&said).contains("it was taken from host-a: its host lease had expired"), "{said:?}");
     b.serial("witness").wait_for("witness: ready");
 }
 

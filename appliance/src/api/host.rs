@@ -53,6 +53,10 @@ pub enum HostRequest {
         /// A link that is slower, farther or narrower than it should be is accepted.
         force_link: bool,
     },
+    /// `lease list`
+    LeaseList,
+    /// `lease show VM`
+    LeaseShow(VmName),
     /// `migration list`
     MigrationList,
     /// `migration show ID`
@@ -148,6 +152,10 @@ pub enum HostAnswer {
     Nics(Vec<NicRow>),
     /// To `PortGroupList`.
     PortGroups(Vec<PortGroupRow>),
+    /// To `LeaseList`.
+    Leases(Vec<LeaseRow>),
+    /// To `LeaseShow`.
+    Lease(Box<LeaseDetail>),
     /// To `MigrationNic`.
     MigrationNic(Box<MigrationNicDetail>),
     /// To `LogShow`.
@@ -348,6 +356,62 @@ pub struct VmDetail {
     pub last_end: Option<String>,
     /// Process of its monitor here.
     pub pid: Option<u32>,
+}
+
+/// A VM that a host holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseRow {
+    /// The VM.
+    pub vm: VmName,
+    /// Its datastore.
+    pub datastore: DatastoreName,
+    /// Who holds it.
+    pub holder: HostName,
+    /// The epoch: how many holders it has had.
+    pub epoch: u64,
+    /// The holder's own lease.
+    pub life: HolderLife,
+}
+
+/// The host lease of a holder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HolderLife {
+    /// It renews it.
+    Renews {
+        /// Milliseconds since it was last seen to.
+        silent_ms: u64,
+    },
+    /// It is over for good: that life of the host runs no VM any more.
+    Over,
+}
+
+/// The lease of a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseDetail {
+    /// The VM.
+    pub vm: VmName,
+    /// Its datastore.
+    pub datastore: DatastoreName,
+    /// Who holds it, if anybody does.
+    pub holder: Option<LeaseHolder>,
+    /// Where the VM is, for a person, as far as that is known.
+    pub place: Option<String>,
+    /// What a person can do.
+    pub next: String,
+}
+
+/// The holder of a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseHolder {
+    /// As in a list.
+    pub row: LeaseRow,
+    /// Its identity, 32 hex digits.
+    pub identity: String,
+    /// Its life: each boot, and each loss of its host lease, begins a new one.
+    pub generation: u64,
+    /// It is this host.
+    pub own: bool,
 }
 
 /// A migration, under way or ended.

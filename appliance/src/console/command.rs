@@ -118,6 +118,10 @@ pub const COMMANDS: &[Command] = &[
             Ok(HostRequest::VmMigrate { vm: w.parsed(0)?, destination: w.parsed(1)?, check_only, force_link })
         },
     },
+    plain(&["lease", "list"], &[], "who holds which VM", |_| Ok(HostRequest::LeaseList)),
+    plain(&["lease", "show"], &[Vm], "who may run a VM, and what can be done", |w| {
+        Ok(HostRequest::LeaseShow(w.parsed(0)?))
+    }),
     plain(&["migration", "list"], &[], "moves under way and ended", |_| Ok(HostRequest::MigrationList)),
     plain(&["migration", "show"], &[Migration], "the receipt of a move", |w| {
         Ok(HostRequest::MigrationShow(w.arguments[0].to_owned()))

@@ -10,14 +10,11 @@ use crate::api::host::{
     Check, ConfigDetail, DatastoreDetail, Flaw, HostAnswer, HostDetail, HostRequest, Names, PortGroupRow, VmDetail,
     VmRow, VmState,
 };
-use crate::api::lease::{Holder, LeaseAnswer, LeaseRequest};
+use crate::api::lease::Holder;
 use crate::datastore::Datastore;
 use crate::host::control_plane::ControlPlane;
 use crate::host::located::{Located, locate, vm_folders, vm_names};
-use crate::host::{checks, health, logs, mac_addresses, receipts};
-
-/// VMs whose holders are asked for in one message: the answer has to fit into one, too.
-const LISTED_AT_ONCE: usize = 200;
+use crate::host::{checks, health, lease_view, logs, mac_addresses, receipts};
 
 /// Answers a request that only asks.
 ///
@@ -52,6 +49,8 @@ pub fn answer(plane: &ControlPlane, request: &HostRequest) -> Result<HostAnswer,
             )
         }
         HostRequest::PortGroupList => HostAnswer::PortGroups(port_groups(plane)?),
+        HostRequest::LeaseList => HostAnswer::Leases(lease_view::list(plane)?),
+        HostRequest::LeaseShow(name) => HostAnswer::Lease(Box::new(lease_view::show(plane, name)?)),
         HostRequest::MigrationNic => HostAnswer::MigrationNic(Box::new(health::migration_nic(plane))),
         HostRequest::LogShow { role, lines } => {
             HostAnswer::Log(logs::last_lines(&plane.run_dir, role.as_deref(), *lines)?)
@@ -101,7 +100,7 @@ fn vms(plane: &ControlPlane) -> Vec<VmRow> {
         };
         let from = rows.len();
         let names: Vec<VmName> = folders.iter().filter_map(|folder| folder.parse().ok()).collect();
-        let holders = holders(plane, &datastore, &names);
+        let holders = lease_view::holders(plane, &datastore, &names).ok();
         for folder in folders {
             let Ok(name) = folder.parse::<VmName>() else {
                 rows.push(misnamed(&datastore, folder));
@@ -171,19 +170,6 @@ fn is_held(plane: &ControlPlane, located: &Located) -> Option<String> {
         Some(holder) if holder.alive => Some(format!("it is on {}", holder.name)),
         Some(holder) => Some(format!("it was on {}, which is dead or cut off", holder.name)),
     }
-}
-
-/// Who holds which of these VMs; `None` where the leases do not tell.
-fn holders(plane: &ControlPlane, datastore: &Datastore, names: &[VmName]) -> Option<Vec<(VmName, Holder)>> {
-    let mut all = Vec::new();
-    for vms in names.chunks(LISTED_AT_ONCE) {
-        let request = LeaseRequest::List { datastore: datastore.name().clone(), vms: vms.to_vec() };
-        match plane.leases.ask(&request, &[]) {
-            Ok(LeaseAnswer::Holders(holders)) => all.extend(holders),
-            _ => return None,
-        }
-    }
-    Some(all)
 }
 
 /// One VM in a list; `holder` is `None` where the leases do not tell.
@@ -314,6 +300,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
+    use crate::api::lease::{LeaseAnswer, LeaseRequest};
     use crate::console::render;
     use crate::host::control_plane::stand_in::Place;
     use crate::host::monitor::stand_in::StandIn;

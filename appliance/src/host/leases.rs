@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use model::diagnosis::Reason;
 use model::limits;
-use model::names::HostName;
+use model::names::{DatastoreName, HostName, VmName};
 
 use crate::api::channel::{Channel, ChannelError};
 use crate::api::lease::{
-    DatastoreLease, GONE, Holder, LeaseAnswer, LeaseEvent, LeaseRequest, TakenFrom, VmOnDatastore,
+    DatastoreLease, GONE, Holder, HostLease, LeaseAnswer, LeaseEvent, LeaseRequest, TakenFrom, VmOnDatastore,
 };
 use crate::api::paths::RunDir;
 use crate::host::discovery::Hosts;
@@ -177,6 +177,28 @@ impl Leases {
     pub fn resolve(&self, vm: &VmOnDatastore, epoch: u64) -> Result<u64, LeaseFailure> {
         match self.ask(&LeaseRequest::Resolve { vm: vm.clone(), epoch }, &[])? {
             LeaseAnswer::Held { epoch, .. } => Ok(epoch),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Who holds which of these VMs of a datastore; those that nobody holds are left out.
+    ///
+    /// # Errors
+    /// The datastore does not answer.
+    pub fn list(&self, datastore: &DatastoreName, vms: &[VmName]) -> Result<Vec<(VmName, Holder)>, LeaseFailure> {
+        match self.ask(&LeaseRequest::List { datastore: datastore.clone(), vms: vms.to_vec() }, &[])? {
+            LeaseAnswer::Holders(holders) => Ok(holders),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The leases of all hosts on a datastore, as this host sees them.
+    ///
+    /// # Errors
+    /// The datastore does not answer, or this host has no lease area there yet.
+    pub fn hosts(&self, datastore: &DatastoreName) -> Result<Vec<HostLease>, LeaseFailure> {
+        match self.ask(&LeaseRequest::Hosts(datastore.clone()), &[])? {
+            LeaseAnswer::Hosts(hosts) => Ok(hosts),
             other => Err(unexpected(&other)),
         }
     }

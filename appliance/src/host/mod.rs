@@ -37,6 +37,7 @@ pub mod facts;
 pub mod health;
 pub mod host_lease;
 pub mod kernel_log;
+pub mod lease_view;
 pub mod leases;
 pub mod lifecycle;
 pub mod located;

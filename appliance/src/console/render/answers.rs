@@ -8,8 +8,9 @@ use model::units::Bytes;
 use super::record::Record;
 use super::table::Table;
 use crate::api::host::{
-    Check, ConfigDetail, DatastoreDetail, DatastoreRow, Flaw, HostAnswer, HostDetail, HostRow, HostState, LogLine,
-    MigrationNicDetail, MigrationRow, NicRow, PortGroupRow, VmDetail, VmRow, VmState,
+    Check, ConfigDetail, DatastoreDetail, DatastoreRow, Flaw, HolderLife, HostAnswer, HostDetail, HostRow, HostState,
+    LeaseDetail, LeaseHolder, LeaseRow, LogLine, MigrationNicDetail, MigrationRow, NicRow, PortGroupRow, VmDetail,
+    VmRow, VmState,
 };
 use crate::api::lease::GONE;
 
@@ -46,6 +47,8 @@ pub fn text(answer: &HostAnswer) -> String {
         HostAnswer::Datastore(datastore) => datastore_text(datastore),
         HostAnswer::Nics(nics) => nics_text(nics),
         HostAnswer::PortGroups(port_groups) => port_groups_text(port_groups),
+        HostAnswer::Leases(leases) => leases_text(leases),
+        HostAnswer::Lease(lease) => lease_detail_text(lease),
         HostAnswer::MigrationNic(nic) => migration_nic_text(nic),
         HostAnswer::Log(lines) => log_text(lines),
         HostAnswer::Config(config) => config_text(config),
@@ -348,6 +351,35 @@ fn port_groups_text(port_groups: &[PortGroupRow]) -> String {
         table.row([row.name.to_string(), row.vswitch.to_string(), vlan, uplink, vms.join(" ")]);
     }
     table.to_string()
+}
+
+fn leases_text(leases: &[LeaseRow]) -> String {
+    let mut table = Table::new(["VM", "DATASTORE", "HOLDER", "EPOCH", "HOST LEASE"], "no host holds a VM");
+    for LeaseRow { vm, datastore, holder, epoch, life } in leases {
+        table.row([vm.to_string(), datastore.to_string(), holder.to_string(), epoch.to_string(), life_text(*life)]);
+    }
+    table.to_string()
+}
+
+fn life_text(life: HolderLife) -> String {
+    match life {
+        HolderLife::Renews { silent_ms } => format!("renewed {}.{} s ago", silent_ms / 1000, silent_ms % 1000 / 100),
+        HolderLife::Over => "over".to_owned(),
+    }
+}
+
+fn lease_detail_text(lease: &LeaseDetail) -> String {
+    let LeaseDetail { vm, datastore, holder, place, next } = lease;
+    let record = Record::default().line("vm", vm).line("datastore", datastore);
+    let record = match holder {
+        None => record.line("holder", "nobody"),
+        Some(LeaseHolder { row, identity, generation, own }) => record
+            .line("holder", format!("{}{}", row.holder, if *own { ", this host" } else { "" }))
+            .line("identity", format!("{identity}, life {generation}"))
+            .line("epoch", row.epoch)
+            .line("host lease", life_text(row.life)),
+    };
+    record.some("place", place.clone()).line("next", next).to_string()
 }
 
 fn migration_nic_text(nic: &MigrationNicDetail) -> String {

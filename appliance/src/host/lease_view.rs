@@ -1,0 +1,132 @@
+//! Who holds which VM, for whoever has to understand why one cannot be started.
+
+use model::diagnosis::Diagnosis;
+use model::limits;
+use model::names::VmName;
+
+use crate::api::host::{HolderLife, LeaseDetail, LeaseHolder, LeaseRow};
+use crate::api::lease::{Holder, HostLease, VmOnDatastore};
+use crate::datastore::Datastore;
+use crate::host::answers::where_is;
+use crate::host::control_plane::ControlPlane;
+use crate::host::leases::LeaseFailure;
+use crate::host::located::{locate, vm_names};
+
+/// VMs whose holders are asked for in one message: the answer has to fit into one, too.
+const LISTED_AT_ONCE: usize = 200;
+
+/// Who holds which of these VMs.
+///
+/// # Errors
+/// The leases of the datastore do not tell.
+pub fn holders(
+    plane: &ControlPlane,
+    datastore: &Datastore,
+    names: &[VmName],
+) -> Result<Vec<(VmName, Holder)>, LeaseFailure> {
+    let mut all = Vec::new();
+    for vms in names.chunks(LISTED_AT_ONCE) {
+        all.extend(plane.leases.list(datastore.name(), vms)?);
+    }
+    Ok(all)
+}
+
+/// The VMs of all datastores that somebody holds.
+///
+/// # Errors
+/// The leases of a datastore do not tell.
+pub fn list(plane: &ControlPlane) -> Result<Vec<LeaseRow>, Diagnosis> {
+    const WHAT: &str = "the leases are not listed";
+    let refused = |failure: LeaseFailure| Diagnosis::of(WHAT, vec![failure.reason()]);
+    let mut rows = Vec::new();
+    for datastore in plane.known_datastores(WHAT)? {
+        let held = holders(plane, &datastore, &vm_names(&datastore)).map_err(refused)?;
+        let hosts = plane.leases.hosts(datastore.name()).map_err(refused)?;
+        rows.extend(held.into_iter().map(|(name, holder)| {
+            let vm = VmOnDatastore { datastore: datastore.name().clone(), vm: name };
+            row(vm, &holder, &hosts)
+        }));
+    }
+    Ok(rows)
+}
+
+/// All that is known of the lease of a VM, and what follows from it.
+///
+/// # Errors
+/// There is no such VM, or the leases of its datastore do not tell.
+pub fn show(plane: &ControlPlane, name: &VmName) -> Result<LeaseDetail, Diagnosis> {
+    let what = format!("the lease of VM {name} is not shown");
+    let located = locate(plane, name, &what)?;
+    let refused = |failure: LeaseFailure| Diagnosis::of(&what, vec![failure.reason()]);
+    let vm = located.vm();
+    let holder = plane.leases.holder(&vm).map_err(refused)?;
+    let hosts = plane.leases.hosts(&vm.datastore).map_err(refused)?;
+    let next = next(name, holder.as_ref(), plane.vms.state(name).is_some());
+    let holder = holder.map(|holder| LeaseHolder {
+        identity: holder.host.iter().map(|byte| format!("{byte:02x}")).collect(),
+        generation: holder.generation,
+        own: holder.own,
+        row: row(vm.clone(), &holder, &hosts),
+    });
+    Ok(LeaseDetail { vm: vm.vm, datastore: vm.datastore, holder, place: where_is(plane, name), next })
+}
+
+fn row(vm: VmOnDatastore, holder: &Holder, hosts: &[HostLease]) -> LeaseRow {
+    let life = hosts.iter().find(|host| (host.host, host.generation) == (holder.host, holder.generation));
+    let life = match life {
+        Some(host) if holder.alive && host.alive => HolderLife::Renews { silent_ms: host.silent_ms },
+        _ if holder.alive => HolderLife::Renews { silent_ms: 0 },
+        _ => HolderLife::Over,
+    };
+    LeaseRow { vm: vm.vm, datastore: vm.datastore, holder: holder.name.clone(), epoch: holder.epoch, life }
+}
+
+/// What a person can do with a VM that is held so; `known` says whether anything of it goes on on this host.
+fn next(name: &VmName, holder: Option<&Holder>, known: bool) -> String {
+    match holder {
+        None => format!("nobody holds it: vm start {name}, on any host"),
+        Some(holder) if holder.own && known => format!("this host holds it and works on it: vm show {name}"),
+        Some(holder) if holder.own => format!("this host holds it and runs nothing of it: vm start {name}, here"),
+        Some(Holder { name: host, alive: true, .. }) => format!(
+            "only {host} may run it; it is free when {host} gives it up, or has not renewed its host lease for {} s",
+            limits::LEASE_EXPIRY_MS / 1000
+        ),
+        Some(Holder { name: host, .. }) => {
+            format!("{host} may not run it any more: vm start {name}, on any host, takes it over")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder(alive: bool, own: bool) -> Holder {
+        Holder { host: [7; 16], name: "host-b".parse().expect("valid"), generation: 3, epoch: 5, alive, own }
+    }
+
+    #[test]
+    fn what_a_person_can_do_follows_from_who_holds_the_vm() {
+        let web: VmName = "web".parse().expect("valid");
+        assert!(next(&web, None, false).contains("on any host"));
+        assert!(next(&web, Some(&holder(true, true)), true).contains("vm show web"));
+        assert!(next(&web, Some(&holder(true, true)), false).contains("vm start web, here"));
+        assert!(next(&web, Some(&holder(true, false)), false).contains("only host-b may run it"));
+        assert!(next(&web, Some(&holder(false, false)), false).contains("takes it over"));
+    }
+
+    #[test]
+    fn a_holder_is_told_by_its_own_life_and_not_by_a_later_one_of_the_same_host() {
+        let vm = VmOnDatastore { datastore: "lab".parse().expect("valid"), vm: "web".parse().expect("valid") };
+        let lease = |generation| HostLease {
+            host: [7; 16],
+            name: "host-b".parse().expect("valid"),
+            generation,
+            alive: true,
+            silent_ms: 700,
+        };
+        let life = |holder: &Holder, generation| row(vm.clone(), holder, &[lease(generation)]).life;
+        assert_eq!(life(&holder(true, false), 3), HolderLife::Renews { silent_ms: 700 });
+        assert_eq!(life(&holder(false, false), 4), HolderLife::Over);
+    }
+}
