@@ -15,6 +15,10 @@ test *arguments:
 bench subject *arguments:
     cargo lab bench {{subject}} {{arguments}}
 
+# The lease in simulated worlds (--seeds N)
+sim *arguments:
+    cargo lab sim {{arguments}}
+
 # The bootable ISO
 image:
     cargo lab image

@@ -1,8 +1,13 @@
-//! Runs lease worlds: `cargo run --release -p sim --example lease -- FIRST COUNT`, or `-- trace SEED`.
+//! Runs lease worlds: `cargo lab sim`, which is this program built for release: `lease FIRST COUNT`, or `lease trace SEED`.
 
-use sim::lease::seeds::{run_seeds, trace_seed};
+use std::process::ExitCode;
 
-fn main() {
+use sim::lease::seeds::{Report, run_seeds, trace_seed};
+
+/// Worlds between two lines that tell how far it is.
+const SHOWN_EVERY: u64 = 20_000;
+
+fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize| arguments.get(at).and_then(|text| text.parse::<u64>().ok());
     if let (Some("trace"), Some(seed)) = (arguments.first().map(String::as_str), number(1)) {
@@ -10,9 +15,31 @@ fn main() {
         for line in &outcome.trace {
             println!("{line}");
         }
-        println!("{:?}", outcome.violation);
-        return;
+        return match outcome.violation {
+            None => {
+                println!("seed {seed} keeps every promise");
+                ExitCode::SUCCESS
+            }
+            Some(violation) => {
+                println!("seed {seed}: {violation}");
+                ExitCode::FAILURE
+            }
+        };
     }
     let (first, count) = (number(0).unwrap_or(0), number(1).unwrap_or(1_000));
-    println!("{}", run_seeds(first..first + count));
+    let (mut report, mut next, end) = (Report::default(), first, first.saturating_add(count));
+    while next < end {
+        let upto = end.min(next.saturating_add(SHOWN_EVERY));
+        report.merge(run_seeds(next..upto));
+        next = upto;
+        if next < end {
+            eprintln!("{} of {count} seeds, {} failures", next - first, report.failures.len());
+        }
+    }
+    println!("{report}");
+    if report.failures.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    println!("appliance/sim/seeds/lease.txt keeps seeds that failed once: one a line, with what they broke");
+    ExitCode::FAILURE
 }

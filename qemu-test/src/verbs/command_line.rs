@@ -11,7 +11,7 @@ use crate::privilege;
 use crate::verbs::bench::Subject;
 use crate::verbs::fault::Fault;
 use crate::verbs::image::MadeElsewhere;
-use crate::verbs::{bench, console, demo, down, exec, fault, image, inside, status, test, up};
+use crate::verbs::{bench, console, demo, down, exec, fault, image, inside, sim, status, test, up};
 
 /// Boots real Godwit images in QEMU, drives their consoles and injects faults.
 #[derive(Debug, Parser)]
@@ -72,6 +72,18 @@ enum Verb {
         #[arg(long, conflicts_with = "quick")]
         nested: Option<String>,
     },
+    /// Run the lease in simulated worlds, one a seed; prints seeds, events and schedules per second
+    Sim {
+        /// How many
+        #[arg(long, default_value_t = 10_000)]
+        seeds: u64,
+        /// The first seed
+        #[arg(long, default_value_t = 0)]
+        first: u64,
+        /// Tell what happens in the world of this one seed
+        #[arg(long, conflicts_with_all = ["seeds", "first"])]
+        trace: Option<u64>,
+    },
     /// Look into a host behind its console's back: processes, show PATH, list PATH, kill|stop|continue ROLE [WORD]
     Inside {
         /// Which host
@@ -113,6 +125,7 @@ impl CommandLine {
             Verb::Up { hosts, memory_mib, words } => up::run(&home, hosts, memory_mib, &words),
             Verb::Status => status::run(&home),
             Verb::Down => down::run(&home),
+            Verb::Sim { seeds, first, trace } => sim::run(&home, seeds, first, trace),
             Verb::Test { quick, nested } => test::run(&home, quick, nested.as_deref()),
             Verb::Exec { host, within, command } => exec::run(&home, &host, &command, Duration::from_secs(within)),
             Verb::Inside { host, order } => inside::run(&home, &host, &order),

@@ -9,6 +9,7 @@ mod exec;
 mod fault;
 mod image;
 mod inside;
+mod sim;
 mod status;
 mod test;
 mod up;

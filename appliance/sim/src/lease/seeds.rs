@@ -72,9 +72,11 @@ impl Report {
         self.failures.extend(outcome.violation.map(|violation| (seed, violation)));
     }
 
-    fn merge(&mut self, other: Self) {
+    /// Adds the worlds of another report, which ran after those of this one.
+    pub fn merge(&mut self, other: Self) {
         self.seeds += other.seeds;
         self.counts += other.counts;
+        self.took += other.took;
         self.failures.extend(other.failures);
     }
 }
