@@ -2,6 +2,8 @@
 
 use std::io::Write as _;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use model::host_config::LogLevel;
@@ -12,9 +14,14 @@ use crate::role::RoleName;
 /// Target of records that are news to whoever sits at this host's console, though nothing is wrong.
 pub const NEWS: &str = "news";
 
+/// The level of what is no trouble, as the journal spells it.
+pub const INFO: &str = "info";
+
 /// Who hears a record beside the log: the record, and its text without control characters.
 type Listener = fn(&Record<'_>, &str);
 
+/// The least weight that the log keeps, as a number of `log`: a greater one is a lesser weight.
+static KEPT: AtomicUsize = AtomicUsize::new(LevelFilter::Info as usize);
 static LISTENER: OnceLock<Listener> = OnceLock::new();
 
 struct Journal {
@@ -34,14 +41,17 @@ pub fn tell_too(listener: Listener) {
     LISTENER.get_or_init(|| listener);
 }
 
-/// From now on records of less weight than this are dropped. Until then it is `info`.
+/// From now on records of less weight than this are not kept in the log. Until then it is `info`.
 pub fn set_level(level: LogLevel) {
-    log::set_max_level(match level {
+    let level = match level {
         LogLevel::Error => LevelFilter::Error,
         LogLevel::Warn => LevelFilter::Warn,
         LogLevel::Info => LevelFilter::Info,
         LogLevel::Debug => LevelFilter::Debug,
-    });
+    };
+    KEPT.store(level as usize, Ordering::Relaxed);
+    // What is told beside the log does not depend on what the log keeps.
+    log::set_max_level(level.max(LevelFilter::Info));
 }
 
 /// From now on a panic of this process is one record, and the process makes no other call for it: the usual way to tell of a
@@ -54,8 +64,14 @@ pub fn record_panics() {
 
 /// Seconds and milliseconds since the machine started, as the kernel's own messages have them.
 pub fn uptime() -> String {
+    let now = since_boot();
+    format!("{}.{:03}", now.as_secs(), now.subsec_millis())
+}
+
+/// Time since the machine started.
+pub fn since_boot() -> Duration {
     let now = clock_gettime(ClockId::Boottime);
-    format!("{}.{:03}", now.tv_sec, now.tv_nsec / 1_000_000)
+    Duration::new(now.tv_sec.cast_unsigned(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 /// A level as the journal spells it.
@@ -63,7 +79,7 @@ pub fn name(level: Level) -> &'static str {
     match level {
         Level::Error => "error",
         Level::Warn => "warning",
-        Level::Info => "info",
+        Level::Info => INFO,
         Level::Debug | Level::Trace => "debug",
     }
 }
@@ -79,8 +95,10 @@ impl Log for Journal {
         }
         // One record, one line: a control character in a message from outside must not forge a second record.
         let text = record.args().to_string().replace(char::is_control, " ");
-        let line = format!("{} {} {}: {text}\n", uptime(), self.role, name(record.level()));
-        let _ = std::io::stderr().write_all(line.as_bytes());
+        if record.level() as usize <= KEPT.load(Ordering::Relaxed) {
+            let line = format!("{} {} {}: {text}\n", uptime(), self.role, name(record.level()));
+            let _ = std::io::stderr().write_all(line.as_bytes());
+        }
         if let Some(listener) = LISTENER.get() {
             listener(record, &text);
         }

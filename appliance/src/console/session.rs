@@ -1,7 +1,6 @@
 //! Reads lines from the terminal and runs them, for ever.
 
 use std::path::PathBuf;
-use std::sync::PoisonError;
 
 use model::diagnosis::Diagnosis;
 use rustyline::error::ReadlineError;
@@ -81,7 +80,7 @@ pub fn run(run_dir: &RunDir) -> rustyline::Result<()> {
     loop {
         match editor.readline(&session.prompt()) {
             Ok(line) => {
-                let _turn = session.turn.lock().unwrap_or_else(PoisonError::into_inner);
+                let _turn = session.turn.for_command();
                 match line.strip_prefix("@exec ").and_then(|rest| rest.split_once(' ')) {
                     Some((token, command)) => session.run_for_program(token, command),
                     None => {

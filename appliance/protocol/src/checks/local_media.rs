@@ -17,8 +17,10 @@ pub fn check(conditions: &Conditions<'_>) -> Vec<Finding> {
     local
         .map(|medium| {
             let cause = format!("{} ({}) lies on {} itself", medium.what, medium.file, conditions.source.host);
-            let hint =
-                format!("move {} to the datastore {}, or take it out: vm edit {}", medium.file, vm.datastore, vm.name);
+            let hint = format!(
+                "move {} to the datastore {}, or take it out of the vm.toml of {}",
+                medium.file, vm.datastore, vm.name
+            );
             Finding::blocker(NAME, Reason::new(cause, hint))
         })
         .collect()

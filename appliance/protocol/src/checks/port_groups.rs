@@ -56,7 +56,7 @@ fn missing(label: &PortGroupName, destination: &HostFacts) -> Reason {
         ),
         None => Reason::new(
             format!("{at} has no port group \"{label}\""),
-            format!("on {at}: network port-group add \"{label}\""),
+            format!("add [port_group.\"{label}\"] to the configuration of {at}"),
         ),
     }
 }

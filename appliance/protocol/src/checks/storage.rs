@@ -43,7 +43,7 @@ fn unusable(name: &DatastoreName, host: &HostFacts) -> Option<Reason> {
     let Some(datastore) = host.datastore(name) else {
         return Some(Reason::new(
             format!("{at} does not know the datastore {name}"),
-            format!("on {at}: datastore add {name}"),
+            format!("add [datastore.{name}] to the configuration of {at}"),
         ));
     };
     (!datastore.writable).then(|| {

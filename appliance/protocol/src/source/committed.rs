@@ -144,7 +144,7 @@ impl Committed {
         let audit = cx.draft.receipt().audit;
         if audit.different_pages > 0 {
             let cause = format!("the audit found {} pages that differ from the source's memory", audit.different_pages);
-            let hint = format!("restart VM {} soon, and report this with: host support", cx.plan.offer.vm.name);
+            let hint = format!("restart VM {} soon, and report this with what log show says", cx.plan.offer.vm.name);
             reasons.push(Reason::new(cause, hint));
         }
         let receipt = cx.draft.clone().close(cx.now, verdict, &reasons);

@@ -91,7 +91,7 @@ impl Pump {
         let pages: u64 = windows.iter().map(Window::count).sum();
         if pages == 0 || pages != sent.hashes.len() as u64 {
             let cause = format!("{} pages of a batch of {pages} were sent", sent.hashes.len());
-            return Err(Reason::new(cause, "this is a defect of Godwit; please report it with: host support"));
+            return Err(Reason::new(cause, "this is a defect of Godwit; please report it with what log show says"));
         }
         for (page, hash) in windows.iter().flat_map(Window::iter).zip(&sent.hashes) {
             self.table.set(page, self.round, *hash);

@@ -52,7 +52,7 @@ pub(super) fn a_host_with_a_bad_configuration_comes_up_and_says_what_is_wrong(be
     bench.with_host(spec, |bench, machine| {
         bench.done(&machine.spec.name, "help")?;
         let log = bench.serial_log(&machine.spec.name)?;
-        for word in ["host.toml", "port_group.lab.vlan", "1 to 4094", "migration_nic.adress", "address"] {
+        for word in ["host.toml", "port_group.lab.vlan", "1 to 4094", "migration_nic.adress", "mean \"address\""] {
             expect(says(&log, word), || format!("the boot does not say {word}:\n{log}"))?;
         }
         Ok(Verdict::Passed)

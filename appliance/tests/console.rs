@@ -1,0 +1,154 @@
+//! The console as a process on a terminal of its own; the test is its control plane, and the person who types.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use godwit::api::channel::{Channel, Listener};
+use godwit::api::host::{HostAnswer, HostRequest, NewsItem};
+use godwit::api::paths::RunDir;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+/// Generous: only a failure waits this long.
+const BOUND: Duration = Duration::from_secs(60);
+
+/// What happened on the host that the test plays, counted.
+#[derive(Default)]
+struct Happened {
+    count: Mutex<u64>,
+    more: Condvar,
+}
+
+impl Happened {
+    fn once_more(&self) {
+        *self.count.lock().expect("locked") += 1;
+        self.more.notify_all();
+    }
+
+    fn answer(&self, after: Option<u64>) -> HostAnswer {
+        let count = self.count.lock().expect("locked");
+        let Some(after) = after else { return HostAnswer::News { last: *count, items: Vec::new() } };
+        let count = self.more.wait_while(count, |count| *count <= after).expect("locked");
+        let item =
+            |number| NewsItem { uptime: "1.000".into(), level: "warning".into(), text: format!("news {number}") };
+        HostAnswer::News { last: *count, items: (after..*count).map(item).collect() }
+    }
+}
+
+struct Terminal {
+    console: Child,
+    line: File,
+    seen: Arc<Mutex<String>>,
+    happened: Arc<Happened>,
+    folder: PathBuf,
+}
+
+impl Terminal {
+    fn open(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("godwit-console-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("made");
+        let listener = Listener::bind(&RunDir::at(&folder).socket("host")).expect("bound");
+        let happened = Arc::<Happened>::default();
+        let host = Arc::clone(&happened);
+        std::thread::spawn(move || {
+            while let Ok(channel) = listener.accept::<HostAnswer, HostRequest>() {
+                let host = Arc::clone(&host);
+                std::thread::spawn(move || serve(&host, &channel));
+            }
+        });
+        let line = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+        grantpt(&line).and_then(|()| unlockpt(&line)).expect("granted");
+        let path = ptsname(&line, Vec::new()).expect("named").into_string().expect("text");
+        let end = File::options().read(true).write(true).open(path).expect("opened");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_godwit"));
+        command.args(["console", "test"]).env("GODWIT_RUN", &folder).env("TERM", "vt100");
+        command.stdin(end.try_clone().expect("cloned")).stdout(end);
+        let console = command.spawn().expect("started");
+        let line = File::from(line);
+        let (seen, mut from) = (Arc::<Mutex<String>>::default(), line.try_clone().expect("cloned"));
+        let kept = Arc::clone(&seen);
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = from.read(&mut bytes) {
+                kept.lock().expect("locked").push_str(&String::from_utf8_lossy(&bytes[..count]));
+            }
+        });
+        let terminal = Self { console, line, seen, happened, folder };
+        terminal.wait_for("> ");
+        terminal
+    }
+
+    fn types(&mut self, text: &str) {
+        self.line.write_all(text.as_bytes()).expect("typed");
+    }
+
+    fn wait_for(&self, what: &str) {
+        let began = Instant::now();
+        while !self.seen.lock().expect("locked").contains(what) {
+            assert!(began.elapsed() < BOUND, "no {what:?} in {:?}", self.seen.lock().expect("locked"));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // It may be gone, and its folder with it.
+        let _ = self.console.kill();
+        let _ = self.console.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn serve(host: &Happened, channel: &Channel<HostAnswer, HostRequest>) {
+    while let Ok((request, _)) = channel.receive() {
+        let answer = match request {
+            HostRequest::News { after } => host.answer(after),
+            _ => HostAnswer::Done("it is done".to_owned()),
+        };
+        if channel.send(&answer, &[]).is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn what_happens_by_itself_stands_above_the_prompt() {
+    let terminal = Terminal::open("news");
+    // It asks what there is to be told from its start on, and is told what comes then.
+    let began = Instant::now();
+    while !terminal.seen.lock().expect("locked").contains("warning: news") {
+        assert!(began.elapsed() < BOUND, "{:?}", terminal.seen.lock().expect("locked"));
+        terminal.happened.once_more();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn news_that_come_while_a_program_types_hold_no_command_up() {
+    let mut terminal = Terminal::open("burst");
+    for turn in 0..20 {
+        let happened = Arc::clone(&terminal.happened);
+        let burst = std::thread::spawn(move || {
+            for _ in 0..30 {
+                happened.once_more();
+                std::thread::sleep(Duration::from_micros(500));
+            }
+        });
+        terminal.types(&format!("@exec t{turn} host check and a long line so that its keys come in several reads\r"));
+        terminal.wait_for(&format!("@end t{turn} "));
+        burst.join().expect("told");
+    }
+}
+
+#[test]
+fn of_lines_that_are_pasted_each_is_run() {
+    let mut terminal = Terminal::open("paste");
+    terminal.types("@exec a host show\r@exec b host show\r@exec c host show\r");
+    for token in ["a", "b", "c"] {
+        terminal.wait_for(&format!("@end {token} "));
+    }
+}
