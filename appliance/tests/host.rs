@@ -50,6 +50,30 @@ fn a_monitor_has_no_privileges_and_sees_no_network() {
 }
 
 #[test]
+fn a_vm_runs_on_the_processors_of_its_affinity_only_and_not_where_they_are_not() {
+    let Some(datastore) = Datastore::with_witness("affinity") else { return };
+    let host = Host::boot(&datastore, "host-a", 1);
+    let config = datastore.path("vms/witness/vm.toml");
+    let text = std::fs::read_to_string(&config).expect("it is there");
+    let pinned_to = |cpus: &str| {
+        std::fs::write(&config, text.replacen("[vm]", &format!("[vm]\ncpu_affinity = [{cpus}]"), 1)).expect("written");
+    };
+    pinned_to("0, 4095");
+    let (status, refusal) = host.ask("vm start witness");
+    assert!(status == 1 && line(&refusal).contains("this host has no processor 4095"), "{refusal:?}");
+    pinned_to("0");
+    assert_eq!(host.ask("vm start witness").0, 0);
+    let pid = host.pid("witness").expect("it runs");
+    let threads: Vec<_> = std::fs::read_dir(format!("/proc/{pid}/task")).expect("readable").flatten().collect();
+    assert!(threads.len() > 1, "its vCPU has a thread");
+    for thread in threads {
+        let status = std::fs::read_to_string(thread.path().join("status")).expect("readable");
+        let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("there");
+        assert_eq!(allowed.trim(), "0", "{status}");
+    }
+}
+
+#[test]
 fn a_guest_that_shuts_down_gives_its_lease_up_and_one_that_resets_runs_again() {
     let Some(datastore) = Datastore::with_witness("ends") else { return };
     let host = Host::boot(&datastore, "host-a", 1);

@@ -71,7 +71,8 @@ impl Born {
             taps.push(plane.plug(&nic.port_group, &tap_name(&vm, n))?);
         }
         let memory = model::units::Bytes(spec.memory_bytes);
-        let (monitor, child) = Monitor::spawn(&plane.run_dir, &vm.vm, memory).map_err(|error| reason(&error))?;
+        let (monitor, child) = Monitor::spawn(&plane.run_dir, &vm.vm, memory, config.cpu_affinity.as_deref())
+            .map_err(|error| reason(&error))?;
         let configured = (config.clone(), located.config_text.clone());
         let running = Running::new(vm.clone(), epoch, configured, spec.clone(), monitor, taps);
         let born = Self { running: Arc::new(running), child: Some(child) };

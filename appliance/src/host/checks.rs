@@ -9,6 +9,7 @@ use model::vm_config::Draft;
 use crate::api::host::Check;
 use crate::host::control_plane::ControlPlane;
 use crate::host::located::Located;
+use crate::host::pinned;
 
 /// One condition of a start: what it looks at, and what it found or what is wrong.
 type Condition = (&'static str, fn(&ControlPlane, &Located, &Draft) -> Result<String, Vec<Reason>>);
@@ -18,6 +19,7 @@ const CONDITIONS: &[Condition] = &[
     ("vm.toml", text),
     ("KVM", kvm),
     ("CPU features", cpu),
+    ("CPU affinity", affinity),
     ("memory", memory),
     ("port groups", port_groups),
     ("files", files),
@@ -65,6 +67,13 @@ fn cpu(plane: &ControlPlane, _: &Located, draft: &Draft) -> Result<String, Vec<R
     let Some(baseline) = draft.cpu_baseline else { return Ok(NOT_SAID.to_owned()) };
     let missing = report.missing_for(baseline);
     if missing.is_empty() { Ok(format!("{baseline} is there")) } else { Err(missing) }
+}
+
+fn affinity(_: &ControlPlane, _: &Located, draft: &Draft) -> Result<String, Vec<Reason>> {
+    let Ok(Some(cpus)) = draft.config.as_ref().map(|config| &config.cpu_affinity) else {
+        return Ok("any processor".to_owned());
+    };
+    pinned::problem(cpus).map_or_else(|| Ok(format!("{} processors", cpus.len())), |problem| Err(vec![problem]))
 }
 
 fn memory(plane: &ControlPlane, located: &Located, draft: &Draft) -> Result<String, Vec<Reason>> {

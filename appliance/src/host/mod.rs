@@ -47,6 +47,7 @@ pub mod monitor;
 pub mod moves;
 pub mod news;
 pub mod owed;
+pub mod pinned;
 pub mod reap;
 pub mod receipts;
 pub mod record;

@@ -17,7 +17,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use crate::api::channel::{Channel, ChannelError, Listener};
 use crate::api::paths::RunDir;
 use crate::api::vmm::{VmmAnswer, VmmRequest, VmmStatus};
-use crate::host::reap;
+use crate::host::{pinned, reap};
 
 /// How long a question that only looks is waited for.
 const LOOK_BOUND: Duration = Duration::from_secs(1);
@@ -57,7 +57,12 @@ impl Monitor {
     ///
     /// # Errors
     /// The folder, the memory or the process cannot be made.
-    pub fn spawn(run_dir: &RunDir, vm: &VmName, memory: Bytes) -> Result<(Self, Child), MonitorError> {
+    pub fn spawn(
+        run_dir: &RunDir,
+        vm: &VmName,
+        memory: Bytes,
+        cpus: Option<&[u32]>,
+    ) -> Result<(Self, Child), MonitorError> {
         let folder = run_dir.vm(vm);
         let spawn = || -> io::Result<(Unfinished<'_>, MonitorChannel, OwnedFd, OwnedFd)> {
             std::fs::create_dir_all(&folder)?;
@@ -65,11 +70,9 @@ impl Monitor {
             let listener = Listener::bind(&socket)?;
             // The listening socket is its standard input: the one descriptor that survives the exec, beside standard
             // error, by which its log lines come to lie in this role's log.
-            let child = Command::new("/proc/self/exe")
-                .args(["vmm", vm.as_str()])
-                .stdin(Stdio::from(listener.into_socket()))
-                .stdout(Stdio::null())
-                .spawn()?;
+            let mut command = Command::new("/proc/self/exe");
+            command.args(["vmm", vm.as_str()]).stdin(Stdio::from(listener.into_socket())).stdout(Stdio::null());
+            let child = pinned::on(cpus, move || command.spawn())?;
             let pid = child.id();
             let child = Unfinished { vm, child: Some(child) };
             Ok((child, Channel::connect(&socket)?, guest_memory(vm, memory)?, pidfd(pid)?))
@@ -390,7 +393,7 @@ mod tests {
     fn a_monitor_that_cannot_be_made_whole_leaves_no_process_behind() {
         let folder = std::env::temp_dir().join(format!("godwit-unfinished-{}", std::process::id()));
         // More memory than a file can have: that is found when the process is there already.
-        let made = Monitor::spawn(&RunDir::at(&folder), &"unfinished".parse().expect("valid"), Bytes(u64::MAX));
+        let made = Monitor::spawn(&RunDir::at(&folder), &"unfinished".parse().expect("valid"), Bytes(u64::MAX), None);
         assert!(matches!(made, Err(MonitorError::Spawn(_))), "{made:?}");
         assert_eq!(children(), Vec::<String>::new());
         std::fs::remove_dir_all(&folder).expect("removed");
