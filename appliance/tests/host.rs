@@ -204,6 +204,31 @@ fn a_dead_hosts_vm_starts_elsewhere_after_the_expiry() {
 }
 
 #[test]
+fn a_vm_that_wants_it_is_started_once_by_a_boot_of_a_host_and_again_by_the_next_boot_after_a_crash() {
+    let Some(datastore) = Datastore::with_witness("autostart") else { return };
+    datastore.add("other", 1, "64 MiB", "", "");
+    let config = datastore.path("vms/witness/vm.toml");
+    let text = std::fs::read_to_string(&config).expect("it is there");
+    std::fs::write(&config, text.replacen("[vm]", "[vm]\nautostart = true", 1)).expect("written");
+    let mut a = Host::boot(&datastore, "host-a", 1);
+    let running = |host: &Host| host.state("witness") == VmState::Running;
+    wait("it starts", || running(&a));
+    assert_eq!(a.state("other"), VmState::Stopped);
+    let b = Host::boot(&datastore, "host-b", 2);
+    wait("the next host has looked at it", || b.has_started_what_wants_it("lab"));
+    assert!(running(&a) && !running(&b), "it runs already");
+    assert_eq!(a.ask("vm kill witness").0, 0);
+    a.restart_control_plane();
+    wait("the new control plane answers", || a.state("other") == VmState::Stopped);
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert_eq!(a.state("witness"), VmState::Stopped, "it is no boot");
+    assert_eq!(a.ask("vm start witness").0, 0);
+    a.lose_memory();
+    let a = Host::boot(&datastore, "host-a", 9);
+    wait("it runs again", || running(&a));
+}
+
+#[test]
 fn a_host_that_has_another_identity_after_a_reboot_shows_its_own_name_at_what_it_lost() {
     let Some(datastore) = Datastore::with_witness("rebooted") else { return };
     let a = Host::boot(&datastore, "host-a", 1);

@@ -94,6 +94,11 @@ pub fn wait(plane: &ControlPlane, datastore: &DatastoreName, vm: &VmName, caller
     waited
 }
 
+/// Whether this host holds its lease on a datastore.
+pub fn is_held(plane: &ControlPlane, datastore: &DatastoreName) -> bool {
+    trouble(plane, datastore).is_none()
+}
+
 /// Why this host does not hold its lease on a datastore; none if it does.
 fn trouble(plane: &ControlPlane, datastore: &DatastoreName) -> Option<String> {
     match plane.leases.status() {

@@ -6,6 +6,7 @@
 //!                 │                    mac_addresses)
 //!                 │
 //!                 ├─────> start        checks, host_lease, born (a monitor with its machine)
+//!                 │                    (autostart: of its own accord, after a boot)
 //!                 ├─────> lifecycle    stop, kill, pause, resume
 //!                 ├─────> departures   migrations away from here, with the migration role (engine)
 //!                 └─────> ending       the end of the host
@@ -23,6 +24,7 @@
 pub mod adoption;
 pub mod answers;
 pub mod arrivals;
+pub mod autostart;
 pub mod born;
 pub mod caller;
 pub mod checks;

@@ -404,6 +404,11 @@ impl Host {
         monitors.into_iter().for_each(kill);
     }
 
+    /// Whether this boot has looked for VMs of a datastore that want to be started by it.
+    pub(crate) fn has_started_what_wants_it(&self, datastore: &str) -> bool {
+        self.run.join(format!("autostarted-{datastore}")).exists()
+    }
+
     /// Powers off for good: what its next boot would find of it in the host's memory is gone.
     pub(crate) fn lose_memory(mut self) {
         self.power_off();
