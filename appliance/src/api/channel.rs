@@ -198,6 +198,12 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
         self.receive_within(bound)
     }
 
+    /// Ends the connection for both sides and for whoever waits on it, whoever else has it. What was sent is still read.
+    pub fn shut(&self) {
+        // It is refused only where it has ended already.
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+    }
+
     /// The socket itself, to hand it to another role.
     pub fn into_socket(self) -> OwnedFd {
         self.socket

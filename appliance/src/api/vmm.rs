@@ -35,7 +35,8 @@ pub enum VmmRequest {
     /// Asks for what a restarted control plane has to know again. Beside the answer: the memfd of the memory.
     Describe,
     /// From now on output of the guest's serial port is sent on this connection as `VmmAnswer::Serial`, beginning
-    /// with what is kept of it; further requests on it are `Serial`.
+    /// with what is kept of it; further requests on it are `Serial`. Who takes it so slowly that some is not kept any more
+    /// is told in its place how much was skipped.
     SerialAttach,
     /// Bytes typed on the guest's serial port, at most 4,096; not answered.
     Serial(Vec<u8>),

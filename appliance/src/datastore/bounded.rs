@@ -31,6 +31,9 @@ pub enum DatastoreError {
     /// The file is not text.
     #[error("the file is not UTF-8 text")]
     NotText,
+    /// A link in the path leads to where the datastore is not: into this host's own files.
+    #[error("a link in its path leads out of the datastore")]
+    LeadsOut,
     /// The operation failed.
     #[error("{}", plain(.0))]
     Io(#[from] io::Error),

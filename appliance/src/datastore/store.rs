@@ -1,8 +1,7 @@
 //! A datastore as the control plane works with it: small files read and replaced whole, disks opened, its state told.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -11,7 +10,9 @@ use model::diagnosis::Reason;
 use model::host_config::{self, DatastoreKind};
 use model::names::DatastoreName;
 use model::units::Bytes;
+use rustix::fs::OFlags;
 
+use super::beneath::Beneath;
 use super::bounded::{Bounded, DatastoreError};
 use super::keeper::{State, keep};
 use crate::api::host::DatastoreRow;
@@ -158,17 +159,18 @@ impl Datastore {
         }
     }
 
-    /// Runs an operation unless the datastore was never there: its folder would then be this host's own memory.
+    /// Runs an operation on a path below the root, which it cannot leave, unless the datastore was never there: its folder
+    /// would then be this host's own memory.
     fn run<T: Send + 'static>(
         &self,
         path: &str,
-        operation: impl FnOnce(&Path) -> Result<T, DatastoreError> + Send + 'static,
+        operation: impl FnOnce(&Beneath, &Path) -> Result<T, DatastoreError> + Send + 'static,
     ) -> Result<T, DatastoreError> {
         if matches!(&*self.lock(), State::Mounting(_)) {
             return Err(DatastoreError::NotMounted);
         }
-        let path = path.to_owned();
-        self.bounded.run(move |root| operation(&root.join(path)))
+        let path = PathBuf::from(path);
+        self.bounded.run(move |root| operation(&Beneath::of(root)?, &path))
     }
 
     /// Reads a small text whole.
@@ -188,9 +190,9 @@ impl Datastore {
     /// # Errors
     /// It is not there or not readable.
     pub fn read_start(&self, path: &str, max: u64) -> Result<Vec<u8>, DatastoreError> {
-        self.run(path, move |path| {
+        self.run(path, move |datastore, path| {
             let mut bytes = Vec::new();
-            File::open(path)?.take(max).read_to_end(&mut bytes)?;
+            File::from(datastore.open(path, OFlags::RDONLY)?).take(max).read_to_end(&mut bytes)?;
             Ok(bytes)
         })
     }
@@ -201,16 +203,11 @@ impl Datastore {
     /// The datastore does not take it.
     pub fn replace(&self, path: &str, bytes: &[u8]) -> Result<(), DatastoreError> {
         let bytes = bytes.to_vec();
-        self.run(path, move |path| {
-            let fresh = path.with_extension(format!("new-{}", std::process::id()));
-            let mut file = File::create(&fresh)?;
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            fs::rename(&fresh, path)?;
-            if let Some(folder) = path.parent() {
-                File::open(folder)?.sync_all()?;
-            }
-            Ok(())
+        self.run(path, move |datastore, path| {
+            datastore.replace(path, |file| {
+                file.write_all(&bytes)?;
+                file.sync_all()
+            })
         })
     }
 
@@ -219,7 +216,7 @@ impl Datastore {
     /// # Errors
     /// The datastore does not take it.
     pub fn make_folder(&self, path: &str) -> Result<(), DatastoreError> {
-        self.run(path, |path| Ok(fs::create_dir_all(path)?))
+        self.run(path, |datastore, path| datastore.make_folder(path))
     }
 
     /// The names in a folder, sorted; none where there is no such folder.
@@ -227,8 +224,8 @@ impl Datastore {
     /// # Errors
     /// The datastore does not answer.
     pub fn list(&self, path: &str) -> Result<Vec<String>, DatastoreError> {
-        self.run(path, |path| {
-            let names = entries(path)?.into_iter().filter_map(|entry| entry.file_name().into_string().ok());
+        self.run(path, |datastore, path| {
+            let names = datastore.entries(path)?.into_iter().filter_map(|entry| String::from_utf8(entry.name).ok());
             Ok(sorted(names.collect()))
         })
     }
@@ -239,14 +236,11 @@ impl Datastore {
     /// # Errors
     /// The datastore does not answer.
     pub fn folders(&self, path: &str) -> Result<Vec<String>, DatastoreError> {
-        self.run(path, |path| {
-            let is_folder = |entry: &fs::DirEntry| match entry.file_type() {
-                Ok(kind) if kind.is_symlink() => entry.path().is_dir(),
-                kind => kind.is_ok_and(|kind| kind.is_dir()),
-            };
+        self.run(path, |datastore, path| {
             let shown = |c: char| if c.is_control() || c == char::REPLACEMENT_CHARACTER { '?' } else { c };
-            let folders = entries(path)?.into_iter().filter(is_folder);
-            let names = folders.map(|entry| entry.file_name().to_string_lossy().chars().map(shown).collect::<String>());
+            let folders = datastore.entries(path)?.into_iter().filter(|entry| entry.is_folder);
+            let names =
+                folders.map(|entry| String::from_utf8_lossy(&entry.name).chars().map(shown).collect::<String>());
             Ok(sorted(names.filter(|name| !name.starts_with('.')).collect()))
         })
     }
@@ -256,8 +250,8 @@ impl Datastore {
     /// # Errors
     /// It is not there or not readable.
     pub fn open_read(&self, path: &str) -> Result<File, DatastoreError> {
-        self.run(path, |path| {
-            let file = File::open(path)?;
+        self.run(path, |datastore, path| {
+            let file = File::from(datastore.open(path, OFlags::RDONLY)?);
             if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a file").into()) }
         })
     }
@@ -267,17 +261,11 @@ impl Datastore {
     /// # Errors
     /// It is not there or not accessible.
     pub fn open_disk(&self, path: &str, read_only: bool) -> Result<File, DatastoreError> {
-        self.run(path, move |path| {
-            let file = File::options().read(true).write(!read_only).custom_flags(direct()).open(path)?;
+        self.run(path, move |datastore, path| {
+            let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
+            let file = File::from(datastore.open(path, access | OFlags::DIRECT)?);
             if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a file").into()) }
         })
-    }
-}
-
-fn entries(path: &Path) -> io::Result<Vec<fs::DirEntry>> {
-    match fs::read_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        entries => entries?.collect(),
     }
 }
 
@@ -286,13 +274,11 @@ fn sorted(mut names: Vec<String>) -> Vec<String> {
     names
 }
 
-fn direct() -> i32 {
-    i32::try_from(rustix::fs::OFlags::DIRECT.bits()).expect("O_DIRECT fits")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
 
     fn at(path: &Path) -> Arc<Datastore> {
         let kind = DatastoreKind::Directory { path: path.to_string_lossy().into_owned() };
@@ -317,6 +303,67 @@ mod tests {
         assert_eq!(datastore.list("vms/web").expect("listed"), ["vm.toml"]);
         assert!(matches!(datastore.read_text("vms/web/vm.toml", 2), Err(DatastoreError::TooLarge(2))));
         assert!(datastore.read_text("vms/db/vm.toml", 10).expect_err("missing").is_missing());
+        fs::remove_dir_all(&folder).expect("removed");
+    }
+
+    #[test]
+    fn a_link_that_leads_out_of_the_datastore_is_followed_nowhere() {
+        let folder = std::env::temp_dir().join(format!("godwit-datastore-out-{}", std::process::id()));
+        let (inside, outside) = (folder.join("datastore"), folder.join("host"));
+        fs::create_dir_all(inside.join("vms/web")).expect("made");
+        fs::create_dir_all(&outside).expect("made");
+        fs::write(outside.join("key"), "secret").expect("written");
+        symlink(outside.join("key"), inside.join("vms/web/initrd")).expect("linked");
+        symlink("../../../host/key", inside.join("vms/web/disk")).expect("linked");
+        symlink(&outside, inside.join("vms/away")).expect("linked");
+        symlink("/proc/self/root", inside.join("vms/magic")).expect("linked");
+        let datastore = at(&inside);
+        let refusals = [
+            datastore.read_text("vms/web/initrd", 100).map(drop),
+            datastore.read_start("vms/away/key", 100).map(drop),
+            datastore.read_start("vms/magic/proc/version", 100).map(drop),
+            datastore.open_read("vms/web/initrd").map(drop),
+            datastore.open_disk("vms/web/disk", true).map(drop),
+            datastore.open_disk("vms/away/key", false).map(drop),
+            datastore.list("vms/away").map(drop),
+            datastore.make_folder("vms/away"),
+            datastore.make_folder("vms/away/receipts"),
+            datastore.replace("vms/away/key", b"mine"),
+        ];
+        for (n, refusal) in refusals.into_iter().enumerate() {
+            let told = refusal.map_err(|error| error.to_string());
+            assert_eq!(told, Err("a link in its path leads out of the datastore".to_owned()), "{n}");
+        }
+        // What is to be replaced may be such a link: it goes, and what it led to stays.
+        datastore.replace("vms/web/initrd", b"mine").expect("written");
+        assert_eq!(datastore.read_text("vms/web/initrd", 100).expect("read"), "mine");
+        assert_eq!(fs::read_to_string(outside.join("key")).expect("read"), "secret");
+        assert_eq!(fs::read_dir(&outside).expect("listed").count(), 1, "nothing was made outside");
+        assert_eq!(
+            datastore.folders("vms").expect("listed"),
+            ["away", "magic", "web"],
+            "who goes there is told why not"
+        );
+        fs::remove_dir_all(&folder).expect("removed");
+    }
+
+    #[test]
+    fn a_link_within_the_datastore_is_followed() {
+        let folder = std::env::temp_dir().join(format!("godwit-datastore-in-{}", std::process::id()));
+        fs::create_dir_all(folder.join("vms/web")).expect("made");
+        fs::create_dir_all(folder.join("images")).expect("made");
+        fs::write(folder.join("images/kernel"), "kernel").expect("written");
+        symlink("../../images/kernel", folder.join("vms/web/kernel")).expect("linked");
+        symlink("web", folder.join("vms/same")).expect("linked");
+        symlink("nothing", folder.join("vms/gone")).expect("linked");
+        symlink("../images/kernel", folder.join("vms/file")).expect("linked");
+        let datastore = at(&folder);
+        assert_eq!(datastore.read_text("vms/same/kernel", 100).expect("read"), "kernel");
+        assert!(datastore.open_read("vms/web/kernel").is_ok());
+        datastore.replace("vms/same/vm.toml", b"one").expect("written");
+        assert_eq!(datastore.list("vms/web").expect("listed"), ["kernel", "vm.toml"]);
+        assert_eq!(datastore.folders("vms").expect("listed"), ["same", "web"]);
+        assert!(datastore.folders("nowhere").expect("listed").is_empty());
         fs::remove_dir_all(&folder).expect("removed");
     }
 

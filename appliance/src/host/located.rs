@@ -38,10 +38,11 @@ pub fn locate(plane: &ControlPlane, name: &VmName, what: &str) -> Result<Located
         match Located::read(&datastore, name) {
             Ok(located) => found.push(located),
             Err(error) if error.is_missing() => {}
-            Err(error @ (DatastoreError::NotText | DatastoreError::TooLarge(_))) => silent.push(Reason::new(
-                format!("{} on datastore {}: {error}", vm_file(name, "vm.toml"), datastore.name()),
-                "put a vm.toml there as config/examples has them",
-            )),
+            Err(error @ (DatastoreError::NotText | DatastoreError::TooLarge(_) | DatastoreError::LeadsOut)) => silent
+                .push(Reason::new(
+                    format!("{} on datastore {}: {error}", vm_file(name, "vm.toml"), datastore.name()),
+                    "put a vm.toml there as config/examples has them",
+                )),
             Err(error) => silent.push(Reason::new(
                 format!("datastore {}: {error}", datastore.name()),
                 format!("datastore show {}", datastore.name()),

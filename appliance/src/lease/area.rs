@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use protocol::lease::identity::AreaId;
@@ -11,6 +11,8 @@ use protocol::lease::record::AreaHeader;
 use protocol::lease::sector::{Content, decode, encode};
 use rustix::fs::OFlags;
 
+use crate::datastore::DatastoreError;
+use crate::datastore::beneath::Beneath;
 use crate::lease::lane::Aligned;
 
 /// The identity that seeds the checksum of the header itself, which has to be read before the area's own is known.
@@ -31,13 +33,20 @@ pub fn open_or_make(path: &Path, made_by: &str) -> io::Result<(File, Area)> {
     open(path)
 }
 
-/// Opens a file past the page cache: each write is on the storage when it returns.
+/// Opens a file past the page cache: each write is on the storage when it returns. It lies one folder below the root of its
+/// datastore (`host::host_lease`), which no link there leads out of.
 ///
 /// # Errors
 /// It is not there or not accessible.
 pub fn direct(path: &Path) -> io::Result<File> {
-    let flags = i32::try_from((OFlags::DIRECT | OFlags::DSYNC).bits()).map_err(io::Error::other)?;
-    File::options().read(true).write(true).custom_flags(flags).open(path)
+    let root = path.ancestors().nth(2).unwrap_or(Path::new("/"));
+    let place = path.strip_prefix(root).map_err(io::Error::other)?;
+    let opened =
+        Beneath::of(root).and_then(|datastore| datastore.open(place, OFlags::RDWR | OFlags::DIRECT | OFlags::DSYNC));
+    opened.map(File::from).map_err(|error| match error {
+        DatastoreError::Io(error) => error,
+        error => io::Error::other(error),
+    })
 }
 
 /// Opens the area at `path`.
@@ -99,6 +108,24 @@ fn accepts(file: &File, bytes: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_area_that_is_a_link_out_of_its_datastore_is_neither_opened_nor_made() {
+        let folder = std::env::temp_dir().join(format!("godwit-area-out-{}", std::process::id()));
+        let (datastore, outside) = (folder.join("datastore"), folder.join("host"));
+        for made in [datastore.join("godwit"), outside.clone()] {
+            std::fs::create_dir_all(made).expect("made");
+        }
+        open_or_make(&outside.join("lease"), "host").expect("an area");
+        std::os::unix::fs::symlink(outside.join("lease"), datastore.join("godwit/lease")).expect("linked");
+        std::os::unix::fs::symlink(&outside, datastore.join("linked")).expect("linked");
+        for place in ["godwit/lease", "linked/lease", "linked/new"] {
+            let refused = open_or_make(&datastore.join(place), "host").map(drop).map_err(|error| error.to_string());
+            assert_eq!(refused, Err("a link in its path leads out of the datastore".to_owned()), "{place}");
+        }
+        assert_eq!(std::fs::read_dir(&outside).expect("listed").count(), 1, "nothing was made outside");
+        std::fs::remove_dir_all(&folder).expect("removed");
+    }
 
     #[test]
     fn two_hosts_that_make_the_area_at_once_share_it() {

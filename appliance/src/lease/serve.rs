@@ -64,8 +64,17 @@ impl Leases {
         self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Tells all who watch. One that did not read earlier events is not waited for: its connection ends, so that it knows and
+    /// comes again. It would else watch for ever and hear nothing.
     fn tell(&self, event: &LeaseEvent) {
-        self.watchers().retain(|watcher| watcher.send_at_once(&LeaseAnswer::Event(event.clone())).is_ok());
+        self.watchers().retain(|watcher| {
+            let told = watcher.send_at_once(&LeaseAnswer::Event(event.clone()));
+            if let Err(error) = &told {
+                log::warn!("an event was not heard, and its connection is ended: {error}");
+                watcher.shut();
+            }
+            told.is_ok()
+        });
     }
 
     /// Serves a connection to its end. Nothing of it is left then: the next event may be far away, and its descriptor is
@@ -403,6 +412,27 @@ mod tests {
         assert_eq!(name(holder(0, 1, 1)), GONE);
         assert_eq!(name(holder(0, 2, 2)), "host-b");
         assert_eq!(name(holder(0, 2, 1)), "host-b", "an earlier life");
+    }
+
+    #[test]
+    fn a_watcher_that_does_not_read_in_time_hears_that_it_is_not_told_any_more() {
+        let leases = Arc::new(Leases::new(RunDir::at(std::env::temp_dir())));
+        let (here, there) = Channel::<LeaseAnswer, LeaseRequest>::pair().expect("sockets");
+        let (served, connection) = (Arc::clone(&leases), Arc::new(here));
+        let serving = std::thread::spawn(move || served.serve(&connection));
+        there.send(&LeaseRequest::Watch, &[]).expect("sent");
+        let began = Instant::now();
+        while leases.watchers().is_empty() {
+            assert!(began.elapsed() < REPLY_BOUND, "it is not watched");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        for _ in 0..10_000 {
+            leases.tell(&LeaseEvent::Held("lab".parse().expect("valid")));
+        }
+        assert!(leases.watchers().is_empty(), "it took everything");
+        let end = std::iter::repeat_with(|| there.receive_within(REPLY_BOUND)).find_map(Result::err);
+        assert!(matches!(end, Some(ChannelError::Closed)), "{end:?}");
+        serving.join().expect("it ends too");
     }
 
     #[test]

@@ -8,10 +8,10 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::api::vmm::{VmmAnswer, VmmEvent, VmmLife};
-use crate::vmm::broadcast::{Broadcast, Connection};
+use crate::vmm::broadcast::{Broadcast, Connection, Consoles};
 
-/// Bytes of serial output in one message.
-const SERIAL_BYTES: usize = 16 * 1024;
+/// Time until a console that could take no more output is tried again, ms.
+const CONSOLE_AGAIN_MS: i32 = 50;
 /// Lines of its serial output that are kept of a guest that crashed.
 const LAST_LINES: usize = 30;
 
@@ -22,9 +22,7 @@ pub struct Guest {
     memory: OnceLock<OwnedFd>,
     events: Mutex<Vec<VmmEvent>>,
     watchers: Broadcast,
-    serial: Broadcast,
-    /// Position in the serial output up to which it was sent.
-    serial_sent: Mutex<u64>,
+    serial: Consoles,
 }
 
 impl Guest {
@@ -59,12 +57,13 @@ impl Guest {
                     }
                     guest.tell(event);
                 }
+                false
             });
         });
         told.map_err(|error| format!("no thread for events: {error}"))?;
         let guest = Arc::clone(self);
         let told = std::thread::Builder::new().name("serial".to_owned()).spawn(move || {
-            each_time(output.event(), || guest.send_serial());
+            each_time(output.event(), || guest.serial.send(&output));
         });
         told.map_err(|error| format!("no thread for serial output: {error}")).map(|_| ())
     }
@@ -91,24 +90,10 @@ impl Guest {
 
     /// Adds a connection that gets the serial output, what is kept of it first.
     pub fn attach_serial(&self, connection: Connection) {
-        let sent = self.serial_sent.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(output) = self.machine().as_ref().map(Machine::serial_output) else { return };
-        let kept = output.read(0);
-        let already = kept.bytes.len() - usize::try_from(kept.next - *sent).unwrap_or(0).min(kept.bytes.len());
-        self.serial
-            .add(connection, kept.bytes[..already].chunks(SERIAL_BYTES).map(|piece| VmmAnswer::Serial(piece.to_vec())));
-        drop(sent);
-        self.send_serial();
-    }
-
-    fn send_serial(&self) {
-        let mut sent = self.serial_sent.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(output) = self.machine().as_ref().map(Machine::serial_output) else { return };
-        let fresh = output.read(*sent);
-        *sent = fresh.next;
-        for piece in fresh.bytes.chunks(SERIAL_BYTES) {
-            self.serial.send(&VmmAnswer::Serial(piece.to_vec()));
-        }
+        self.serial.add(connection, &output);
+        // As if there were new output: one thread alone sends it. A full counter means that it was told already.
+        let _ = output.event().write(1);
     }
 
     /// The shape of the machine, once it is built.
@@ -140,23 +125,53 @@ fn log_last_words(output: &[u8]) {
     }
 }
 
-/// Does the work each time that the event is posted. It is emptied first: what is posted from there on wakes this thread
-/// again.
-fn each_time(event: &EventFd, work: impl Fn()) {
+/// Does the work each time that the event is posted, and soon again for as long as it says so. The event is emptied first:
+/// what is posted from there on wakes this thread again.
+fn each_time(event: &EventFd, work: impl Fn() -> bool) {
     let waited = || -> std::io::Result<()> {
         let epoll = Epoll::new()?;
         epoll.ctl(ControlOperation::Add, event.as_raw_fd(), EpollEvent::new(EventSet::IN, 0))?;
+        let mut again = false;
         loop {
-            match epoll.wait(-1, &mut [EpollEvent::default()]) {
+            let bound = if again { CONSOLE_AGAIN_MS } else { -1 };
+            let posted = match epoll.wait(bound, &mut [EpollEvent::default()]) {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                other => other?,
+                other => other? > 0,
             };
-            // Empty already if another thread was faster; there is none.
-            let _ = event.read();
-            work();
+            if posted {
+                // Empty already if another thread was faster; there is none.
+                let _ = event.read();
+            }
+            again = work();
         }
     };
     if let Err(error) = waited() {
         log::error!("an event cannot be waited for: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    #[test]
+    fn what_could_not_be_done_is_tried_again_though_the_event_is_not_posted_again() {
+        let event = EventFd::new(0).expect("an event");
+        event.write(1).expect("posted");
+        let (told, tells) = channel();
+        // It waits for the event for ever in the end, and goes with the process.
+        std::thread::spawn(move || {
+            let tries = std::cell::Cell::new(0);
+            each_time(&event, || {
+                tries.set(tries.get() + 1);
+                told.send(tries.get()).expect("heard");
+                tries.get() < 3
+            });
+        });
+        let tries: Vec<i32> = (0..3).map(|_| tells.recv_timeout(Duration::from_secs(60)).expect("tried")).collect();
+        assert_eq!(tries, [1, 2, 3]);
+        assert!(tells.recv_timeout(Duration::from_millis(500)).is_err(), "and then it waits for the event");
     }
 }

@@ -244,8 +244,8 @@ impl Machine {
     /// way and deliver its interrupts. A machine that is paused already stays so.
     ///
     /// # Errors
-    /// [`MachineError::Phase`] for an empty machine; [`MachineError::Device`] if a device cannot come to rest (the guest
-    /// then runs on); [`MachineError::Stuck`].
+    /// [`MachineError::Phase`] for an empty machine; [`MachineError::Device`] if a device cannot come to rest,
+    /// [`MachineError::Stuck`] if a vCPU cannot (the guest then runs on).
     pub fn pause(&mut self) -> Result<(), MachineError> {
         match self.phase {
             Phase::Empty => return Err(MachineError::Phase { what: "pause", phase: self.phase }),
@@ -253,7 +253,10 @@ impl Machine {
             Phase::Running => {}
         }
         let started = Instant::now();
-        self.park()?;
+        if let Err(error) = self.park() {
+            self.run_on(0);
+            return Err(error);
+        }
         self.timings.park_vcpus = started.elapsed();
         let started = Instant::now();
         self.installed.begin_quiesce();
@@ -283,7 +286,8 @@ impl Machine {
         Ok(())
     }
 
-    /// A device did not come to rest: those that did go on, and so does the guest.
+    /// A vCPU did not park, or a device did not come to rest: the devices that did go on, and so does the guest. Its vCPUs
+    /// would else stand still in a machine that is called running, and no resume would ask them again.
     fn run_on(&self, rested: usize) {
         for device in &self.devices[..rested] {
             if let Err(error) = enter(device).resume() {

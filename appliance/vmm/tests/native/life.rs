@@ -111,6 +111,25 @@ fn what_is_typed_reaches_the_guest_and_comes_back() {
 }
 
 #[test]
+fn a_guest_of_which_one_vcpu_could_not_be_parked_runs_on() {
+    let Some((mut machine, _memory)) = with_guest(2, "echo") else { return };
+    machine.start().unwrap();
+    wait_until("the guest", || output(&machine) == "R");
+    let serial = machine.serial();
+    // The guest asks its serial port again and again: its vCPU soon waits for it, and hears nobody.
+    let held = serial.lock().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let refused = machine.pause();
+    drop(held);
+    assert!(matches!(refused, Err(MachineError::Stuck { what: "park", .. })), "{refused:?}");
+    assert_eq!(machine.phase(), Phase::Running);
+    machine.serial_input(b"on");
+    wait_until("the echo", || output(&machine) == "Ron");
+    machine.pause().unwrap();
+    machine.resume().unwrap();
+}
+
+#[test]
 fn a_reset_guest_starts_from_the_beginning_with_clean_memory_again_and_again() {
     let Some((mut machine, memory)) = with_guest(2, "m") else { return };
     for round in 1..=5 {

@@ -1,0 +1,139 @@
+//! Opens what lies below a folder, and nothing else: a server may put a link into a datastore, and one that leads out would
+//! have this host read, or hand a guest, a file of its own.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::bounded::DatastoreError;
+
+/// Tries of an open whose path was changed by another host meanwhile (openat2(2), EAGAIN).
+const TRIES: usize = 16;
+
+/// A folder that no path leads out of.
+#[derive(Debug)]
+pub struct Beneath {
+    root: OwnedFd,
+}
+
+/// A name in a folder, and what it is.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its name, as the server has it.
+    pub name: Vec<u8>,
+    /// Whether it is a folder, or a link to one. So is called a link that leads out too: whoever goes there is told why not.
+    pub is_folder: bool,
+}
+
+impl Beneath {
+    /// What lies below `root`, which may be a link itself: this host's own configuration names it.
+    ///
+    /// # Errors
+    /// It is no folder, or not there.
+    pub fn of(root: &Path) -> Result<Self, DatastoreError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self { root: rustix::fs::open(root, flags, Mode::empty()).map_err(io::Error::from)? })
+    }
+
+    /// Opens a file or folder.
+    ///
+    /// # Errors
+    /// [`DatastoreError::LeadsOut`], or as open(2).
+    pub fn open(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, DatastoreError> {
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match rustix::fs::openat2(&self.root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+                Err(Errno::AGAIN | Errno::INTR) if tries < TRIES => {}
+                Err(Errno::XDEV) => return Err(DatastoreError::LeadsOut),
+                opened => return Ok(opened.map_err(io::Error::from)?),
+            }
+        }
+    }
+
+    fn folder(&self, path: &Path) -> Result<OwnedFd, DatastoreError> {
+        self.open(path, OFlags::PATH | OFlags::DIRECTORY)
+    }
+
+    /// Makes a folder, and those above it, if it is not there.
+    ///
+    /// # Errors
+    /// As [`Self::open`] and mkdir(2).
+    pub fn make_folder(&self, path: &Path) -> Result<(), DatastoreError> {
+        let mut made = PathBuf::new();
+        for part in path.components().filter(|part| *part != Component::CurDir) {
+            let above = self.folder(&made)?;
+            made.push(part);
+            match self.folder(&made) {
+                Err(error) if error.is_missing() => {}
+                there => {
+                    there?;
+                    continue;
+                }
+            }
+            match rustix::fs::mkdirat(&above, part.as_os_str(), Mode::from_raw_mode(0o777)) {
+                // Another host made it meanwhile, or a link to nothing is in its place.
+                Err(Errno::EXIST) => drop(self.folder(&made)?),
+                done => done.map_err(io::Error::from)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a file in the place of what was there: `write` fills a new one beside it.
+    ///
+    /// # Errors
+    /// As [`Self::open`], or the datastore does not take it.
+    pub fn replace(&self, path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), DatastoreError> {
+        let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let fresh = Path::new(name).with_extension(format!("new-{}", std::process::id()));
+        let folder = File::from(self.open(path.parent().unwrap_or(Path::new("")), OFlags::RDONLY | OFlags::DIRECTORY)?);
+        // Removed and made new, and never opened as it lies there: it might be a link.
+        match rustix::fs::unlinkat(&folder, &fresh, AtFlags::empty()) {
+            Err(Errno::NOENT) => {}
+            removed => removed.map_err(io::Error::from)?,
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let made = rustix::fs::openat(&folder, &fresh, flags, Mode::from_raw_mode(0o666));
+        write(&mut File::from(made.map_err(io::Error::from)?))?;
+        rustix::fs::renameat(&folder, &fresh, &folder, name).map_err(io::Error::from)?;
+        Ok(folder.sync_all()?)
+    }
+
+    /// What is in a folder; nothing where there is no such folder.
+    ///
+    /// # Errors
+    /// As [`Self::open`], or the datastore does not answer.
+    pub fn entries(&self, path: &Path) -> Result<Vec<Entry>, DatastoreError> {
+        let folder = match self.open(path, OFlags::RDONLY | OFlags::DIRECTORY) {
+            Err(DatastoreError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            opened => opened?,
+        };
+        let mut entries = Vec::new();
+        for entry in Dir::read_from(folder.as_fd()).map_err(io::Error::from)? {
+            let entry = entry.map_err(io::Error::from)?;
+            let name = entry.file_name().to_bytes();
+            if name == b"." || name == b".." {
+                continue;
+            }
+            let is_folder = match entry.file_type() {
+                FileType::Directory => true,
+                // Not every file system says what it is.
+                FileType::Symlink | FileType::Unknown => {
+                    matches!(self.folder(&path.join(OsStr::from_bytes(name))), Ok(_) | Err(DatastoreError::LeadsOut))
+                }
+                _ => false,
+            };
+            entries.push(Entry { name: name.to_owned(), is_folder });
+        }
+        Ok(entries)
+    }
+}
