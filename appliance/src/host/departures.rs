@@ -18,7 +18,7 @@ use crate::host::lifecycle::{KILLED, end_monitor};
 use crate::host::moves::{self, UnderWay, shown};
 use crate::host::record::MovingOut;
 use crate::host::running::Running;
-use crate::host::settling::{Unreported, goes_on, hold_in, release, still_here, without_engine};
+use crate::host::settling::{ENGINE_DIED, Unreported, goes_on, hold_in, release, still_here, without_engine};
 use crate::host::vms::Held;
 use crate::host::{facts, owed, receipts, record};
 use crate::journal;
@@ -60,7 +60,12 @@ pub fn migrate(
             return Err(Diagnosis::new(what, cause, format!("vm migrate {vm} {destination}")));
         }
     }
-    let mut held = plane.vms.hold(vm, &[VmState::Running, VmState::Paused], VmState::MovingOut, &what)?;
+    let from = [VmState::Running, VmState::Paused];
+    // A check asks the VM nothing: whoever wants to stop, kill or really move it meanwhile may.
+    let mut held = match wish.check_only {
+        true => plane.vms.look(vm, &from, &what)?,
+        false => plane.vms.hold(vm, &from, VmState::MovingOut, &what)?,
+    };
     let moved = move_out(plane, &mut held, destination, wish, caller);
     note_over(plane, &held, wish.check_only);
     // Where the VM was released, its entry is gone and letting go of it changes nothing.
@@ -200,7 +205,7 @@ fn wait_for_end(
             Ok(FromMigrate::Progress(progress)) => caller.progress(&progress.doing, progress.thousandths),
             Ok(FromMigrate::Release(_)) => release(plane, held.running()),
             Ok(FromMigrate::Ended(ended)) => return Ok(*ended),
-            Ok(FromMigrate::Unknown(_)) => return Err(without_engine(plane, held, caller)),
+            Ok(FromMigrate::Unknown(_)) => return Err(died(plane, held, caller)),
             Ok(_) => {}
             Err(RecvTimeoutError::Timeout) => {
                 if caller.cancelled() {
@@ -209,9 +214,18 @@ fn wait_for_end(
                     let _ = plane.engine.tell(&ToMigrate::Cancel(id), &[]);
                 }
             }
-            Err(RecvTimeoutError::Disconnected) => return Err(without_engine(plane, held, caller)),
+            Err(RecvTimeoutError::Disconnected) => return Err(died(plane, held, caller)),
         }
     }
+}
+
+/// The engine does not know of what it was to do. Of a check nothing is left to settle: it never asked the VM nor its lease.
+fn died(plane: &ControlPlane, held: &mut Held<'_>, caller: &Caller<'_>) -> Unreported {
+    if !held.only_looks() {
+        return without_engine(plane, held, caller);
+    }
+    let what = format!("VM {} was not checked", held.running().vm.vm);
+    Unreported::failed(Diagnosis::new(what, ENGINE_DIED, "log show migrate").vm_now(still_here(plane, held)))
 }
 
 fn conclude(
@@ -227,6 +241,8 @@ fn conclude(
     })?;
     // The engine does not know what a person had done with the VM before, nor always that its monitor is gone.
     let place = match ended.vm {
+        // Nothing came of a check, whatever others did with the VM meanwhile.
+        _ if held.only_looks() => Some(still_here(plane, held)),
         VmHere::Nothing => None,
         VmHere::Unknown => {
             owed::owe(plane, &held.running().vm);
@@ -348,6 +364,38 @@ mod tests {
     use crate::api::lease::{Holder, LeaseAnswer};
     use crate::host::control_plane::stand_in::Place;
     use crate::host::monitor::stand_in::StandIn;
+
+    #[test]
+    fn a_check_leaves_the_vm_and_its_lease_alone_whatever_becomes_of_it_meanwhile() {
+        let host_b: HostName = "host-b".parse().expect("valid");
+        let holder = Holder { host: [2; 16], name: host_b, generation: 1, epoch: 2, alive: true, own: false };
+        let place = Place::without_datastore("departure-check", move |_| LeaseAnswer::HeldBy(holder.clone()));
+        let web = "web".parse().expect("valid");
+        let monitor = StandIn::start(&web);
+        let plane = &place.plane;
+        plane.vms.put(&web, monitor.running(), VmState::Running);
+        let mut held = plane.vms.look(&web, &[VmState::Running], "").expect("it runs here");
+        // The engine is away.
+        let (engine, said) = std::sync::mpsc::channel();
+        drop(engine);
+        let ended = wait_for_end(plane, &mut held, 1, &said, &Caller::nobody());
+        let told = conclude(plane, &mut held, 1, true, ended).expect_err("its engine died").to_string();
+        assert!(told.contains("it is still running on host-a"), "{told}");
+        // It is killed meanwhile.
+        plane.vms.remove(&web, monitor.pid(), None).expect("it was here");
+        let failure = Some(Diagnosis::new("VM web was not migrated", "the link is cut", ""));
+        for vm in [VmHere::Runs, VmHere::Stopped, VmHere::Unknown] {
+            let ended = Ended { vm, failure: failure.clone(), ..ended_check() };
+            let told = conclude(plane, &mut held, 1, true, Ok(ended)).expect_err("it failed").to_string();
+            assert!(told.contains("it does not run on host-a any more"), "{told}");
+        }
+        assert!(plane.owed.all().is_empty(), "{:?}", plane.owed);
+    }
+
+    fn ended_check() -> Ended {
+        let (findings, link) = (Vec::new(), String::new());
+        Ended { id: 1, vm: VmHere::Runs, epoch: 1, receipt: None, failure: None, findings, link }
+    }
 
     #[test]
     fn a_move_whose_engine_died_after_the_commit_is_listed_as_moved() {

@@ -106,7 +106,11 @@ pub(super) fn goes_on(plane: &ControlPlane, held: &mut Held<'_>, epoch: u64) -> 
 /// Where a VM is that was not moved, for a person: `it is still paused on host-a`.
 pub(super) fn still_here(plane: &ControlPlane, held: &Held<'_>) -> String {
     let (host, gone) = (plane.name(), held.running().monitor.is_gone() || !held.is_here());
-    match held.before() {
+    let vm = &held.running().vm.vm;
+    // Who only looks keeps nobody from moving or pausing it meanwhile.
+    let now = Some(held).filter(|held| held.only_looks()).and_then(|_| plane.vms.state(vm));
+    match now.as_ref().unwrap_or(held.before()) {
+        _ if gone && held.only_looks() => format!("it does not run on {host} any more: vm show {vm} tells where it is"),
         _ if gone => format!("it is stopped: its monitor on {host} ended"),
         VmState::Paused => format!("it is still paused on {host}"),
         _ => format!("it is still running on {host}"),
