@@ -265,7 +265,9 @@ fn datastore(plane: &ControlPlane, name: &DatastoreName) -> Result<DatastoreDeta
         Some(lease) => format!("not held: {}", lease.trouble),
         None => "not held".to_owned(),
     };
-    Ok(DatastoreDetail { row: datastore.row(), problems: datastore.problems(), vms: vm_names(&datastore), lease })
+    // Of one that is lost this is where its state is told, at once.
+    let vms = if datastore.available() { vm_names(&datastore) } else { Vec::new() };
+    Ok(DatastoreDetail { row: datastore.row(), problems: datastore.problems(), vms, lease })
 }
 
 fn port_groups(plane: &ControlPlane) -> Result<Vec<PortGroupRow>, Diagnosis> {
@@ -281,14 +283,17 @@ fn port_groups(plane: &ControlPlane) -> Result<Vec<PortGroupRow>, Diagnosis> {
 }
 
 fn names(plane: &ControlPlane) -> Names {
-    let mut vms: Vec<VmName> = plane.datastores.all().iter().flat_map(|datastore| vm_names(datastore)).collect();
+    let datastores = plane.datastores.all();
+    // One that is known to be lost would hold every completion up.
+    let answering = datastores.iter().filter(|datastore| datastore.available());
+    let mut vms: Vec<VmName> = answering.flat_map(|datastore| vm_names(datastore)).collect();
     vms.extend(plane.vms.all_running().into_iter().map(|(running, _)| running.vm.vm.clone()));
     vms.sort();
     vms.dedup();
     Names {
         vms,
         hosts: plane.hosts.names(),
-        datastores: plane.datastores.all().iter().map(|datastore| datastore.name().clone()).collect(),
+        datastores: datastores.iter().map(|datastore| datastore.name().clone()).collect(),
         migrations: plane.moves.rows(plane).into_iter().map(|row| row.id).collect(),
     }
 }
@@ -409,6 +414,37 @@ mod tests {
         *lease.lock().expect("held") = LeaseAnswer::Holder(None);
         let (text, json) = shown();
         assert!(text.contains("held by nobody") && json == "nobody", "{text}{json}");
+    }
+
+    #[test]
+    fn a_datastore_that_is_known_to_be_lost_is_not_asked_and_is_told() {
+        let config = ["lab", "spare"]
+            .map(|name| format!("[datastore.{name}]\nkind = \"directory\"\npath = \"{{data}}/{name}\"\n"));
+        let place = Place::configured("lost", &config.concat(), |_| LeaseAnswer::Holder(None));
+        let (web, db): (VmName, VmName) = ("web".parse().expect("valid"), "db".parse().expect("valid"));
+        place.write("lab/vms/web/vm.toml", "");
+        place.write("spare/vms/db/vm.toml", "");
+        let plane = &place.plane;
+        let spare = plane.datastores.get(&"spare".parse().expect("valid")).expect("configured");
+        place.wait("both are there", || plane.datastores.all().iter().all(|datastore| datastore.available()));
+        let aside = spare.root().with_extension("aside");
+        std::fs::rename(spare.root(), &aside).expect("renamed");
+        place.wait("it is lost", || !spare.available());
+        // What it would say before it is looked at again would come from one that was asked.
+        std::fs::rename(&aside, spare.root()).expect("renamed");
+        assert!(locate(plane, &web, "").is_ok(), "another datastore is lost");
+        let HostAnswer::Names(names) = answer(plane, &HostRequest::Names).expect("told") else { panic!("no names") };
+        assert_eq!(names.vms, [web]);
+        let receipt = HostRequest::MigrationShow("0".repeat(16));
+        for refusal in
+            [locate(plane, &db, "").map(drop).expect_err("nobody knows"), answer(plane, &receipt).expect_err("so here")]
+        {
+            let refusal = refusal.to_string();
+            assert!(refusal.contains("datastore spare does not answer: lost since"), "{refusal}");
+        }
+        let lost = answer(plane, &HostRequest::DatastoreShow(spare.name().clone())).expect("shown");
+        assert!(matches!(lost, HostAnswer::Datastore(spare) if spare.vms.is_empty()));
+        assert!(!spare.available(), "it came back too soon for this to tell anything");
     }
 
     #[test]
