@@ -2,7 +2,7 @@
 
 mod world;
 
-use godwit::api::host::{HostAnswer, VmState};
+use godwit::api::host::{HostAnswer, VmHolder, VmState};
 use model::receipt::Verdict;
 use world::command::Command;
 use world::{Cable, Datastore, Host, freeze_all, line, wait};
@@ -101,7 +101,7 @@ fn thirty_two_moves_of_four_vms_at_once_lose_no_page_and_leave_nothing_over() {
         done(&hosts[0], &format!("vm kill {}", vm.name));
     }
     for vm in VMS {
-        wait("nobody holds its lease", || hosts.iter().all(|host| host.vm(vm.name).holder.is_none()));
+        wait("nobody holds its lease", || hosts.iter().all(|host| host.vm(vm.name).holder == VmHolder::Nobody));
         assert_eq!(hosts[0].state(vm.name), VmState::Stopped);
     }
     for (host, before) in hosts.iter().zip(&before) {

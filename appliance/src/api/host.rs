@@ -345,8 +345,8 @@ pub struct VmDetail {
     /// Errors of its vm.toml.
     pub config_errors: Vec<ConfigError>,
     /// Who holds its lease.
-    pub holder: Option<HostName>,
-    /// Holders that its lease has had.
+    pub holder: VmHolder,
+    /// Holders that its lease has had; 0 where it does not tell.
     pub epoch: u64,
     /// CPU time of its vCPUs here, microseconds.
     pub cpu_us: u64,
@@ -356,6 +356,23 @@ pub struct VmDetail {
     pub last_end: Option<String>,
     /// Process of its monitor here.
     pub pid: Option<u32>,
+}
+
+/// Who holds a VM, as far as its lease tells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VmHolder {
+    /// Its lease does not tell: any host may hold and run it.
+    Unknown,
+    /// Nobody.
+    Nobody,
+    /// A host.
+    Host {
+        /// Its name.
+        name: HostName,
+        /// It is the host that answers, and nothing of the VM goes on there.
+        idle: bool,
+    },
 }
 
 /// A VM that a host holds.

@@ -8,7 +8,7 @@ use model::units::Bytes;
 
 use crate::api::host::{
     Check, ConfigDetail, DatastoreDetail, Flaw, HostAnswer, HostDetail, HostRequest, Names, PortGroupRow, VmDetail,
-    VmRow, VmState,
+    VmHolder, VmRow, VmState,
 };
 use crate::api::lease::Holder;
 use crate::datastore::Datastore;
@@ -162,14 +162,23 @@ fn is_here(plane: &ControlPlane, name: &VmName) -> Option<String> {
     }
 }
 
-/// Where a VM is by its lease; `None` where that does not tell it, as one of this host's own does not.
+/// Where a VM is by its lease, of which nothing is here that [`is_here`] tells; `None` where that does not tell it, as one of
+/// this host's own does not of a VM that is on its way.
 fn is_held(plane: &ControlPlane, located: &Located) -> Option<String> {
     match plane.leases.holder(&located.vm()).ok()? {
         None => Some("it is stopped".to_owned()),
+        Some(holder) if is_idle(plane, &located.name, &holder) => {
+            Some(format!("it is held by {}, which runs nothing of it", holder.name))
+        }
         Some(holder) if holder.own => None,
         Some(holder) if holder.alive => Some(format!("it is on {}", holder.name)),
         Some(holder) => Some(format!("it was on {}, which is dead or cut off", holder.name)),
     }
+}
+
+/// Whether this host holds a VM that it does nothing with.
+fn is_idle(plane: &ControlPlane, name: &VmName, holder: &Holder) -> bool {
+    holder.own && plane.vms.state(name).is_none()
 }
 
 /// One VM in a list; `holder` is `None` where the leases do not tell.
@@ -187,7 +196,7 @@ fn vm_row(
     let elsewhere = match holder {
         None => VmState::Unknown,
         Some(None) => config.as_ref().map_or_else(|flaw| VmState::Broken(*flaw), |_| VmState::Stopped),
-        // Held by this host and not running: it is being started or ended.
+        // Held by this host, which does nothing with it: it runs nowhere.
         Some(Some(holder)) if holder.own => VmState::Stopped,
         Some(Some(holder)) if holder.alive => VmState::Elsewhere(holder.name.clone()),
         Some(Some(holder)) => VmState::Orphaned(holder.name.clone()),
@@ -208,14 +217,22 @@ fn vm(plane: &ControlPlane, name: &VmName) -> Result<VmDetail, Diagnosis> {
         Ok(config) => (Some(config), Vec::new()),
         Err(errors) => (None, errors),
     };
+    let (epoch, held) = match &holder {
+        None => (0, VmHolder::Unknown),
+        Some(None) => (0, VmHolder::Nobody),
+        Some(Some(holder)) => {
+            let idle = is_idle(plane, name, holder);
+            (holder.epoch, VmHolder::Host { name: holder.name.clone(), idle })
+        }
+    };
     let running = plane.vms.running(name);
     let cpu_us = running.as_ref().and_then(|running| Some(running.monitor.status().ok()?.cpu_us));
     Ok(VmDetail {
         row: vm_row(plane, &located.datastore, name, holder.as_ref().map(Option::as_ref)),
         config,
         config_errors,
-        holder: holder.as_ref().and_then(|holder| holder.as_ref().map(|holder| holder.name.clone())),
-        epoch: holder.flatten().map_or(0, |holder| holder.epoch),
+        holder: held,
+        epoch,
         cpu_us: cpu_us.unwrap_or(0),
         waits_for: plane.vms.waiting_for(name),
         last_end: plane.vms.last_end(name),
@@ -248,7 +265,9 @@ fn datastore(plane: &ControlPlane, name: &DatastoreName) -> Result<DatastoreDeta
         Some(lease) => format!("not held: {}", lease.trouble),
         None => "not held".to_owned(),
     };
-    Ok(DatastoreDetail { row: datastore.row(), problems: datastore.problems(), vms: vm_names(&datastore), lease })
+    // Of one that is lost this is where its state is told, at once.
+    let vms = if datastore.available() { vm_names(&datastore) } else { Vec::new() };
+    Ok(DatastoreDetail { row: datastore.row(), problems: datastore.problems(), vms, lease })
 }
 
 fn port_groups(plane: &ControlPlane) -> Result<Vec<PortGroupRow>, Diagnosis> {
@@ -264,14 +283,17 @@ fn port_groups(plane: &ControlPlane) -> Result<Vec<PortGroupRow>, Diagnosis> {
 }
 
 fn names(plane: &ControlPlane) -> Names {
-    let mut vms: Vec<VmName> = plane.datastores.all().iter().flat_map(|datastore| vm_names(datastore)).collect();
+    let datastores = plane.datastores.all();
+    // One that is known to be lost would hold every completion up.
+    let answering = datastores.iter().filter(|datastore| datastore.available());
+    let mut vms: Vec<VmName> = answering.flat_map(|datastore| vm_names(datastore)).collect();
     vms.extend(plane.vms.all_running().into_iter().map(|(running, _)| running.vm.vm.clone()));
     vms.sort();
     vms.dedup();
     Names {
         vms,
         hosts: plane.hosts.names(),
-        datastores: plane.datastores.all().iter().map(|datastore| datastore.name().clone()).collect(),
+        datastores: datastores.iter().map(|datastore| datastore.name().clone()).collect(),
         migrations: plane.moves.rows(plane).into_iter().map(|row| row.id).collect(),
     }
 }
@@ -369,6 +391,63 @@ mod tests {
     }
 
     #[test]
+    fn a_vm_whose_lease_does_not_tell_is_not_shown_as_held_by_nobody() {
+        let lease = Arc::new(Mutex::new(LeaseAnswer::Failed("fenced".to_owned())));
+        let answered = Arc::clone(&lease);
+        let place = Place::without_datastore("untold", move |_| answered.lock().expect("held").clone());
+        place.write("vms/web/vm.toml", "[vm]\nname = \"web\"\ncpus = 1\nmemory = \"64 MiB\"\n[boot]\nkernel = \"x\"\n");
+        place.wait("the datastore is there", || place.plane.datastores.all()[0].available());
+        let shown = || {
+            let web = "web".parse().expect("valid");
+            let shown = answer(&place.plane, &HostRequest::VmShow(web)).expect("shown");
+            let json: serde_json::Value = serde_json::from_str(&render::json(&shown)).expect("JSON");
+            (render::text(&shown), json["holder"].clone())
+        };
+        let (text, json) = shown();
+        assert!(text.contains("does not tell who holds it") && json == "unknown", "{text}{json}");
+        let (name, host) = ("host-a".parse().expect("valid"), [1; 16]);
+        let own = Holder { host, name, generation: 1, epoch: 3, alive: true, own: true };
+        *lease.lock().expect("held") = LeaseAnswer::Holder(Some(own));
+        let (text, json) = shown();
+        assert!(text.contains("epoch 3, held by host-a, which runs nothing of it"), "{text}");
+        assert_eq!(json["host"]["name"], "host-a");
+        *lease.lock().expect("held") = LeaseAnswer::Holder(None);
+        let (text, json) = shown();
+        assert!(text.contains("held by nobody") && json == "nobody", "{text}{json}");
+    }
+
+    #[test]
+    fn a_datastore_that_is_known_to_be_lost_is_not_asked_and_is_told() {
+        let config = ["lab", "spare"]
+            .map(|name| format!("[datastore.{name}]\nkind = \"directory\"\npath = \"{{data}}/{name}\"\n"));
+        let place = Place::configured("lost", &config.concat(), |_| LeaseAnswer::Holder(None));
+        let (web, db): (VmName, VmName) = ("web".parse().expect("valid"), "db".parse().expect("valid"));
+        place.write("lab/vms/web/vm.toml", "");
+        place.write("spare/vms/db/vm.toml", "");
+        let plane = &place.plane;
+        let spare = plane.datastores.get(&"spare".parse().expect("valid")).expect("configured");
+        place.wait("both are there", || plane.datastores.all().iter().all(|datastore| datastore.available()));
+        let aside = spare.root().with_extension("aside");
+        std::fs::rename(spare.root(), &aside).expect("renamed");
+        place.wait("it is lost", || !spare.available());
+        // What it would say before it is looked at again would come from one that was asked.
+        std::fs::rename(&aside, spare.root()).expect("renamed");
+        assert!(locate(plane, &web, "").is_ok(), "another datastore is lost");
+        let HostAnswer::Names(names) = answer(plane, &HostRequest::Names).expect("told") else { panic!("no names") };
+        assert_eq!(names.vms, [web]);
+        let receipt = HostRequest::MigrationShow("0".repeat(16));
+        for refusal in
+            [locate(plane, &db, "").map(drop).expect_err("nobody knows"), answer(plane, &receipt).expect_err("so here")]
+        {
+            let refusal = refusal.to_string();
+            assert!(refusal.contains("datastore spare does not answer: lost since"), "{refusal}");
+        }
+        let lost = answer(plane, &HostRequest::DatastoreShow(spare.name().clone())).expect("shown");
+        assert!(matches!(lost, HostAnswer::Datastore(spare) if spare.vms.is_empty()));
+        assert!(!spare.available(), "it came back too soon for this to tell anything");
+    }
+
+    #[test]
     fn the_check_of_a_vm_tells_where_it_is_and_refuses_nothing_for_that() {
         let held = Arc::new(Mutex::new(None));
         let lease = Arc::clone(&held);
@@ -394,7 +473,10 @@ mod tests {
         holder(false, false);
         assert_eq!(told(), "it was on host-b, which is dead or cut off");
         holder(true, true);
+        assert_eq!(told(), "it is held by host-a, which runs nothing of it");
+        let coming = place.plane.vms.claim(&web, VmState::MovingIn, "").expect("nobody works on it");
         assert_eq!(told(), "does not tell where it is: vm show web");
+        drop(coming);
         let monitor = StandIn::start(&web);
         place.plane.vms.put(&web, monitor.running(), VmState::Running);
         assert_eq!(told(), "it is running on host-a");

@@ -18,7 +18,7 @@ use crate::host::lifecycle::{KILLED, end_monitor};
 use crate::host::moves::{self, UnderWay, shown};
 use crate::host::record::MovingOut;
 use crate::host::running::Running;
-use crate::host::settling::{Unreported, goes_on, hold_in, release, still_here, without_engine};
+use crate::host::settling::{ENGINE_DIED, Unreported, by_lease, goes_on, hold_in, release, still_here, without_engine};
 use crate::host::vms::Held;
 use crate::host::{facts, owed, receipts, record};
 use crate::journal;
@@ -60,7 +60,12 @@ pub fn migrate(
             return Err(Diagnosis::new(what, cause, format!("vm migrate {vm} {destination}")));
         }
     }
-    let mut held = plane.vms.hold(vm, &[VmState::Running, VmState::Paused], VmState::MovingOut, &what)?;
+    let from = [VmState::Running, VmState::Paused];
+    // A check asks the VM nothing: whoever wants to stop, kill or really move it meanwhile may.
+    let mut held = match wish.check_only {
+        true => plane.vms.look(vm, &from, &what)?,
+        false => plane.vms.hold(vm, &from, VmState::MovingOut, &what)?,
+    };
     let moved = move_out(plane, &mut held, destination, wish, caller);
     note_over(plane, &held, wish.check_only);
     // Where the VM was released, its entry is gone and letting go of it changes nothing.
@@ -199,8 +204,11 @@ fn wait_for_end(
         match said.recv_timeout(LOOK) {
             Ok(FromMigrate::Progress(progress)) => caller.progress(&progress.doing, progress.thousandths),
             Ok(FromMigrate::Release(_)) => release(plane, held.running()),
+            Ok(FromMigrate::Ended(ended)) if ended.vm == VmHere::Unknown && held.is_here() && !held.only_looks() => {
+                return Err(untold(plane, held, &ended, caller));
+            }
             Ok(FromMigrate::Ended(ended)) => return Ok(*ended),
-            Ok(FromMigrate::Unknown(_)) => return Err(without_engine(plane, held, caller)),
+            Ok(FromMigrate::Unknown(_)) => return Err(died(plane, held, caller)),
             Ok(_) => {}
             Err(RecvTimeoutError::Timeout) => {
                 if caller.cancelled() {
@@ -209,9 +217,31 @@ fn wait_for_end(
                     let _ = plane.engine.tell(&ToMigrate::Cancel(id), &[]);
                 }
             }
-            Err(RecvTimeoutError::Disconnected) => return Err(without_engine(plane, held, caller)),
+            Err(RecvTimeoutError::Disconnected) => return Err(died(plane, held, caller)),
         }
     }
+}
+
+/// The engine lost the monitor of a VM and could not learn whose the VM is, but its monitor is still here: the VM may be
+/// stunned, and nothing but its lease lets it go on, or end here.
+fn untold(plane: &Arc<ControlPlane>, held: &mut Held<'_>, ended: &Ended, caller: &Caller<'_>) -> Unreported {
+    const LOST: &str = "the migrate role lost the monitor of the VM in the middle of the move";
+    let why = ended.failure.as_ref().and_then(|failure| failure.reasons.first());
+    let settled = by_lease(plane, held, why.map_or(LOST, |reason| &reason.cause), caller);
+    // Of a VM that turns out to have moved it would say that it was not.
+    if let Some(receipt) = ended.receipt.as_ref().filter(|_| settled.state != "moved") {
+        receipts::keep(plane, receipt);
+    }
+    settled
+}
+
+/// The engine does not know of what it was to do. Of a check nothing is left to settle: it never asked the VM nor its lease.
+fn died(plane: &ControlPlane, held: &mut Held<'_>, caller: &Caller<'_>) -> Unreported {
+    if !held.only_looks() {
+        return without_engine(plane, held, caller);
+    }
+    let what = format!("VM {} was not checked", held.running().vm.vm);
+    Unreported::failed(Diagnosis::new(what, ENGINE_DIED, "log show migrate").vm_now(still_here(plane, held)))
 }
 
 fn conclude(
@@ -227,7 +257,10 @@ fn conclude(
     })?;
     // The engine does not know what a person had done with the VM before, nor always that its monitor is gone.
     let place = match ended.vm {
+        // Nothing came of a check, whatever others did with the VM meanwhile.
+        _ if held.only_looks() => Some(still_here(plane, held)),
         VmHere::Nothing => None,
+        // Its monitor is gone: where it is not, the lease was asked.
         VmHere::Unknown => {
             owed::owe(plane, &held.running().vm);
             None
@@ -346,8 +379,94 @@ fn committed(vm: &VmName, destination: &HostName, what: &str) -> Diagnosis {
 mod tests {
     use super::*;
     use crate::api::lease::{Holder, LeaseAnswer};
+    use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest, VmmStatus};
     use crate::host::control_plane::stand_in::Place;
     use crate::host::monitor::stand_in::StandIn;
+
+    #[test]
+    fn a_check_leaves_the_vm_and_its_lease_alone_whatever_becomes_of_it_meanwhile() {
+        let host_b: HostName = "host-b".parse().expect("valid");
+        let holder = Holder { host: [2; 16], name: host_b, generation: 1, epoch: 2, alive: true, own: false };
+        let place = Place::without_datastore("departure-check", move |_| LeaseAnswer::HeldBy(holder.clone()));
+        let web = "web".parse().expect("valid");
+        let monitor = StandIn::start(&web);
+        let plane = &place.plane;
+        plane.vms.put(&web, monitor.running(), VmState::Running);
+        let mut held = plane.vms.look(&web, &[VmState::Running], "").expect("it runs here");
+        // The engine is away.
+        let (engine, said) = std::sync::mpsc::channel();
+        drop(engine);
+        let ended = wait_for_end(plane, &mut held, 1, &said, &Caller::nobody());
+        let told = conclude(plane, &mut held, 1, true, ended).expect_err("its engine died").to_string();
+        assert!(told.contains("it is still running on host-a"), "{told}");
+        // It is killed meanwhile.
+        plane.vms.remove(&web, monitor.pid(), None).expect("it was here");
+        let failure = Some(Diagnosis::new("VM web was not migrated", "the link is cut", ""));
+        for vm in [VmHere::Runs, VmHere::Stopped, VmHere::Unknown] {
+            let ended = Ended { vm, failure: failure.clone(), ..bare_end() };
+            let told = conclude(plane, &mut held, 1, true, Ok(ended)).expect_err("it failed").to_string();
+            assert!(told.contains("it does not run on host-a any more"), "{told}");
+        }
+        assert!(plane.owed.all().is_empty(), "{:?}", plane.owed);
+    }
+
+    #[test]
+    fn a_vm_whose_engine_lost_its_monitor_goes_on_in_it_when_the_lease_says_so() {
+        let place = Place::without_datastore("departure-untold", |_| LeaseAnswer::Held { epoch: 5, taken_from: None });
+        let web = "web".parse().expect("valid");
+        let monitor = StandIn::start(&web);
+        let (resumed, resumes) = std::sync::mpsc::channel();
+        let resumed = std::sync::Mutex::new(resumed);
+        monitor.answers(move |request| match request {
+            VmmRequest::Status => Some(VmmAnswer::Status(VmmStatus { life: VmmLife::Paused, cpu_us: 0, clock_ns: 0 })),
+            VmmRequest::Resume => {
+                // The test may be over.
+                let _ = resumed.lock().expect("held").send(());
+                Some(VmmAnswer::Done)
+            }
+            _ => None,
+        });
+        let (plane, running) = (&place.plane, monitor.running());
+        plane.vms.put(&web, Arc::clone(&running), VmState::Running);
+        let mut held = plane.vms.hold(&web, &[VmState::Running], VmState::MovingOut, "").expect("it runs here");
+        let failure = Some(Diagnosis::new("VM web was not migrated", "its monitor does not answer", ""));
+        let (engine, said) = std::sync::mpsc::channel();
+        let ended = Ended { vm: VmHere::Unknown, failure, ..bare_end() };
+        engine.send(FromMigrate::Ended(Box::new(ended))).expect("heard");
+        let ended = wait_for_end(plane, &mut held, 1, &said, &Caller::nobody());
+        let told = conclude(plane, &mut held, 1, false, ended).expect_err("it was not moved").to_string();
+        assert!(told.contains("its monitor does not answer") && told.contains("still running on host-a"), "{told}");
+        assert!(resumes.try_recv().is_ok(), "the guest is not left stunned");
+        assert_eq!((running.epoch(), plane.owed.all()), (5, Vec::new()));
+    }
+
+    #[test]
+    fn an_epoch_that_is_won_for_a_vm_that_ended_meanwhile_is_given_up_unless_it_was_started_again() {
+        let place = Place::without_datastore("departure-left", |_| LeaseAnswer::Held { epoch: 5, taken_from: None });
+        let web = "web".parse().expect("valid");
+        let plane = &place.plane;
+        for started_again in [true, false] {
+            let (monitor, later) = (StandIn::start(&web), StandIn::start(&web));
+            for monitor in [&monitor, &later] {
+                monitor.answers(|_| Some(VmmAnswer::Failed("it ends".to_owned())));
+            }
+            plane.vms.put(&web, monitor.running(), VmState::Running);
+            let mut held = plane.vms.hold(&web, &[VmState::Running], VmState::MovingOut, "").expect("it runs here");
+            held.running().monitor.kill();
+            plane.vms.remove(&web, monitor.pid(), None).expect("it was here");
+            if started_again {
+                plane.vms.put(&web, later.running(), VmState::Running);
+            }
+            without_engine(plane, &mut held, &Caller::nobody());
+            assert_eq!(plane.owed.has(&held.running().vm), !started_again);
+            plane.vms.remove(&web, later.pid(), None);
+        }
+    }
+
+    fn bare_end() -> Ended {
+        let (findings, link) = (Vec::new(), String::new());
+        Ended { id: 1, vm: VmHere::Runs, epoch: 1, receipt: None, failure: None, findings, link }
+    }
 
     #[test]
     fn a_move_whose_engine_died_after_the_commit_is_listed_as_moved() {

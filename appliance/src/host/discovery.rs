@@ -84,40 +84,58 @@ struct Seen {
     changed: Instant,
 }
 
-/// The hosts that share a datastore with this one.
+/// What one host says of itself, by datastore. A host that died between two writes, or has a datastore no more, left an old
+/// record on one of them: what it says there is held against what it said there before, and against nothing else.
 #[derive(Debug, Default)]
-pub struct Hosts {
-    seen: Mutex<BTreeMap<HostName, Seen>>,
+struct Said {
+    on: BTreeMap<DatastoreName, Seen>,
 }
 
-impl Hosts {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<HostName, Seen>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+impl Said {
+    /// The record that changed last: an older one may be of a datastore that the host has no more.
+    fn newest(&self) -> Option<&Seen> {
+        self.on.values().max_by_key(|seen| seen.changed)
     }
 
-    /// Takes note of a record that was read now. A record whose beat did not change is no sign of life.
-    fn note(&self, record: HostRecord, now: Instant) {
-        let mut seen = self.lock();
-        match seen.get_mut(&record.name) {
+    fn note(&mut self, datastore: &DatastoreName, record: HostRecord, now: Instant) {
+        // What is read on one more datastore may be as old as can be: it shows no later life than is known already.
+        let life = self.newest().map_or(now, |newest| newest.changed);
+        match self.on.get_mut(datastore) {
             Some(known) if known.record.beat == record.beat && known.record.identity == record.identity => {}
             Some(known) => *known = Seen { record, changed: now },
             None => {
-                seen.insert(record.name.clone(), Seen { record, changed: now });
+                self.on.insert(datastore.clone(), Seen { record, changed: life });
             }
         }
+    }
+}
+
+/// The hosts that share a datastore with this one.
+#[derive(Debug, Default)]
+pub struct Hosts {
+    said: Mutex<BTreeMap<HostName, Said>>,
+}
+
+impl Hosts {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<HostName, Said>> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of a record that was read on a datastore now. One whose beat did not change there is no sign of life.
+    fn note(&self, datastore: &DatastoreName, record: HostRecord, now: Instant) {
+        self.lock().entry(record.name.clone()).or_default().note(datastore, record, now);
     }
 
     /// Whether a host of this name can be moved to.
     pub fn knows(&self, name: &HostName) -> bool {
-        self.lock().get(name).is_some_and(|seen| seen.record.migration.is_some())
+        self.lock().get(name).and_then(Said::newest).is_some_and(|seen| seen.record.migration.is_some())
     }
 
-    /// The name of the host that has this identity, or had it in an earlier boot.
+    /// The name of the host that has this identity, or had it in an earlier boot, by its record on any datastore.
     pub fn name_of(&self, identity: [u8; 16]) -> Option<HostName> {
         let is = |hex: &String| bytes_of_hex(hex).is_some_and(|bytes| bytes == identity);
-        let seen = self.lock();
-        let of = |seen: &&Seen| is(&seen.record.identity) || seen.record.earlier.iter().any(is);
-        seen.values().find(of).map(|seen| seen.record.name.clone())
+        let of = |seen: &Seen| is(&seen.record.identity) || seen.record.earlier.iter().any(is);
+        self.lock().iter().find(|(_, said)| said.on.values().any(of)).map(|(name, _)| name.clone())
     }
 
     /// All names.
@@ -128,7 +146,7 @@ impl Hosts {
     /// All of them, `own` marked as this host.
     pub fn rows(&self, own: &HostName) -> Vec<HostRow> {
         let silent = Duration::from_millis(limits::HOST_HEARTBEAT_MS) * SILENT_BEATS;
-        let seen = self.lock();
+        let said = self.lock();
         let row = |seen: &Seen| {
             let age = seen.changed.elapsed();
             let record = &seen.record;
@@ -148,12 +166,12 @@ impl Hosts {
                 version: record.version.clone(),
             }
         };
-        seen.values().map(row).collect()
+        said.values().filter_map(Said::newest).map(row).collect()
     }
 
     /// Those that the migration engine may talk to.
     fn peers(&self, own: &HostName) -> Vec<Peer> {
-        let seen = self.lock();
+        let said = self.lock();
         let peer = |seen: &Seen| {
             let MigrationRecord { address, port, public_key } = seen.record.migration.as_ref()?;
             Some(Peer {
@@ -164,7 +182,7 @@ impl Hosts {
                 public_key: bytes_of_hex(public_key)?,
             })
         };
-        seen.values().filter(|seen| seen.record.name != *own).filter_map(peer).collect()
+        said.iter().filter(|(name, _)| *name != own).filter_map(|(_, said)| peer(said.newest()?)).collect()
     }
 }
 
@@ -264,7 +282,7 @@ fn exchange(
             Ok(record) => {
                 bad.is_good(datastore, &name);
                 if let Some(record) = record {
-                    plane.hosts.note(record, Instant::now());
+                    plane.hosts.note(datastore.name(), record, Instant::now());
                 }
             }
             // It says nothing of the other hosts.
@@ -380,15 +398,60 @@ mod tests {
         }
     }
 
+    fn lab() -> DatastoreName {
+        "lab".parse().expect("valid")
+    }
+
+    #[test]
+    fn a_host_that_died_between_its_writes_on_two_datastores_is_silent() {
+        let (own, spare): (_, DatastoreName) = ("host-a".parse().expect("valid"), "spare".parse().expect("valid"));
+        let hosts = Hosts::default();
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(3600)).expect("the machine is up that long");
+        for (datastore, beat, read) in [
+            (lab(), 6, long_ago),
+            (spare.clone(), 6, long_ago),
+            (lab(), 7, long_ago),
+            // It died: this is read for ever.
+            (lab(), 7, Instant::now()),
+            (spare, 6, Instant::now()),
+            // And this as soon as one more datastore is there.
+            ("third".parse().expect("valid"), 6, Instant::now()),
+        ] {
+            hosts.note(&datastore, record(beat), read);
+        }
+        let rows = hosts.rows(&own);
+        assert_eq!((rows.len(), rows[0].state), (1, HostState::Silent));
+    }
+
+    #[test]
+    fn a_datastore_that_a_host_has_no_more_gives_neither_its_key_nor_hides_what_it_was() {
+        let (own, spare) = ("host-a".parse().expect("valid"), "spare".parse().expect("valid"));
+        let hosts = Hosts::default();
+        let began = Instant::now();
+        let mut left = record(9);
+        left.identity = "05".repeat(16);
+        left.migration.as_mut().expect("it has one").public_key = "0bad".to_owned();
+        for beat in 1..=3 {
+            let read = began + Duration::from_secs(beat);
+            // The last in the list, on each beat.
+            hosts.note(&lab(), HostRecord { earlier: vec!["06".repeat(16)], ..record(beat) }, read);
+            hosts.note(&spare, left.clone(), read);
+        }
+        assert_eq!(hosts.peers(&own)[0].public_key, [0x0a, 0xff]);
+        for identity in [0, 5, 6] {
+            assert_eq!(hosts.name_of([identity; 16]).expect("it was its").as_str(), "host-b");
+        }
+    }
+
     #[test]
     fn a_record_that_does_not_change_is_no_sign_of_life() {
         let own = "host-a".parse().expect("valid");
         let hosts = Hosts::default();
         let long_ago = Instant::now().checked_sub(Duration::from_secs(3600)).expect("the machine is up that long");
-        hosts.note(record(1), long_ago);
-        hosts.note(record(1), Instant::now());
+        hosts.note(&lab(), record(1), long_ago);
+        hosts.note(&lab(), record(1), Instant::now());
         assert_eq!(hosts.rows(&own)[0].state, HostState::Silent);
-        hosts.note(record(2), Instant::now());
+        hosts.note(&lab(), record(2), Instant::now());
         assert_eq!(hosts.rows(&own)[0].state, HostState::Alive);
     }
 
@@ -398,7 +461,7 @@ mod tests {
         let read: HostRecord = toml::from_str(&text).expect("read");
         assert_eq!(read, record(7));
         let hosts = Hosts::default();
-        hosts.note(read, Instant::now());
+        hosts.note(&lab(), read, Instant::now());
         let peers = hosts.peers(&"host-a".parse().expect("valid"));
         assert_eq!(peers[0].public_key, [0x0a, 0xff]);
         assert!(hosts.peers(&"host-b".parse().expect("valid")).is_empty(), "a host is no peer of itself");

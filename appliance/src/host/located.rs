@@ -27,14 +27,19 @@ pub struct Located {
     pub config_text: String,
 }
 
-/// Finds a VM on the datastores of this host.
+/// Finds a VM on the datastores of this host. One that is found is taken although another datastore does not answer: that one
+/// may have a VM of this name too, but a lost datastore must not keep the VMs of the others from being worked on.
 ///
 /// # Errors
-/// It lies on none of them, on more than one, or a datastore does not answer.
+/// It lies on none of them, on more than one, or on none that answers.
 pub fn locate(plane: &ControlPlane, name: &VmName, what: &str) -> Result<Located, Diagnosis> {
     let mut found = Vec::new();
     let mut silent = Vec::new();
     for datastore in plane.known_datastores(what)? {
+        if let Some(away) = away(&datastore) {
+            silent.push(away);
+            continue;
+        }
         match Located::read(&datastore, name) {
             Ok(located) => found.push(located),
             Err(error) if error.is_missing() => {}
@@ -62,6 +67,14 @@ pub fn locate(plane: &ControlPlane, name: &VmName, what: &str) -> Result<Located
             Err(Diagnosis::new(what, cause, "rename one of them: its folder and vm.name in its vm.toml"))
         }
     }
+}
+
+/// What is told of a datastore that is known not to answer: asking it would only be waited for, by every command.
+pub(super) fn away(datastore: &Datastore) -> Option<Reason> {
+    (!datastore.available()).then(|| {
+        let (name, state) = (datastore.name(), datastore.row().state);
+        Reason::new(format!("datastore {name} does not answer: {state}"), format!("datastore show {name}"))
+    })
 }
 
 /// The names of the VMs of a datastore; none, and a word in the log, where it does not answer.

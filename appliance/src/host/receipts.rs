@@ -4,13 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::diagnosis::Diagnosis;
+use model::diagnosis::{Diagnosis, Reason};
 use model::limits;
+use model::names::VmName;
 use model::receipt::Receipt;
 
 use crate::api::migrate::{Ended, MigrationId};
+use crate::datastore::{Datastore, DatastoreError};
 use crate::host::control_plane::ControlPlane;
-use crate::host::located::{locate, vm_names};
+use crate::host::located::{away, locate};
 use crate::host::moves::{self, shown};
 
 /// The receipt of a migration: as this control plane remembers it, or as it lies on a datastore.
@@ -26,16 +28,44 @@ pub fn find(plane: &ControlPlane, id: &str) -> Result<Receipt, Diagnosis> {
     if let Some(receipt) = plane.moves.receipt(number) {
         return Ok(receipt);
     }
+    let mut silent = Vec::new();
     for datastore in plane.datastores.all() {
-        for vm in vm_names(&datastore) {
-            let Ok(text) = datastore.read_text(&format!("vms/{vm}/receipts/{id}.toml"), limits::VM_CONFIG_BYTES_MAX)
-            else {
-                continue;
-            };
-            return toml::from_str(&text).map_err(|error| Diagnosis::new(what, error.to_string(), ""));
+        match read(&datastore, id) {
+            Ok(Some(text)) => {
+                return toml::from_str(&text).map_err(|error| Diagnosis::new(what, error.to_string(), ""));
+            }
+            Ok(None) => {}
+            Err(why) => silent.push(why),
         }
     }
-    Err(Diagnosis::new(what, "no datastore of this host has its receipt", "migration list"))
+    if silent.is_empty() {
+        return Err(Diagnosis::new(what, "no datastore of this host has its receipt", "migration list"));
+    }
+    let nowhere = Reason::new("no datastore that answers has its receipt", "migration list");
+    Err(Diagnosis::of(what, [nowhere].into_iter().chain(silent).collect()))
+}
+
+/// The text of a receipt, if the datastore has it.
+///
+/// # Errors
+/// The datastore does not tell.
+fn read(datastore: &Datastore, id: &str) -> Result<Option<String>, Reason> {
+    if let Some(away) = away(datastore) {
+        return Err(away);
+    }
+    let untold = |error: DatastoreError| {
+        let name = datastore.name();
+        Reason::new(format!("datastore {name}: {error}"), format!("datastore show {name}"))
+    };
+    for folder in datastore.folders("vms").map_err(untold)? {
+        let Ok(vm) = folder.parse::<VmName>() else { continue };
+        match datastore.read_text(&format!("vms/{vm}/receipts/{id}.toml"), limits::VM_CONFIG_BYTES_MAX) {
+            Ok(text) => return Ok(Some(text)),
+            Err(error) if error.is_missing() => {}
+            Err(error) => return Err(untold(error)),
+        }
+    }
+    Ok(None)
 }
 
 /// Pause between two attempts to write a receipt.

@@ -11,9 +11,9 @@ use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest};
 use crate::host::caller::Caller;
 use crate::host::control_plane::ControlPlane;
 use crate::host::leases::LeaseFailure;
-use crate::host::record;
 use crate::host::running::Running;
 use crate::host::vms::Held;
+use crate::host::{owed, record};
 use crate::journal;
 
 /// Why a move ended whose engine did.
@@ -43,10 +43,16 @@ impl Unreported {
     }
 }
 
-/// The engine died in the middle of a move away. Who runs the VM is what the lease says; it is asked until it answers,
-/// because the VM may be stunned, and stays so till then. If it is this host, the VM goes on. The fence of the host lease
-/// bounds it: a host that cannot reach the datastore kills the VM, and with its monitor there is nothing left to settle.
+/// The engine died in the middle of a move away. Who runs the VM is what the lease says.
 pub(super) fn without_engine(plane: &ControlPlane, held: &mut Held<'_>, caller: &Caller<'_>) -> Unreported {
+    by_lease(plane, held, ENGINE_DIED, caller)
+}
+
+/// A move away came to nothing that the engine could tell (`why`). Who runs the VM is what the lease says; it is asked until
+/// it answers, because the VM may be stunned, and stays so till then. If it is this host, the VM goes on. The fence of the
+/// host lease bounds it: a host that cannot reach the datastore kills the VM, and with its monitor there is nothing left to
+/// settle.
+pub(super) fn by_lease(plane: &ControlPlane, held: &mut Held<'_>, why: &str, caller: &Caller<'_>) -> Unreported {
     let running = Arc::clone(held.running());
     let vm = &running.vm.vm;
     let what = format!("VM {vm} was not migrated");
@@ -55,25 +61,27 @@ pub(super) fn without_engine(plane: &ControlPlane, held: &mut Held<'_>, caller: 
         let failure = match plane.leases.resolve(&running.vm, running.epoch()) {
             Ok(epoch) => {
                 let place = goes_on(plane, held, epoch);
+                owe_what_is_left(plane, held);
                 let hint = format!("log show migrate, then: vm migrate {vm} HOST");
-                return Unreported::failed(Diagnosis::new(what, ENGINE_DIED, hint).vm_now(place));
+                return Unreported::failed(Diagnosis::new(what, why, hint).vm_now(place));
             }
             Err(LeaseFailure::HeldBy(holder)) if !holder.own => {
                 release(plane, &running);
                 let what = format!("the move of VM {vm} has no receipt");
                 let place = format!("it runs on {} now", holder.name);
-                let told = Diagnosis::new(what, ENGINE_DIED, "log show migrate").vm_now(place);
+                let told = Diagnosis::new(what, why, "log show migrate").vm_now(place);
                 return Unreported { state: "moved", told };
             }
             Err(failure) => failure,
         };
         if running.monitor.is_gone() || !held.is_here() {
+            owe_what_is_left(plane, held);
             let place =
                 format!("it does not run on {}: its monitor ended; vm show {vm} tells who holds it", plane.name());
-            let reasons = vec![Reason::new(ENGINE_DIED, "log show migrate"), failure.reason()];
+            let reasons = vec![Reason::new(why, "log show migrate"), failure.reason()];
             return Unreported::failed(Diagnosis::of(what, reasons).vm_now(place));
         }
-        let waits = format!("its lease, which says who runs it after the migrate role ended: {failure}");
+        let waits = format!("its lease, which says who runs it: {failure}");
         if waits != told {
             log::warn!("VM {vm} is stopped and waits for {waits}");
             plane.vms.waits_for(vm, Some(waits.clone()));
@@ -83,6 +91,15 @@ pub(super) fn without_engine(plane: &ControlPlane, held: &mut Held<'_>, caller: 
         if caller.cancelled_within(ASK_AGAIN) {
             caller.progress("this cannot be given up: the lease is asked until it answers; vm kill ends the VM", None);
         }
+    }
+}
+
+/// The VM may have ended here, and its lease been given up, before this host won a later epoch of it: for nobody, unless it
+/// was started again.
+fn owe_what_is_left(plane: &ControlPlane, held: &Held<'_>) {
+    let vm = &held.running().vm;
+    if !held.is_here() && plane.vms.running(&vm.vm).is_none() {
+        owed::owe(plane, vm);
     }
 }
 
@@ -106,7 +123,11 @@ pub(super) fn goes_on(plane: &ControlPlane, held: &mut Held<'_>, epoch: u64) -> 
 /// Where a VM is that was not moved, for a person: `it is still paused on host-a`.
 pub(super) fn still_here(plane: &ControlPlane, held: &Held<'_>) -> String {
     let (host, gone) = (plane.name(), held.running().monitor.is_gone() || !held.is_here());
-    match held.before() {
+    let vm = &held.running().vm.vm;
+    // Who only looks keeps nobody from moving or pausing it meanwhile.
+    let now = Some(held).filter(|held| held.only_looks()).and_then(|_| plane.vms.state(vm));
+    match now.as_ref().unwrap_or(held.before()) {
+        _ if gone && held.only_looks() => format!("it does not run on {host} any more: vm show {vm} tells where it is"),
         _ if gone => format!("it is stopped: its monitor on {host} ended"),
         VmState::Paused => format!("it is still paused on {host}"),
         _ => format!("it is still running on {host}"),

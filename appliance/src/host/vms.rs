@@ -10,7 +10,8 @@
 //! ```
 //! Who asks a monitor or the lease something about a VM holds the VM for as long as the question lasts ([`Held`]), so that
 //! a command of another console never works on what the answer is about to change; it is told what is being done and that
-//! it may try again. Only a kill takes a VM from another command's hands.
+//! it may try again. Only a kill takes a VM from another command's hands. A check of a move asks the VM nothing and changes
+//! nothing of it: it only looks ([`Vms::look`]), and every command works on the VM meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -78,6 +79,17 @@ impl Entries {
     /// Memory of all VMs but this one, bytes.
     fn memory_beside(&self, vm: Option<&VmName>) -> u64 {
         self.vms.iter().filter(|(name, _)| Some(*name) != vm).map(|(_, entry)| entry.memory()).sum()
+    }
+
+    /// What runs of a VM here, and its state while nobody works on it, if it is in one of these states.
+    fn with_monitor(&self, vm: &VmName, from: &[VmState], what: &str) -> Result<(Arc<Running>, VmState), Diagnosis> {
+        let not_here = || Diagnosis::new(what, format!("VM {vm} does not run on this host"), format!("vm show {vm}"));
+        let entry = self.vms.get(vm).ok_or_else(not_here)?;
+        let now = entry.state().ok_or_else(not_here)?;
+        match (&entry.running, &entry.steady) {
+            (Some(running), Some(before)) if from.contains(now) => Ok((Arc::clone(running), before.clone())),
+            _ => Err(busy(vm, now, what)),
+        }
     }
 
     fn begin_work(&mut self, vm: &VmName, doing: VmState) -> u64 {
@@ -160,15 +172,18 @@ impl Vms {
     /// It is in another state; what that is, is said.
     pub fn hold(&self, vm: &VmName, from: &[VmState], doing: VmState, what: &str) -> Result<Held<'_>, Diagnosis> {
         let mut entries = self.lock();
-        let not_here = || Diagnosis::new(what, format!("VM {vm} does not run on this host"), format!("vm show {vm}"));
-        let entry = entries.vms.get(vm).ok_or_else(not_here)?;
-        let now = entry.state().ok_or_else(not_here)?;
-        let (running, before) = match (&entry.running, &entry.steady) {
-            (Some(running), Some(before)) if from.contains(now) => (Arc::clone(running), before.clone()),
-            _ => return Err(busy(vm, now, what)),
-        };
-        let ticket = entries.begin_work(vm, doing);
+        let (running, before) = entries.with_monitor(vm, from, what)?;
+        let ticket = Some(entries.begin_work(vm, doing));
         Ok(Held { vms: self, ticket, running, before, after: None })
+    }
+
+    /// Looks at a VM with a monitor here, if it is in one of these states; others may work on it meanwhile.
+    ///
+    /// # Errors
+    /// It is in another state; what that is, is said.
+    pub fn look(&self, vm: &VmName, from: &[VmState], what: &str) -> Result<Held<'_>, Diagnosis> {
+        let (running, before) = self.lock().with_monitor(vm, from, what)?;
+        Ok(Held { vms: self, ticket: None, running, before, after: None })
     }
 
     /// A VM that is being started has a monitor now, which a kill can end.
@@ -306,7 +321,8 @@ impl Drop for Claim<'_> {
 #[derive(Debug)]
 pub struct Held<'a> {
     vms: &'a Vms,
-    ticket: u64,
+    /// None of one that is only looked at.
+    ticket: Option<u64>,
     running: Arc<Running>,
     before: VmState,
     after: Option<VmState>,
@@ -316,6 +332,11 @@ impl Held<'_> {
     /// What runs.
     pub fn running(&self) -> &Arc<Running> {
         &self.running
+    }
+
+    /// Whether the VM is only looked at, and others may work on it.
+    pub fn only_looks(&self) -> bool {
+        self.ticket.is_none()
     }
 
     /// What the VM was before: running, paused or ending.
@@ -342,6 +363,7 @@ impl Held<'_> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
+        let Some(ticket) = self.ticket else { return };
         let mut entries = self.vms.lock();
         let monitor = self.running.monitor.pid();
         let entry = entries.vms.get_mut(&self.running.vm.vm).filter(|entry| entry.runs_in(monitor));
@@ -350,7 +372,7 @@ impl Drop for Held<'_> {
         if let Some(after) = self.after.take().filter(|_| entry.steady != Some(VmState::Ending)) {
             entry.steady = Some(after);
         }
-        entry.end_work(self.ticket);
+        entry.end_work(ticket);
     }
 }
 
@@ -427,6 +449,20 @@ mod tests {
         assert_eq!(moving.before(), &VmState::Paused);
         drop(moving);
         assert_eq!(vms.state(&name()), Some(VmState::Paused));
+    }
+
+    #[test]
+    fn a_vm_that_is_only_looked_at_is_what_it_was_and_every_command_works_on_it() {
+        let (vms, _monitor) = running();
+        let looking = vms.look(&name(), &[VmState::Running], "").expect("it runs");
+        assert_eq!(vms.state(&name()), Some(VmState::Running));
+        let stopping = hold(&vms, &[VmState::Running], VmState::Stopping).expect("nobody works on it");
+        drop(looking);
+        assert_eq!(vms.state(&name()), Some(VmState::Stopping), "the look is over, the other work is not");
+        let refused = vms.look(&name(), &[VmState::Running], "").expect_err("it is worked on");
+        assert!(refused.to_string().contains("the power button of VM web is being pressed"), "{refused}");
+        drop(stopping);
+        assert_eq!(vms.state(&name()), Some(VmState::Running));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::table::Table;
 use crate::api::host::{
     Check, ConfigDetail, DatastoreDetail, DatastoreRow, Flaw, HolderLife, HostAnswer, HostDetail, HostRow, HostState,
     LeaseDetail, LeaseHolder, LeaseRow, LogLine, MigrationNicDetail, MigrationRow, NicRow, PortGroupRow, VmDetail,
-    VmRow, VmState,
+    VmHolder, VmRow, VmState,
 };
 use crate::api::lease::GONE;
 
@@ -199,7 +199,12 @@ fn vm_text(vm: &VmDetail) -> String {
 }
 
 fn lease_text(vm: &VmDetail) -> String {
-    vm.holder.as_ref().map_or("held by nobody".to_owned(), |holder| format!("epoch {}, held by {holder}", vm.epoch))
+    match &vm.holder {
+        VmHolder::Unknown => "does not tell who holds it: another host may run it".to_owned(),
+        VmHolder::Nobody => "held by nobody".to_owned(),
+        VmHolder::Host { name, idle: false } => format!("epoch {}, held by {name}", vm.epoch),
+        VmHolder::Host { name, idle: true } => format!("epoch {}, held by {name}, which runs nothing of it", vm.epoch),
+    }
 }
 
 /// A span of time as coarse as people say it.
