@@ -1,7 +1,7 @@
 //! Which processes run VMs of a datastore, and their end. The list survives this role's own end, because a successor
 //! must be able to kill what its predecessor guarded.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
@@ -22,7 +22,10 @@ const LOOK: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Guard {
     list: PathBuf,
-    monitors: BTreeMap<VmName, OwnedFd>,
+    /// A VM may have several: one that was killed can hang in its last I/O while the next one starts.
+    monitors: Vec<(VmName, OwnedFd)>,
+    /// Whether the list names all of them.
+    listed: bool,
 }
 
 impl Guard {
@@ -36,7 +39,7 @@ impl Guard {
             // Looked at after the process was opened: a number that was used again since shows a later start.
             (started_at(pid).ok()? == started).then_some((vm, pidfd))
         });
-        Self { monitors: monitors.collect(), list }
+        Self { monitors: monitors.collect(), list, listed: true }
     }
 
     /// Adds the monitor of a VM.
@@ -44,21 +47,24 @@ impl Guard {
     /// # Errors
     /// The list cannot be written, so that a successor would not know it.
     pub fn add(&mut self, vm: VmName, pidfd: OwnedFd) -> io::Result<()> {
-        let same = |known: &OwnedFd| Ok::<_, io::Error>(pid_of(known)? == pid_of(&pidfd)?);
-        if let Some(known) = self.monitors.get(&vm)
-            && same(known).unwrap_or(false)
-        {
-            return Ok(());
+        let pid = pid_of(&pidfd)?;
+        self.monitors.retain(|(_, pidfd)| runs(pidfd));
+        if !self.monitors.iter().any(|(name, known)| *name == vm && pid_of(known).is_ok_and(|known| known == pid)) {
+            // Kept even if the list then cannot be written: this process at least is able to kill it.
+            self.monitors.push((vm, pidfd));
+            self.listed = false;
         }
-        self.monitors.insert(vm, pidfd);
-        self.monitors.retain(|_, pidfd| runs(pidfd));
-        self.write()
+        if !self.listed {
+            self.write()?;
+            self.listed = true;
+        }
+        Ok(())
     }
 
     /// The VMs whose monitors are known to run.
     pub fn running(&mut self) -> Vec<VmName> {
-        self.monitors.retain(|_, pidfd| runs(pidfd));
-        self.monitors.keys().cloned().collect()
+        self.monitors.retain(|(_, pidfd)| runs(pidfd));
+        vms(&self.monitors)
     }
 
     fn write(&self) -> io::Result<()> {
@@ -74,7 +80,7 @@ impl Guard {
 
     /// Stops every monitor, so that none begins I/O any more, and gives them the time to stand still.
     pub fn stop_all(&self) {
-        for pidfd in self.monitors.values() {
+        for (_, pidfd) in &self.monitors {
             // The only error is that it is gone already.
             let _ = pidfd_send_signal(pidfd, Signal::STOP);
         }
@@ -87,9 +93,9 @@ impl Guard {
     /// own. It waits as long as it takes: a VM that may still write must not be called dead.
     pub fn kill_all(&mut self, done: impl FnOnce(Vec<VmName>) + Send + 'static) {
         // A VM that ended before, or moved away, was not killed here and must not be told to have been.
-        self.monitors.retain(|_, pidfd| runs(pidfd));
+        self.monitors.retain(|(_, pidfd)| runs(pidfd));
         let monitors = std::mem::take(&mut self.monitors);
-        for pidfd in monitors.values() {
+        for (_, pidfd) in &monitors {
             // The only error is that it is gone already.
             let _ = pidfd_send_signal(pidfd, Signal::KILL);
         }
@@ -104,13 +110,18 @@ impl Guard {
                     told = true;
                 }
             }
-            done(monitors.into_keys().collect());
+            done(vms(&monitors));
         });
         if let Err(error) = waited {
             // Not called dead, so the lease stays lost: the safe side.
             log::error!("no thread to wait for the end of monitors: {error}");
         }
     }
+}
+
+/// The VMs of some monitors, sorted, each once.
+fn vms(monitors: &[(VmName, OwnedFd)]) -> Vec<VmName> {
+    monitors.iter().map(|(vm, _)| vm).collect::<BTreeSet<_>>().into_iter().cloned().collect()
 }
 
 fn runs(pidfd: &OwnedFd) -> bool {
@@ -157,6 +168,49 @@ mod tests {
         assert_eq!(vms, ["web".parse().expect("valid")]);
         assert!(!child.wait().expect("collected").success());
         assert!(Guard::load(list.clone()).running().is_empty());
+        fs::remove_file(list).expect("removed");
+    }
+
+    #[test]
+    fn a_monitor_that_could_not_be_listed_is_listed_when_it_is_added_again() {
+        let folder = std::env::temp_dir().join(format!("godwit-guard-folder-{}", std::process::id()));
+        let list = folder.join("list");
+        let mut child = Command::new("sleep").arg("600").spawn().expect("started");
+        let pid = Pid::from_raw(child.id().cast_signed()).expect("a process");
+        let mut guard = Guard::load(list.clone());
+        let mut add =
+            || guard.add("web".parse().expect("valid"), pidfd_open(pid, PidfdFlags::empty()).expect("opened"));
+        assert!(add().is_err(), "there is no folder for the list");
+        assert!(add().is_err(), "nor is there now");
+        fs::create_dir(&folder).expect("made");
+        add().expect("listed");
+        let successor = Guard::load(list).running();
+        child.kill().expect("killed");
+        child.wait().expect("collected");
+        assert_eq!(successor, ["web".parse().expect("valid")]);
+        fs::remove_dir_all(folder).expect("removed");
+    }
+
+    #[test]
+    fn a_monitor_that_still_hangs_is_not_forgotten_for_the_next_one_of_its_vm() {
+        let list = std::env::temp_dir().join(format!("godwit-guard-next-{}", std::process::id()));
+        let mut guard = Guard::load(list.clone());
+        let [mut hangs, mut next] = [(); 2].map(|()| {
+            let child = Command::new("sleep").arg("600").spawn().expect("started");
+            let pid = Pid::from_raw(child.id().cast_signed()).expect("a process");
+            let pidfd = pidfd_open(pid, PidfdFlags::empty()).expect("opened");
+            guard.add("web".parse().expect("valid"), pidfd).expect("listed");
+            child
+        });
+        let web = ["web".parse::<VmName>().expect("valid")];
+        assert_eq!(guard.running(), web, "named once");
+        next.kill().expect("killed");
+        next.wait().expect("collected");
+        assert_eq!(guard.running(), web, "the first one still runs");
+        assert_eq!(Guard::load(list.clone()).running(), web, "and a successor knows it");
+        hangs.kill().expect("killed");
+        hangs.wait().expect("collected");
+        assert!(guard.running().is_empty());
         fs::remove_file(list).expect("removed");
     }
 
