@@ -275,6 +275,9 @@ fn a_kill_ends_a_vm_in_the_middle_of_its_move() {
     assert!(line(&finish(&moving).1).contains("it was cancelled"), "the move says why it ended");
     wait("nothing is left of it", || a.monitor_processes().is_empty() && b.monitor_processes().is_empty());
     assert_eq!(a.last_end("witness"), "it was killed on the console");
+    let log = b.whole_log("host");
+    assert!(log.contains("VM witness did not come here from host-a"), "{log}");
+    assert!(!log.contains("still running"), "what it is at its source, this host does not know: {log}");
     lease.mend();
     assert_eq!(b.ask("vm start witness").0, 0, "its lease was given up");
 }

@@ -43,6 +43,9 @@ pub struct Receipt {
     pub clock_step_us: Option<i64>,
     /// What was predicted before the stun.
     pub predicted_stun_us: u64,
+    /// The longest stun that the VM's configuration wants, microseconds; 0 in receipts of before it was written down.
+    #[serde(default)]
+    pub stun_max_us: u64,
     /// The stun, piece by piece.
     pub stun: Stun,
     /// What the audit found.
@@ -54,6 +57,11 @@ pub struct Receipt {
 }
 
 impl Receipt {
+    /// Whether the stun was longer than the VM's configuration wants.
+    pub fn stun_is_over(&self) -> bool {
+        self.stun_max_us > 0 && self.stun.total_us > self.stun_max_us
+    }
+
     /// Whether the last round was sent in the stun: it was if the stun came so far as to hand over. One that was called off
     /// before made its round one of those while the guest runs.
     pub fn last_round_in_stun(&self) -> bool {

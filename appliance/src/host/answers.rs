@@ -381,6 +381,11 @@ mod tests {
                 || render::text(&answer).contains("management.address");
             assert!(told, "{}", render::text(&answer));
         }
+        let Ok(HostAnswer::Checks(checks)) = answer(&place.plane, &HostRequest::HostCheck) else { panic!("no checks") };
+        for subject in ["configuration", "network", "leases"] {
+            let well = checks.iter().any(|check| check.subject == subject && check.problems.is_empty());
+            assert!(!well, "{subject} is not there: {checks:?}");
+        }
         // That there are none would not be true.
         for request in
             [HostRequest::VmList, HostRequest::DatastoreList, HostRequest::VmShow("web".parse().expect("valid"))]

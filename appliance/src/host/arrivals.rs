@@ -52,7 +52,8 @@ pub fn incoming(plane: &Arc<ControlPlane>, incoming: Incoming) {
             // Whoever asked is told.
             Err(why) if incoming.check_only => log::info!("VM {} cannot move to here: {why}", incoming.vm.name),
             Err(why) => {
-                log::error!("migration {} of VM {} to here: {why}", shown(id), incoming.vm.name);
+                let (vm, source) = (&incoming.vm.name, &incoming.source);
+                log::warn!("VM {vm} did not come here from {source} (migration {}): {why}", shown(id));
                 plane.moves.end(id, "failed", None);
             }
         }
@@ -177,8 +178,10 @@ fn follow(
                     drop(born);
                     end_and_give_up(plane, &running);
                 }
-                let why = ended.failure.map_or_else(|| "it was given up".to_owned(), |failure| failure.to_string());
-                return Err(why);
+                // Where the VM is now, its source says: this host knows it only from before.
+                let causes = ended.failure.map(|failure| failure.reasons).unwrap_or_default();
+                let causes: Vec<String> = causes.into_iter().map(|reason| reason.cause).collect();
+                return Err(if causes.is_empty() { "it was given up".to_owned() } else { causes.join("; ") });
             }
             (Ok(_), _) => {}
             (Err(_), _) => match arriving.take() {

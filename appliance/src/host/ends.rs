@@ -108,7 +108,8 @@ fn watch_to_end(plane: &Arc<ControlPlane>, running: &Arc<Running>, child: Option
     // Whoever moved or killed the VM has taken the entry away: then this end was wanted and needs nothing more.
     let Some((running, releasing)) = plane.vms.ended(&vm.vm, monitor.pid(), told.clone()) else { return };
     // Whoever killed it knew better.
-    log::info!(target: journal::NEWS, "VM {} ended: {}", vm.vm, plane.vms.last_end(&vm.vm).unwrap_or(told));
+    let again = if matches!(end, End::Reset) { "; it is started again" } else { "" };
+    log::info!(target: journal::NEWS, "VM {} ended: {}{again}", vm.vm, plane.vms.last_end(&vm.vm).unwrap_or(told));
     running.drop_taps();
     if matches!(end, End::Reset) {
         drop(releasing);

@@ -18,7 +18,7 @@ pub fn checks(plane: &ControlPlane) -> Vec<Check> {
         .errors
         .iter()
         .map(|error| Reason::new(error.to_string(), "mend it where it stands, then: host reboot"));
-    let network = plane.with_fabric("", |fabric| fabric.problems()).unwrap_or_default();
+    let network = plane.with_fabric("", |fabric| fabric.problems()).unwrap_or_else(|refusal| refusal.reasons);
     // A host without a migration NIC is none that something is wrong with.
     let (stack, trouble) = if plane.configuration.config.is_some() && !plane.has_migration_nic() {
         ("none configured: no VM can be moved from or to this host", None)
@@ -39,6 +39,9 @@ pub fn checks(plane: &ControlPlane) -> Vec<Check> {
 }
 
 fn lease_problems(plane: &ControlPlane) -> Vec<Reason> {
+    if let Err(refusal) = plane.known_datastores("") {
+        return refusal.reasons;
+    }
     let leases = match plane.leases.status() {
         Ok(leases) => leases,
         Err(failure) => return vec![failure.reason()],

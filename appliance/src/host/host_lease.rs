@@ -136,7 +136,10 @@ pub fn hear_fences(plane: &Arc<ControlPlane>) {
     loop {
         if let Err(error) = plane.leases.watch(|event| match event {
             LeaseEvent::Fencing { datastore, vms } => {
+                log::error!("the host lease on datastore {datastore} was lost: {}", killed(&vms));
+                fenced.insert(datastore.clone());
                 for vm in vms {
+                    plane.vms.note_end(&vm, why_killed(&datastore));
                     let what = format!("its last I/O on datastore {datastore} to end, after it was killed");
                     if let Some(running) = plane.vms.running(&vm) {
                         plane.vms.ending(&vm, running.monitor.pid());
@@ -145,15 +148,7 @@ pub fn hear_fences(plane: &Arc<ControlPlane>) {
                 }
             }
             LeaseEvent::Fenced { datastore, vms } => {
-                log::error!("the host lease on datastore {datastore} was lost: {}", killed(&vms));
-                fenced.insert(datastore.clone());
-                for vm in vms {
-                    let why = format!(
-                        "it was killed here because this host could not renew its lease on datastore {datastore}; \
-                         another host may run it now"
-                    );
-                    plane.vms.note_end(&vm, why);
-                }
+                vms.iter().for_each(|vm| plane.vms.note_end(vm, why_killed(&datastore)));
             }
             LeaseEvent::Held(datastore) if fenced.remove(&datastore) => {
                 log::info!(target: journal::NEWS, "the host lease on datastore {datastore} is held again: VMs can be started");
@@ -166,11 +161,19 @@ pub fn hear_fences(plane: &Arc<ControlPlane>) {
     }
 }
 
-/// What the fence did, for a person.
+/// How a VM ended that the fence killed.
+fn why_killed(datastore: &DatastoreName) -> String {
+    format!(
+        "it was killed here because this host could not renew its lease on datastore {datastore}; another host may run it \
+         now"
+    )
+}
+
+/// What the fence does, for a person.
 fn killed(vms: &[VmName]) -> String {
     if vms.is_empty() {
         return "no VM ran from it here".to_owned();
     }
     let names: Vec<&str> = vms.iter().map(VmName::as_str).collect();
-    format!("its VMs here were killed, and another host may run them now: {}", names.join(", "))
+    format!("its VMs here are killed, and another host may run them: {}", names.join(", "))
 }

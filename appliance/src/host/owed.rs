@@ -90,7 +90,7 @@ pub fn keep(plane: &ControlPlane) {
             // While somebody works on the VM here, or it runs here, it may be held for good reason.
             let Ok(_claim) = plane.vms.claim(&vm.vm, VmState::Releasing, "") else { continue };
             if give_up(plane, &vm).is_ok() {
-                log::info!("the lease of VM {} is given up: other hosts may start it", vm.vm);
+                log::info!("the lease of VM {} is not this host's any more", vm.vm);
             }
         }
         std::thread::sleep(RETRY);

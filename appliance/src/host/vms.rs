@@ -246,12 +246,15 @@ impl Vms {
         Some((running, Claim { vms: self, vm: vm.clone(), ticket }))
     }
 
-    /// Why a VM is about to end here, or did: who ends it knows better than who only sees that its monitor is gone.
+    /// Why a VM is about to end here, or did: who ends it knows better than who only sees that its monitor is gone, and who
+    /// ended it first than who kills what is ending.
     pub fn note_end(&self, vm: &VmName, why: String) {
         let mut entries = self.lock();
         let entry = entries.vms.entry(vm.clone()).or_default();
-        entry.last_end = Some(why);
-        entry.end_is_known = true;
+        if !entry.end_is_known {
+            entry.last_end = Some(why);
+            entry.end_is_known = true;
+        }
     }
 
     /// The state of a VM here, if this host has to do with it.
@@ -463,6 +466,15 @@ mod tests {
         assert!(refused.to_string().contains("the power button of VM web is being pressed"), "{refused}");
         drop(stopping);
         assert_eq!(vms.state(&name()), Some(VmState::Running));
+    }
+
+    #[test]
+    fn who_kills_a_vm_that_is_being_fenced_does_not_hide_that_it_was() {
+        let (vms, monitor) = running();
+        vms.note_end(&name(), "it was fenced".to_owned());
+        vms.note_end(&name(), "it was killed".to_owned());
+        vms.ended(&name(), monitor.pid(), "its monitor ended".to_owned()).expect("it was there");
+        assert_eq!(vms.last_end(&name()), Some("it was fenced".to_owned()));
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub enum CloseReason {
     #[error("closed by this host")]
     ByUs,
     /// The peer closed it.
-    #[error("closed by the peer (code {code}): {reason}")]
+    #[error("the other host ended the connection (code {code}: {reason})")]
     ByPeer {
         /// The peer's code.
         code: u64,
@@ -90,7 +90,9 @@ pub enum CloseReason {
         nic: String,
     },
     /// The peer does not know the connection any more: its migrate role started anew.
-    #[error("{address} does not know this connection any more; its migration role was started again")]
+    #[error(
+        "{address} does not know this connection any more: its migration role was started again, or one of the two was silent for too long"
+    )]
     PeerRestarted {
         /// The peer.
         address: SocketAddr,

@@ -45,6 +45,7 @@ impl Draft {
             dirty_pages_per_s: 0,
             clock_step_us: None,
             predicted_stun_us: 0,
+            stun_max_us: offer.stun_us_max,
             stun: Stun::default(),
             audit: Audit::default(),
             phases: Vec::new(),

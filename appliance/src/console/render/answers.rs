@@ -234,7 +234,7 @@ fn clock_step_text(us: i64) -> String {
 fn receipt_text(receipt: &Receipt) -> String {
     let Receipt { vm, source, destination, .. } = receipt;
     let outcome = match receipt.verdict {
-        Verdict::Moved => format!("{vm} moved from {source} to {destination}, where it runs now"),
+        Verdict::Moved => format!("{vm} moved from {source} to {destination}, where it is now"),
         Verdict::Failed => format!("{vm} was not moved: {}", receipt.reason),
         Verdict::Cancelled => format!("the move of {vm} was given up: {}", receipt.reason),
     };
@@ -283,6 +283,7 @@ fn receipt_text(receipt: &Receipt) -> String {
         .line("throughput", format!("{}/s", Bytes(receipt.throughput_bytes_per_s)))
         .line("dirty rate", format!("{} pages/s", receipt.dirty_pages_per_s))
         .line("stun", format!("{total} (predicted {})", ms(receipt.predicted_stun_us)))
+        .some("stun limit", receipt.stun_is_over().then(|| format!("not kept: {} in vm.toml", ms(receipt.stun_max_us))))
         .each("  of it", pieces.map(|(name, us)| format!("{name:10}  {}", ms(us))))
         .some("announced", (stun.announce_us > 0).then(|| format!("{} after the stun", ms(stun.announce_us))))
         .some("clock step", receipt.clock_step_us.map(clock_step_text))
@@ -458,6 +459,7 @@ mod tests {
             dirty_pages_per_s: 1,
             clock_step_us: Some(-15_000),
             predicted_stun_us: 20_000,
+            stun_max_us: 300_000,
             stun,
             audit: Audit::default(),
             phases: Vec::new(),
@@ -472,6 +474,17 @@ mod tests {
         assert!(text.contains("announced             0.700 ms after the stun"), "{text}");
         assert!(text.contains("1: 256 pages (0 zero), 1 MiB in 900.000 ms\n"), "{text}");
         assert!(text.contains("2: 256 pages (0 zero), 1 MiB in 900.000 ms, in the stun"), "{text}");
+    }
+
+    #[test]
+    fn a_stun_that_was_longer_than_the_vm_allows_is_told_to_be() {
+        assert!(!receipt_text(&receipt()).contains("stun limit"));
+        let over = Receipt { stun_max_us: 10_000, ..receipt() };
+        assert!(
+            receipt_text(&over).contains("stun limit            not kept: 10.000 ms in vm.toml"),
+            "{}",
+            receipt_text(&over)
+        );
     }
 
     #[test]

@@ -253,7 +253,7 @@ pub(super) fn a_host_frozen_with_its_clock_writes_nothing_after_the_take_over(be
     let log = bench.done("host-a", "log show lease")?;
     expect(log.contains("it stood still, its clock included"), || format!("host-a does not say what happened: {log}"))?;
     let serial = bench.serial_log("host-a")?;
-    let told = "its VMs here were killed, and another host may run them now: deb";
+    let told = "its VMs here are killed, and another host may run them: deb";
     expect(says(&serial, told), || format!("nobody at the console of host-a is told what happened:\n{serial}"))?;
     Ok(Verdict::Passed)
 }
