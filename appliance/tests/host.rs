@@ -65,12 +65,15 @@ fn a_vm_runs_on_the_processors_of_its_affinity_only_and_not_where_they_are_not()
     assert_eq!(host.ask("vm start witness").0, 0);
     let pid = host.pid("witness").expect("it runs");
     let threads: Vec<_> = std::fs::read_dir(format!("/proc/{pid}/task")).expect("readable").flatten().collect();
-    assert!(threads.len() > 1, "its vCPU has a thread");
+    let mut pinned = 0;
     for thread in threads {
-        let status = std::fs::read_to_string(thread.path().join("status")).expect("readable");
+        // One that only begins the others may have ended meanwhile.
+        let Ok(status) = std::fs::read_to_string(thread.path().join("status")) else { continue };
+        pinned += 1;
         let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("there");
         assert_eq!(allowed.trim(), "0", "{status}");
     }
+    assert!(pinned > 1, "its vCPU has a thread");
 }
 
 #[test]

@@ -112,7 +112,12 @@ impl Wires {
         self.inside("sh").arg("-c").arg(quiet).run()?;
         let mut commands = String::from("link set lo up\n");
         for wire in Wire::ALL {
-            commands += &format!("link add {wire} mtu 9000 type bridge stp_state 0 mcast_snooping 0 forward_delay 0\n");
+            // An address of its own: a bridge without one takes the lowest of its ports, so that each host that is plugged in or
+            // out may give the server another, and the others wait for it until their neighbour tables have noticed.
+            let mac = wire.host_mac(0);
+            commands += &format!(
+                "link add {wire} address {mac} mtu 9000 type bridge stp_state 0 mcast_snooping 0 forward_delay 0\n"
+            );
             if let Some(address) = wire.outer_address() {
                 commands += &format!("address add {address}/24 dev {wire}\n");
             }
