@@ -13,7 +13,9 @@ use crate::api::host::{
 use crate::api::lease::Holder;
 use crate::datastore::Datastore;
 use crate::host::control_plane::ControlPlane;
+use crate::host::discovery::hex_of;
 use crate::host::located::{Located, locate, vm_folders, vm_names};
+use crate::host::whereabouts::{is_idle, told_by_lease, told_here};
 use crate::host::{checks, health, lease_view, logs, mac_addresses, receipts};
 
 /// Answers a request that only asks.
@@ -73,7 +75,7 @@ fn host(plane: &ControlPlane) -> HostDetail {
     let addresses = plane.with_fabric("", |fabric| fabric.addresses()).ok().and_then(Result::ok);
     HostDetail {
         name: plane.name().clone(),
-        identity: plane.identity.iter().map(|byte| format!("{byte:02x}")).collect(),
+        identity: hex_of(&plane.identity),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         uptime_s: uptime.split('.').next().and_then(|seconds| seconds.parse().ok()).unwrap_or(0),
@@ -137,48 +139,6 @@ fn unheard(plane: &ControlPlane, row: VmRow) -> VmRow {
 fn misnamed(datastore: &Datastore, folder: String) -> VmRow {
     let (state, datastore) = (VmState::Broken(Flaw::Name), datastore.name().clone());
     VmRow { name: folder, datastore, state, cpus: None, memory: None }
-}
-
-/// Where a VM is, for a person, as far as that is known at once.
-pub fn where_is(plane: &ControlPlane, name: &VmName) -> Option<String> {
-    if let Some(here) = is_here(plane, name) {
-        return Some(here);
-    }
-    // A datastore that is away would be waited for.
-    if !plane.datastores.all().iter().all(|datastore| datastore.available()) {
-        return None;
-    }
-    is_held(plane, &locate(plane, name, "").ok()?)
-}
-
-/// What this host itself has to do with a VM, if it is more than that one comes.
-fn is_here(plane: &ControlPlane, name: &VmName) -> Option<String> {
-    let here = plane.name();
-    match plane.vms.state(name)? {
-        VmState::Running => Some(format!("it is running on {here}")),
-        VmState::Paused => Some(format!("it is paused on {here}")),
-        VmState::MovingIn => None,
-        _ => Some(format!("it is on {here}")),
-    }
-}
-
-/// Where a VM is by its lease, of which nothing is here that [`is_here`] tells; `None` where that does not tell it, as one of
-/// this host's own does not of a VM that is on its way.
-fn is_held(plane: &ControlPlane, located: &Located) -> Option<String> {
-    match plane.leases.holder(&located.vm()).ok()? {
-        None => Some("it is stopped".to_owned()),
-        Some(holder) if is_idle(plane, &located.name, &holder) => {
-            Some(format!("it is held by {}, which runs nothing of it", holder.name))
-        }
-        Some(holder) if holder.own => None,
-        Some(holder) if holder.alive => Some(format!("it is on {}", holder.name)),
-        Some(holder) => Some(format!("it was on {}, which is dead or cut off", holder.name)),
-    }
-}
-
-/// Whether this host holds a VM that it does nothing with.
-fn is_idle(plane: &ControlPlane, name: &VmName, holder: &Holder) -> bool {
-    holder.own && plane.vms.state(name).is_none()
 }
 
 /// One VM in a list; `holder` is `None` where the leases do not tell.
@@ -248,7 +208,7 @@ fn vm_checks(plane: &ControlPlane, name: &VmName) -> Result<Vec<Check>, Diagnosi
         checks.extend(mac_addresses::check(plane, &located, config));
     }
     // Told and not judged: this host can be looked at for a VM that runs on another.
-    let place = is_here(plane, name).or_else(|| is_held(plane, &located));
+    let place = told_here(plane, name).or_else(|| told_by_lease(plane, &located));
     checks.push(Check::well("lease", place.unwrap_or_else(|| format!("does not tell where it is: vm show {name}"))));
     Ok(checks)
 }
@@ -362,9 +322,13 @@ mod tests {
 
     #[test]
     fn a_host_with_a_bad_configuration_shows_all_by_which_it_is_mended() {
-        let place = Place::configured("bad-host", "[management]\nnic = \"eth0\"\naddress = \"10.0.0.1/64\"\n", |_| {
-            LeaseAnswer::Failed("there is no datastore".to_owned())
-        });
+        let place =
+            Place::configured("bad-host", "[management]\nnic = \"eth0\"\naddress = \"10.0.0.1/64\"\n", |request| {
+                match request {
+                    LeaseRequest::Status => LeaseAnswer::Status(Vec::new()),
+                    _ => LeaseAnswer::Failed("there is no datastore".to_owned()),
+                }
+            });
         for request in [
             HostRequest::HostShow,
             HostRequest::HostList,

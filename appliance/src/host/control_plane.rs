@@ -15,7 +15,7 @@ use crate::api::migrate::{Own, ToMigrate};
 use crate::api::paths::RunDir;
 use crate::configuration::Configuration;
 use crate::datastore::{Datastore, Datastores};
-use crate::host::discovery::{HostRecord, Hosts, MigrationRecord};
+use crate::host::discovery::{HostRecord, Hosts, MigrationRecord, hex_of};
 use crate::host::ends::Unwatched;
 use crate::host::engine::Engine;
 use crate::host::leases::Leases;
@@ -246,7 +246,7 @@ impl ControlPlane {
         let groups = config.map(|config| config.port_groups.as_slice()).unwrap_or_default();
         HostRecord {
             name: self.name().clone(),
-            identity: self.identity.iter().map(|byte| format!("{byte:02x}")).collect(),
+            identity: hex_of(&self.identity),
             earlier: Vec::new(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             beat,

@@ -412,7 +412,7 @@ mod tests {
 
     #[test]
     fn a_vm_whose_engine_lost_its_monitor_goes_on_in_it_when_the_lease_says_so() {
-        let place = Place::without_datastore("departure-untold", |_| LeaseAnswer::Held { epoch: 5, taken_from: None });
+        let place = Place::without_datastore("departure-untold", |_| LeaseAnswer::held(5));
         let web = "web".parse().expect("valid");
         let monitor = StandIn::start(&web);
         let (resumed, resumes) = std::sync::mpsc::channel();
@@ -442,7 +442,7 @@ mod tests {
 
     #[test]
     fn an_epoch_that_is_won_for_a_vm_that_ended_meanwhile_is_given_up_unless_it_was_started_again() {
-        let place = Place::without_datastore("departure-left", |_| LeaseAnswer::Held { epoch: 5, taken_from: None });
+        let place = Place::without_datastore("departure-left", |_| LeaseAnswer::held(5));
         let web = "web".parse().expect("valid");
         let plane = &place.plane;
         for started_again in [true, false] {

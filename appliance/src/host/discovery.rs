@@ -186,6 +186,11 @@ impl Hosts {
     }
 }
 
+/// The hex digits of bytes, as hosts write their identities and keys.
+pub fn hex_of(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The bytes that an even number of hex digits stands for.
 pub fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {
     if !text.is_ascii() || !text.len().is_multiple_of(2) {

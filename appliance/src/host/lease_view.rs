@@ -7,10 +7,11 @@ use model::names::VmName;
 use crate::api::host::{HolderLife, LeaseDetail, LeaseHolder, LeaseRow};
 use crate::api::lease::{Holder, HostLease, VmOnDatastore};
 use crate::datastore::Datastore;
-use crate::host::answers::where_is;
 use crate::host::control_plane::ControlPlane;
+use crate::host::discovery::hex_of;
 use crate::host::leases::LeaseFailure;
 use crate::host::located::{locate, vm_names};
+use crate::host::whereabouts::where_is;
 
 /// VMs whose holders are asked for in one message: the answer has to fit into one, too.
 const LISTED_AT_ONCE: usize = 200;
@@ -63,7 +64,7 @@ pub fn show(plane: &ControlPlane, name: &VmName) -> Result<LeaseDetail, Diagnosi
     let hosts = plane.leases.hosts(&vm.datastore).map_err(refused)?;
     let next = next(name, holder.as_ref(), plane.vms.state(name).is_some());
     let holder = holder.map(|holder| LeaseHolder {
-        identity: holder.host.iter().map(|byte| format!("{byte:02x}")).collect(),
+        identity: hex_of(&holder.host),
         generation: holder.generation,
         own: holder.own,
         row: row(vm.clone(), &holder, &hosts),
@@ -127,6 +128,7 @@ mod tests {
         };
         let life = |holder: &Holder, generation| row(vm.clone(), holder, &[lease(generation)]).life;
         assert_eq!(life(&holder(true, false), 3), HolderLife::Renews { silent_ms: 700 });
+        assert_eq!(life(&holder(true, false), 4), HolderLife::Renews { silent_ms: 0 }, "that is not its silence");
         assert_eq!(life(&holder(false, false), 4), HolderLife::Over);
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   console ──> serve ──> answers      what is known: hosts, VMs, datastores, networks (health, logs, receipts,
-//!                 │                    mac_addresses)
+//!                 │                    mac_addresses, lease_view, whereabouts)
 //!                 │
 //!                 ├─────> start        checks, host_lease, born (a monitor with its machine)
 //!                 │                    (autostart: of its own accord, after a boot)
@@ -59,3 +59,4 @@ pub mod serve;
 pub mod settling;
 pub mod start;
 pub mod vms;
+pub mod whereabouts;

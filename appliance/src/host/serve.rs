@@ -13,7 +13,7 @@ use crate::host::caller::Caller;
 use crate::host::control_plane::ControlPlane;
 use crate::host::departures::Wish;
 use crate::host::news::NEWS;
-use crate::host::{answers, departures, lifecycle, moves, start};
+use crate::host::{answers, departures, lifecycle, moves, start, whereabouts};
 
 /// Serves consoles until the process ends.
 pub fn serve(plane: &Arc<ControlPlane>, listener: &Listener) {
@@ -65,7 +65,7 @@ fn answer(plane: &Arc<ControlPlane>, request: HostRequest, caller: &Caller<'_>) 
     let vm = request.changes().cloned();
     match (carry_out(plane, request, caller), vm) {
         ((HostAnswer::Refused(mut refusal), _), Some(vm)) if refusal.vm_now.is_none() => {
-            refusal.vm_now = answers::where_is(plane, &vm);
+            refusal.vm_now = whereabouts::where_is(plane, &vm);
             (HostAnswer::Refused(refusal), Vec::new())
         }
         (answered, _) => answered,

@@ -1,0 +1,50 @@
+//! Where a VM is, for a person: what this host itself has to do with it, and else what its lease says.
+
+use model::names::VmName;
+
+use crate::api::host::VmState;
+use crate::api::lease::Holder;
+use crate::host::control_plane::ControlPlane;
+use crate::host::located::{Located, locate};
+
+/// Where a VM is, for a person, as far as that is known at once.
+pub fn where_is(plane: &ControlPlane, name: &VmName) -> Option<String> {
+    if let Some(here) = told_here(plane, name) {
+        return Some(here);
+    }
+    // A datastore that is away would be waited for.
+    if !plane.datastores.all().iter().all(|datastore| datastore.available()) {
+        return None;
+    }
+    told_by_lease(plane, &locate(plane, name, "").ok()?)
+}
+
+/// What this host itself has to do with a VM, if it is more than that one comes.
+pub fn told_here(plane: &ControlPlane, name: &VmName) -> Option<String> {
+    let here = plane.name();
+    match plane.vms.state(name)? {
+        VmState::Running => Some(format!("it is running on {here}")),
+        VmState::Paused => Some(format!("it is paused on {here}")),
+        VmState::MovingIn => None,
+        _ => Some(format!("it is on {here}")),
+    }
+}
+
+/// Where a VM is by its lease, of which nothing is here that [`told_here`] tells; `None` where that does not tell it, as one of
+/// this host's own does not of a VM that is on its way.
+pub fn told_by_lease(plane: &ControlPlane, located: &Located) -> Option<String> {
+    match plane.leases.holder(&located.vm()).ok()? {
+        None => Some("it is stopped".to_owned()),
+        Some(holder) if is_idle(plane, &located.name, &holder) => {
+            Some(format!("it is held by {}, which runs nothing of it", holder.name))
+        }
+        Some(holder) if holder.own => None,
+        Some(holder) if holder.alive => Some(format!("it is on {}", holder.name)),
+        Some(holder) => Some(format!("it was on {}, which is dead or cut off", holder.name)),
+    }
+}
+
+/// Whether this host holds a VM that it does nothing with.
+pub fn is_idle(plane: &ControlPlane, name: &VmName, holder: &Holder) -> bool {
+    holder.own && plane.vms.state(name).is_none()
+}
