@@ -24,6 +24,9 @@ pub enum VmmRequest {
         /// Whether an initial RAM disk follows the kernel.
         initrd: bool,
     },
+    /// Takes back the locks of disks that were let go of in a stun. What the lease said before may be old by then: it is to be
+    /// asked between this and `Resume`.
+    TakeDisks,
     /// Lets the vCPUs run, for the first time or after a pause or a stun.
     Resume,
     /// Stops the vCPUs.

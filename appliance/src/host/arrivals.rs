@@ -22,7 +22,7 @@ use crate::host::moves::shown;
 use crate::host::reap::{self, GONE_BOUND};
 use crate::host::record::MovingIn;
 use crate::host::running::Running;
-use crate::host::settling::{ENGINE_DIED, go_on};
+use crate::host::settling::{ENGINE_DIED, StandsStill, go_on};
 use crate::host::vms::{Claim, Unclaimed};
 use crate::host::{checks, ends, facts, owed, receipts, record};
 use crate::journal;
@@ -144,6 +144,7 @@ fn follow(
             (Ok(FromMigrate::OpenDisks(_)), Some(born)) => {
                 let opened = born::attach_disks(located, &born.running)
                     .map_err(Unattached::reason)
+                    .and_then(|()| still_ours(plane, &born.running, incoming.vm.epoch + 1))
                     .and_then(|()| plane.open_taps(&born.running))
                     .map_err(|reason| reason.cause);
                 disks_open = opened.is_ok();
@@ -261,17 +262,21 @@ fn ask_lease(
                 let opened = if disks_open || life(&born.running) == Some(VmmLife::Running) {
                     Ok(())
                 } else {
-                    open(plane, &born.running)
+                    open(plane, &born.running, holder.epoch)
                 };
                 match opened {
-                    Ok(()) => {
-                        let own = |why| NotHere { why: format!("the VM is this host's, but {why}"), may_hold: true };
-                        go_on(&born.running, paused).map_err(own)?;
-                        plane.announce(&born.running);
-                        settle_in(plane, paused, born, holder.epoch);
-                        tell_disks_open(plane, id);
-                        return Ok("moved");
-                    }
+                    Ok(()) => match go_on(plane, &born.running, holder.epoch, paused) {
+                        Ok(()) => {
+                            plane.announce(&born.running);
+                            settle_in(plane, paused, born, holder.epoch);
+                            tell_disks_open(plane, id);
+                            return Ok("moved");
+                        }
+                        Err(StandsStill::Lease(failure)) => why = format!("the VM is this host's, but {failure}"),
+                        Err(StandsStill::Monitor(cause)) => {
+                            return Err(NotHere { why: format!("the VM is this host's, but {cause}"), may_hold: true });
+                        }
+                    },
                     // This is the only copy, and a datastore that is only being mounted will have its disks.
                     Err(cause) => why = format!("the VM is this host's, but {cause}"),
                 }
@@ -288,14 +293,19 @@ fn ask_lease(
     Err(NotHere { why, may_hold: true })
 }
 
-/// Opens the disks and taps of a VM that is this host's.
-fn open(plane: &ControlPlane, running: &Running) -> Result<(), String> {
+/// That a VM which has its disks, and their locks, is this host's still, in this epoch or a later one.
+fn still_ours(plane: &ControlPlane, running: &Running, epoch: u64) -> Result<(), Reason> {
+    plane.leases.assure(&running.vm, |now| now >= epoch).map(drop).map_err(|failure| failure.reason())
+}
+
+/// Opens the disks and taps of a VM that is this host's in this epoch.
+fn open(plane: &ControlPlane, running: &Running, epoch: u64) -> Result<(), String> {
     let vm = &running.vm;
     let datastore = plane.datastores.get(&vm.datastore);
     let datastore = datastore.ok_or_else(|| format!("datastore {} is not configured here any more", vm.datastore))?;
     let located = Located { name: vm.vm.clone(), datastore, config_text: running.config_text.clone() };
     let opened = born::attach_disks(&located, running).map_err(Unattached::reason);
-    let opened = opened.and_then(|()| plane.open_taps(running));
+    let opened = opened.and_then(|()| still_ours(plane, running, epoch)).and_then(|()| plane.open_taps(running));
     opened.map_err(|reason| reason.cause)
 }
 

@@ -181,6 +181,23 @@ impl Leases {
         }
     }
 
+    /// That this host still holds a VM, in an epoch that `may` be that of what is to run. To be asked when the locks of its
+    /// disks are taken: a host may have stood still with its clock since the lease said so last, and others have run the VM
+    /// meanwhile. If it stands still from now on, it loses the locks (`docs/decisions/the-disk-locks.md`).
+    ///
+    /// # Errors
+    /// Another holds it, or nobody, or the lease does not tell.
+    pub fn assure(&self, vm: &VmOnDatastore, may: impl FnOnce(u64) -> bool) -> Result<u64, LeaseFailure> {
+        match self.holder(vm)? {
+            Some(holder) if holder.own && may(holder.epoch) => Ok(holder.epoch),
+            Some(holder) if holder.own => {
+                Err(LeaseFailure::Failed(format!("this host holds it in another epoch by now, {}", holder.epoch)))
+            }
+            Some(holder) => Err(LeaseFailure::HeldBy(holder)),
+            None => Err(LeaseFailure::Failed("this host does not hold it any more".to_owned())),
+        }
+    }
+
     /// Who holds which of these VMs of a datastore; those that nobody holds are left out.
     ///
     /// # Errors

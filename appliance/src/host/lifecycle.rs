@@ -127,15 +127,11 @@ pub fn pause(plane: &ControlPlane, name: &VmName) -> Result<String, Diagnosis> {
 pub fn resume(plane: &ControlPlane, name: &VmName) -> Result<String, Diagnosis> {
     let what = format!("VM {name} was not resumed");
     let mut held = plane.vms.hold(name, &[VmState::Paused], VmState::Resuming, &what)?;
-    match plane.leases.holder(&held.running().vm) {
-        Ok(Some(holder)) if holder.own => {}
-        Ok(Some(holder)) => {
-            let cause = format!("{} holds it now", holder.name);
-            return Err(Diagnosis::new(&what, cause, format!("vm show {name}")));
-        }
-        Ok(None) => return Err(Diagnosis::new(&what, "its lease was given up", format!("vm show {name}"))),
-        Err(failure) => return Err(Diagnosis::of(&what, vec![failure.reason()])),
-    }
+    // A stun that came to nothing let go of its disks.
+    asked(held.running(), &VmmRequest::TakeDisks, &what)?;
+    let epoch = held.running().epoch();
+    let assured = plane.leases.assure(&held.running().vm, |now| now >= epoch);
+    assured.map_err(|failure| Diagnosis::of(&what, vec![failure.reason()]))?;
     let resumed = asked(held.running(), &VmmRequest::Resume, &what);
     settle(plane, &mut held, resumed.is_ok().then_some(VmState::Running));
     resumed.map(|_| format!("VM {name} runs on this host"))

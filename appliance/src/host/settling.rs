@@ -107,17 +107,44 @@ fn owe_what_is_left(plane: &ControlPlane, held: &Held<'_>) {
 pub(super) fn goes_on(plane: &ControlPlane, held: &mut Held<'_>, epoch: u64) -> String {
     let paused = *held.before() == VmState::Paused;
     hold_in(plane, held.running(), epoch, paused);
-    let host = plane.name();
-    match go_on(held.running(), paused) {
-        Ok(()) => still_here(plane, held),
-        // A process that ends closes its connections some time before it is gone.
-        Err(_) if held.running().monitor.wait_gone(DYING).is_ok() => still_here(plane, held),
-        Err(error) => {
-            held.leave_as(VmState::Paused);
-            record::update(&plane.run_dir, held.running(), true);
-            format!("it is {host}'s, but could not be resumed ({error}) and is paused: vm resume")
+    let (host, vm) = (plane.name(), held.running().vm.vm.clone());
+    let mut told = String::new();
+    let why = loop {
+        let failure = match go_on(plane, held.running(), epoch, paused) {
+            Ok(()) => return still_here(plane, held),
+            Err(StandsStill::Monitor(why)) => break why,
+            Err(StandsStill::Lease(LeaseFailure::HeldBy(holder))) => break format!("{} holds it now", holder.name),
+            Err(StandsStill::Lease(failure)) => failure,
+        };
+        if held.running().monitor.is_gone() || !held.is_here() {
+            return still_here(plane, held);
         }
+        let waits = format!("its lease, which says whether it may still run here: {failure}");
+        if waits != told {
+            log::warn!("VM {vm} is stopped and waits for {waits}");
+            plane.vms.waits_for(&vm, Some(waits.clone()));
+            told = waits;
+        }
+        std::thread::sleep(ASK_AGAIN);
+    };
+    // A process that ends closes its connections some time before it is gone.
+    if held.running().monitor.wait_gone(DYING).is_ok() {
+        return still_here(plane, held);
     }
+    held.leave_as(VmState::Paused);
+    record::update(&plane.run_dir, held.running(), true);
+    format!("it is {host}'s, but could not be resumed ({why}) and is paused: vm resume")
+}
+
+/// Why a VM does not go on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StandsStill {
+    /// The lease does not say that it may.
+    #[error("{0}")]
+    Lease(LeaseFailure),
+    /// Its monitor does not let it.
+    #[error("{0}")]
+    Monitor(String),
 }
 
 /// Where a VM is that was not moved, for a person: `it is still paused on host-a`.
@@ -135,13 +162,15 @@ pub(super) fn still_here(plane: &ControlPlane, held: &Held<'_>) -> String {
 }
 
 /// Lets a VM that this host holds run, unless it runs already (it was not stunned) or was paused before.
-pub(super) fn go_on(running: &Running, paused: bool) -> Result<(), String> {
-    let status = running.monitor.ask(&VmmRequest::Status, &[]).map_err(|error| error.to_string())?;
-    let runs = matches!(status, VmmAnswer::Status(status) if status.life == VmmLife::Running);
+pub(super) fn go_on(plane: &ControlPlane, running: &Running, epoch: u64, paused: bool) -> Result<(), StandsStill> {
+    let ask = |request| running.monitor.ask(&request, &[]).map_err(|error| StandsStill::Monitor(error.to_string()));
+    let runs = matches!(ask(VmmRequest::Status)?, VmmAnswer::Status(status) if status.life == VmmLife::Running);
     if paused || runs {
         return Ok(());
     }
-    running.monitor.ask(&VmmRequest::Resume, &[]).map(|_| ()).map_err(|error| error.to_string())
+    ask(VmmRequest::TakeDisks)?;
+    plane.leases.assure(&running.vm, |now| now >= epoch).map_err(StandsStill::Lease)?;
+    ask(VmmRequest::Resume).map(|_| ())
 }
 
 /// This host holds the VM in this epoch now, and a control plane after this one must know.

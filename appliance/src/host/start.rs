@@ -130,6 +130,7 @@ fn bring_up(
     let written = record::write(&plane.run_dir, &born.running, false);
     written.map_err(|error| Reason::new(format!("its record cannot be written: {error}"), "host check"))?;
     disks(plane, located, &born.running, caller)?;
+    plane.leases.assure(&born.running.vm, |now| now == epoch).map_err(|failure| failure.reason())?;
     boot(plane, located, &born.running)?;
     plane.owed.settled(&born.running.vm);
     plane.vms.put(name, Arc::clone(&born.running), VmState::Running);

@@ -237,7 +237,7 @@ impl Arrival {
                 VmmAnswer::Status(status) => Ok(status.clock_ns),
                 _ => Err(defect("the monitor did not say what the guest's clock shows")),
             }),
-            Purpose::Stun | Purpose::Nothing => return None,
+            Purpose::Stun | Purpose::TakeDisks | Purpose::Nothing => return None,
         })
     }
 

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
+use model::diagnosis::Reason;
 use protocol::session::{self, LeaseAsk};
 
 use crate::api::channel::Channel;
@@ -60,6 +61,51 @@ impl Question {
             Err(error) => unknown(format!("the lease role does not answer: {error}")),
         }
     }
+}
+
+/// The question whether this host still holds a VM, when the locks of its disks were taken and before its vCPUs run: the host may
+/// have stood still with its clock since the lease said so last (`docs/decisions/the-disk-locks.md`).
+#[derive(Debug)]
+pub struct Assurance {
+    channel: Channel<LeaseRequest, LeaseAnswer>,
+    epoch: u64,
+}
+
+impl AsFd for Assurance {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+}
+
+impl Assurance {
+    /// Asks for a VM that is to run in `epoch`.
+    ///
+    /// # Errors
+    /// The lease role cannot be asked.
+    pub fn ask(run_dir: &RunDir, vm: VmOnDatastore, epoch: u64) -> Result<Self, Reason> {
+        let channel = Channel::connect(&run_dir.socket("lease")).map_err(|error| unassured(&error))?;
+        channel.send(&LeaseRequest::Query(vm), &[]).map_err(|error| unassured(&error))?;
+        Ok(Self { channel, epoch })
+    }
+
+    /// The answer; to be called when the connection is readable.
+    ///
+    /// # Errors
+    /// Another holds the VM, or the lease does not tell.
+    pub fn answer(&self) -> Result<(), Reason> {
+        match self.channel.receive() {
+            Ok((LeaseAnswer::Holder(Some(holder)), _)) if holder.own && holder.epoch >= self.epoch => Ok(()),
+            Ok((LeaseAnswer::Holder(Some(holder)), _)) => Err(unassured(&format!("{} holds it", holder.name))),
+            Ok((LeaseAnswer::Holder(None), _)) => Err(unassured(&"nobody holds it")),
+            Ok((LeaseAnswer::Failed(why) | LeaseAnswer::Unknown(why), _)) => Err(unassured(&why)),
+            Ok((other, _)) => Err(unassured(&format!("the lease role answered what was not asked: {other:?}"))),
+            Err(error) => Err(unassured(&error)),
+        }
+    }
+}
+
+fn unassured(why: &dyn std::fmt::Display) -> Reason {
+    Reason::new(format!("its lease does not say that it is this host's still: {why}"), "log show lease")
 }
 
 /// Only an epoch after `base` is a decision of this move.

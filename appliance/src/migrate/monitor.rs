@@ -25,6 +25,8 @@ pub enum Purpose {
     /// The guest was looked at: at the source whether it runs, before it is to go on; at the destination what its clock
     /// shows, when it goes on.
     Look,
+    /// To have the locks of its disks again, before the lease is asked whether it may run.
+    TakeDisks,
     /// The guest was to go on.
     Resume,
     /// Nobody waits for the answer.

@@ -25,7 +25,7 @@ use super::compression::Compressor;
 use super::defect::{defect, monitor_gone};
 use super::desk::{Desk, Wire};
 use super::dirty_pages::DirtyPages;
-use super::lease::Question;
+use super::lease::{Assurance, Question};
 use super::memory::GuestRam;
 use super::monitor::{self, Monitor, Purpose};
 use super::records::{Sending, SendingError, Step};
@@ -61,6 +61,10 @@ pub struct Departure {
     sending: VecDeque<Sending>,
     compressor: Compressor,
     questions: Vec<Question>,
+    /// The epoch in which the VM goes on here.
+    goes_on_in: u64,
+    /// The question whether it still may, when it has its disks.
+    assurance: Option<Assurance>,
     /// The phase that the log tells of.
     pub phase: Option<PhaseName>,
     ended: bool,
@@ -94,6 +98,8 @@ impl Departure {
             sending: VecDeque::new(),
             compressor: Compressor::default(),
             questions: Vec::new(),
+            goes_on_in: 0,
+            assurance: None,
             phase: None,
             ended: false,
         })
@@ -204,29 +210,30 @@ impl Departure {
         self.go_on(now, desk, wire);
     }
 
-    /// The connections whose other ends may answer: the monitor's first, then one for each question.
+    /// The connections whose other ends may answer: the monitor's first, then one for each question, then that of the assurance.
     pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let mut all = vec![self.monitor.as_fd()];
         all.extend(self.questions.iter().map(AsFd::as_fd));
+        all.extend(self.assurance.iter().map(AsFd::as_fd));
         all
     }
 
     /// One of [`Self::descriptors`] is readable.
     pub fn readable(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>, index: usize) {
         let input = match index.checked_sub(1) {
-            None => self.monitor_answered(),
+            None => self.monitor_answered(desk),
             Some(question) if question < self.questions.len() => {
                 let question = self.questions.remove(question);
                 Some(Input::Lease(question.asked(), question.answer()))
             }
-            Some(_) => None,
+            Some(_) => self.assured(),
         };
         if let Some(input) = input {
             self.hear(now, desk, wire, input);
         }
     }
 
-    fn monitor_answered(&mut self) -> Option<Input> {
+    fn monitor_answered(&mut self, desk: &Desk<'_>) -> Option<Input> {
         let (purpose, answer, beside) = match self.monitor.take() {
             Ok(answered) => answered?,
             Err(error) => return Some(Input::GuestGone { cause: monitor_gone(&error) }),
@@ -241,11 +248,31 @@ impl Departure {
             Purpose::Stun => Input::GuestStunned(done.and_then(|()| self.stopped(&answer, beside))),
             Purpose::Look => match answer {
                 VmmAnswer::Status(status) if status.life == VmmLife::Running => Input::GuestResumed(Ok(())),
-                _ => return self.ask_monitor(VmmRequest::Resume, Vec::new(), Purpose::Resume),
+                _ => return self.ask_monitor(VmmRequest::TakeDisks, Vec::new(), Purpose::TakeDisks),
+            },
+            Purpose::TakeDisks => match done.and_then(|()| self.ask_assurance(desk)) {
+                Ok(()) => return None,
+                Err(reason) => Input::GuestResumed(Err(reason)),
             },
             Purpose::Resume => Input::GuestResumed(done),
             Purpose::Restore | Purpose::Nothing => return None,
         })
+    }
+
+    fn ask_assurance(&mut self, desk: &Desk<'_>) -> Result<(), Reason> {
+        self.assurance = Some(Assurance::ask(desk.run_dir, self.vm(), self.goes_on_in)?);
+        Ok(())
+    }
+
+    fn assured(&mut self) -> Option<Input> {
+        match self.assurance.take()?.answer() {
+            Ok(()) => self.ask_monitor(VmmRequest::Resume, Vec::new(), Purpose::Resume),
+            Err(reason) => Some(Input::GuestResumed(Err(reason))),
+        }
+    }
+
+    fn vm(&self) -> VmOnDatastore {
+        VmOnDatastore { datastore: self.order.vm.datastore.clone(), vm: self.order.vm.name.clone() }
     }
 
     fn harvested(&self) -> Result<PageSet, Reason> {
@@ -386,6 +413,7 @@ impl Departure {
 
     /// The right is what allows it: it exists only where the lease names this host.
     fn resume(&mut self, right: &RightToRun) -> Option<Input> {
+        self.goes_on_in = right.epoch();
         log::info!("VM {} goes on here in epoch {}", self.order.vm.name, right.epoch());
         if self.run_state() == RunState::Paused {
             return Some(Input::GuestResumed(Ok(())));
@@ -395,8 +423,7 @@ impl Departure {
     }
 
     fn ask_lease(&mut self, desk: &Desk<'_>, ask: LeaseAsk) -> Option<Input> {
-        let vm = VmOnDatastore { datastore: self.order.vm.datastore.clone(), vm: self.order.vm.name.clone() };
-        match Question::ask(desk.run_dir, ask, vm, self.own_identity, self.order.vm.epoch) {
+        match Question::ask(desk.run_dir, ask, self.vm(), self.own_identity, self.order.vm.epoch) {
             Ok(question) => {
                 self.questions.push(question);
                 None

@@ -80,6 +80,9 @@ impl Session<'_> {
             VmmRequest::Build { spec } => done(self.build(spec, beside)),
             VmmRequest::AttachDisk { index } => self.attach_disk(index, beside),
             VmmRequest::Load { cmdline, initrd } => done(self.load(&cmdline, initrd, beside)),
+            VmmRequest::TakeDisks => {
+                done(self.with_machine(|machine| machine.take_disks().map_err(|error| chain(&error))))
+            }
             VmmRequest::Resume => done(self.with_machine(|machine| machine.resume().map_err(|error| chain(&error)))),
             VmmRequest::Pause => done(self.with_machine(|machine| machine.pause().map_err(|error| chain(&error)))),
             VmmRequest::PowerButton => done(self.with_machine(|machine| {

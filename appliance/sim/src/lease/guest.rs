@@ -1,13 +1,19 @@
 //! VMs that run: from their launch over the lock of their disk and what they write there to their end.
 
+use protocol::lease::host_lease::Standing;
 use protocol::lease::identity::Epoch;
+use protocol::lease::vm_lease::{Answer, LeaseError, Request};
 use protocol::time::Duration;
 
 use super::event::Event;
 use super::faults::Fences;
 use super::host::Frozen;
 use super::locks::Client;
-use super::world::World;
+use super::wishes::Wish;
+use super::world::{World, vm_name};
+
+/// Pause between two tries to take a lock, or to hear of the lease.
+const LOCK_AGAIN: Duration = Duration::from_millis(500);
 
 /// One VM on one host.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +31,9 @@ pub(crate) struct Instance {
 pub(crate) enum Stage {
     /// It waits for the server's lock on its disk.
     AwaitLock,
+    /// It has the lock, and asks the lease once more: what the lease said before the lock was taken may be old, if the host
+    /// stood still with its clock in between.
+    AwaitWord,
     /// Its vCPUs run.
     Running,
     /// It is stopped for a move, and will run again only if this host wins the next epoch.
@@ -54,8 +63,15 @@ impl World {
         let held = self.hosts[host].holds(now, vm);
         let frozen = self.hosts[host].frozen.is_some();
         let Some(instance) = self.hosts[host].instance(vm, id) else { return };
-        if instance.stage != Stage::AwaitLock {
-            return;
+        match instance.stage {
+            Stage::AwaitLock => {}
+            // Asked again: the lease process may have died with the question.
+            Stage::AwaitWord if !frozen => {
+                self.ask(host, Wish::Assure(vm, id), Request::Query(vm_name(vm)));
+                return self.queue.after(LOCK_AGAIN, Event::Lock { host, vm, instance: id });
+            }
+            Stage::AwaitWord => return self.queue.after(LOCK_AGAIN, Event::Lock { host, vm, instance: id }),
+            Stage::Running | Stage::Stopped => return,
         }
         if self.hosts[host].cut || frozen || held != Some(instance.epoch) {
             if held.is_none() && !frozen {
@@ -63,11 +79,30 @@ impl World {
             }
         } else if self.locks.take(now, vm, client, id) {
             if let Some(instance) = self.hosts[host].instance_mut(vm, id) {
-                instance.stage = Stage::Running;
+                instance.stage = Stage::AwaitWord;
             }
-            return self.runs(host, vm, id);
+            self.ask(host, Wish::Assure(vm, id), Request::Query(vm_name(vm)));
         }
-        self.queue.after(Duration::from_millis(500), Event::Lock { host, vm, instance: id });
+        self.queue.after(LOCK_AGAIN, Event::Lock { host, vm, instance: id });
+    }
+
+    /// The lease says who holds a VM whose lock this host has: it runs only in the epoch for which the lock was taken.
+    pub(super) fn assured(&mut self, host: usize, vm: usize, id: u64, result: &Result<Answer, LeaseError>) {
+        let Some(instance) = self.hosts[host].instance(vm, id).filter(|i| i.stage == Stage::AwaitWord) else { return };
+        let standing = self.hosts[host].process.as_ref().map(|process| process.keeper.standing());
+        match (result, standing) {
+            (Ok(Answer::Holder(Some(holder))), Some(Standing::Live(me)))
+                if holder.who == me && holder.epoch == instance.epoch =>
+            {
+                if let Some(instance) = self.hosts[host].instance_mut(vm, id) {
+                    instance.stage = Stage::Running;
+                }
+                self.runs(host, vm, id);
+            }
+            (Ok(_), _) => self.destroy(host, vm),
+            // The next look asks again.
+            (Err(_), _) => {}
+        }
     }
 
     /// The vCPUs of a VM begin to run, or go on.

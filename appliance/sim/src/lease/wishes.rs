@@ -19,6 +19,8 @@ pub(crate) enum Wish {
     Start(usize),
     /// A VM runs, the lease process is new: is it still held?
     Confirm(usize, u64),
+    /// The lock of a VM's disk was taken: does this host still hold the VM?
+    Assure(usize, u64),
     /// A VM was stopped.
     GiveUp(usize),
     /// As the destination of a move.
@@ -50,7 +52,7 @@ impl World {
             Wish::Confirm(vm, _) | Wish::ResolveSource(vm, ..) | Wish::ResolveDestination(vm, _) | Wish::GiveUp(vm) => {
                 vm
             }
-            Wish::Start(_) | Wish::Prepare(..) | Wish::Commit(..) | Wish::Query => return,
+            Wish::Start(_) | Wish::Assure(..) | Wish::Prepare(..) | Wish::Commit(..) | Wish::Query => return,
         };
         let pause = self.rng.span(Duration::from_millis(200), Duration::from_secs(1));
         self.queue.after(pause, Event::Again { host, vm, wish });
@@ -94,6 +96,7 @@ impl World {
                     self.launch(host, vm, epoch);
                 }
             }
+            Wish::Assure(vm, id) => self.assured(host, vm, id, &result),
             Wish::Confirm(vm, id) => self.confirmed(host, vm, id, mine, &result),
             Wish::Prepare(vm, moving) => {
                 if let Ok(Answer::Prepared(_)) = result {

@@ -184,6 +184,15 @@ impl Machine {
         Ok(())
     }
 
+    /// Takes back the locks of the disks that it let go of when it saved its state, as [`Self::resume`] does first: so that
+    /// whoever lets it run can ask in between whether it still may. A lock that was lost otherwise stays lost.
+    ///
+    /// # Errors
+    /// Another has a disk locked.
+    pub fn take_disks(&mut self) -> Result<(), MachineError> {
+        Ok(self.installed.lock_disks()?)
+    }
+
     /// Runs the guest, for the first time or again. One that runs already goes on.
     ///
     /// # Errors
@@ -198,7 +207,7 @@ impl Machine {
             Phase::Running => return Ok(()),
             Phase::Ready => {}
         }
-        self.installed.lock_disks()?;
+        self.take_disks()?;
         let started = Instant::now();
         for (index, device) in self.devices.iter().enumerate() {
             if let Err(error) = enter(device).resume() {
