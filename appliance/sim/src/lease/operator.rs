@@ -55,8 +55,14 @@ impl World {
 
     fn start(&mut self, host: usize, vm: usize) {
         let it = &self.hosts[host];
-        // As the control plane does: a VM that is being started is not started again.
-        let pending = it.wishes.values().any(|(_, wish)| matches!(wish, Wish::Start(started) if *started == vm));
+        // As the control plane does: a VM that is being started, or that moves in, is not started.
+        let pending = it.wishes.values().any(|(_, wish)| match wish {
+            Wish::Start(other)
+            | Wish::Prepare(other, _)
+            | Wish::Commit(other, _)
+            | Wish::ResolveDestination(other, _) => *other == vm,
+            _ => false,
+        });
         if it.up && it.frozen.is_none() && !pending && !it.instances.contains_key(&vm) {
             self.ask(host, Wish::Start(vm), Request::Acquire(vm_name(vm), Take::IfFree));
         }

@@ -11,9 +11,9 @@ use crate::lease::watch::{Death, Life};
 /// What is asked of a VM's lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Become the holder, if nobody who lives holds it. To be asked only while the VM neither runs here nor is being
-    /// moved away: that this host holds it already is said on the strength of one read, and a move that is prepared
-    /// and committed after that read would make it untrue.
+    /// Become the holder, if nobody who lives holds it. To be asked only while the VM neither runs here nor moves in or
+    /// away: that this host holds it already is said on the strength of one read, and a move that is prepared and
+    /// committed after that read would make it untrue.
     Acquire(VmName, Take),
     /// The VM does not run here any more: let others have it at once.
     GiveUp(VmName),
