@@ -1,7 +1,7 @@
 //! The rooms of the one binary. `main.rs` maps a name to a role; everything else is here, so that tests outside can walk in.
 //!
 //! In reading order: [`role`] (the manifest), [`init`] (PID 1), [`api`] (what roles say to each other), [`console`] (one
-//! for each terminal), and what roles share: [`journal`], [`configuration`], [`datastore`], [`network`].
+//! for each terminal), and what roles share: [`journal`], [`configuration`], [`datastore`], [`network`], [`wall_clock`].
 
 pub mod api;
 pub mod configuration;
@@ -16,3 +16,4 @@ pub mod network;
 pub mod role;
 pub mod sigterm;
 pub mod vmm;
+pub mod wall_clock;

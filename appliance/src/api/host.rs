@@ -372,6 +372,8 @@ pub enum VmHolder {
         name: HostName,
         /// It is the host that answers, and nothing of the VM goes on there.
         idle: bool,
+        /// Since when it holds the VM without a break, seconds since 1970 on its own wall clock, if it said so.
+        since_unix_s: Option<u64>,
     },
 }
 
@@ -388,6 +390,8 @@ pub struct LeaseRow {
     pub epoch: u64,
     /// The holder's own lease.
     pub life: HolderLife,
+    /// Since when it holds the VM without a break, seconds since 1970 on its own wall clock, if it said so.
+    pub since_unix_s: Option<u64>,
 }
 
 /// The host lease of a holder.

@@ -153,6 +153,8 @@ pub struct Holder {
     pub alive: bool,
     /// It is this host, in this generation.
     pub own: bool,
+    /// Since when it holds the VM without a break, seconds since 1970 on its own wall clock, if it said so.
+    pub since_unix_s: Option<u64>,
 }
 
 /// A host's lease as this host sees it.

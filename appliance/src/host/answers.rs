@@ -182,7 +182,7 @@ fn vm(plane: &ControlPlane, name: &VmName) -> Result<VmDetail, Diagnosis> {
         Some(None) => (0, VmHolder::Nobody),
         Some(Some(holder)) => {
             let idle = is_idle(plane, name, holder);
-            (holder.epoch, VmHolder::Host { name: holder.name.clone(), idle })
+            (holder.epoch, VmHolder::Host { name: holder.name.clone(), idle, since_unix_s: holder.since_unix_s })
         }
     };
     let running = plane.vms.running(name);
@@ -375,7 +375,7 @@ mod tests {
         let (text, json) = shown();
         assert!(text.contains("does not tell who holds it") && json == "unknown", "{text}{json}");
         let (name, host) = ("host-a".parse().expect("valid"), [1; 16]);
-        let own = Holder { host, name, generation: 1, epoch: 3, alive: true, own: true };
+        let own = Holder { host, name, generation: 1, epoch: 3, alive: true, own: true, since_unix_s: None };
         *lease.lock().expect("held") = LeaseAnswer::Holder(Some(own));
         let (text, json) = shown();
         assert!(text.contains("epoch 3, held by host-a, which runs nothing of it"), "{text}");
@@ -434,7 +434,8 @@ mod tests {
         };
         let holder = |alive: bool, own: bool| {
             let name = if own { "host-a" } else { "host-b" }.parse().expect("valid");
-            *held.lock().expect("held") = Some(Holder { host: [2; 16], name, generation: 1, epoch: 3, alive, own });
+            *held.lock().expect("held") =
+                Some(Holder { host: [2; 16], name, generation: 1, epoch: 3, alive, own, since_unix_s: None });
         };
         assert_eq!(told(), "it is stopped");
         holder(true, false);

@@ -420,7 +420,7 @@ mod tests {
     /// The lease came to this host.
     fn is_own(request: &LeaseRequest) -> LeaseAnswer {
         let (host, name) = ([1; 16], "host-a".parse().expect("valid"));
-        let own = Holder { host, name, generation: 1, epoch: 2, alive: true, own: true };
+        let own = Holder { host, name, generation: 1, epoch: 2, alive: true, own: true, since_unix_s: None };
         match request {
             LeaseRequest::Query(_) => LeaseAnswer::Holder(Some(own)),
             _ => LeaseAnswer::Failed("the datastore does not answer".to_owned()),

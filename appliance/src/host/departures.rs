@@ -386,7 +386,15 @@ mod tests {
     #[test]
     fn a_check_leaves_the_vm_and_its_lease_alone_whatever_becomes_of_it_meanwhile() {
         let host_b: HostName = "host-b".parse().expect("valid");
-        let holder = Holder { host: [2; 16], name: host_b, generation: 1, epoch: 2, alive: true, own: false };
+        let holder = Holder {
+            host: [2; 16],
+            name: host_b,
+            generation: 1,
+            epoch: 2,
+            alive: true,
+            own: false,
+            since_unix_s: None,
+        };
         let place = Place::without_datastore("departure-check", move |_| LeaseAnswer::HeldBy(holder.clone()));
         let web = "web".parse().expect("valid");
         let monitor = StandIn::start(&web);
@@ -471,7 +479,15 @@ mod tests {
     #[test]
     fn a_move_whose_engine_died_after_the_commit_is_listed_as_moved() {
         let host_b: HostName = "host-b".parse().expect("valid");
-        let holder = Holder { host: [2; 16], name: host_b.clone(), generation: 1, epoch: 2, alive: true, own: false };
+        let holder = Holder {
+            host: [2; 16],
+            name: host_b.clone(),
+            generation: 1,
+            epoch: 2,
+            alive: true,
+            own: false,
+            since_unix_s: None,
+        };
         let place = Place::without_datastore("departure-moved", move |_| LeaseAnswer::HeldBy(holder.clone()));
         let web = "web".parse().expect("valid");
         let monitor = StandIn::start(&web);

@@ -351,6 +351,7 @@ mod tests {
             epoch: 2,
             alive: false,
             own: false,
+            since_unix_s: None,
         };
         let place = Place::without_datastore("past", move |_| LeaseAnswer::Holder(Some(holder.clone())));
         let earlier = vec!["06".repeat(16)];

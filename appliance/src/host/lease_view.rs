@@ -79,7 +79,14 @@ fn row(vm: VmOnDatastore, holder: &Holder, hosts: &[HostLease]) -> LeaseRow {
         _ if holder.alive => HolderLife::Renews { silent_ms: 0 },
         _ => HolderLife::Over,
     };
-    LeaseRow { vm: vm.vm, datastore: vm.datastore, holder: holder.name.clone(), epoch: holder.epoch, life }
+    LeaseRow {
+        vm: vm.vm,
+        datastore: vm.datastore,
+        holder: holder.name.clone(),
+        epoch: holder.epoch,
+        life,
+        since_unix_s: holder.since_unix_s,
+    }
 }
 
 /// What a person can do with a VM that is held so; `known` says whether anything of it goes on on this host.
@@ -103,7 +110,15 @@ mod tests {
     use super::*;
 
     fn holder(alive: bool, own: bool) -> Holder {
-        Holder { host: [7; 16], name: "host-b".parse().expect("valid"), generation: 3, epoch: 5, alive, own }
+        Holder {
+            host: [7; 16],
+            name: "host-b".parse().expect("valid"),
+            generation: 3,
+            epoch: 5,
+            alive,
+            own,
+            since_unix_s: None,
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::lease::guard::Guard;
 use crate::lease::lane::Lanes;
 use crate::lease::memory::{self, Kept};
 use crate::lease::watchdog::Watchdog;
+use crate::wall_clock;
 
 const IO_BOUND: Duration = Duration::from_millis(limits::LEASE_IO_BOUND_MS);
 /// Longest sleep of the loop.
@@ -184,6 +185,7 @@ fn refuse_for(told: &Receiver<Told>, pause: Wait, why: &str) {
 impl Running<'_> {
     fn go_on(&mut self, told: &Receiver<Told>) {
         loop {
+            self.keeper.tell_wall_clock(wall_clock::unix_s());
             self.keeper.handle_timeout(now());
             self.expire_ios();
             self.carry_out();

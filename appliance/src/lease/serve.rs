@@ -362,6 +362,7 @@ fn named(holder: &vm_lease::Holder, hosts: &[HostView], own: (HostId, BootId)) -
         epoch: holder.epoch.0,
         alive: matches!(holder.life, Life::Alive { .. } | Life::LookAgain),
         own: same && (view.record.host, view.record.boot) == own,
+        since_unix_s: holder.since,
     })
 }
 
@@ -403,7 +404,7 @@ mod tests {
 
     fn holder(slot: u16, host: u128, generation: u64) -> vm_lease::Holder {
         let who = Incarnation { slot: Slot(slot), generation: Generation(generation), host: HostId(host) };
-        vm_lease::Holder { who, epoch: Epoch(1), life: Life::Over(Death::Superseded) }
+        vm_lease::Holder { who, epoch: Epoch(1), life: Life::Over(Death::Superseded), since: None }
     }
 
     #[test]

@@ -27,9 +27,3 @@ impl Clock {
         self.origin + Duration::from_nanos(at.nanos().min(u64::MAX / 4))
     }
 }
-
-/// The wall clock, seconds since 1970-01-01 UTC.
-pub fn unix_s() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    u64::try_from(now.tv_sec).unwrap_or(0)
-}

@@ -14,7 +14,7 @@ use protocol::session::{LeaseAsk, Outcome, PhaseName, RightToRun};
 use protocol::wire::ValidatedOffer;
 use protocol::wire::message::RunState;
 
-use super::clock::{self, Clock};
+use super::clock::Clock;
 use super::defect::{defect, monitor_gone};
 use super::desk::{Desk, Wire};
 use super::dirty_pages::DirtyPages;
@@ -25,6 +25,7 @@ use super::records::Storage;
 use crate::api::lease::VmOnDatastore;
 use crate::api::migrate::{Ended, FromMigrate, Incoming, MigrationId, MigrationProgress, Own, Peer, VmHere, VmToMove};
 use crate::api::vmm::{VmmAnswer, VmmRequest};
+use crate::wall_clock;
 
 /// A VM that is about to come.
 #[derive(Debug)]
@@ -65,7 +66,7 @@ impl Arrival {
             here: own.name.clone(),
             peer: peer.name.clone(),
             build: env!("CARGO_PKG_VERSION").to_owned(),
-            started_unix_s: clock::unix_s(),
+            started_unix_s: wall_clock::unix_s(),
         };
         Self {
             connection,

@@ -135,6 +135,7 @@ mod tests {
             epoch,
             alive: true,
             own: false,
+            since_unix_s: None,
         })
     }
 

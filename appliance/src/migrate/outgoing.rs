@@ -20,7 +20,7 @@ use protocol::time::Duration;
 use protocol::wire::message::{Offer, RunState};
 use protocol::wire::{MigrationId, ValidatedOffer};
 
-use super::clock::{self, Clock};
+use super::clock::Clock;
 use super::compression::Compressor;
 use super::defect::{defect, monitor_gone};
 use super::desk::{Desk, Wire};
@@ -32,6 +32,7 @@ use super::records::{Sending, SendingError, Step};
 use crate::api::lease::VmOnDatastore;
 use crate::api::migrate::{Ended, FromMigrate, MigrationProgress, Outgoing, Peer, VmHere};
 use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest};
+use crate::wall_clock;
 
 /// What the state of a VM is expected to take, bytes: the vCPUs' and the devices'.
 const STATE_BYTES_A_CPU: u64 = 32 << 10;
@@ -154,7 +155,7 @@ impl Departure {
             costs,
             policy: Policy { stun_max, throttle: true, no_convergence: NoConvergence::Abort },
             offer,
-            started_unix_s: clock::unix_s(),
+            started_unix_s: wall_clock::unix_s(),
         })
     }
 

@@ -106,7 +106,7 @@ impl Directory {
 
     /// Goes on after an I/O. `chance` is any number.
     pub fn ended(&mut self, now: Instant, area: Area, me: Incarnation, chance: u64, ended: Ended<'_>) {
-        let seat = Seat { area, bank: area.geometry.directory(), tenancy: Tenancy(0), me };
+        let seat = Seat { area, bank: area.geometry.directory(), tenancy: Tenancy(0), me, unix_s: 0 };
         match (std::mem::take(&mut self.step), ended) {
             (Step::ReadBlocks, Ended::Read(bytes)) => match seat.view(bytes) {
                 Ok(view) => self.surveyed(seat, view),

@@ -12,7 +12,7 @@
 //! A decision cannot be had without its phases:
 //! ```compile_fail
 //! use protocol::lease::paxos::Promising;
-//! fn skip(promising: Promising) { promising.accept(); }
+//! fn skip(promising: Promising) { promising.accept(0); }
 //! ```
 //! and what was decided cannot be taken back:
 //! ```compile_fail
@@ -20,7 +20,7 @@
 //! fn back(decided: Decided) -> Prepared { decided.abort() }
 //! ```
 
-use super::identity::{Ballot, Epoch, Slot, Tenancy, Value};
+use super::identity::{Ballot, Epoch, Incarnation, Slot, Tenancy, Value};
 use super::layout::{Area, Bank};
 use super::record::Block;
 use super::register::{self, Corrupt};
@@ -97,6 +97,14 @@ impl View {
     pub fn is_contested(&self) -> bool {
         let current = self.decided_epoch().next();
         self.blocks.iter().flatten().any(|block| block.epoch == current)
+    }
+
+    /// Since when the holder of `epoch` holds the VM, as its own block says: seconds since 1970 on its wall clock.
+    pub fn held_since(&self, epoch: Epoch, who: Incarnation) -> Option<u64> {
+        let (block, value) = (self.block(who.slot)?, Value::Holder(who));
+        let told = block.epoch == epoch && block.accepted.is_some_and(|(_, accepted)| accepted == value);
+        let told = told || block.decided == Some((epoch, value));
+        Some(block.held_since).filter(|since| told && *since > 0)
     }
 
     /// The block of a slot.
@@ -194,10 +202,15 @@ impl Prepared {
         self.write.block.epoch
     }
 
-    /// Phase 2.
+    /// Phase 2; `unix_s` is what the wall clock shows, seconds since 1970: a host that comes to hold the VM notes it.
     #[must_use]
-    pub fn accept(self) -> Accepting {
+    pub fn accept(self, unix_s: u64) -> Accepting {
         let mut write = self.write;
+        let before = write.block.decided.filter(|(epoch, _)| *epoch > write.block.given_up);
+        let goes_on = before.is_some_and(|(_, value)| value == self.value);
+        if self.value.holder().is_some_and(|holder| holder.slot == write.slot) && !goes_on {
+            write.block.held_since = unix_s;
+        }
         write.block.accepted = Some((write.block.promised, self.value));
         write.sequence += 1;
         Accepting { write, value: self.value }
@@ -259,7 +272,7 @@ impl Decided {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::identity::{AreaId, Generation, HostId, Incarnation};
+    use super::super::identity::{AreaId, Generation, HostId};
     use super::super::layout::{Geometry, Place};
     use super::*;
 
@@ -293,6 +306,16 @@ mod tests {
             self.0[start..start + data.len()].copy_from_slice(&data);
         }
 
+        /// Decides the next epoch for a host, alone, at `unix_s`.
+        fn decide(&mut self, me: u16, unix_s: u64) -> Epoch {
+            let accepting = self.prepare(me).accept(unix_s);
+            self.write(accepting.write());
+            let decided = accepting.read(&self.view(me)).expect("alone");
+            let epoch = decided.epoch();
+            self.write(&decided.publish());
+            epoch
+        }
+
         fn prepare(&mut self, me: u16) -> Prepared {
             let promising = self.view(me).promise(host(me));
             self.write(promising.write());
@@ -303,12 +326,12 @@ mod tests {
     #[test]
     fn a_value_that_may_be_chosen_is_completed_by_whoever_comes_next() {
         let mut disk = Disk::new();
-        let accepting = disk.prepare(0).accept();
+        let accepting = disk.prepare(0).accept(7);
         disk.write(accepting.write());
         // Host 0 dies here: it has decided, and nobody knows.
         let prepared = disk.prepare(1);
         assert_eq!((prepared.value(), prepared.epoch()), (host(0), Epoch(1)));
-        let accepting = prepared.accept();
+        let accepting = prepared.accept(7);
         disk.write(accepting.write());
         let decided = accepting.read(&disk.view(1)).expect("alone");
         disk.write(&decided.publish());
@@ -316,12 +339,30 @@ mod tests {
     }
 
     #[test]
+    fn a_holder_tells_since_when_it_holds_the_vm_without_a_break() {
+        let incarnation = |slot| host(slot).holder().expect("a holder");
+        let mut disk = Disk::new();
+        let first = disk.decide(0, 100);
+        assert_eq!(disk.view(2).held_since(first, incarnation(0)), Some(100));
+        let again = disk.decide(0, 200);
+        assert_eq!(disk.view(2).held_since(again, incarnation(0)), Some(100), "it won the next epoch and held on");
+        let (mut block, sequence) = disk.view(0).mine();
+        block.given_up = again;
+        disk.write(&Write { slot: Slot(0), block, sequence });
+        let anew = disk.decide(0, 300);
+        assert_eq!(disk.view(2).held_since(anew, incarnation(0)), Some(300), "it had given it up");
+        let moved = disk.decide(1, 400);
+        assert_eq!(disk.view(2).held_since(moved, incarnation(1)), Some(400));
+        assert_eq!(disk.view(2).held_since(moved, incarnation(0)), None, "it does not hold it any more");
+    }
+
+    #[test]
     fn a_commit_that_comes_after_a_higher_ballot_does_not_decide() {
         let mut disk = Disk::new();
         let destination = disk.prepare(1);
-        let source = disk.prepare(0).accept();
+        let source = disk.prepare(0).accept(7);
         disk.write(source.write());
-        let late = destination.accept();
+        let late = destination.accept(7);
         disk.write(late.write());
         assert_eq!(late.read(&disk.view(1)).map(|d| d.value()), Err(Outvoted::Higher));
         assert_eq!(source.read(&disk.view(0)).expect("the higher ballot").value(), host(0));
@@ -331,7 +372,7 @@ mod tests {
     fn a_block_that_does_not_read_back_is_no_ground_for_a_decision() {
         let mut disk = Disk::new();
         let before = disk.0.clone();
-        let accepting = disk.prepare(0).accept();
+        let accepting = disk.prepare(0).accept(7);
         disk.write(accepting.write());
         disk.0 = before;
         assert_eq!(accepting.read(&disk.view(0)).map(|d| d.value()), Err(Outvoted::Foreign));

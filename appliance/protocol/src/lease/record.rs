@@ -149,12 +149,23 @@ pub struct Block {
     pub decided: Option<(Epoch, Value)>,
     /// As a holder, this host gave up this epoch and all before it.
     pub given_up: Epoch,
+    /// Since when this host holds the VM without a break, if it does: seconds since 1970 on its own wall clock, 0 where that
+    /// is not known. For people: nothing is decided by it.
+    pub held_since: u64,
 }
 
 impl Block {
     /// The block of a host that never took part.
     pub fn blank(tenancy: Tenancy) -> Self {
-        Self { tenancy, epoch: Epoch(0), promised: Ballot::NONE, accepted: None, decided: None, given_up: Epoch(0) }
+        Self {
+            tenancy,
+            epoch: Epoch(0),
+            promised: Ballot::NONE,
+            accepted: None,
+            decided: None,
+            given_up: Epoch(0),
+            held_since: 0,
+        }
     }
 }
 
@@ -171,6 +182,8 @@ impl Record for Block {
         body.u64(self.decided.map_or(0, |(epoch, _)| epoch.0));
         write_value(body, self.decided.map(|(_, value)| value));
         body.u64(self.given_up.0);
+        // Builds that did not know it wrote zeros here.
+        body.u64(self.held_since);
     }
 
     fn read(body: &mut Reader<'_>) -> Option<Self> {
@@ -179,12 +192,12 @@ impl Record for Block {
         let accepted = value.map(|value| (ballot, value));
         let (decided_epoch, decided) = (Epoch(body.u64()?), read_value(body)?);
         let decided = decided.map(|value| (decided_epoch, value));
-        let given_up = Epoch(body.u64()?);
+        let (given_up, held_since) = (Epoch(body.u64()?), body.u64()?);
         // Counters that no history can reach would overflow in whoever goes on counting from them.
         let possible = |counter: u64| counter < 1 << 62;
         let in_order = ballot <= promised && decided_epoch <= epoch && given_up <= epoch;
         let in_order = in_order && possible(epoch.0) && possible(promised.0);
-        in_order.then_some(Self { tenancy, epoch, promised, accepted, decided, given_up })
+        in_order.then_some(Self { tenancy, epoch, promised, accepted, decided, given_up, held_since })
     }
 }
 
@@ -249,6 +262,7 @@ mod tests {
             accepted: voted.then_some((Ballot(ballot / 2), a)),
             decided: known.then_some((Epoch(epoch - 1), d)),
             given_up: Epoch(epoch / 2),
+            held_since: ballot,
         })
     }
 

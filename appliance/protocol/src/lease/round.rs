@@ -18,6 +18,8 @@ pub struct Seat {
     pub tenancy: Tenancy,
     /// This host.
     pub me: Incarnation,
+    /// What its wall clock shows, seconds since 1970.
+    pub unix_s: u64,
 }
 
 impl Seat {
@@ -92,7 +94,7 @@ impl Round {
 
     /// Phase 2 of what was prepared.
     pub fn finish(seat: Seat, prepared: Prepared) -> (Box<Self>, Ask) {
-        let accepting = prepared.accept();
+        let accepting = prepared.accept(seat.unix_s);
         let ask = Ask::Write(accepting.write().clone());
         (Box::new(Self { seat, step: Step::WriteAccept(accepting) }), ask)
     }

@@ -13,6 +13,7 @@ use crate::api::host::{
     VmHolder, VmRow, VmState,
 };
 use crate::api::lease::GONE;
+use crate::wall_clock;
 
 /// The answer as one JSON value.
 pub fn json(answer: &HostAnswer) -> String {
@@ -202,8 +203,11 @@ fn lease_text(vm: &VmDetail) -> String {
     match &vm.holder {
         VmHolder::Unknown => "does not tell who holds it: another host may run it".to_owned(),
         VmHolder::Nobody => "held by nobody".to_owned(),
-        VmHolder::Host { name, idle: false } => format!("epoch {}, held by {name}", vm.epoch),
-        VmHolder::Host { name, idle: true } => format!("epoch {}, held by {name}, which runs nothing of it", vm.epoch),
+        VmHolder::Host { name, idle, since_unix_s } => {
+            let since = since_unix_s.map(|at| format!(" since {}", wall_clock::text(at))).unwrap_or_default();
+            let idle = if *idle { ", which runs nothing of it" } else { "" };
+            format!("epoch {}, held by {name}{since}{idle}", vm.epoch)
+        }
     }
 }
 
@@ -276,6 +280,7 @@ fn receipt_text(receipt: &Receipt) -> String {
         .line("migration", &receipt.id)
         .line("outcome", outcome)
         .line("epoch", receipt.epoch)
+        .line("began", wall_clock::text(receipt.started_unix_s))
         .line("total", ms(receipt.total_us))
         .line("memory", Bytes(receipt.memory_bytes))
         .line("sent", format!("{}, {} zero pages", Bytes(receipt.sent_bytes), receipt.zero_pages))
@@ -361,7 +366,7 @@ fn port_groups_text(port_groups: &[PortGroupRow]) -> String {
 
 fn leases_text(leases: &[LeaseRow]) -> String {
     let mut table = Table::new(["VM", "DATASTORE", "HOLDER", "EPOCH", "HOST LEASE"], "no host holds a VM");
-    for LeaseRow { vm, datastore, holder, epoch, life } in leases {
+    for LeaseRow { vm, datastore, holder, epoch, life, since_unix_s: _ } in leases {
         table.row([vm.to_string(), datastore.to_string(), holder.to_string(), epoch.to_string(), life_text(*life)]);
     }
     table.to_string()
@@ -383,6 +388,7 @@ fn lease_detail_text(lease: &LeaseDetail) -> String {
             .line("holder", format!("{}{}", row.holder, if *own { ", this host" } else { "" }))
             .line("identity", format!("{identity}, life {generation}"))
             .line("epoch", row.epoch)
+            .some("since", row.since_unix_s.map(|at| format!("{}, by {}'s clock", wall_clock::text(at), row.holder)))
             .line("host lease", life_text(row.life)),
     };
     record.some("place", place.clone()).line("next", next).to_string()

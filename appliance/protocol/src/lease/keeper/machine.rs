@@ -81,6 +81,7 @@ pub struct Keeper {
     pub(super) look_again: bool,
     pub(super) look_at: Instant,
     leaving: bool,
+    pub(super) unix_s: u64,
     pub(super) chance: u64,
     pub(super) effects: VecDeque<Effect>,
 }
@@ -106,6 +107,7 @@ impl Keeper {
             look_again: false,
             look_at: now,
             leaving: false,
+            unix_s: 0,
             chance,
             effects: VecDeque::new(),
         }
@@ -146,6 +148,11 @@ impl Keeper {
             HostView { slot, record, life }
         })
         .collect()
+    }
+
+    /// What the wall clock shows, seconds since 1970. It is written beside what this host comes to hold, for people.
+    pub fn tell_wall_clock(&mut self, unix_s: u64) {
+        self.unix_s = unix_s;
     }
 
     /// Takes in what happened.

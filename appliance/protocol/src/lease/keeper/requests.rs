@@ -69,7 +69,14 @@ impl Keeper {
 
     pub(super) fn context(&mut self, now: Instant) -> Option<Context<'_>> {
         self.chance = self.chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        Some(Context { now, area: self.area, me: self.life?, watch: &self.watch, chance: self.chance >> 33 })
+        Some(Context {
+            now,
+            area: self.area,
+            me: self.life?,
+            unix_s: self.unix_s,
+            watch: &self.watch,
+            chance: self.chance >> 33,
+        })
     }
 
     /// Drives a job with a context, if it still runs.

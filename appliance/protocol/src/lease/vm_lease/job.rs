@@ -21,6 +21,8 @@ pub struct Context<'a> {
     pub area: Area,
     /// This host's life.
     pub me: Incarnation,
+    /// What this host's wall clock shows, seconds since 1970: for people.
+    pub unix_s: u64,
     /// The lives of the others.
     pub watch: &'a Watch,
     /// Any number.
@@ -180,7 +182,7 @@ impl VmJob {
     fn seat(&self, context: &Context<'_>) -> Option<Seat> {
         let (place, tenancy) = self.home?;
         let bank = context.area.geometry.vm(place);
-        Some(Seat { area: context.area, bank, tenancy, me: context.me })
+        Some(Seat { area: context.area, bank, tenancy, me: context.me, unix_s: context.unix_s })
     }
 
     fn locate(&mut self) -> Next {
@@ -317,7 +319,7 @@ mod tests {
         let area = Area { id: AreaId(3), geometry: Geometry::new(512, 3, 1).expect("valid") };
         let me = Incarnation { slot: Slot(0), generation: Generation(1), host: HostId(1) };
         let (bank, watch) = (area.geometry.vm(Place(0)), Watch::default());
-        let context = Context { now: Instant::ZERO, area, me, watch: &watch, chance: 0 };
+        let context = Context { now: Instant::ZERO, area, me, watch: &watch, unix_s: 0, chance: 0 };
         let mut disk = vec![0; bank.extent().bytes];
         let mut job = VmJob::new(Request::Acquire("web".parse().expect("valid"), Take::IfFree), None);
         let (mut next, mut ios) = (job.begin(&context), 0);

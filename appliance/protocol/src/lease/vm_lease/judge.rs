@@ -33,23 +33,23 @@ pub(super) fn judge(request: &Request, context: &Context<'_>, view: &View, learn
     let mine = held.filter(|(_, who)| *who == context.me);
     match *request {
         Request::Query(_) => {
-            Verdict::Finish(Ok(Answer::Holder(held.map(|(epoch, who)| describe(context, epoch, who)))))
+            Verdict::Finish(Ok(Answer::Holder(held.map(|(epoch, who)| describe(context, view, epoch, who)))))
         }
         Request::GiveUp(_) => give_up(context, view, mine),
         Request::Prepare(_, source, base) => match held {
             Some((epoch, who)) if who.host == source && epoch == base && who != context.me => Verdict::Contend(me),
-            held => tell_holder(context, held),
+            held => tell_holder(context, view, held),
         },
         Request::Resolve(_, base) => match holder {
             Some((epoch, who)) if epoch > base && Some((epoch, who)) == mine => keep(context, view, epoch),
-            Some((epoch, _)) if epoch > base => tell_holder(context, holder),
+            Some((epoch, _)) if epoch > base => tell_holder(context, view, holder),
             Some((epoch, who)) if epoch == base && (who == context.me || view.mine().0.epoch > base) => {
                 Verdict::Contend(me)
             }
             // The base itself may be decided without having been published: complete that first.
             _ => match view.accepted() {
                 Some((_, value)) if view.decided_epoch() < base => Verdict::Contend(value),
-                _ => tell_holder(context, held),
+                _ => tell_holder(context, view, held),
             },
         },
         Request::Acquire(_, take) => acquire(context, view, learned_at, held, take),
@@ -73,7 +73,7 @@ fn acquire(
         (Life::Over(death), _) => death,
         (_, Take::ByForce) => Death::Forced,
         (Life::LookAgain, _) => return Verdict::Look,
-        (Life::Alive { .. }, _) => return tell_holder(context, held),
+        (Life::Alive { .. }, _) => return tell_holder(context, view, held),
     };
     let watchdog = context.watch.published(who).map_or(Watchdog::None, |(_, watchdog)| watchdog);
     Verdict::TakeOver(Taken { from: who, death, watchdog })
@@ -94,8 +94,8 @@ fn give_up(context: &Context<'_>, view: &View, mine: Option<(Epoch, Incarnation)
     }
 }
 
-fn tell_holder(context: &Context<'_>, holder: Option<(Epoch, Incarnation)>) -> Verdict {
-    let holder = holder.map(|(epoch, who)| Answer::HeldBy(describe(context, epoch, who)));
+fn tell_holder(context: &Context<'_>, view: &View, holder: Option<(Epoch, Incarnation)>) -> Verdict {
+    let holder = holder.map(|(epoch, who)| Answer::HeldBy(describe(context, view, epoch, who)));
     Verdict::Finish(holder.ok_or(LeaseError::NoLease))
 }
 
@@ -103,6 +103,6 @@ fn gave_up(view: &View, epoch: Epoch, who: Incarnation) -> bool {
     view.block(who.slot).is_some_and(|block| block.given_up >= epoch)
 }
 
-fn describe(context: &Context<'_>, epoch: Epoch, who: Incarnation) -> Holder {
-    Holder { who, epoch, life: context.watch.life(who, Instant::ZERO) }
+fn describe(context: &Context<'_>, view: &View, epoch: Epoch, who: Incarnation) -> Holder {
+    Holder { who, epoch, life: context.watch.life(who, Instant::ZERO), since: view.held_since(epoch, who) }
 }

@@ -102,6 +102,8 @@ pub struct Holder {
     pub epoch: Epoch,
     /// What is known of its life.
     pub life: Life,
+    /// Since when it holds the VM without a break, seconds since 1970 on its own wall clock, if it said so.
+    pub since: Option<u64>,
 }
 
 /// Why a request came to nothing.
