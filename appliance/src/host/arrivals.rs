@@ -295,7 +295,7 @@ fn ask_lease(
 
 /// That a VM which has its disks, and their locks, is this host's still, in this epoch or a later one.
 fn still_ours(plane: &ControlPlane, running: &Running, epoch: u64) -> Result<(), Reason> {
-    plane.leases.assure(&running.vm, |now| now >= epoch).map(drop).map_err(|failure| failure.reason())
+    plane.leases.assure(&running.vm, epoch).map(drop).map_err(|failure| failure.reason())
 }
 
 /// Opens the disks and taps of a VM that is this host's in this epoch.
@@ -423,6 +423,7 @@ mod tests {
         let own = Holder { host, name, generation: 1, epoch: 2, alive: true, own: true, since_unix_s: None };
         match request {
             LeaseRequest::Query(_) => LeaseAnswer::Holder(Some(own)),
+            LeaseRequest::Resolve { epoch: 1, .. } => LeaseAnswer::held(2),
             _ => LeaseAnswer::Failed("the datastore does not answer".to_owned()),
         }
     }
@@ -432,7 +433,7 @@ mod tests {
         let monitor = StandIn::start(&web());
         monitor.answers(move |request| match request {
             VmmRequest::Status => Some(VmmAnswer::Status(VmmStatus { life: VmmLife::Paused, cpu_us: 0, clock_ns: 0 })),
-            VmmRequest::AttachDisk { .. } => Some(VmmAnswer::Done),
+            VmmRequest::AttachDisk { .. } | VmmRequest::TakeDisks => Some(VmmAnswer::Done),
             VmmRequest::Resume => Some(resumed()),
             _ => None,
         });

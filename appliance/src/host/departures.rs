@@ -427,6 +427,7 @@ mod tests {
         let resumed = std::sync::Mutex::new(resumed);
         monitor.answers(move |request| match request {
             VmmRequest::Status => Some(VmmAnswer::Status(VmmStatus { life: VmmLife::Paused, cpu_us: 0, clock_ns: 0 })),
+            VmmRequest::TakeDisks => Some(VmmAnswer::Done),
             VmmRequest::Resume => {
                 // The test may be over.
                 let _ = resumed.lock().expect("held").send(());

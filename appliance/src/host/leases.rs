@@ -181,21 +181,17 @@ impl Leases {
         }
     }
 
-    /// That this host still holds a VM, in an epoch that `may` be that of what is to run. To be asked when the locks of its
-    /// disks are taken: a host may have stood still with its clock since the lease said so last, and others have run the VM
-    /// meanwhile. If it stands still from now on, it loses the locks (`docs/decisions/the-disk-locks.md`).
+    /// That this host still holds a VM which it came to hold in `epoch`; the epoch in which it does. To be asked when the
+    /// locks of its disks are taken: a host may have stood still with its clock since the lease said so last, and others
+    /// have run the VM meanwhile. If it stands still from now on, it loses the locks (`docs/decisions/the-disk-locks.md`).
+    ///
+    /// More than a look: a decision that its winner could not make known yet is made known first, and where the next epoch
+    /// is at stake, only winning that one is proof.
     ///
     /// # Errors
-    /// Another holds it, or nobody, or the lease does not tell.
-    pub fn assure(&self, vm: &VmOnDatastore, may: impl FnOnce(u64) -> bool) -> Result<u64, LeaseFailure> {
-        match self.holder(vm)? {
-            Some(holder) if holder.own && may(holder.epoch) => Ok(holder.epoch),
-            Some(holder) if holder.own => {
-                Err(LeaseFailure::Failed(format!("this host holds it in another epoch by now, {}", holder.epoch)))
-            }
-            Some(holder) => Err(LeaseFailure::HeldBy(holder)),
-            None => Err(LeaseFailure::Failed("this host does not hold it any more".to_owned())),
-        }
+    /// Another came to hold it since, or the lease does not tell.
+    pub fn assure(&self, vm: &VmOnDatastore, epoch: u64) -> Result<u64, LeaseFailure> {
+        self.resolve(vm, epoch.saturating_sub(1))
     }
 
     /// Who holds which of these VMs of a datastore; those that nobody holds are left out.

@@ -14,7 +14,7 @@ use crate::host::control_plane::ControlPlane;
 use crate::host::reap::GONE_BOUND;
 use crate::host::running::Running;
 use crate::host::vms::Held;
-use crate::host::{departures, owed, record};
+use crate::host::{departures, owed, record, settling};
 
 /// How a VM ends that a kill ended.
 pub(super) const KILLED: &str = "it was killed on the console";
@@ -129,9 +129,10 @@ pub fn resume(plane: &ControlPlane, name: &VmName) -> Result<String, Diagnosis> 
     let mut held = plane.vms.hold(name, &[VmState::Paused], VmState::Resuming, &what)?;
     // A stun that came to nothing let go of its disks.
     asked(held.running(), &VmmRequest::TakeDisks, &what)?;
-    let epoch = held.running().epoch();
-    let assured = plane.leases.assure(&held.running().vm, |now| now >= epoch);
-    assured.map_err(|failure| Diagnosis::of(&what, vec![failure.reason()]))?;
+    let running = Arc::clone(held.running());
+    let assured = plane.leases.assure(&running.vm, running.epoch());
+    let epoch = assured.map_err(|failure| Diagnosis::of(&what, vec![failure.reason()]))?;
+    settling::hold_in(plane, &running, epoch, true);
     let resumed = asked(held.running(), &VmmRequest::Resume, &what);
     settle(plane, &mut held, resumed.is_ok().then_some(VmState::Running));
     resumed.map(|_| format!("VM {name} runs on this host"))

@@ -169,7 +169,8 @@ pub(super) fn go_on(plane: &ControlPlane, running: &Running, epoch: u64, paused:
         return Ok(());
     }
     ask(VmmRequest::TakeDisks)?;
-    plane.leases.assure(&running.vm, |now| now >= epoch).map_err(StandsStill::Lease)?;
+    let epoch = plane.leases.assure(&running.vm, epoch).map_err(StandsStill::Lease)?;
+    hold_in(plane, running, epoch, false);
     ask(VmmRequest::Resume).map(|_| ())
 }
 

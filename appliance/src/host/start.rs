@@ -20,7 +20,7 @@ use crate::host::host_lease::Waited;
 use crate::host::located::{KERNEL_HINT, Located, locate};
 use crate::host::running::Running;
 use crate::host::vms::{Claim, Unclaimed};
-use crate::host::{checks, ends, host_lease, owed, record};
+use crate::host::{checks, ends, host_lease, owed, record, settling};
 
 /// Pause before a disk's lock is tried again.
 const LOCK_AGAIN: Duration = Duration::from_secs(1);
@@ -130,12 +130,13 @@ fn bring_up(
     let written = record::write(&plane.run_dir, &born.running, false);
     written.map_err(|error| Reason::new(format!("its record cannot be written: {error}"), "host check"))?;
     disks(plane, located, &born.running, caller)?;
-    plane.leases.assure(&born.running.vm, |now| now == epoch).map_err(|failure| failure.reason())?;
+    let assured = plane.leases.assure(&born.running.vm, epoch).map_err(|failure| failure.reason())?;
+    settling::hold_in(plane, &born.running, assured, false);
     boot(plane, located, &born.running)?;
     plane.owed.settled(&born.running.vm);
     plane.vms.put(name, Arc::clone(&born.running), VmState::Running);
     ends::watch(plane, born);
-    Ok(format!("VM {name} runs on this host (lease epoch {epoch})"))
+    Ok(format!("VM {name} runs on this host (lease epoch {assured})"))
 }
 
 /// Gives the VM its disks, waiting for locks that a host which died has left on the server.

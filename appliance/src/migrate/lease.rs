@@ -68,7 +68,6 @@ impl Question {
 #[derive(Debug)]
 pub struct Assurance {
     channel: Channel<LeaseRequest, LeaseAnswer>,
-    epoch: u64,
 }
 
 impl AsFd for Assurance {
@@ -78,14 +77,16 @@ impl AsFd for Assurance {
 }
 
 impl Assurance {
-    /// Asks for a VM that is to run in `epoch`.
+    /// Asks for a VM that is to run in `epoch`, as a source asks that does not know the end of its move: a look alone would not
+    /// show a decision that could not be made known yet.
     ///
     /// # Errors
     /// The lease role cannot be asked.
     pub fn ask(run_dir: &RunDir, vm: VmOnDatastore, epoch: u64) -> Result<Self, Reason> {
         let channel = Channel::connect(&run_dir.socket("lease")).map_err(|error| unassured(&error))?;
-        channel.send(&LeaseRequest::Query(vm), &[]).map_err(|error| unassured(&error))?;
-        Ok(Self { channel, epoch })
+        let request = LeaseRequest::Resolve { vm, epoch: epoch.saturating_sub(1) };
+        channel.send(&request, &[]).map_err(|error| unassured(&error))?;
+        Ok(Self { channel })
     }
 
     /// The answer; to be called when the connection is readable.
@@ -94,9 +95,8 @@ impl Assurance {
     /// Another holds the VM, or the lease does not tell.
     pub fn answer(&self) -> Result<(), Reason> {
         match self.channel.receive() {
-            Ok((LeaseAnswer::Holder(Some(holder)), _)) if holder.own && holder.epoch >= self.epoch => Ok(()),
-            Ok((LeaseAnswer::Holder(Some(holder)), _)) => Err(unassured(&format!("{} holds it", holder.name))),
-            Ok((LeaseAnswer::Holder(None), _)) => Err(unassured(&"nobody holds it")),
+            Ok((LeaseAnswer::Held { .. }, _)) => Ok(()),
+            Ok((LeaseAnswer::HeldBy(holder), _)) => Err(unassured(&format!("{} holds it", holder.name))),
             Ok((LeaseAnswer::Failed(why) | LeaseAnswer::Unknown(why), _)) => Err(unassured(&why)),
             Ok((other, _)) => Err(unassured(&format!("the lease role answered what was not asked: {other:?}"))),
             Err(error) => Err(unassured(&error)),

@@ -1,6 +1,5 @@
 //! VMs that run: from their launch over the lock of their disk and what they write there to their end.
 
-use protocol::lease::host_lease::Standing;
 use protocol::lease::identity::Epoch;
 use protocol::lease::vm_lease::{Answer, LeaseError, Request};
 use protocol::time::Duration;
@@ -67,7 +66,7 @@ impl World {
             Stage::AwaitLock => {}
             // Asked again: the lease process may have died with the question.
             Stage::AwaitWord if !frozen => {
-                self.ask(host, Wish::Assure(vm, id), Request::Query(vm_name(vm)));
+                self.ask_to_be_assured(host, vm, instance);
                 return self.queue.after(LOCK_AGAIN, Event::Lock { host, vm, instance: id });
             }
             Stage::AwaitWord => return self.queue.after(LOCK_AGAIN, Event::Lock { host, vm, instance: id }),
@@ -81,27 +80,40 @@ impl World {
             if let Some(instance) = self.hosts[host].instance_mut(vm, id) {
                 instance.stage = Stage::AwaitWord;
             }
-            self.ask(host, Wish::Assure(vm, id), Request::Query(vm_name(vm)));
+            self.ask_to_be_assured(host, vm, instance);
         }
         self.queue.after(LOCK_AGAIN, Event::Lock { host, vm, instance: id });
     }
 
-    /// The lease says who holds a VM whose lock this host has: it runs only in the epoch for which the lock was taken.
-    pub(super) fn assured(&mut self, host: usize, vm: usize, id: u64, result: &Result<Answer, LeaseError>) {
-        let Some(instance) = self.hosts[host].instance(vm, id).filter(|i| i.stage == Stage::AwaitWord) else { return };
-        let standing = self.hosts[host].process.as_ref().map(|process| process.keeper.standing());
-        match (result, standing) {
-            (Ok(Answer::Holder(Some(holder))), Some(Standing::Live(me)))
-                if holder.who == me && holder.epoch == instance.epoch =>
-            {
+    /// Not only a look: the decision may not have been made known yet, or the next epoch be at stake.
+    fn ask_to_be_assured(&mut self, host: usize, vm: usize, instance: Instance) {
+        let base = Epoch(instance.epoch.0.saturating_sub(1));
+        self.ask(host, Wish::Assure(vm, instance.id), Request::Resolve(vm_name(vm), base));
+    }
+
+    /// The lease says who holds a VM whose lock this host has.
+    pub(super) fn assured(
+        &mut self,
+        host: usize,
+        vm: usize,
+        id: u64,
+        mine: Option<Epoch>,
+        result: &Result<Answer, LeaseError>,
+    ) {
+        if self.hosts[host].instance(vm, id).is_none_or(|instance| instance.stage != Stage::AwaitWord) {
+            return;
+        }
+        match (mine, result) {
+            (Some(epoch), _) => {
+                self.given(host, vm, epoch);
                 if let Some(instance) = self.hosts[host].instance_mut(vm, id) {
-                    instance.stage = Stage::Running;
+                    (instance.epoch, instance.stage) = (epoch, Stage::Running);
                 }
                 self.runs(host, vm, id);
             }
-            (Ok(_), _) => self.destroy(host, vm),
+            (None, Ok(_)) => self.destroy(host, vm),
             // The next look asks again.
-            (Err(_), _) => {}
+            (None, Err(_)) => {}
         }
     }
 

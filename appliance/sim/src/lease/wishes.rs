@@ -96,7 +96,7 @@ impl World {
                     self.launch(host, vm, epoch);
                 }
             }
-            Wish::Assure(vm, id) => self.assured(host, vm, id, &result),
+            Wish::Assure(vm, id) => self.assured(host, vm, id, mine, &result),
             Wish::Confirm(vm, id) => self.confirmed(host, vm, id, mine, &result),
             Wish::Prepare(vm, moving) => {
                 if let Ok(Answer::Prepared(_)) = result {

@@ -46,6 +46,7 @@ pub(super) fn judge(request: &Request, context: &Context<'_>, view: &View, learn
             Some((epoch, who)) if epoch == base && (who == context.me || view.mine().0.epoch > base) => {
                 Verdict::Contend(me)
             }
+            None if base == Epoch(0) && view.mine().0.epoch > base => Verdict::Contend(me),
             // The base itself may be decided without having been published: complete that first.
             _ => match view.accepted() {
                 Some((_, value)) if view.decided_epoch() < base => Verdict::Contend(value),
