@@ -207,6 +207,31 @@ fn a_dead_hosts_vm_starts_elsewhere_after_the_expiry() {
 }
 
 #[test]
+fn a_lease_that_is_broken_by_force_ends_the_vm_where_it_ran_and_any_host_may_start_it() {
+    let Some(datastore) = Datastore::with_witness("broken-lease") else { return };
+    datastore.add_disk("witness");
+    let (a, b) = (Host::boot(&datastore, "host-a", 1), Host::boot(&datastore, "host-b", 2));
+    assert_eq!(a.ask("vm start witness").0, 0);
+    a.serial("witness").wait_for("witness: ready");
+    let shown = line(&b.ask("vm show witness").1);
+    assert!(shown.contains("held by host-a since 2"), "{shown}");
+    let (status, said) = b.ask("lease break witness");
+    assert!(status == 1 && line(&said).contains("host-a holds it in epoch 1"), "{said:?}");
+    assert!(line(&a.ask("lease break witness").1).contains("runs on this host"));
+    assert_eq!(a.state("witness"), VmState::Running);
+    let (status, said) = b.ask("lease break witness --force");
+    assert_eq!(status, 0, "{said:?}");
+    // It waits for the lock of the disk, which host-a lets go of with its monitor.
+    let (status, said) = b.ask("vm start witness");
+    assert_eq!(status, 0, "{said:?}");
+    b.serial("witness").wait_for("witness: ready");
+    wait("host-a tells", || a.last_end("witness").contains("it came to be host-b's"));
+    assert_eq!(a.state("witness"), VmState::Elsewhere("host-b".parse().expect("valid")));
+    let (status, said) = a.ask("lease break witness");
+    assert!(status == 1 && line(&said).contains("host-b holds it in epoch 3"), "{said:?}");
+}
+
+#[test]
 fn a_vm_that_wants_it_is_started_once_by_a_boot_of_a_host_and_again_by_the_next_boot_after_a_crash() {
     let Some(datastore) = Datastore::with_witness("autostart") else { return };
     datastore.add("other", 1, "64 MiB", "", "");

@@ -57,6 +57,13 @@ pub enum HostRequest {
     LeaseList,
     /// `lease show VM`
     LeaseShow(VmName),
+    /// `lease break VM [--force]`
+    LeaseBreak {
+        /// The VM.
+        vm: VmName,
+        /// Although its holder lives.
+        force: bool,
+    },
     /// `migration list`
     MigrationList,
     /// `migration show ID`
@@ -103,6 +110,7 @@ impl HostRequest {
             | Self::VmKill(vm)
             | Self::VmPause(vm)
             | Self::VmResume(vm)
+            | Self::LeaseBreak { vm, .. }
             | Self::VmMigrate { vm, check_only: false, .. } => Some(vm),
             _ => None,
         }

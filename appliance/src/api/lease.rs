@@ -34,6 +34,8 @@ pub enum LeaseRequest {
     Close(DatastoreName),
     /// Takes the lease of a VM that nobody holds, or whose holder's host lease has expired.
     Acquire(VmOnDatastore),
+    /// Takes the lease of a VM from whoever holds it, a host that lives too: a person says that the VM does not run there.
+    Seize(VmOnDatastore),
     /// Registers the VM's monitor, which is killed when the host lease is lost. Must come before the VM runs.
     /// Beside it: a pidfd. Answered with `Held` where this host holds the VM at that moment, with `Done` where it does
     /// not (yet: the destination of a move).

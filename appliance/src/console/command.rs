@@ -122,6 +122,14 @@ pub const COMMANDS: &[Command] = &[
     plain(&["lease", "show"], &[Vm], "who may run a VM, and what can be done", |w| {
         Ok(HostRequest::LeaseShow(w.parsed(0)?))
     }),
+    Command {
+        words: &["lease", "break"],
+        arguments: &[Vm],
+        flags: &["--force"],
+        about: "free it for all (--force: of a live host)",
+        alias: "",
+        build: |w| Ok(HostRequest::LeaseBreak { vm: w.parsed(0)?, force: w.flags.contains(&"--force") }),
+    },
     plain(&["migration", "list"], &[], "moves under way and ended", |_| Ok(HostRequest::MigrationList)),
     plain(&["migration", "show"], &[Migration], "the receipt of a move", |w| {
         Ok(HostRequest::MigrationShow(w.arguments[0].to_owned()))

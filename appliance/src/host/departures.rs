@@ -18,7 +18,9 @@ use crate::host::lifecycle::{KILLED, end_monitor};
 use crate::host::moves::{self, UnderWay, shown};
 use crate::host::record::MovingOut;
 use crate::host::running::Running;
-use crate::host::settling::{ENGINE_DIED, Unreported, by_lease, goes_on, hold_in, release, still_here, without_engine};
+use crate::host::settling::{
+    ENGINE_DIED, MOVED, Unreported, by_lease, goes_on, hold_in, release, still_here, without_engine,
+};
 use crate::host::vms::Held;
 use crate::host::{facts, owed, receipts, record};
 use crate::journal;
@@ -203,7 +205,7 @@ fn wait_for_end(
     loop {
         match said.recv_timeout(LOOK) {
             Ok(FromMigrate::Progress(progress)) => caller.progress(&progress.doing, progress.thousandths),
-            Ok(FromMigrate::Release(_)) => release(plane, held.running()),
+            Ok(FromMigrate::Release(_)) => release(plane, held.running(), MOVED.to_owned()),
             Ok(FromMigrate::Ended(ended)) if ended.vm == VmHere::Unknown && held.is_here() && !held.only_looks() => {
                 return Err(untold(plane, held, &ended, caller));
             }

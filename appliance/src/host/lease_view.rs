@@ -94,9 +94,14 @@ fn next(name: &VmName, holder: Option<&Holder>, known: bool) -> String {
     match holder {
         None => format!("nobody holds it: vm start {name}, on any host"),
         Some(holder) if holder.own && known => format!("this host holds it and works on it: vm show {name}"),
-        Some(holder) if holder.own => format!("this host holds it and runs nothing of it: vm start {name}, here"),
+        Some(holder) if holder.own => {
+            format!(
+                "this host holds it and runs nothing of it: vm start {name}, here; lease break {name} leaves it to any host"
+            )
+        }
         Some(Holder { name: host, alive: true, .. }) => format!(
-            "only {host} may run it; it is free when {host} gives it up, or has not renewed its host lease for {} s",
+            "only {host} may run it; it is free when {host} gives it up, or has not renewed its host lease for {} s; lease break {name} \
+             tells what else there is",
             limits::LEASE_EXPIRY_MS / 1000
         ),
         Some(Holder { name: host, .. }) => {

@@ -149,6 +149,17 @@ impl Leases {
         }
     }
 
+    /// Takes a VM's lease from whoever holds it, a host that lives too; returns its epoch.
+    ///
+    /// # Errors
+    /// The datastore does not answer.
+    pub fn seize(&self, vm: &VmOnDatastore) -> Result<u64, LeaseFailure> {
+        match self.ask(&LeaseRequest::Seize(vm.clone()), &[])? {
+            LeaseAnswer::Held { epoch, .. } => Ok(epoch),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Registers the monitor that is killed when the host lease is lost. Returns whether this host holds the VM now.
     ///
     /// # Errors

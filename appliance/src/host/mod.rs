@@ -8,12 +8,14 @@
 //!                 ├─────> start        checks, host_lease, born (a monitor with its machine)
 //!                 │                    (autostart: of its own accord, after a boot)
 //!                 ├─────> lifecycle    stop, kill, pause, resume
+//!                 ├─────> lease_break  a lease that is to be nobody's
 //!                 ├─────> departures   migrations away from here, with the migration role (engine)
 //!                 └─────> ending       the end of the host
 //!
 //!              ends       what follows when a guest, or its monitor (reap, kernel_log), ends
 //!              arrivals   migrations to here
 //!              settling   who runs a VM after its move lost its engine or its control plane
+//!              taken_away what runs here and came to be another host's
 //! ```
 //!
 //! [`control_plane`] holds the state that they share; [`vms`] is who may work on which VM ([`running`]), [`moves`] are the
@@ -39,6 +41,7 @@ pub mod facts;
 pub mod health;
 pub mod host_lease;
 pub mod kernel_log;
+pub mod lease_break;
 pub mod lease_view;
 pub mod leases;
 pub mod lifecycle;
@@ -58,5 +61,6 @@ pub mod running;
 pub mod serve;
 pub mod settling;
 pub mod start;
+pub mod taken_away;
 pub mod vms;
 pub mod whereabouts;

@@ -100,7 +100,7 @@ fn write(plane: &ControlPlane, receipt: &Receipt) -> Result<(), String> {
 }
 
 /// A migration ended that nobody here waits for: the control plane that began it is dead. Its receipt is kept all the
-/// same; where the VM runs is what the lease says, which is watched ([`super::settling::watch_lease`]).
+/// same; where the VM runs is what the lease says, which is watched ([`super::taken_away`]).
 pub(super) fn take_over(plane: &Arc<ControlPlane>, ended: Ended) {
     let id = ended.id;
     if let Some(failure) = &ended.failure {

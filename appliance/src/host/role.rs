@@ -18,7 +18,7 @@ use crate::host::leases::Leases;
 use crate::host::moves::Moves;
 use crate::host::owed::{self, Owed};
 use crate::host::vms::Vms;
-use crate::host::{adoption, arrivals, autostart, cpu, ending, host_lease, news, receipts, serve};
+use crate::host::{adoption, arrivals, autostart, cpu, ending, host_lease, news, receipts, serve, taken_away};
 use crate::journal;
 use crate::network::fabric::Fabric;
 use crate::sigterm;
@@ -40,6 +40,10 @@ pub fn run(run_dir: &RunDir) -> io::Result<()> {
     for datastore in plane.datastores.all() {
         let name = format!("lease-{}", datastore.name());
         spawn(&name, &plane, move |plane| host_lease::keep(plane, &datastore))?;
+    }
+    for datastore in plane.datastores.all() {
+        let name = format!("taken-{}", datastore.name());
+        spawn(&name, &plane, move |plane| taken_away::keep(plane, &datastore))?;
     }
     for datastore in plane.datastores.all() {
         let name = format!("autostart-{}", datastore.name());

@@ -14,14 +14,11 @@ use crate::host::leases::LeaseFailure;
 use crate::host::running::Running;
 use crate::host::vms::Held;
 use crate::host::{owed, record};
-use crate::journal;
 
 /// Why a move ended whose engine did.
 pub(super) const ENGINE_DIED: &str = "the migrate role of this host ended in the middle of the move";
 /// How a VM ended here that moved.
-const MOVED: &str = "it moved to another host";
-/// How often the lease of a VM that was found running is read.
-const LEASE_LOOK: Duration = Duration::from_secs(2);
+pub(super) const MOVED: &str = "it moved to another host";
 /// How long a monitor whose connection ended may take until its process is gone, if it is ending.
 const DYING: Duration = Duration::from_secs(5);
 /// Pause before a lease is asked again that did not answer who runs a VM.
@@ -66,7 +63,7 @@ pub(super) fn by_lease(plane: &ControlPlane, held: &mut Held<'_>, why: &str, cal
                 return Unreported::failed(Diagnosis::new(what, why, hint).vm_now(place));
             }
             Err(LeaseFailure::HeldBy(holder)) if !holder.own => {
-                release(plane, &running);
+                release(plane, &running, MOVED.to_owned());
                 let what = format!("the move of VM {vm} has no receipt");
                 let place = format!("it runs on {} now", holder.name);
                 let told = Diagnosis::new(what, why, "log show migrate").vm_now(place);
@@ -182,47 +179,10 @@ pub(super) fn hold_in(plane: &ControlPlane, running: &Running, epoch: u64, pause
     }
 }
 
-/// Looks after a VM that this control plane found running, on a thread of its own: it may have been moving away when the
-/// control plane before this one died, and the engine then finishes the move with nobody to tell. When the lease is another
-/// host's in a later epoch, the VM is released here.
-pub fn watch_lease(plane: &Arc<ControlPlane>, running: &Arc<Running>) {
-    let (plane, running) = (Arc::clone(plane), Arc::clone(running));
-    let name = running.vm.vm.clone();
-    let watching = move || {
-        let still_here = || plane.vms.running(&name).is_some_and(|now| now.monitor.pid() == running.monitor.pid());
-        loop {
-            std::thread::sleep(LEASE_LOOK);
-            // Looked at after the pause: it may have moved away and back meanwhile, and what runs now is not this.
-            if !still_here() {
-                return;
-            }
-            let state = plane.vms.state(&name);
-            // A move that this control plane began is settled by it.
-            if !matches!(state, Some(VmState::Running | VmState::Paused)) {
-                continue;
-            }
-            match plane.leases.holder(&running.vm) {
-                Ok(Some(holder)) if holder.own && still_here() => {
-                    hold_in(&plane, &running, holder.epoch, state == Some(VmState::Paused));
-                }
-                Ok(Some(holder)) if holder.epoch > running.epoch() => {
-                    log::info!(target: journal::NEWS, "VM {name} moved to {} while no control plane ran", holder.name);
-                    release(&plane, &running);
-                }
-                // Nobody else holds it, or the datastore does not tell: the fence of the host lease stands behind this.
-                Ok(_) | Err(_) => {}
-            }
-        }
-    };
-    if let Err(error) = std::thread::Builder::new().name("lease-watch".to_owned()).spawn(watching) {
-        log::error!("the lease of a VM that was found running is not watched: {error}");
-    }
-}
-
-/// The VM runs elsewhere: its monitor here ends, and the lease, which is another's now, is left alone.
-pub(super) fn release(plane: &ControlPlane, running: &Running) {
+/// The VM is another host's: its monitor here ends, and the lease is left alone. `end` is how it ended here.
+pub(super) fn release(plane: &ControlPlane, running: &Running, end: String) {
     let vm = &running.vm.vm;
-    if plane.vms.remove(vm, running.monitor.pid(), Some(MOVED.to_owned())).is_some() {
+    if plane.vms.remove(vm, running.monitor.pid(), Some(end)).is_some() {
         record::remove(&plane.run_dir, vm);
         running.monitor.kill();
     }

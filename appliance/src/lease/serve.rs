@@ -109,6 +109,7 @@ impl Leases {
             }
             LeaseRequest::Close(datastore) => self.close(&datastore),
             LeaseRequest::Acquire(vm) => self.ask(&vm.datastore, Request::Acquire(vm.vm.clone(), Take::IfFree)),
+            LeaseRequest::Seize(vm) => self.ask(&vm.datastore, Request::Acquire(vm.vm.clone(), Take::ByForce)),
             LeaseRequest::Guard(vm) => self.guard(&vm, beside),
             LeaseRequest::GiveUp(vm) => self.ask(&vm.datastore, Request::GiveUp(vm.vm.clone())),
             LeaseRequest::Query(vm) => self.ask(&vm.datastore, Request::Query(vm.vm.clone())),

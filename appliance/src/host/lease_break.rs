@@ -1,0 +1,170 @@
+//! `lease break`: makes a VM's lease nobody's, for who must. A holder whose life is over loses it like to a start; from one
+//! that lives it is taken only by force, because only a person can know that the VM does not run there.
+
+use model::diagnosis::Diagnosis;
+use model::host_config::{DatastoreKind, NfsVersion};
+use model::limits;
+use model::names::VmName;
+
+use crate::api::host::VmState;
+use crate::api::lease::{Holder, VmOnDatastore};
+use crate::datastore::Datastore;
+use crate::host::control_plane::ControlPlane;
+use crate::host::leases::LeaseFailure;
+use crate::host::located::locate;
+use crate::host::{owed, record};
+use crate::journal;
+
+/// Breaks the lease of a VM; `force`: although its holder lives.
+///
+/// # Errors
+/// It runs here, its holder lives and `force` was not said, or the lease does not tell.
+pub fn break_lease(plane: &ControlPlane, name: &VmName, force: bool) -> Result<String, Diagnosis> {
+    let what = format!("the lease of VM {name} was not broken");
+    plane.refuse_if_ending(&what)?;
+    let located = locate(plane, name, &what)?;
+    let _claim = plane.vms.claim(name, VmState::Releasing, &what)?;
+    let vm = located.vm();
+    let failed = |failure: LeaseFailure| Diagnosis::of(&what, vec![failure.reason()]);
+    let Some(holder) = plane.leases.holder(&vm).map_err(failed)? else {
+        return Ok(format!("nobody holds the lease of VM {name}: vm start {name}, on any host"));
+    };
+    if holder.own {
+        owed::give_up(plane, &vm).map_err(failed)?;
+        return Ok(format!(
+            "this host held the lease of VM {name}, ran nothing of it, and gave it up: vm start {name}, on any host"
+        ));
+    }
+    if holder.alive && !force {
+        return Err(refusal(&what, name, &holder, &located.datastore));
+    }
+    take_and_give_up(plane, &vm, holder.alive).map_err(failed)?;
+    let Holder { name: from, epoch, .. } = &holder;
+    log::warn!(target: journal::NEWS, "the lease of VM {name} was broken on the console; {from} held it in epoch {epoch}");
+    let afterwards = if holder.alive {
+        format!("; if {from} runs the VM, it ends it as soon as it reads that")
+    } else {
+        String::new()
+    };
+    Ok(format!(
+        "the lease of VM {name}, which {from} held in epoch {epoch}, is nobody's now: vm start {name}, on any host{afterwards}"
+    ))
+}
+
+/// Comes to hold the VM, and lets go of it at once. A control plane that dies in between leaves the note of it.
+fn take_and_give_up(plane: &ControlPlane, vm: &VmOnDatastore, by_force: bool) -> Result<(), LeaseFailure> {
+    if let Err(error) = record::begin(&plane.run_dir, vm) {
+        return Err(LeaseFailure::Failed(format!("it cannot be noted: {error}")));
+    }
+    let taken = if by_force { plane.leases.seize(vm).map(drop) } else { plane.leases.acquire(vm).map(drop) };
+    match taken {
+        Ok(()) => owed::give_up(plane, vm),
+        Err(failure) if failure.leaves_doubt() => {
+            owed::owe(plane, vm);
+            Err(failure)
+        }
+        Err(failure) => {
+            record::remove(&plane.run_dir, &vm.vm);
+            Err(failure)
+        }
+    }
+}
+
+/// What a person has to know who breaks the lease of a host that lives.
+fn refusal(what: &str, name: &VmName, holder: &Holder, datastore: &Datastore) -> Diagnosis {
+    let host = &holder.name;
+    let storage = if has_server_locks(datastore.kind()) {
+        format!("{host}'s lock on its disks keeps a second guest from writing until {host} ends it")
+    } else {
+        format!(
+            "nothing keeps both from writing into its disks on datastore {}, which has no locks: its data is lost then",
+            datastore.name()
+        )
+    };
+    let cause =
+        format!("{host} holds it in epoch {} and renews its host lease, so it may run the VM; {storage}", holder.epoch);
+    let hint = format!(
+        "on {host}: vm stop {name}, or lease break {name} where it runs nothing of it; if {host} cannot be reached, switch it off and \
+         wait {} s; only who knows that the VM does not run there: lease break {name} --force",
+        limits::LEASE_EXPIRY_MS / 1000
+    );
+    Diagnosis::new(what, cause, hint)
+}
+
+/// Whether the disks of a VM have locks that hosts hold against each other (`docs/decisions/the-disk-locks.md`).
+fn has_server_locks(kind: &DatastoreKind) -> bool {
+    !matches!(kind, DatastoreKind::Nfs { version: NfsVersion::V3, .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::api::lease::{LeaseAnswer, LeaseRequest};
+    use crate::host::control_plane::stand_in::Place;
+
+    /// A control plane with the VM `web`, held by host-b, which lives or not; and what its lease role was asked for.
+    fn held_by_another(test: &str, alive: bool) -> (Place, Arc<Mutex<Vec<LeaseRequest>>>) {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let asks = Arc::clone(&asked);
+        let name = "host-b".parse().expect("valid");
+        let holder = Holder { host: [2; 16], name, generation: 1, epoch: 3, alive, own: false, since_unix_s: None };
+        let place = Place::without_datastore(test, move |request| {
+            asks.lock().expect("held").push(request.clone());
+            match request {
+                LeaseRequest::Query(_) => LeaseAnswer::Holder(Some(holder.clone())),
+                LeaseRequest::Acquire(_) if alive => LeaseAnswer::HeldBy(holder.clone()),
+                LeaseRequest::Acquire(_) | LeaseRequest::Seize(_) => LeaseAnswer::held(4),
+                LeaseRequest::GiveUp(_) => LeaseAnswer::Done,
+                _ => LeaseAnswer::Failed("it was not to be asked".to_owned()),
+            }
+        });
+        place.write("vms/web/vm.toml", "");
+        place.wait("the datastore is there", || place.plane.datastores.all()[0].available());
+        (place, asked)
+    }
+
+    fn changes(asked: &Mutex<Vec<LeaseRequest>>) -> Vec<LeaseRequest> {
+        let mut asked = asked.lock().expect("held").clone();
+        asked.retain(|request| !matches!(request, LeaseRequest::Query(_)));
+        asked
+    }
+
+    fn web() -> VmOnDatastore {
+        VmOnDatastore { datastore: "lab".parse().expect("valid"), vm: "web".parse().expect("valid") }
+    }
+
+    #[test]
+    fn the_lease_of_a_host_that_lives_is_broken_by_force_only_and_what_it_may_cost_is_said() {
+        let (place, asked) = held_by_another("break-living", true);
+        let refused = break_lease(&place.plane, &web().vm, false).expect_err("it lives").to_string();
+        for said in ["host-b holds it in epoch 3", "may run the VM", "lock on its disks", "lease break web --force"] {
+            assert!(refused.contains(said), "{said}: {refused}");
+        }
+        assert_eq!(changes(&asked), []);
+        let broken = break_lease(&place.plane, &web().vm, true).expect("broken");
+        assert!(broken.contains("nobody's now") && broken.contains("host-b runs the VM"), "{broken}");
+        assert_eq!(changes(&asked), [LeaseRequest::Seize(web()), LeaseRequest::GiveUp(web())]);
+    }
+
+    #[test]
+    fn the_lease_of_a_dead_host_is_broken_as_a_start_would_take_it() {
+        let (place, asked) = held_by_another("break-dead", false);
+        let broken = break_lease(&place.plane, &web().vm, false).expect("broken");
+        assert!(broken.contains("nobody's now") && !broken.contains("runs the VM"), "{broken}");
+        assert_eq!(changes(&asked), [LeaseRequest::Acquire(web()), LeaseRequest::GiveUp(web())]);
+    }
+
+    #[test]
+    fn on_a_server_without_locks_the_warning_does_not_count_on_them() {
+        let nfs = |version| DatastoreKind::Nfs {
+            server: [10, 0, 0, 1].into(),
+            port: 2049,
+            export: "/vms".to_owned(),
+            version,
+        };
+        assert!(has_server_locks(&nfs(NfsVersion::V4_1)) && has_server_locks(&nfs(NfsVersion::V4_2)));
+        assert!(!has_server_locks(&nfs(NfsVersion::V3)));
+    }
+}
