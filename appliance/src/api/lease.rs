@@ -134,6 +134,8 @@ pub struct TakenFrom {
     pub name: HostName,
     /// How its life ended, for a person: `its host lease had expired`.
     pub why: String,
+    /// It had a hardware watchdog that has reset it by now: what it still holds on the server, it writes nothing any more.
+    pub reset: bool,
 }
 
 /// The name of a holder of whom nothing but its identity is left in the lease area, because another host has its slot by

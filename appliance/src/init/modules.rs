@@ -21,7 +21,7 @@ fn keep_guests_off_the_console() {
 }
 
 /// Wanted on every host, whatever devices it has: what nothing in the hardware announces. The image carries all of them.
-const ALWAYS: [&str; 14] = [
+const ALWAYS: [&str; 15] = [
     "crc32c_generic",
     "bridge",
     "8021q",
@@ -36,6 +36,7 @@ const ALWAYS: [&str; 14] = [
     "sd_mod",
     "nfsv4",
     "nfsv3",
+    "tcp_diag",
 ];
 /// The watchdog of a machine without one in hardware.
 const WATCHDOG_IN_SOFTWARE: &str = "softdog";

@@ -338,7 +338,9 @@ fn taken_from_whom(taken: &Taken, hosts: &[HostView]) -> TakenFrom {
         Death::Forced => "a person said that it is dead",
     };
     let name = hosts.iter().find(|view| view.slot == taken.from.slot).map(|view| name_of(taken.from, view));
-    TakenFrom { host: taken.from.host.0.to_be_bytes(), name: name.unwrap_or_else(gone), why: why.to_owned() }
+    // A life that ended otherwise was not reset, or runs again by now.
+    let reset = taken.death == Death::Expired && taken.watchdog == Kind::Hardware;
+    TakenFrom { host: taken.from.host.0.to_be_bytes(), name: name.unwrap_or_else(gone), why: why.to_owned(), reset }
 }
 
 /// The name of a life, by the slot that it has or had. The slot of a host that is long gone may be another's by now, whose name

@@ -1,14 +1,20 @@
-//! One conversation with the kernel's routing netlink (rtnetlink(7)): requests that are acknowledged, and dumps.
+//! One conversation with the kernel by netlink (rtnetlink(7), sock_diag(7)): requests that are acknowledged, and dumps.
 
 use std::time::Duration;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::RouteNetlinkMessage;
+use std::fmt::Debug;
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NetlinkSerializable,
+};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::netlink::{self, SocketAddrNetlink};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, sendto, socket_with};
+use rustix::net::{
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, sendto, socket_with,
+};
 
 /// The kernel's dumps come in datagrams of at most 32 KiB.
 const DATAGRAM_BYTES_MAX: usize = 64 * 1024;
@@ -39,6 +45,11 @@ impl NetlinkError {
     }
 }
 
+/// A message of the kernel's netlink and back.
+pub trait Message: NetlinkSerializable + NetlinkDeserializable<Error: Debug> + Debug {}
+
+impl<M: NetlinkSerializable + NetlinkDeserializable<Error: Debug> + Debug> Message for M {}
+
 /// An open conversation.
 pub struct Netlink {
     socket: OwnedFd,
@@ -46,32 +57,41 @@ pub struct Netlink {
 }
 
 impl Netlink {
-    /// Opens one in the network namespace of this thread.
+    /// Opens one about links, addresses and routes in the network namespace of this thread.
     pub fn open() -> Result<Self, NetlinkError> {
-        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+        Self::open_for(None)
+    }
+
+    /// Opens one about sockets in the network namespace of this thread.
+    pub fn open_sock_diag() -> Result<Self, NetlinkError> {
+        Self::open_for(Some(netlink::SOCK_DIAG))
+    }
+
+    fn open_for(protocol: Option<Protocol>) -> Result<Self, NetlinkError> {
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
         bind(&socket, &SocketAddrNetlink::new(0, 0))?;
         set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
         Ok(Self { socket, sequence: 0 })
     }
 
     /// Sends a request and waits for its acknowledgement. `flags` are those beside REQUEST and ACK.
-    pub fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), NetlinkError> {
+    pub fn request<M: Message>(&mut self, message: M, flags: u16) -> Result<(), NetlinkError> {
         self.send(message, NLM_F_REQUEST | NLM_F_ACK | flags)?;
-        self.answers(true).map(drop)
+        self.answers::<M>(true).map(drop)
     }
 
     /// Sends a request for a list and returns all of it.
-    pub fn dump(&mut self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+    pub fn dump<M: Message>(&mut self, message: M) -> Result<Vec<M>, NetlinkError> {
         self.send(message, NLM_F_REQUEST | NLM_F_DUMP)?;
         self.answers(false)
     }
 
-    fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), NetlinkError> {
+    fn send<M: Message>(&mut self, message: M, flags: u16) -> Result<(), NetlinkError> {
         self.sequence += 1;
         let mut header = NetlinkHeader::default();
         header.flags = flags;
         header.sequence_number = self.sequence;
-        let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        let mut packet = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
         packet.finalize();
         let mut bytes = vec![0; packet.buffer_len()];
         packet.serialize(&mut bytes);
@@ -80,7 +100,7 @@ impl Netlink {
     }
 
     /// Collects messages until the acknowledgement or the end of the list.
-    fn answers(&mut self, acknowledged: bool) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+    fn answers<M: Message>(&mut self, acknowledged: bool) -> Result<Vec<M>, NetlinkError> {
         let mut found = Vec::new();
         let mut buffer = vec![0_u8; DATAGRAM_BYTES_MAX];
         loop {
@@ -95,7 +115,7 @@ impl Netlink {
                 if size < 16 || size > rest.len() {
                     return Err(NetlinkError::Garbled(format!("a message of {size} bytes in {}", rest.len())));
                 }
-                let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&rest[..size]);
+                let message = NetlinkMessage::<M>::deserialize(&rest[..size]);
                 rest = &rest[size.next_multiple_of(4).min(rest.len())..];
                 let message = match message {
                     Ok(message) => message,

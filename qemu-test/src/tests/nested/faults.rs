@@ -1,12 +1,11 @@
-//! Moves and hosts that are broken on purpose: whatever happens, the VM runs on exactly one host, and its disk and its
+//! Moves and roles that are broken on purpose: whatever happens, the VM runs on exactly one host, and its disk and its
 //! clients have lost nothing.
 
 use std::time::Duration;
 
 use crate::console::{Answer, SerialLine};
 use crate::error::{LabError, Result};
-use crate::guests::Hearing;
-use crate::tests::nested::bench::{Bench, expect, says};
+use crate::tests::nested::bench::{Bench, expect};
 use crate::tests::nested::guest::{HOSTS, MOVE_BOUND};
 use crate::tests::tally::Verdict;
 use crate::wire::Wire;
@@ -134,31 +133,6 @@ pub(super) fn a_lease_role_that_dies_costs_no_vm_and_no_lease(bench: &mut Bench)
     Ok(Verdict::Passed)
 }
 
-/// The first fence: a host that is cut off from the datastore ends its VMs before another may start them.
-pub(super) fn the_vm_of_a_host_without_its_datastore_starts_elsewhere_and_nowhere_twice(
-    bench: &mut Bench,
-) -> Result<Verdict> {
-    bench.bring("deb", "host-a")?;
-    let talker = bench.talk("deb")?;
-    std::thread::sleep(Duration::from_secs(2));
-    let heard = talker.stop()?;
-    bench.fleet.wires().cut("host-a", Wire::Datastore)?;
-    let started = bench.start_in_the_end("deb", "host-b");
-    let said = bench.exec("host-a", "vm list");
-    bench.fleet.wires().mend("host-a", Wire::Datastore)?;
-    started?;
-    let said = said?.output;
-    expect(!said.contains("running here"), || format!("host-a calls a VM running that it has killed: {said}"))?;
-    expect(said.contains("deb "), || format!("host-a denies its VM while its datastore is away: {said}"))?;
-    let talker = bench.talk("deb")?;
-    std::thread::sleep(Duration::from_secs(2));
-    bench.judge(talker, "deb")?;
-    bench.nothing_is_lost(&heard, "deb")?;
-    // It comes back by itself, and sees where the VM is now.
-    expect(bench.settled_on("deb")? == "host-b", || "deb does not run on host-b".into())?;
-    Ok(Verdict::Passed)
-}
-
 pub(super) fn two_hosts_that_start_a_vm_at_the_same_instant_agree_on_one(bench: &mut Bench) -> Result<Verdict> {
     for _ in 0..3 {
         bench.end("deb")?;
@@ -179,83 +153,11 @@ pub(super) fn two_hosts_that_start_a_vm_at_the_same_instant_agree_on_one(bench: 
     Ok(Verdict::Passed)
 }
 
-pub(super) fn the_vm_of_a_dead_host_starts_elsewhere_after_the_expiry(bench: &mut Bench) -> Result<Verdict> {
-    bench.bring("deb", "host-a")?;
-    let talker = bench.talk("deb")?;
-    bench.listen(&talker)?;
-    let heard = talker.stop()?;
-    let machine = bench.fleet.machine("host-a")?;
-    machine.process().kill()?;
-    let early = bench.exec("host-b", "vm start deb")?;
-    expect(early.status != 0 && early.output.contains("host-a"), || {
-        format!("a VM was taken from a host whose lease had not expired: {}", early.output)
-    })?;
-    let started = bench.start_in_the_end("deb", "host-b");
-    bench.fleet.boot(std::slice::from_ref(&machine))?;
-    started?;
-    went_on(bench, &[heard])?;
-    expect(bench.settled_on("deb")? == "host-b", || "deb does not run on host-b".into())?;
-    Ok(Verdict::Passed)
-}
-
-/// The VM answers a new client, and its journal holds what it said to that one and to those of before.
-fn went_on(bench: &Bench, before: &[Hearing]) -> Result<()> {
-    let talker = bench.talk("deb")?;
-    bench.listen(&talker)?;
-    bench.judge(talker, "deb")?;
-    before.iter().try_for_each(|heard| bench.nothing_is_lost(heard, "deb").map(|_| ()))
-}
-
 /// An end of a move.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
     Source,
     Destination,
-}
-
-/// A host that was cut off for longer than its lease and for less than the server keeps its locks has killed its VMs, and with
-/// the cable come the unlocks of their disks: they start elsewhere, although the server never gave that host up.
-pub(super) fn the_vm_of_a_host_that_had_its_datastore_back_after_the_fence_starts_elsewhere(
-    bench: &mut Bench,
-) -> Result<Verdict> {
-    bench.bring("deb", "host-a")?;
-    let talker = bench.talk("deb")?;
-    bench.listen(&talker)?;
-    let heard = talker.stop()?;
-    bench.fleet.wires().cut("host-a", Wire::Datastore)?;
-    std::thread::sleep(Duration::from_millis(model::limits::LEASE_EXPIRY_MS + 8_000));
-    bench.fleet.wires().mend("host-a", Wire::Datastore)?;
-    bench.start_in_the_end("deb", "host-b")?;
-    went_on(bench, &[heard])?;
-    expect(bench.settled_on("deb")? == "host-b", || "deb does not run on host-b".into())?;
-    Ok(Verdict::Passed)
-}
-
-/// The third fence: a host that stood still together with its clock believes its leases good when it goes on; what it sends
-/// the server then must not land in a disk that another host has the lock of by now.
-pub(super) fn a_host_frozen_with_its_clock_writes_nothing_after_the_take_over(bench: &mut Bench) -> Result<Verdict> {
-    bench.bring("deb", "host-a")?;
-    let talker = bench.talk("deb")?;
-    bench.listen(&talker)?;
-    let machine = bench.fleet.machine("host-a")?;
-    machine.freeze()?;
-    let before = talker.stop()?;
-    // What the thawed VM says to clients until it is killed, no fence of the storage can hold: none listens meanwhile.
-    let meanwhile = bench.start_in_the_end("deb", "host-b").and_then(|()| {
-        let talker = bench.talk("deb")?;
-        bench.listen(&talker)?;
-        talker.stop()
-    });
-    machine.thaw()?;
-    let meanwhile = meanwhile?;
-    expect(bench.settled_on("deb")? == "host-b", || "deb does not run on host-b".into())?;
-    went_on(bench, &[before, meanwhile])?;
-    let log = bench.done("host-a", "log show lease")?;
-    expect(log.contains("it stood still, its clock included"), || format!("host-a does not say what happened: {log}"))?;
-    let serial = bench.serial_log("host-a")?;
-    let told = "its VMs here are killed, and another host may run them: deb";
-    expect(says(&serial, told), || format!("nobody at the console of host-a is told what happened:\n{serial}"))?;
-    Ok(Verdict::Passed)
 }
 
 /// Something done to a host in a phase of a move.

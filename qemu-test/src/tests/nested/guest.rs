@@ -99,19 +99,19 @@ impl Bench {
     /// Waits until nothing speaks against a move.
     pub(super) fn can_move(&self, vm: &str, from: &str, to: &str) -> Result<()> {
         let command = format!("vm migrate {vm} {to} --check");
-        self.succeeds_in_the_end(&format!("{vm} to be movable to {to}"), from, &command)
+        self.succeeds_in_the_end(&format!("{vm} to be movable to {to}"), from, &command).map(drop)
     }
 
-    /// Waits until a host that has to wait for another's lease to expire has started a VM.
-    pub(super) fn start_in_the_end(&self, vm: &str, host: &str) -> Result<()> {
+    /// Waits until a host that has to wait for another's lease to expire has started a VM; gives what it said.
+    pub(super) fn start_in_the_end(&self, vm: &str, host: &str) -> Result<String> {
         self.succeeds_in_the_end(&format!("{host} to start {vm}"), host, &format!("vm start {vm}"))
     }
 
-    /// Types a command until it succeeds.
-    fn succeeds_in_the_end(&self, waiting_for: &str, host: &str, command: &str) -> Result<()> {
+    /// Types a command until it succeeds; gives its output.
+    fn succeeds_in_the_end(&self, waiting_for: &str, host: &str, command: &str) -> Result<String> {
         let look = || {
             let answer = self.exec(host, command)?;
-            Ok((answer.status == 0).then_some(()).ok_or(answer.output))
+            Ok(if answer.status == 0 { Ok(answer.output) } else { Err(answer.output) })
         };
         wait::until(waiting_for, STATE_BOUND, look)
     }

@@ -7,6 +7,7 @@ mod bench;
 mod boot;
 mod console;
 mod faults;
+mod fences;
 mod guest;
 mod image;
 mod migration;

@@ -5,7 +5,7 @@ use crate::fleet::Fleet;
 use crate::home::Home;
 use crate::image;
 use crate::tests::nested::bench::{Bench, says};
-use crate::tests::nested::{boot, console, faults, image as image_promises, migration, vm};
+use crate::tests::nested::{boot, console, faults, fences, image as image_promises, migration, vm};
 use crate::tests::tally::{Tally, Verdict};
 
 /// One promise.
@@ -47,10 +47,11 @@ const PROMISES: &[Promise] = promises![
     host: faults::a_lease_role_that_dies_costs_no_vm_and_no_lease,
     host: faults::a_monitor_that_dies_ends_its_vm_only_and_is_told,
     host: faults::two_hosts_that_start_a_vm_at_the_same_instant_agree_on_one,
-    host: faults::the_vm_of_a_host_without_its_datastore_starts_elsewhere_and_nowhere_twice,
-    host: faults::the_vm_of_a_host_that_had_its_datastore_back_after_the_fence_starts_elsewhere,
-    host: faults::the_vm_of_a_dead_host_starts_elsewhere_after_the_expiry,
-    host: faults::a_host_frozen_with_its_clock_writes_nothing_after_the_take_over,
+    host: fences::the_vm_of_a_host_without_its_datastore_starts_elsewhere_and_nowhere_twice,
+    host: fences::the_vm_of_a_host_that_had_its_datastore_back_after_the_fence_starts_elsewhere,
+    host: fences::the_vm_of_a_dead_host_starts_elsewhere_after_the_expiry,
+    host: fences::a_host_whose_lease_role_hangs_is_reset_and_its_vm_need_not_wait_for_the_server,
+    host: fences::a_host_frozen_with_its_clock_writes_nothing_after_the_take_over,
     init: boot::the_iso_boots_as_a_cd_by_bios,
     init: boot::the_iso_boots_as_a_usb_stick_by_bios,
     init: boot::the_iso_boots_as_a_cd_by_uefi,

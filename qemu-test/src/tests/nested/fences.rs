@@ -1,0 +1,151 @@
+//! The fences of a host that loses its lease (DESIGN.md, section 7): its own clock, its watchdog, and the locks of the storage.
+//! Whatever of the host is left, its VM runs elsewhere, its disk has lost nothing, and nothing old lands in it.
+
+use std::time::{Duration, Instant};
+
+use crate::error::Result;
+use crate::guests::Hearing;
+use crate::machine::HostSpec;
+use crate::tests::nested::bench::{Bench, expect, says};
+use crate::tests::tally::Verdict;
+use crate::wait;
+use crate::wire::Wire;
+
+/// Much longer than the server keeps the locks of a host that is gone.
+const LOCKS_BOUND: Duration = Duration::from_secs(180);
+
+/// The first fence: a host that is cut off from the datastore ends its VMs before another may start them.
+pub(super) fn the_vm_of_a_host_without_its_datastore_starts_elsewhere_and_nowhere_twice(
+    bench: &mut Bench,
+) -> Result<Verdict> {
+    bench.bring("deb", "host-a")?;
+    let talker = bench.talk("deb")?;
+    std::thread::sleep(Duration::from_secs(2));
+    let heard = talker.stop()?;
+    bench.fleet.wires().cut("host-a", Wire::Datastore)?;
+    let started = bench.start_in_the_end("deb", "host-b");
+    let said = bench.exec("host-a", "vm list");
+    bench.fleet.wires().mend("host-a", Wire::Datastore)?;
+    started?;
+    let said = said?.output;
+    expect(!said.contains("running here"), || format!("host-a calls a VM running that it has killed: {said}"))?;
+    expect(said.contains("deb "), || format!("host-a denies its VM while its datastore is away: {said}"))?;
+    let talker = bench.talk("deb")?;
+    std::thread::sleep(Duration::from_secs(2));
+    bench.judge(talker, "deb")?;
+    bench.nothing_is_lost(&heard, "deb")?;
+    let log = bench.done("host-a", "log show lease")?;
+    expect(
+        log.contains("connections to the server were ended") && !log.contains(" 0 connections to the server"),
+        || format!("host-a could have sent again what it had sent before the cut: {log}"),
+    )?;
+    // It comes back by itself, and sees where the VM is now.
+    expect(bench.settled_on("deb")? == "host-b", || "deb does not run on host-b".into())?;
+    Ok(Verdict::Passed)
+}
+
+/// A host that was cut off for longer than its lease and for less than the server keeps its locks has killed its VMs, and with
+/// the cable come the unlocks of their disks: they start elsewhere, although the server never gave that host up.
+pub(super) fn the_vm_of_a_host_that_had_its_datastore_back_after_the_fence_starts_elsewhere(
+    bench: &mut Bench,
+) -> Result<Verdict> {
+    bench.bring("deb", "host-a")?;
+    let talker = bench.talk("deb")?;
+    bench.listen(&talker)?;
+    let heard = talker.stop()?;
+    bench.fleet.wires().cut("host-a", Wire::Datastore)?;
+    std::thread::sleep(Duration::from_millis(model::limits::LEASE_EXPIRY_MS + 8_000));
+    bench.fleet.wires().mend("host-a", Wire::Datastore)?;
+    bench.start_in_the_end("deb", "host-b")?;
+    went_on(bench, &[heard])?;
+    expect(bench.settled_on("deb")? == "host-b", || "deb does not run on host-b".into())?;
+    Ok(Verdict::Passed)
+}
+
+pub(super) fn the_vm_of_a_dead_host_starts_elsewhere_after_the_expiry(bench: &mut Bench) -> Result<Verdict> {
+    bench.bring("deb", "host-a")?;
+    let talker = bench.talk("deb")?;
+    bench.listen(&talker)?;
+    let heard = talker.stop()?;
+    let machine = bench.fleet.machine("host-a")?;
+    machine.process().kill()?;
+    let early = bench.exec("host-b", "vm start deb")?;
+    expect(early.status != 0 && early.output.contains("host-a"), || {
+        format!("a VM was taken from a host whose lease had not expired: {}", early.output)
+    })?;
+    let started = bench.start_in_the_end("deb", "host-b");
+    bench.fleet.boot(std::slice::from_ref(&machine))?;
+    started?;
+    went_on(bench, &[heard])?;
+    expect(bench.settled_on("deb")? == "host-b", || "deb does not run on host-b".into())?;
+    Ok(Verdict::Passed)
+}
+
+/// The second fence alone: nothing on the host counts the time of its lease, because its lease role stands still, and the locks of
+/// the storage, which the server keeps for it, are not waited for, because it has a watchdog in hardware.
+pub(super) fn a_host_whose_lease_role_hangs_is_reset_and_its_vm_need_not_wait_for_the_server(
+    bench: &mut Bench,
+) -> Result<Verdict> {
+    bench.end("deb")?;
+    let mut spec = HostSpec::usual(3);
+    spec.words.push("godwit.watchdog=/dev/watchdog0".into());
+    bench.with_host(spec, |bench, _| {
+        bench.done("host-c", "vm start deb")?;
+        let talker = bench.talk("deb")?;
+        bench.listen(&talker)?;
+        let heard = talker.stop()?;
+        bench.fleet.order("host-c", "stop lease")?;
+        let hung = Instant::now();
+        let started = bench.start_in_the_end("deb", "host-b")?;
+        println!("  started elsewhere {:.1} s after the role hung: {}", hung.elapsed().as_secs_f64(), started.trim());
+        expect(started.contains("without the locks of its disks"), || format!("it waited for the server: {started}"))?;
+        let refused = bench.exec("host-b", "vm migrate deb host-a")?;
+        expect(refused.status != 0 && refused.output.contains("a dead host has the locks of its disks"), || {
+            bench.unexpected("host-b", "vm migrate deb host-a", &refused).to_string()
+        })?;
+        went_on(bench, &[heard])?;
+        // Its lease role answers again, which nobody let go on.
+        bench.wait_for_state("host-c", "deb", "elsewhere host-b")?;
+        wait::until("the server to give the locks to host-b", LOCKS_BOUND, || {
+            let shown = bench.done("host-b", "vm show deb")?;
+            Ok(if shown.contains("runs without them") { Err(shown) } else { Ok(()) })
+        })
+    })?;
+    bench.bring("deb", "host-a")?;
+    Ok(Verdict::Passed)
+}
+
+/// The third fence: a host that stood still together with its clock believes its leases good when it goes on; what it sends
+/// the server then must not land in a disk that another host has the lock of by now.
+pub(super) fn a_host_frozen_with_its_clock_writes_nothing_after_the_take_over(bench: &mut Bench) -> Result<Verdict> {
+    bench.bring("deb", "host-a")?;
+    let talker = bench.talk("deb")?;
+    bench.listen(&talker)?;
+    let machine = bench.fleet.machine("host-a")?;
+    machine.freeze()?;
+    let before = talker.stop()?;
+    // What the thawed VM says to clients until it is killed, no fence of the storage can hold: none listens meanwhile.
+    let meanwhile = bench.start_in_the_end("deb", "host-b").and_then(|_| {
+        let talker = bench.talk("deb")?;
+        bench.listen(&talker)?;
+        talker.stop()
+    });
+    machine.thaw()?;
+    let meanwhile = meanwhile?;
+    expect(bench.settled_on("deb")? == "host-b", || "deb does not run on host-b".into())?;
+    went_on(bench, &[before, meanwhile])?;
+    let log = bench.done("host-a", "log show lease")?;
+    expect(log.contains("it stood still, its clock included"), || format!("host-a does not say what happened: {log}"))?;
+    let serial = bench.serial_log("host-a")?;
+    let told = "its VMs here are killed, and another host may run them: deb";
+    expect(says(&serial, told), || format!("nobody at the console of host-a is told what happened:\n{serial}"))?;
+    Ok(Verdict::Passed)
+}
+
+/// The VM answers a new client, and its journal holds what it said to that one and to those of before.
+fn went_on(bench: &Bench, before: &[Hearing]) -> Result<()> {
+    let talker = bench.talk("deb")?;
+    bench.listen(&talker)?;
+    bench.judge(talker, "deb")?;
+    before.iter().try_for_each(|heard| bench.nothing_is_lost(heard, "deb").map(|_| ()))
+}
