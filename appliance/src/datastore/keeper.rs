@@ -10,11 +10,13 @@ use model::limits;
 use model::units::Bytes;
 
 use super::bounded::DatastoreError;
-use super::mount;
 use super::store::Datastore;
+use super::{mount, trouble};
 
 /// Time between two looks at a mounted datastore.
 const WATCH: Duration = Duration::from_secs(3);
+/// Looks at a mounted datastore from one try to write there to the next.
+const LOOKS_A_TRY: u32 = 10;
 /// First pause between two attempts to mount.
 const RETRY_MIN: Duration = Duration::from_millis(500);
 
@@ -29,6 +31,8 @@ pub enum State {
         size: Bytes,
         /// What of it this host may fill.
         free: Bytes,
+        /// Why nothing can be written there, if that is so.
+        unwritable: Option<Reason>,
     },
     /// It answered once and does not now.
     Lost {
@@ -82,7 +86,7 @@ fn is_mounted(root: &std::path::Path) -> io::Result<bool> {
 /// Watches a mounted datastore until it has to be mounted again.
 fn watch(datastore: &Arc<Datastore>) {
     let mut answered = Instant::now();
-    loop {
+    for looks in 0_u32.. {
         match look(datastore) {
             Ok(_) if is_gone(datastore) => {
                 log::error!("datastore {}: it was unmounted; it is mounted again", datastore.name());
@@ -92,6 +96,9 @@ fn watch(datastore: &Arc<Datastore>) {
             Ok((size, free)) => {
                 answered = Instant::now();
                 datastore.answered(size, free);
+                if looks.is_multiple_of(LOOKS_A_TRY) || datastore.is_unwritable() {
+                    datastore.try_to_write();
+                }
             }
             Err(DatastoreError::Io(error)) if error.kind() == io::ErrorKind::StaleNetworkFileHandle => {
                 log::error!("datastore {}: the export was replaced; it is mounted again", datastore.name());
@@ -99,11 +106,7 @@ fn watch(datastore: &Arc<Datastore>) {
                 datastore.lost(answered, Reason::new("the server replaced the export (stale handle)", ""));
                 return;
             }
-            Err(error) => {
-                let hint =
-                    "look at the server, the cable and the addresses: network nics; the datastore comes back by itself";
-                datastore.lost(answered, Reason::new(error.to_string(), hint));
-            }
+            Err(error) => datastore.lost(answered, trouble::reason(&datastore.place(), &error)),
         }
         std::thread::sleep(WATCH);
     }

@@ -8,13 +8,14 @@
 //!
 //! [`keeper`] mounts, watches and mounts again, one thread for each datastore; [`mount`] says what the kernel is asked and
 //! what its refusals mean; [`bounded`] carries single file operations with a deadline; [`beneath`] keeps their paths
-//! within the datastore; [`store`] is what the rest of the control plane works with.
+//! within the datastore; [`trouble`] says what its errors mean; [`store`] is what the rest of the control plane works with.
 
 pub mod beneath;
 pub mod bounded;
 pub mod keeper;
 pub mod mount;
 pub mod store;
+pub mod trouble;
 
 pub use bounded::{DatastoreError, plain};
 pub use store::{Datastore, Datastores};

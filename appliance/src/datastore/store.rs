@@ -15,6 +15,7 @@ use rustix::fs::OFlags;
 use super::beneath::Beneath;
 use super::bounded::{Bounded, DatastoreError};
 use super::keeper::{State, keep};
+use super::trouble;
 use crate::api::host::DatastoreRow;
 use crate::journal;
 
@@ -25,6 +26,8 @@ pub struct Datastore {
     kind: DatastoreKind,
     root: PathBuf,
     bounded: Bounded,
+    /// The file by which this host tries whether it can write there.
+    tried: String,
     state: Mutex<State>,
 }
 
@@ -35,8 +38,8 @@ pub struct Datastores {
 }
 
 impl Datastores {
-    /// Begins to keep the configured datastores, mounted below `folder`, each on a thread of its own.
-    pub fn start(configured: &[host_config::Datastore], folder: &Path) -> Self {
+    /// Begins to keep the configured datastores of the host `own`, mounted below `folder`, each on a thread of its own.
+    pub fn start(configured: &[host_config::Datastore], folder: &Path, own: &str) -> Self {
         let mut all = Vec::new();
         for host_config::Datastore { name, kind } in configured {
             let root = match kind {
@@ -48,6 +51,7 @@ impl Datastores {
                 kind: kind.clone(),
                 bounded: Bounded::new(root.clone()),
                 root,
+                tried: format!("godwit/tried-{own}"),
                 state: Mutex::new(State::Mounting(None)),
             });
             let kept = Arc::clone(&datastore);
@@ -118,7 +122,37 @@ impl Datastore {
             let target = if matches!(&*state, State::Mounting(None)) { module_path!() } else { journal::NEWS };
             log::info!(target: target, "datastore {} is available", self.name);
         }
-        *state = State::Available { size, free };
+        let unwritable = match &mut *state {
+            State::Available { unwritable, .. } => unwritable.take(),
+            _ => None,
+        };
+        *state = State::Available { size, free, unwritable };
+    }
+
+    /// Writes a small file, as a VM, a lease and this host's own record will want to. A datastore that does not answer
+    /// meanwhile is found by who watches it.
+    pub(super) fn try_to_write(&self) {
+        let written = self.make_folder("godwit").and_then(|()| self.replace(&self.tried, &[0; 4096]));
+        let found = match written {
+            Ok(()) => None,
+            Err(DatastoreError::NoAnswer(_) | DatastoreError::Hanging(_) | DatastoreError::NotMounted) => return,
+            Err(error) => Some(trouble::reason(&self.place(), &error)),
+        };
+        let mut state = self.lock();
+        let State::Available { unwritable, .. } = &mut *state else { return };
+        match (&found, &unwritable) {
+            (Some(now), before) if before.as_ref() != Some(now) => {
+                log::error!("datastore {}: {}", self.name, now.cause)
+            }
+            (None, Some(_)) => log::info!(target: journal::NEWS, "datastore {} can be written again", self.name),
+            _ => {}
+        }
+        *unwritable = found;
+    }
+
+    /// Whether nothing could be written there when that was tried last.
+    pub(super) fn is_unwritable(&self) -> bool {
+        matches!(&*self.lock(), State::Available { unwritable: Some(_), .. })
     }
 
     pub(super) fn lost(&self, since: Instant, why: Reason) {
@@ -139,22 +173,31 @@ impl Datastore {
         let (state, size, free) = match &*self.lock() {
             State::Mounting(None) => ("mounting".to_owned(), Bytes(0), Bytes(0)),
             State::Mounting(Some(_)) => ("not there".to_owned(), Bytes(0), Bytes(0)),
-            State::Available { size, free } => ("available".to_owned(), *size, *free),
+            State::Available { size, free, unwritable: None } => ("available".to_owned(), *size, *free),
+            State::Available { size, free, .. } => ("cannot be written".to_owned(), *size, *free),
             State::Lost { since, .. } => (format!("lost since {} s", since.elapsed().as_secs()), Bytes(0), Bytes(0)),
         };
-        let (kind, place) = match &self.kind {
-            DatastoreKind::Nfs { server, export, version, .. } => {
-                (format!("nfs {version}"), format!("{server}:{export}"))
-            }
-            DatastoreKind::Directory { path } => ("directory".to_owned(), path.clone()),
+        let kind = match &self.kind {
+            DatastoreKind::Nfs { version, .. } => format!("nfs {version}"),
+            DatastoreKind::Directory { .. } => "directory".to_owned(),
         };
-        DatastoreRow { name: self.name.clone(), kind, state, size, free, place }
+        DatastoreRow { name: self.name.clone(), kind, state, size, free, place: self.place() }
+    }
+
+    /// What it is mounted from.
+    pub(super) fn place(&self) -> String {
+        match &self.kind {
+            DatastoreKind::Nfs { server, export, .. } => format!("{server}:{export}"),
+            DatastoreKind::Directory { path } => path.clone(),
+        }
     }
 
     /// What is wrong with it.
     pub fn problems(&self) -> Vec<Reason> {
         match &*self.lock() {
-            State::Mounting(Some(reason)) | State::Lost { why: reason, .. } => vec![reason.clone()],
+            State::Mounting(Some(reason))
+            | State::Lost { why: reason, .. }
+            | State::Available { unwritable: Some(reason), .. } => vec![reason.clone()],
             State::Mounting(None) | State::Available { .. } => Vec::new(),
         }
     }
@@ -283,12 +326,37 @@ mod tests {
     fn at(path: &Path) -> Arc<Datastore> {
         let kind = DatastoreKind::Directory { path: path.to_string_lossy().into_owned() };
         let configured = host_config::Datastore { name: "lab".parse().expect("valid"), kind };
-        let datastore = Datastores::start(&[configured], Path::new("/nowhere")).all().remove(0);
+        let datastore = Datastores::start(&[configured], Path::new("/nowhere"), "host-a").all().remove(0);
         let deadline = Instant::now() + std::time::Duration::from_secs(30);
         while !datastore.available() && datastore.problems().is_empty() && Instant::now() < deadline {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
         datastore
+    }
+
+    #[test]
+    fn a_datastore_that_cannot_be_written_says_why_and_comes_back_by_itself() {
+        let folder = std::env::temp_dir().join(format!("godwit-unwritable-{}", std::process::id()));
+        let (link, writable) = (folder.join("link"), folder.join("writable"));
+        fs::create_dir_all(&writable).expect("made");
+        // Nobody makes folders there, root included.
+        symlink("/sys", &link).expect("linked");
+        let datastore = at(&link);
+        let wait = |what: &str, holds: &dyn Fn() -> bool| {
+            let deadline = Instant::now() + std::time::Duration::from_secs(60);
+            while !holds() {
+                assert!(Instant::now() < deadline, "{what}: {:?} {:?}", datastore.row().state, datastore.problems());
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+        };
+        wait("it is found", &|| datastore.row().state == "cannot be written");
+        let told = datastore.problems().remove(0);
+        assert!(told.cause.contains("may not use it") && told.hint.contains("no_root_squash"), "{told:?}");
+        assert!(datastore.available(), "it can be read");
+        fs::remove_file(&link).expect("removed");
+        symlink(&writable, &link).expect("linked");
+        wait("it is well", &|| datastore.row().state == "available" && datastore.problems().is_empty());
+        fs::remove_dir_all(&folder).expect("removed");
     }
 
     #[test]

@@ -54,10 +54,15 @@ fn lease_problems(plane: &ControlPlane) -> Vec<Reason> {
     }
     for datastore in plane.datastores.all() {
         let name = datastore.name();
-        if leases.iter().all(|lease| lease.datastore != *name) {
-            let cause = format!("the host lease on datastore {name} is not taken yet: it takes seconds");
-            problems.push(Reason::new(cause, hint(name)));
+        if leases.iter().any(|lease| lease.datastore == *name) {
+            continue;
         }
+        let cause = if datastore.problems().is_empty() {
+            format!("the host lease on datastore {name} is not taken yet: it takes seconds")
+        } else {
+            format!("the host lease on datastore {name} cannot be taken while the datastore is not well")
+        };
+        problems.push(Reason::new(cause, hint(name)));
     }
     problems
 }

@@ -86,13 +86,14 @@ pub(super) fn plane(run_dir: &RunDir) -> io::Result<ControlPlane> {
     let identity = bytes_of_hex(identity.trim()).and_then(|bytes| bytes.try_into().ok());
     let configuration = configuration::of_this_host(run_dir, None);
     let datastores = configuration.config.as_ref().map(|config| config.datastores.clone()).unwrap_or_default();
+    let own = configuration.config.as_ref().map_or("", |config| config.hostname.as_str());
     let cpu = cpu::report();
     let hosts = Arc::new(Hosts::default());
     Ok(ControlPlane {
         identity: identity.ok_or_else(|| io::Error::other("the identity of this host is not 32 hex digits"))?,
         cpu: cpu.map_err(|error| log::error!("no CPU report: {error}")).ok(),
         fabric: Mutex::new(configuration.config.clone().map(Fabric::new)),
-        datastores: Datastores::start(&datastores, &run_dir.path().join("datastore")),
+        datastores: Datastores::start(&datastores, &run_dir.path().join("datastore"), own),
         leases: Leases::new(run_dir, Arc::clone(&hosts)),
         engine: Engine::new(run_dir),
         hosts,

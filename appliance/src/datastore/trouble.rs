@@ -1,0 +1,62 @@
+//! What an error of a mounted datastore means for a person, and what mends it.
+
+use std::io;
+
+use model::diagnosis::Reason;
+
+use super::bounded::DatastoreError;
+
+/// What mends a datastore that does not answer, or nobody knows what it has.
+const LOOK_AT_IT: &str =
+    "look at the server, the cable and the addresses: network nics; the datastore comes back by itself";
+
+/// Why `place` (`10.0.0.1:/vms`) cannot be used, and what mends it.
+pub fn reason(place: &str, error: &DatastoreError) -> Reason {
+    let DatastoreError::Io(error) = error else { return Reason::new(error.to_string(), LOOK_AT_IT) };
+    let (cause, hint) = match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => (
+            format!("{place} is exported for reading only"),
+            "export it to this host for writing too (rw); VMs can be started half a minute later",
+        ),
+        io::ErrorKind::PermissionDenied => (
+            format!(
+                "{place} is exported to this host, but its root user may not use it: root squash, or another owner"
+            ),
+            "export it with no_root_squash, or make its folder the squashed user's own",
+        ),
+        io::ErrorKind::StorageFull => (
+            format!("{place} is full: its VMs cannot be started, and those that run get errors when they write"),
+            "make room on the server; datastore list tells how much there is",
+        ),
+        io::ErrorKind::QuotaExceeded => {
+            (format!("this host has used its quota of {place} up"), "raise the quota on the server, or make room there")
+        }
+        io::ErrorKind::StaleNetworkFileHandle => {
+            (format!("the server replaced {place} (stale handle)"), "nothing: it is mounted again by itself")
+        }
+        _ => (super::bounded::plain(error), LOOK_AT_IT),
+    };
+    Reason::new(cause, hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_of_a_server_has_its_own_mend() {
+        let of = |errno: rustix::io::Errno| reason("10.0.0.1:/vms", &DatastoreError::Io(errno.into()));
+        for (errno, cause, hint) in [
+            (rustix::io::Errno::ROFS, "10.0.0.1:/vms is exported for reading only", "(rw)"),
+            (rustix::io::Errno::ACCESS, "root squash", "no_root_squash"),
+            (rustix::io::Errno::PERM, "root squash", "no_root_squash"),
+            (rustix::io::Errno::NOSPC, "10.0.0.1:/vms is full", "make room"),
+            (rustix::io::Errno::DQUOT, "quota", "raise the quota"),
+            (rustix::io::Errno::STALE, "stale handle", "by itself"),
+            (rustix::io::Errno::IO, "Input/output error", "look at the server"),
+        ] {
+            let told = of(errno);
+            assert!(told.cause.contains(cause) && told.hint.contains(hint), "{errno:?}: {told:?}");
+        }
+    }
+}
