@@ -90,6 +90,8 @@ fn line(item: &NewsItem) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
@@ -113,11 +115,19 @@ mod tests {
     #[test]
     fn news_wait_for_a_command() {
         let turn = Turn::default();
-        let command = turn.for_command();
-        assert!(command.is_some());
-        let waits = turn.clone();
-        let news = std::thread::spawn(move || drop(waits.for_news()));
-        assert!(!news.is_finished());
+        let command = turn.for_command().expect("nobody has it");
+        let over = Arc::new(AtomicBool::new(false));
+        let (begun, begins) = std::sync::mpsc::channel();
+        let (waits, is_over) = (turn.clone(), Arc::clone(&over));
+        let news = std::thread::spawn(move || {
+            begun.send(()).expect("heard");
+            let _turn = waits.for_news();
+            assert!(is_over.load(Ordering::SeqCst), "they came while the command ran");
+        });
+        begins.recv().expect("begun");
+        // Time to go wrong in; nothing waits for it.
+        std::thread::sleep(Duration::from_millis(50));
+        over.store(true, Ordering::SeqCst);
         drop(command);
         news.join().expect("they come");
     }
