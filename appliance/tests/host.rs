@@ -2,6 +2,7 @@
 
 mod world;
 
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -303,6 +304,28 @@ fn a_broken_vm_toml_is_told_with_all_its_errors_and_the_files_that_are_not_there
     assert_eq!(host.state("bad"), VmState::Broken(Flaw::Errors));
     let row = host.vm("bad").row;
     assert_eq!((row.cpus, row.memory), (None, None), "what cannot be read is not nothing");
+}
+
+#[test]
+fn a_damaged_lease_keeps_its_vm_from_starting_and_says_what_mends_it() {
+    let Some(datastore) = Datastore::with_witness("damaged-lease") else { return };
+    datastore.add("other", 1, "64 MiB", "", "");
+    let host = Host::boot(&datastore, "host-a", 1);
+    assert_eq!(host.ask("vm start witness").0, 0);
+    assert_eq!(host.ask("vm kill witness").0, 0);
+    let (file, area) = godwit::lease::area::open(&datastore.path("godwit/lease")).expect("an area");
+    drop(file);
+    let bank = area.geometry.vm(protocol::lease::layout::Place(0)).extent();
+    let file = std::fs::File::options().write(true).open(datastore.path("godwit/lease")).expect("it is there");
+    file.write_all_at(&vec![0xA5; bank.bytes], bank.offset).expect("written");
+    file.sync_all().expect("on the disk");
+    let (status, said) = host.ask("vm start witness");
+    let told = line(&said);
+    assert_eq!(status, 1, "{told}");
+    for part in ["corrupt in both copies", "move its file godwit/lease away"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert_eq!(host.ask("vm start other").0, 0, "the leases of other VMs are sound");
 }
 
 #[test]

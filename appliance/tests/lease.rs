@@ -3,6 +3,7 @@
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use godwit::api::channel::Channel;
@@ -12,6 +13,9 @@ use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, kill_process, p
 
 /// Far more than anything takes: an expiry, a claim and a slow machine.
 const BOUND: Duration = Duration::from_secs(120);
+
+/// How often ten VMs are started by two hosts at once.
+const ROUNDS: usize = 100;
 
 struct Host {
     number: u8,
@@ -148,6 +152,40 @@ fn of_three_hosts_that_start_a_vm_at_once_exactly_one_wins_and_the_others_say_wh
             matches!(lab.hosts[next].acquire(&vm), LeaseAnswer::Held { epoch: 2, .. }),
             "a clean give-up is taken at once"
         );
+    }
+}
+
+/// Ten VMs, each started by two hosts at the same instant, again and again.
+#[test]
+fn of_two_hosts_that_start_ten_vms_each_at_once_one_gets_each_vm_and_the_other_hears_who() {
+    let lab = Lab::new("ten-vms", 2);
+    let vms: Vec<String> = (0..10).map(|number| format!("vm-{number}")).collect();
+    for round in 0..ROUNDS {
+        let start = Barrier::new(2 * vms.len());
+        let answers: Vec<[LeaseAnswer; 2]> = std::thread::scope(|scope| {
+            let start = &start;
+            let asked: Vec<_> = vms
+                .iter()
+                .map(|vm| {
+                    [&lab.hosts[0], &lab.hosts[1]].map(|host| {
+                        scope.spawn(move || {
+                            start.wait();
+                            host.acquire(vm)
+                        })
+                    })
+                })
+                .collect();
+            asked.into_iter().map(|both| both.map(|one| one.join().expect("answered"))).collect()
+        });
+        for (vm, answers) in vms.iter().zip(answers) {
+            let won: Vec<usize> = (0..2).filter(|host| matches!(answers[*host], LeaseAnswer::Held { .. })).collect();
+            let [winner] = won[..] else { panic!("round {round}, {vm}: {answers:?}") };
+            let told = matches!(&answers[1 - winner], LeaseAnswer::HeldBy(holder)
+                if holder.name.as_str() == format!("host-{winner}") && holder.alive && !holder.own);
+            assert!(told, "round {round}, {vm}: {answers:?}");
+            let given_up = lab.hosts[winner].ask(&LeaseRequest::GiveUp(on_lab(vm)));
+            assert_eq!(given_up, LeaseAnswer::Done, "round {round}, {vm}");
+        }
     }
 }
 

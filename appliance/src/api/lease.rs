@@ -112,6 +112,8 @@ pub enum LeaseAnswer {
     Status(Vec<DatastoreLease>),
     /// Not done, nothing is known to have changed, and why.
     Failed(String),
+    /// Not done: what hosts wrote into the lease area is damaged, and how. Nothing can be decided there.
+    Damaged(String),
     /// The datastore did not answer in time: what was asked may or may not have happened.
     Unknown(String),
     /// On a connection that watches.

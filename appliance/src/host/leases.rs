@@ -35,6 +35,9 @@ pub enum LeaseFailure {
     /// The lease role could not.
     #[error("{0}")]
     Failed(String),
+    /// The lease area is damaged, and how.
+    #[error("{0}")]
+    Damaged(String),
     /// What was asked may or may not have happened.
     #[error("{0}")]
     Unknown(String),
@@ -54,6 +57,9 @@ impl LeaseFailure {
                 model::limits::LEASE_EXPIRY_MS / 1000
             ),
             Self::HeldBy(holder) => format!("wait until the lease of {} has expired, then try again", holder.name),
+            Self::Damaged(_) => "no host runs what it cannot decide about; if the storage is sound again: shut down every host that uses \
+                                 this datastore, move its file godwit/lease away, and start them: they make a new one"
+                .to_owned(),
             Self::Failed(_) | Self::Unknown(_) => "datastore list, then: log show lease".to_owned(),
             Self::Away(_) => "init restarts it within seconds; then: log show lease".to_owned(),
         };
@@ -96,6 +102,7 @@ impl Leases {
                 Ok(LeaseAnswer::Holders(named.collect()))
             }
             LeaseAnswer::Failed(why) => Err(LeaseFailure::Failed(why)),
+            LeaseAnswer::Damaged(why) => Err(LeaseFailure::Damaged(why)),
             LeaseAnswer::Unknown(why) => Err(LeaseFailure::Unknown(why)),
             answer => Ok(answer),
         }

@@ -252,6 +252,9 @@ impl Leases {
             Ok(Err(error @ (LeaseError::OutcomeUnknown | LeaseError::Contended | LeaseError::Fenced))) => {
                 LeaseAnswer::Unknown(error.to_string())
             }
+            Ok(Err(error @ (LeaseError::Corrupt(_) | LeaseError::DirectoryUnreadable))) => {
+                LeaseAnswer::Damaged(error.to_string())
+            }
             Ok(Err(error)) => LeaseAnswer::Failed(error.to_string()),
             Err(why) => LeaseAnswer::Unknown(why),
         }
@@ -268,7 +271,7 @@ impl Leases {
         let known = self.view(datastore).and_then(|view| {
             let Some(unheard) = vms.iter().find(|vm| !view.vms.contains(vm)) else { return Ok(view.vms) };
             match self.ask(datastore, Request::Query(unheard.clone())) {
-                LeaseAnswer::Failed(why) | LeaseAnswer::Unknown(why) => Err(why),
+                LeaseAnswer::Failed(why) | LeaseAnswer::Unknown(why) | LeaseAnswer::Damaged(why) => Err(why),
                 _ => Ok(self.view(datastore)?.vms),
             }
         });

@@ -97,7 +97,9 @@ impl Assurance {
         match self.channel.receive() {
             Ok((LeaseAnswer::Held { .. }, _)) => Ok(()),
             Ok((LeaseAnswer::HeldBy(holder), _)) => Err(unassured(&format!("{} holds it", holder.name))),
-            Ok((LeaseAnswer::Failed(why) | LeaseAnswer::Unknown(why), _)) => Err(unassured(&why)),
+            Ok((LeaseAnswer::Failed(why) | LeaseAnswer::Unknown(why) | LeaseAnswer::Damaged(why), _)) => {
+                Err(unassured(&why))
+            }
             Ok((other, _)) => Err(unassured(&format!("the lease role answered what was not asked: {other:?}"))),
             Err(error) => Err(unassured(&error)),
         }
@@ -117,7 +119,7 @@ fn translate(ask: LeaseAsk, base: u64, answer: LeaseAnswer) -> session::LeaseAns
         LeaseAnswer::HeldBy(holder) if holder.epoch > base => {
             session::LeaseAnswer::Lost { holder: holder.name, epoch: holder.epoch }
         }
-        LeaseAnswer::Failed(cause) | LeaseAnswer::Unknown(cause) => unknown(cause),
+        LeaseAnswer::Failed(cause) | LeaseAnswer::Unknown(cause) | LeaseAnswer::Damaged(cause) => unknown(cause),
         _ => unknown("the next epoch of the lease is not decided".to_owned()),
     }
 }
