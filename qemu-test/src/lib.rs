@@ -12,6 +12,7 @@ pub mod console;
 pub mod error;
 pub mod fleet;
 pub mod guests;
+pub mod held_frames;
 pub mod home;
 pub mod image;
 pub mod machine;

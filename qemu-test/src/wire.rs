@@ -151,6 +151,29 @@ impl Wires {
         self.ip(&format!("link set {} up\n", tap_name(host, wire)))
     }
 
+    /// Takes a host's tap off its bridge: what it sends goes nowhere, and its link stays up.
+    pub fn take_off(&self, host: &str, wire: Wire) -> Result<()> {
+        self.ip(&format!("link set {} nomaster\n", tap_name(host, wire)))
+    }
+
+    /// Plugs a host's tap into its bridge again.
+    pub fn put_on(&self, host: &str, wire: Wire) -> Result<()> {
+        self.ip(&format!("link set {} master {wire}\n", tap_name(host, wire)))
+    }
+
+    /// Makes two links of which the second is plugged into a wire's bridge: what is sent on the first arrives there.
+    pub fn pair(&self, [ours, at_bridge]: [&str; 2], wire: Wire) -> Result<()> {
+        self.ip(&format!(
+            "link add {ours} mtu 9000 type veth peer name {at_bridge} mtu 9000\nlink set {at_bridge} master {wire} up\n\
+             link set {ours} up\n"
+        ))
+    }
+
+    /// Removes them.
+    pub fn unpair(&self, [ours, _]: [&str; 2]) -> Result<()> {
+        self.ip(&format!("link delete {ours}\n"))
+    }
+
     /// Whether a host's cable is whole.
     pub fn is_whole(&self, host: &str, wire: Wire) -> Result<bool> {
         let said =

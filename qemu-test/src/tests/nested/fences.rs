@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::guests::Hearing;
+use crate::held_frames::HeldFrames;
 use crate::machine::HostSpec;
 use crate::tests::nested::bench::{Bench, expect, says};
 use crate::tests::tally::Verdict;
@@ -139,6 +140,37 @@ pub(super) fn a_host_frozen_with_its_clock_writes_nothing_after_the_take_over(be
     let serial = bench.serial_log("host-a")?;
     let told = "its VMs here are killed, and another host may run them: deb";
     expect(says(&serial, told), || format!("nobody at the console of host-a is told what happened:\n{serial}"))?;
+    Ok(Verdict::Passed)
+}
+
+/// What a host sent before it lost its lease, and the network delivers when another runs the VM: a server that gave the host up
+/// refuses it.
+pub(super) fn what_the_network_held_back_lands_in_no_disk_after_the_take_over(bench: &mut Bench) -> Result<Verdict> {
+    bench.bring("deb", "host-a")?;
+    let talker = bench.talk("deb")?;
+    bench.listen(&talker)?;
+    // The guest goes on writing until its disk does not answer any more.
+    let held = HeldFrames::of(bench.fleet.wires(), "host-a", Wire::Datastore)?;
+    std::thread::sleep(Duration::from_secs(3));
+    let before = talker.stop()?;
+    let taken = bench.start_in_the_end("deb", "host-b").and_then(|_| {
+        let talker = bench.talk("deb")?;
+        bench.listen(&talker)?;
+        Ok(talker)
+    });
+    let delivered = held.deliver()?;
+    let talker = taken?;
+    // The larger ones are what the guest wrote.
+    println!(
+        "  {} frames were delivered late, the largest of {} bytes",
+        delivered.len(),
+        delivered.iter().max().unwrap_or(&0)
+    );
+    expect(delivered.iter().any(|bytes| *bytes > 2_048), || format!("no write was held back: {delivered:?}"))?;
+    bench.listen(&talker)?;
+    bench.judge(talker, "deb")?;
+    went_on(bench, &[before])?;
+    expect(bench.settled_on("deb")? == "host-b", || "deb does not run on host-b".into())?;
     Ok(Verdict::Passed)
 }
 
