@@ -45,6 +45,25 @@ pub(super) fn the_vm_of_a_host_without_its_datastore_starts_elsewhere_and_nowher
     Ok(Verdict::Passed)
 }
 
+/// The first fence alone: a VM without disks has no locks on the storage, and its host no watchdog.
+pub(super) fn the_clock_alone_ends_a_vm_before_another_host_may_run_it(bench: &mut Bench) -> Result<Verdict> {
+    bench.end("witness")?;
+    bench.done("host-a", "vm start witness")?;
+    bench.fleet.wires().cut("host-a", Wire::Datastore)?;
+    let cut = Instant::now();
+    let started = bench.start_in_the_end("witness", "host-b");
+    println!("  started elsewhere {:.1} s after the cut", cut.elapsed().as_secs_f64());
+    // Its host cannot be asked by its console what its datastore does not tell; its processes can be looked at.
+    let monitors = bench.monitors("witness");
+    bench.fleet.wires().mend("host-a", Wire::Datastore)?;
+    started?;
+    let monitors = monitors?;
+    expect(monitors == ["host-b"], || format!("the VM runs on {monitors:?}"))?;
+    expect(bench.settled_on("witness")? == "host-b", || "the witness does not run on host-b".into())?;
+    bench.end("witness")?;
+    Ok(Verdict::Passed)
+}
+
 /// A host that was cut off for longer than its lease and for less than the server keeps its locks has killed its VMs, and with
 /// the cable come the unlocks of their disks: they start elsewhere, although the server never gave that host up.
 pub(super) fn the_vm_of_a_host_that_had_its_datastore_back_after_the_fence_starts_elsewhere(
