@@ -2,6 +2,7 @@
 //! time; one that watches carries events only. DESIGN.md, section 7.
 
 use model::names::{DatastoreName, HostName, VmName};
+use protocol::lease::record::Watchdog;
 use serde::{Deserialize, Serialize};
 
 /// A VM on a datastore.
@@ -189,6 +190,8 @@ pub struct DatastoreLease {
     pub renewed_ms: u64,
     /// What hinders it, empty where nothing does.
     pub trouble: String,
+    /// What resets this host if its lease role hangs.
+    pub watchdog: Watchdog,
 }
 
 /// What happened to leases.

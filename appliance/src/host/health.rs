@@ -2,10 +2,13 @@
 
 use model::diagnosis::Reason;
 use model::names::DatastoreName;
+use protocol::lease::record::Watchdog;
 
 use crate::api::host::{Check, MigrationNicDetail};
+use crate::api::lease::DatastoreLease;
 use crate::host::checks::kvm_problem;
 use crate::host::control_plane::ControlPlane;
+use crate::host::leases::LeaseFailure;
 
 /// Looks at everything that can be wrong with this host.
 pub fn checks(plane: &ControlPlane) -> Vec<Check> {
@@ -34,15 +37,40 @@ pub fn checks(plane: &ControlPlane) -> Vec<Check> {
     for datastore in plane.datastores.all() {
         checks.push(check(&format!("datastore {}", datastore.name()), &datastore.row().state, datastore.problems()));
     }
-    checks.push(check("leases", "renewed", lease_problems(plane)));
+    let leases = plane.leases.status();
+    checks.push(check("leases", "renewed", lease_problems(plane, &leases)));
+    let device = plane.configuration.config.as_ref().and_then(|config| config.watchdog.clone());
+    let armed = leases.ok().and_then(|leases| Some(leases.first()?.watchdog));
+    let (found, problem) = watchdog(device.as_deref(), armed);
+    checks.push(check("watchdog", &found, problem.into_iter().collect()));
     checks
 }
 
-fn lease_problems(plane: &ControlPlane) -> Vec<Reason> {
+/// What becomes of this host if its lease role hangs, and what others may count on; `armed` is unknown before there is a lease.
+fn watchdog(device: Option<&str>, armed: Option<Watchdog>) -> (String, Option<Reason>) {
+    const WAIT: &str = "if this host dies, its VMs wait for the server to give it up";
+    match (device, armed) {
+        (None, _) => (format!("none configured: {WAIT}"), None),
+        (Some(device), None) => (format!("{device}, when there is a lease"), None),
+        (Some(device), Some(Watchdog::Hardware)) => (format!("{device}, in hardware"), None),
+        (Some(device), Some(Watchdog::Software)) => {
+            (format!("{device}, in software, which dies with the kernel: {WAIT}"), None)
+        }
+        (Some(device), Some(Watchdog::None)) => {
+            let cause = format!("{device} cannot be used as watchdog: {WAIT}");
+            (
+                String::new(),
+                Some(Reason::new(cause, "log show lease says why; name another device in watchdog, or leave it out")),
+            )
+        }
+    }
+}
+
+fn lease_problems(plane: &ControlPlane, leases: &Result<Vec<DatastoreLease>, LeaseFailure>) -> Vec<Reason> {
     if let Err(refusal) = plane.known_datastores("") {
         return refusal.reasons;
     }
-    let leases = match plane.leases.status() {
+    let leases = match leases {
         Ok(leases) => leases,
         Err(failure) => return vec![failure.reason()],
     };
@@ -73,4 +101,19 @@ pub fn migration_nic(plane: &ControlPlane) -> MigrationNicDetail {
     // What the engine itself says of its stack is in what the control plane knows of it.
     nic.problems = plane.migration_trouble().into_iter().collect();
     nic
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watchdog_that_cannot_be_used_is_a_problem_and_what_others_count_on_is_told() {
+        let told = |device, armed| watchdog(device, armed).0;
+        assert!(told(None, Some(Watchdog::None)).contains("wait for the server"));
+        assert_eq!(told(Some("/dev/watchdog0"), Some(Watchdog::Hardware)), "/dev/watchdog0, in hardware");
+        assert!(told(Some("/dev/watchdog0"), Some(Watchdog::Software)).contains("wait for the server"));
+        let (_, problem) = watchdog(Some("/dev/none"), Some(Watchdog::None));
+        assert!(problem.is_some_and(|problem| problem.cause.contains("/dev/none cannot be used")));
+    }
 }

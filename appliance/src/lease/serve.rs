@@ -291,12 +291,17 @@ impl Leases {
     }
 
     fn status(&self) -> Vec<DatastoreLease> {
+        let watchdog = self.watchdog.kind();
         let names: Vec<DatastoreName> = self.datastores().keys().cloned().collect();
         let lease = |datastore: DatastoreName| match self.exchange_within(LOOK_BOUND, &datastore, Told::Standing) {
-            Ok(view) => {
-                DatastoreLease { datastore, held: view.held, renewed_ms: view.renewed_ms, trouble: view.trouble }
-            }
-            Err(trouble) => DatastoreLease { datastore, held: false, renewed_ms: 0, trouble },
+            Ok(view) => DatastoreLease {
+                datastore,
+                held: view.held,
+                renewed_ms: view.renewed_ms,
+                trouble: view.trouble,
+                watchdog,
+            },
+            Err(trouble) => DatastoreLease { datastore, held: false, renewed_ms: 0, trouble, watchdog },
         };
         // All at once: one whose area hangs while it is opened must not hold up what is said of the others.
         std::thread::scope(|scope| {

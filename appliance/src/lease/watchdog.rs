@@ -55,6 +55,11 @@ impl Watchdog {
         }
     }
 
+    /// What others may count on.
+    pub fn kind(&self) -> Kind {
+        self.state().device.as_ref().map_or(Kind::None, |(_, kind)| *kind)
+    }
+
     /// The keeper of a datastore allows the host to live.
     pub fn feed(&self, datastore: &DatastoreName) {
         let mut state = self.state();
