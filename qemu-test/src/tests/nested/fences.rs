@@ -8,10 +8,15 @@ use crate::guests::Hearing;
 use crate::held_frames::HeldFrames;
 use crate::machine::HostSpec;
 use crate::tests::nested::bench::{Bench, expect, says};
+use crate::tests::nested::guest::HOSTS;
 use crate::tests::tally::Verdict;
 use crate::wait;
 use crate::wire::Wire;
 
+/// An outage that a lease survives.
+const BRIEFLY: Duration = Duration::from_secs(5);
+/// How long a host may take to be well again: its last life has to expire, and what it wrote to settle.
+const COME_BACK_BOUND: Duration = Duration::from_secs(180);
 /// Much longer than the server keeps the locks of a host that is gone.
 const LOCKS_BOUND: Duration = Duration::from_secs(180);
 
@@ -41,6 +46,63 @@ pub(super) fn the_vm_of_a_host_without_its_datastore_starts_elsewhere_and_nowher
         || format!("host-a could have sent again what it had sent before the cut: {log}"),
     )?;
     // It comes back by itself, and sees where the VM is now.
+    expect(bench.settled_on("deb")? == "host-b", || "deb does not run on host-b".into())?;
+    Ok(Verdict::Passed)
+}
+
+/// Shorter than a lease can do without: nobody is fenced, and no client loses its connection.
+pub(super) fn a_datastore_that_is_away_for_five_seconds_costs_no_vm(bench: &mut Bench) -> Result<Verdict> {
+    bench.bring("deb", "host-a")?;
+    let talker = bench.talk("deb")?;
+    bench.listen(&talker)?;
+    bench.fleet.wires().cut("host-a", Wire::Datastore)?;
+    std::thread::sleep(BRIEFLY);
+    bench.fleet.wires().mend("host-a", Wire::Datastore)?;
+    bench.listen(&talker)?;
+    let server = bench.fleet.server();
+    server.freeze()?;
+    std::thread::sleep(BRIEFLY);
+    server.thaw()?;
+    bench.listen(&talker)?;
+    expect(!talker.has_failed(), || "the client lost its connection".into())?;
+    bench.judge(talker, "deb")?;
+    expect(bench.settled_on("deb")? == "host-a", || "deb does not run where it ran".into())?;
+    Ok(Verdict::Passed)
+}
+
+/// Longer than any lease: every host ends its VMs, its console answers all the time, and when the server answers again, all is
+/// well by itself.
+pub(super) fn a_server_that_hangs_fences_its_hosts_and_they_come_back_by_themselves(
+    bench: &mut Bench,
+) -> Result<Verdict> {
+    bench.bring("deb", "host-a")?;
+    let talker = bench.talk("deb")?;
+    bench.listen(&talker)?;
+    let heard = talker.stop()?;
+    let server = bench.fleet.server();
+    server.freeze()?;
+    std::thread::sleep(Duration::from_millis(model::limits::LEASE_EXPIRY_MS + 8_000));
+    let said = HOSTS.map(|host| bench.exec(host, "datastore list"));
+    let listed = bench.exec("host-a", "vm list");
+    server.thaw()?;
+    for said in said {
+        let said = said?.output;
+        expect(said.contains("lost since"), || {
+            format!("a datastore that does not answer is not told to be lost: {said}")
+        })?;
+    }
+    let listed = listed?.output;
+    expect(listed.contains("deb ") && !listed.contains("running here"), || {
+        format!("host-a calls a VM running that it has killed, or denies it: {listed}")
+    })?;
+    for host in HOSTS {
+        wait::until(&format!("{host} to have its datastore and its lease again"), COME_BACK_BOUND, || {
+            let said = bench.exec(host, "host check")?;
+            Ok(if said.status == 0 { Ok(()) } else { Err(said.output) })
+        })?;
+    }
+    bench.start_in_the_end("deb", "host-b")?;
+    went_on(bench, &[heard])?;
     expect(bench.settled_on("deb")? == "host-b", || "deb does not run on host-b".into())?;
     Ok(Verdict::Passed)
 }

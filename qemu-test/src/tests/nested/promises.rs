@@ -48,6 +48,8 @@ const PROMISES: &[Promise] = promises![
     host: faults::a_monitor_that_dies_ends_its_vm_only_and_is_told,
     host: faults::two_hosts_that_start_a_vm_at_the_same_instant_agree_on_one,
     host: fences::the_vm_of_a_host_without_its_datastore_starts_elsewhere_and_nowhere_twice,
+    host: fences::a_datastore_that_is_away_for_five_seconds_costs_no_vm,
+    host: fences::a_server_that_hangs_fences_its_hosts_and_they_come_back_by_themselves,
     host: fences::the_clock_alone_ends_a_vm_before_another_host_may_run_it,
     host: fences::the_vm_of_a_host_that_had_its_datastore_back_after_the_fence_starts_elsewhere,
     host: fences::the_vm_of_a_dead_host_starts_elsewhere_after_the_expiry,
