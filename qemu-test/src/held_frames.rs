@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::net::netdevice::name_to_index;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
 
@@ -77,10 +78,9 @@ fn keep(socket: &OwnedFd, enough: &AtomicBool) -> Result<Vec<Vec<u8>>> {
 
 /// A socket for whole frames of a link, in the network namespace of this thread.
 fn open(link: &str) -> Result<OwnedFd> {
-    let index = std::fs::read_to_string(format!("/sys/class/net/{link}/ifindex")).doing("reading a link's index")?;
-    let index: libc::c_int = index.trim().parse().unwrap_or(0);
     let socket =
         socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, None).doing("a raw socket")?;
+    let index = name_to_index(&socket, link).doing("finding a link")?;
     for option in [libc::PACKET_VNET_HDR, libc::PACKET_IGNORE_OUTGOING] {
         let on: libc::c_int = 1;
         let length = libc::socklen_t::try_from(size_of_val(&on)).unwrap_or(0);
@@ -94,7 +94,7 @@ fn open(link: &str) -> Result<OwnedFd> {
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
         sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
-        sll_ifindex: index,
+        sll_ifindex: index.cast_signed(),
         sll_hatype: 0,
         sll_pkttype: 0,
         sll_halen: 0,
