@@ -385,7 +385,7 @@ fn live(folder: &Path) {
     open_disk().set_len(DISK_BYTES).expect("sized");
 
     let Some(source) = Monitor::start(folder, "source", &memory, &taps[0]) else { return };
-    source.ask(&VmmRequest::AttachDisk { index: 0, late: false }, &[open_disk().as_fd()]);
+    source.ask(&VmmRequest::AttachDisk { index: 0 }, &[open_disk().as_fd()]);
     let (kernel, initrd) = (Messenger::image(), File::from(memfd(8192)));
     source.ask(&VmmRequest::Load { cmdline: "quiet".into(), initrd: true }, &[kernel.as_fd(), initrd.as_fd()]);
     Messenger(&memory).prepare();
@@ -421,7 +421,7 @@ fn live(folder: &Path) {
     source.ask(&VmmRequest::DirtyLogHarvest, &[]);
     source.ask(&VmmRequest::DirtyLogStop, &[]);
     target.ask(&VmmRequest::Restore { length }, &[state.as_fd()]);
-    target.ask(&VmmRequest::AttachDisk { index: 0, late: false }, &[open_disk().as_fd()]);
+    target.ask(&VmmRequest::AttachDisk { index: 0 }, &[open_disk().as_fd()]);
     target.ask(&VmmRequest::Resume, &[]);
     use_devices(&mut disk[0], &mut nic, &mut rng[0], &taps[1]);
 

@@ -226,7 +226,7 @@ fn a_lease_that_is_broken_by_force_ends_the_vm_where_it_ran_and_any_host_may_sta
     let (status, said) = b.ask("vm start witness");
     assert_eq!(status, 0, "{said:?}");
     b.serial("witness").wait_for("witness: ready");
-    wait("host-a tells", || a.last_end("witness").contains("it came to be host-b's"));
+    wait("host-a tells", || a.last_end("witness").contains("host-b took its lease"));
     assert_eq!(a.state("witness"), VmState::Elsewhere("host-b".parse().expect("valid")));
     let (status, said) = a.ask("lease break witness");
     assert!(status == 1 && line(&said).contains("host-b holds it in epoch 3"), "{said:?}");

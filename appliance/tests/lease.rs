@@ -155,6 +155,19 @@ fn of_three_hosts_that_start_a_vm_at_once_exactly_one_wins_and_the_others_say_wh
     }
 }
 
+#[test]
+fn a_seizure_takes_the_epoch_that_was_meant_and_no_later_one() {
+    let lab = Lab::new("seize", 2);
+    let [holder, other] = &lab.hosts[..] else { panic!("two hosts") };
+    assert!(matches!(holder.acquire("web"), LeaseAnswer::Held { epoch: 1, .. }));
+    let seize = |epoch| other.ask(&LeaseRequest::Seize { vm: on_lab("web"), epoch });
+    let kept = seize(7);
+    assert!(matches!(&kept, LeaseAnswer::HeldBy(who) if who.epoch == 1 && who.alive), "{kept:?}");
+    assert!(matches!(seize(1), LeaseAnswer::Held { epoch: 2, .. }));
+    let lost = holder.ask(&LeaseRequest::Resolve { vm: on_lab("web"), epoch: 0 });
+    assert!(matches!(&lost, LeaseAnswer::HeldBy(who) if who.epoch == 2), "{lost:?}");
+}
+
 /// Ten VMs, each started by two hosts at the same instant, again and again.
 #[test]
 fn of_two_hosts_that_start_ten_vms_each_at_once_one_gets_each_vm_and_the_other_hears_who() {

@@ -35,8 +35,14 @@ pub enum LeaseRequest {
     Close(DatastoreName),
     /// Takes the lease of a VM that nobody holds, or whose holder's host lease has expired.
     Acquire(VmOnDatastore),
-    /// Takes the lease of a VM from whoever holds it, a host that lives too: a person says that the VM does not run there.
-    Seize(VmOnDatastore),
+    /// Takes the lease of a VM from who holds it in this epoch, a host that lives too: a person says that the VM does not run
+    /// there.
+    Seize {
+        /// The VM.
+        vm: VmOnDatastore,
+        /// The epoch.
+        epoch: u64,
+    },
     /// Registers the VM's monitor, which is killed when the host lease is lost. Must come before the VM runs.
     /// Beside it: a pidfd. Answered with `Held` where this host holds the VM at that moment, with `Done` where it does
     /// not (yet: the destination of a move).
@@ -137,8 +143,6 @@ pub struct TakenFrom {
     pub name: HostName,
     /// How its life ended, for a person: `its host lease had expired`.
     pub why: String,
-    /// It had a hardware watchdog that has reset it by now: what it still holds on the server, it writes nothing any more.
-    pub reset: bool,
 }
 
 /// The name of a holder of whom nothing but its identity is left in the lease area, because another host has its slot by

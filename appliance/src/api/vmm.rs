@@ -16,9 +16,6 @@ pub enum VmmRequest {
     AttachDisk {
         /// The disk's place in the specification.
         index: u8,
-        /// If another has it locked, it is used without the lock until `TakeDisks` gets it: the other is known not to write
-        /// any more. Else `DiskLocked` is the answer then.
-        late: bool,
     },
     /// Loads a kernel. Beside it: the kernel and, if `initrd`, the initial RAM disk.
     Load {
@@ -27,8 +24,8 @@ pub enum VmmRequest {
         /// Whether an initial RAM disk follows the kernel.
         initrd: bool,
     },
-    /// Takes back the locks of disks that were let go of in a stun, and those that are late. Answered with `DiskLocked` if
-    /// some are late still. What the lease said before may be old by then: it is to be asked between this and `Resume`.
+    /// Takes back the locks of disks that were let go of in a stun. What the lease said before may be old by then: it is to be
+    /// asked between this and `Resume`.
     TakeDisks,
     /// Lets the vCPUs run, for the first time or after a pause or a stun.
     Resume,

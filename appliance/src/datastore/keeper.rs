@@ -96,7 +96,7 @@ fn watch(datastore: &Arc<Datastore>) {
             Ok((size, free)) => {
                 answered = Instant::now();
                 datastore.answered(size, free);
-                if looks.is_multiple_of(LOOKS_A_TRY) || datastore.is_unwritable() {
+                if looks.is_multiple_of(LOOKS_A_TRY) || !datastore.writable() {
                     datastore.try_to_write();
                 }
             }

@@ -150,9 +150,9 @@ impl Datastore {
         *unwritable = found;
     }
 
-    /// Whether nothing could be written there when that was tried last.
-    pub(super) fn is_unwritable(&self) -> bool {
-        matches!(&*self.lock(), State::Available { unwritable: Some(_), .. })
+    /// Whether it answered when it was last looked at, and took what was written there last.
+    pub fn writable(&self) -> bool {
+        matches!(&*self.lock(), State::Available { unwritable: None, .. })
     }
 
     pub(super) fn lost(&self, since: Instant, why: Reason) {

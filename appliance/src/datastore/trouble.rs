@@ -25,7 +25,7 @@ pub fn reason(place: &str, error: &DatastoreError) -> Reason {
             "export it with no_root_squash, or make its folder the squashed user's own",
         ),
         io::ErrorKind::StorageFull => (
-            format!("{place} is full: its VMs cannot be started, and those that run get errors when they write"),
+            format!("{place} is full: its VMs get errors where they write what has no room yet"),
             "make room on the server; datastore list tells how much there is",
         ),
         io::ErrorKind::QuotaExceeded => {

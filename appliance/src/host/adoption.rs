@@ -44,11 +44,10 @@ pub fn adopt(plane: &Arc<ControlPlane>) {
 }
 
 fn adopt_one(plane: &Arc<ControlPlane>, record: VmRecord) -> Result<(), String> {
-    let VmRecord { vm, epoch, config_text, pid, paused, late_locks, moving_out, moving_in } = record;
+    let VmRecord { vm, epoch, config_text, pid, paused, moving_out, moving_in } = record;
     let config = VmConfig::parse("vm.toml", &config_text).map_err(|_| "its record is broken".to_owned())?;
     let (monitor, spec) = Monitor::adopt(&plane.run_dir, &vm.vm, pid).map_err(|error| error.to_string())?;
     let running = Arc::new(Running::new(vm.clone(), epoch, (config, config_text), spec, monitor, Vec::new()));
-    running.set_late_locks(late_locks);
     if let Some(moving_in) = moving_in {
         arrivals::adopt(plane, running, moving_in);
         return Ok(());

@@ -142,7 +142,7 @@ fn follow(
     loop {
         match (said.recv(), &arriving) {
             (Ok(FromMigrate::OpenDisks(_)), Some(born)) => {
-                let opened = born::attach_disks(located, &born.running, false)
+                let opened = born::attach_disks(located, &born.running)
                     .map_err(Unattached::reason)
                     .and_then(|()| still_ours(plane, &born.running, incoming.vm.epoch + 1))
                     .and_then(|()| plane.open_taps(&born.running))
@@ -266,9 +266,9 @@ fn ask_lease(
                 };
                 match opened {
                     Ok(()) => match go_on(plane, &born.running, holder.epoch, paused) {
-                        Ok(()) => {
+                        Ok(epoch) => {
                             plane.announce(&born.running);
-                            settle_in(plane, paused, born, holder.epoch);
+                            settle_in(plane, paused, born, epoch);
                             tell_disks_open(plane, id);
                             return Ok("moved");
                         }
@@ -304,7 +304,7 @@ fn open(plane: &ControlPlane, running: &Running, epoch: u64) -> Result<(), Strin
     let datastore = plane.datastores.get(&vm.datastore);
     let datastore = datastore.ok_or_else(|| format!("datastore {} is not configured here any more", vm.datastore))?;
     let located = Located { name: vm.vm.clone(), datastore, config_text: running.config_text.clone() };
-    let opened = born::attach_disks(&located, running, false).map_err(Unattached::reason);
+    let opened = born::attach_disks(&located, running).map_err(Unattached::reason);
     let opened = opened.and_then(|()| still_ours(plane, running, epoch)).and_then(|()| plane.open_taps(running));
     opened.map_err(|reason| reason.cause)
 }

@@ -137,16 +137,15 @@ impl Unattached {
 }
 
 /// Opens a VM's disks for this host's use and hands them to its monitor, which locks those that its guest may write. Disks
-/// that it has already it keeps, so this can be tried again. `late`: a disk that another has locked is used without its lock,
-/// which is taken later ([`super::late_locks`]).
+/// that it has already it keeps, so this can be tried again.
 ///
 /// # Errors
 /// A disk cannot be opened, locked or attached.
-pub fn attach_disks(located: &Located, running: &Running, late: bool) -> Result<(), Unattached> {
+pub fn attach_disks(located: &Located, running: &Running) -> Result<(), Unattached> {
     for (index, disk) in running.config.disks.iter().enumerate() {
         let file = located.open_disk(disk).map_err(Unattached::Failed)?;
         let index = u8::try_from(index).unwrap_or(u8::MAX);
-        match running.monitor.ask(&VmmRequest::AttachDisk { index, late }, &[file.as_fd()]) {
+        match running.monitor.ask(&VmmRequest::AttachDisk { index }, &[file.as_fd()]) {
             Ok(VmmAnswer::DiskLocked) => return Err(Unattached::Locked(located.locked(disk))),
             Ok(_) => {}
             Err(error) => {

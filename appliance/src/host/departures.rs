@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use model::diagnosis::{Diagnosis, Reason};
+use model::diagnosis::Diagnosis;
 use model::names::{HostName, VmName};
 use protocol::checks::{Finding, Judged, by_condition, link};
 use protocol::session::PhaseName;
@@ -22,7 +22,7 @@ use crate::host::settling::{
     ENGINE_DIED, MOVED, Unreported, by_lease, goes_on, hold_in, release, still_here, without_engine,
 };
 use crate::host::vms::Held;
-use crate::host::{facts, late_locks, owed, receipts, record};
+use crate::host::{facts, owed, receipts, record};
 use crate::journal;
 
 /// How long a move may take to be given up before a kill ends the monitor all the same: a monitor that cannot finish its
@@ -89,9 +89,8 @@ fn move_out(
     if *destination == *plane.name() {
         return Err(refused(format!("{destination} is this host"), "host list"));
     }
-    let here: Vec<Reason> = plane.migration_trouble().into_iter().chain(late_locks::hinders(&running)).collect();
-    if !here.is_empty() {
-        return Err(Diagnosis::of(&what, here));
+    if let Some(trouble) = plane.migration_trouble() {
+        return Err(Diagnosis::of(&what, vec![trouble]));
     }
     if !plane.hosts.knows(destination) {
         let cause = format!("no host {destination} with a migration NIC shares a datastore with this one");

@@ -48,7 +48,7 @@ fn datastore_facts(datastore: &Datastore) -> DatastoreFacts {
     DatastoreFacts {
         name: datastore.name().clone(),
         identity,
-        writable: datastore.available(),
+        writable: datastore.writable(),
         trouble: datastore.problems().first().map(|reason| reason.cause.clone()).unwrap_or_default(),
     }
 }

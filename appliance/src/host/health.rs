@@ -46,22 +46,16 @@ pub fn checks(plane: &ControlPlane) -> Vec<Check> {
     checks
 }
 
-/// What becomes of this host if its lease role hangs, and what others may count on; `armed` is unknown before there is a lease.
+/// What resets this host if its lease role hangs; `armed` is unknown before there is a lease.
 fn watchdog(device: Option<&str>, armed: Option<Watchdog>) -> (String, Option<Reason>) {
-    const WAIT: &str = "if this host dies, its VMs wait for the server to give it up";
     match (device, armed) {
-        (None, _) => (format!("none configured: {WAIT}"), None),
+        (None, _) => ("none configured".to_owned(), None),
         (Some(device), None) => (format!("{device}, when there is a lease"), None),
         (Some(device), Some(Watchdog::Hardware)) => (format!("{device}, in hardware"), None),
-        (Some(device), Some(Watchdog::Software)) => {
-            (format!("{device}, in software, which dies with the kernel: {WAIT}"), None)
-        }
+        (Some(device), Some(Watchdog::Software)) => (format!("{device}, in software: it dies with the kernel"), None),
         (Some(device), Some(Watchdog::None)) => {
-            let cause = format!("{device} cannot be used as watchdog: {WAIT}");
-            (
-                String::new(),
-                Some(Reason::new(cause, "log show lease says why; name another device in watchdog, or leave it out")),
-            )
+            let hint = "log show lease says why; name another device in watchdog, or leave it out";
+            (String::new(), Some(Reason::new(format!("{device} cannot be used as watchdog"), hint)))
         }
     }
 }
@@ -108,11 +102,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_watchdog_that_cannot_be_used_is_a_problem_and_what_others_count_on_is_told() {
+    fn a_watchdog_that_is_configured_and_cannot_be_used_is_a_problem() {
         let told = |device, armed| watchdog(device, armed).0;
-        assert!(told(None, Some(Watchdog::None)).contains("wait for the server"));
+        assert_eq!(told(None, Some(Watchdog::None)), "none configured");
         assert_eq!(told(Some("/dev/watchdog0"), Some(Watchdog::Hardware)), "/dev/watchdog0, in hardware");
-        assert!(told(Some("/dev/watchdog0"), Some(Watchdog::Software)).contains("wait for the server"));
+        assert!(told(Some("/dev/watchdog0"), Some(Watchdog::Software)).contains("in software"));
         let (_, problem) = watchdog(Some("/dev/none"), Some(Watchdog::None));
         assert!(problem.is_some_and(|problem| problem.cause.contains("/dev/none cannot be used")));
     }

@@ -38,7 +38,7 @@ pub fn break_lease(plane: &ControlPlane, name: &VmName, force: bool) -> Result<S
     if holder.alive && !force {
         return Err(refusal(&what, name, &holder, &located.datastore));
     }
-    take_and_give_up(plane, &vm, holder.alive).map_err(failed)?;
+    take_and_give_up(plane, &vm, &holder, &what)?;
     let Holder { name: from, epoch, .. } = &holder;
     log::warn!(target: journal::NEWS, "the lease of VM {name} was broken on the console; {from} held it in epoch {epoch}");
     let afterwards = if holder.alive {
@@ -52,20 +52,29 @@ pub fn break_lease(plane: &ControlPlane, name: &VmName, force: bool) -> Result<S
 }
 
 /// Comes to hold the VM, and lets go of it at once. A control plane that dies in between leaves the note of it.
-fn take_and_give_up(plane: &ControlPlane, vm: &VmOnDatastore, by_force: bool) -> Result<(), LeaseFailure> {
-    if let Err(error) = record::begin(&plane.run_dir, vm) {
-        return Err(LeaseFailure::Failed(format!("it cannot be noted: {error}")));
-    }
-    let taken = if by_force { plane.leases.seize(vm).map(drop) } else { plane.leases.acquire(vm).map(drop) };
+fn take_and_give_up(plane: &ControlPlane, vm: &VmOnDatastore, holder: &Holder, what: &str) -> Result<(), Diagnosis> {
+    let noted = record::begin(&plane.run_dir, vm);
+    noted.map_err(|error| Diagnosis::new(what, format!("it cannot be noted: {error}"), "host check"))?;
+    let refused = |what: &str, failure: LeaseFailure| Diagnosis::of(what, vec![failure.reason()]);
+    let taken =
+        if holder.alive { plane.leases.seize(vm, holder.epoch).map(drop) } else { plane.leases.acquire(vm).map(drop) };
     match taken {
-        Ok(()) => owed::give_up(plane, vm),
+        Ok(()) => owed::give_up(plane, vm).map_err(|failure| {
+            let what =
+                format!("the lease of VM {} is this host's now, and not given up yet; this host goes on trying", vm.vm);
+            refused(&what, failure)
+        }),
         Err(failure) if failure.leaves_doubt() => {
             owed::owe(plane, vm);
-            Err(failure)
+            let what = format!(
+                "whether the lease of VM {} was broken is not known; if so, this host gives it up by itself",
+                vm.vm
+            );
+            Err(refused(&what, failure))
         }
         Err(failure) => {
             record::remove(&plane.run_dir, &vm.vm);
-            Err(failure)
+            Err(refused(what, failure))
         }
     }
 }
@@ -74,7 +83,7 @@ fn take_and_give_up(plane: &ControlPlane, vm: &VmOnDatastore, by_force: bool) ->
 fn refusal(what: &str, name: &VmName, holder: &Holder, datastore: &Datastore) -> Diagnosis {
     let host = &holder.name;
     let storage = if has_server_locks(datastore.kind()) {
-        format!("{host}'s lock on its disks keeps a second guest from writing until {host} ends it")
+        format!("{host}'s locks on its disks, if it has any, keep a second guest from writing until {host} ends it")
     } else {
         format!(
             "nothing keeps both from writing into its disks on datastore {}, which has no locks: its data is lost then",
@@ -115,7 +124,7 @@ mod tests {
             match request {
                 LeaseRequest::Query(_) => LeaseAnswer::Holder(Some(holder.clone())),
                 LeaseRequest::Acquire(_) if alive => LeaseAnswer::HeldBy(holder.clone()),
-                LeaseRequest::Acquire(_) | LeaseRequest::Seize(_) => LeaseAnswer::held(4),
+                LeaseRequest::Acquire(_) | LeaseRequest::Seize { epoch: 3, .. } => LeaseAnswer::held(4),
                 LeaseRequest::GiveUp(_) => LeaseAnswer::Done,
                 _ => LeaseAnswer::Failed("it was not to be asked".to_owned()),
             }
@@ -139,13 +148,13 @@ mod tests {
     fn the_lease_of_a_host_that_lives_is_broken_by_force_only_and_what_it_may_cost_is_said() {
         let (place, asked) = held_by_another("break-living", true);
         let refused = break_lease(&place.plane, &web().vm, false).expect_err("it lives").to_string();
-        for said in ["host-b holds it in epoch 3", "may run the VM", "lock on its disks", "lease break web --force"] {
+        for said in ["host-b holds it in epoch 3", "may run the VM", "locks on its disks", "lease break web --force"] {
             assert!(refused.contains(said), "{said}: {refused}");
         }
         assert_eq!(changes(&asked), []);
         let broken = break_lease(&place.plane, &web().vm, true).expect("broken");
         assert!(broken.contains("nobody's now") && broken.contains("host-b runs the VM"), "{broken}");
-        assert_eq!(changes(&asked), [LeaseRequest::Seize(web()), LeaseRequest::GiveUp(web())]);
+        assert_eq!(changes(&asked), [LeaseRequest::Seize { vm: web(), epoch: 3 }, LeaseRequest::GiveUp(web())]);
     }
 
     #[test]

@@ -156,12 +156,12 @@ impl Leases {
         }
     }
 
-    /// Takes a VM's lease from whoever holds it, a host that lives too; returns its epoch.
+    /// Takes a VM's lease from who holds it in `epoch`, a host that lives too; returns its new epoch.
     ///
     /// # Errors
-    /// The datastore does not answer.
-    pub fn seize(&self, vm: &VmOnDatastore) -> Result<u64, LeaseFailure> {
-        match self.ask(&LeaseRequest::Seize(vm.clone()), &[])? {
+    /// It is held in another epoch by now, or the datastore does not answer.
+    pub fn seize(&self, vm: &VmOnDatastore, epoch: u64) -> Result<u64, LeaseFailure> {
+        match self.ask(&LeaseRequest::Seize { vm: vm.clone(), epoch }, &[])? {
             LeaseAnswer::Held { epoch, .. } => Ok(epoch),
             other => Err(unexpected(&other)),
         }

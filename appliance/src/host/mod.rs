@@ -15,7 +15,6 @@
 //!              ends       what follows when a guest, or its monitor (reap, kernel_log), ends
 //!              arrivals   migrations to here
 //!              settling   who runs a VM after its move lost its engine or its control plane
-//!              late_locks what runs before it has the locks of its disks
 //!              taken_away what runs here and came to be another host's
 //! ```
 //!
@@ -42,7 +41,6 @@ pub mod facts;
 pub mod health;
 pub mod host_lease;
 pub mod kernel_log;
-pub mod late_locks;
 pub mod lease_break;
 pub mod lease_view;
 pub mod leases;

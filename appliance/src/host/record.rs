@@ -27,8 +27,6 @@ pub struct VmRecord {
     pub pid: u32,
     /// Its vCPUs were paused by a person.
     pub paused: bool,
-    /// It runs without all the locks of its disks.
-    pub late_locks: bool,
     /// It was moving out; whether it ever came to be another host's, the lease says.
     pub moving_out: Option<MovingOut>,
     /// It was moving in; whether it ever came to be this host's, the lease says.
@@ -113,7 +111,6 @@ fn write_record(
         config_text: running.config_text.clone(),
         pid: running.monitor.pid(),
         paused,
-        late_locks: running.has_late_locks(),
         moving_out,
         moving_in,
     };

@@ -18,9 +18,7 @@ use crate::host::leases::Leases;
 use crate::host::moves::Moves;
 use crate::host::owed::{self, Owed};
 use crate::host::vms::Vms;
-use crate::host::{
-    adoption, arrivals, autostart, cpu, ending, host_lease, late_locks, news, receipts, serve, taken_away,
-};
+use crate::host::{adoption, arrivals, autostart, cpu, ending, host_lease, news, receipts, serve, taken_away};
 use crate::journal;
 use crate::network::fabric::Fabric;
 use crate::sigterm;
@@ -53,7 +51,6 @@ pub fn run(run_dir: &RunDir) -> io::Result<()> {
     }
     spawn("guards", &plane, host_lease::keep_guards)?;
     spawn("fences", &plane, host_lease::hear_fences)?;
-    spawn("late-locks", &plane, late_locks::keep)?;
     spawn("owed", &plane, |plane| owed::keep(plane))?;
     spawn("discovery", &plane, discovery::keep)?;
     spawn("engine", &plane, |plane| {

@@ -1,6 +1,6 @@
 //! A VM with a monitor on this host.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use model::vm_config::VmConfig;
@@ -25,8 +25,6 @@ pub struct Running {
     pub spec: MachineSpec,
     /// Its monitor.
     pub monitor: Monitor,
-    /// It runs without all the locks of its disks.
-    late_locks: AtomicBool,
     /// Its taps, in the order of its NICs; empty after this control plane was restarted, for the monitor holds them.
     taps: Mutex<Vec<Tap>>,
 }
@@ -42,22 +40,12 @@ impl Running {
         taps: Vec<Tap>,
     ) -> Self {
         let (epoch, taps) = (AtomicU64::new(epoch), Mutex::new(taps));
-        Self { vm, epoch, config, config_text, spec, monitor, late_locks: AtomicBool::new(false), taps }
+        Self { vm, epoch, config, config_text, spec, monitor, taps }
     }
 
     /// The epoch in which this host holds it; 0 on a destination before the commit.
     pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Relaxed)
-    }
-
-    /// Whether it runs without all the locks of its disks ([`super::late_locks`]).
-    pub fn has_late_locks(&self) -> bool {
-        self.late_locks.load(Ordering::Relaxed)
-    }
-
-    /// It runs without all the locks of its disks, or has them now.
-    pub fn set_late_locks(&self, late: bool) {
-        self.late_locks.store(late, Ordering::Relaxed);
     }
 
     /// Works with its taps.

@@ -12,6 +12,7 @@ use crate::host::caller::Caller;
 use crate::host::control_plane::ControlPlane;
 use crate::host::leases::LeaseFailure;
 use crate::host::running::Running;
+use crate::host::taken_away::taken;
 use crate::host::vms::Held;
 use crate::host::{owed, record};
 
@@ -103,14 +104,17 @@ fn owe_what_is_left(plane: &ControlPlane, held: &Held<'_>) {
 /// The VM is this host's in this epoch: it goes on as it was. Returns where it is, for a person.
 pub(super) fn goes_on(plane: &ControlPlane, held: &mut Held<'_>, epoch: u64) -> String {
     let paused = *held.before() == VmState::Paused;
-    hold_in(plane, held.running(), epoch, paused);
     let (host, vm) = (plane.name(), held.running().vm.vm.clone());
     let mut told = String::new();
     let why = loop {
         let failure = match go_on(plane, held.running(), epoch, paused) {
-            Ok(()) => return still_here(plane, held),
+            Ok(_) => return still_here(plane, held),
             Err(StandsStill::Monitor(why)) => break why,
-            Err(StandsStill::Lease(LeaseFailure::HeldBy(holder))) => break format!("{} holds it now", holder.name),
+            // It came to be another's before this host had its disks: that one needs their locks.
+            Err(StandsStill::Lease(LeaseFailure::HeldBy(holder))) => {
+                release(plane, held.running(), taken(&holder));
+                return format!("{}: vm show {vm}", taken(&holder));
+            }
             Err(StandsStill::Lease(failure)) => failure,
         };
         if held.running().monitor.is_gone() || !held.is_here() {
@@ -129,6 +133,7 @@ pub(super) fn goes_on(plane: &ControlPlane, held: &mut Held<'_>, epoch: u64) -> 
         return still_here(plane, held);
     }
     held.leave_as(VmState::Paused);
+    held.running().set_epoch(epoch);
     record::update(&plane.run_dir, held.running(), true);
     format!("it is {host}'s, but could not be resumed ({why}) and is paused: vm resume")
 }
@@ -158,17 +163,20 @@ pub(super) fn still_here(plane: &ControlPlane, held: &Held<'_>) -> String {
     }
 }
 
-/// Lets a VM that this host holds run, unless it runs already (it was not stunned) or was paused before.
-pub(super) fn go_on(plane: &ControlPlane, running: &Running, epoch: u64, paused: bool) -> Result<(), StandsStill> {
+/// Lets a VM that this host holds in `epoch` run, unless it runs already (it was not stunned) or was paused before. The epoch in
+/// which it is held then. Until it runs its record says that it moves: a control plane after this one would else take it for a VM
+/// that runs, and leave it stunned.
+pub(super) fn go_on(plane: &ControlPlane, running: &Running, epoch: u64, paused: bool) -> Result<u64, StandsStill> {
     let ask = |request| running.monitor.ask(&request, &[]).map_err(|error| StandsStill::Monitor(error.to_string()));
     let runs = matches!(ask(VmmRequest::Status)?, VmmAnswer::Status(status) if status.life == VmmLife::Running);
-    if paused || runs {
-        return Ok(());
+    let mut epoch = epoch;
+    if !paused && !runs {
+        ask(VmmRequest::TakeDisks)?;
+        epoch = plane.leases.assure(&running.vm, epoch).map_err(StandsStill::Lease)?;
+        ask(VmmRequest::Resume)?;
     }
-    ask(VmmRequest::TakeDisks)?;
-    let epoch = plane.leases.assure(&running.vm, epoch).map_err(StandsStill::Lease)?;
-    hold_in(plane, running, epoch, false);
-    ask(VmmRequest::Resume).map(|_| ())
+    hold_in(plane, running, epoch, paused);
+    Ok(epoch)
 }
 
 /// This host holds the VM in this epoch now, and a control plane after this one must know.

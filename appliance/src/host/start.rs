@@ -53,8 +53,7 @@ pub fn start(plane: &Arc<ControlPlane>, name: &VmName, caller: &Caller<'_>) -> R
     let noted = record::begin(&plane.run_dir, &vm);
     noted.map_err(|error| Diagnosis::new(&what, format!("its start cannot be noted: {error}"), "host check"))?;
     let started = acquire(plane, &vm).and_then(|(epoch, taken_from)| {
-        let was_reset = taken_from.as_ref().is_some_and(|taken| taken.reset);
-        let started = bring_up(plane, &located, config, (epoch, was_reset), caller);
+        let started = bring_up(plane, &located, config, epoch, caller);
         if started.is_err() {
             // Tried again if it cannot be done now.
             let _ = owed::give_up(plane, &vm);
@@ -121,7 +120,7 @@ fn bring_up(
     plane: &Arc<ControlPlane>,
     located: &Located,
     config: &VmConfig,
-    (epoch, was_reset): (u64, bool),
+    epoch: u64,
     caller: &Caller<'_>,
 ) -> Result<String, Reason> {
     let born = Born::new(plane, located, config, epoch)?;
@@ -130,40 +129,24 @@ fn bring_up(
     // Before its guest runs: a control plane after this one must find it whenever this one dies.
     let written = record::write(&plane.run_dir, &born.running, false);
     written.map_err(|error| Reason::new(format!("its record cannot be written: {error}"), "host check"))?;
-    disks(plane, located, &born.running, was_reset, caller)?;
+    disks(plane, located, &born.running, caller)?;
     let assured = plane.leases.assure(&born.running.vm, epoch).map_err(|failure| failure.reason())?;
     settling::hold_in(plane, &born.running, assured, false);
     boot(plane, located, &born.running)?;
     plane.owed.settled(&born.running.vm);
     plane.vms.put(name, Arc::clone(&born.running), VmState::Running);
-    let late = born.running.has_late_locks();
     ends::watch(plane, born);
-    let late =
-        if late { ", without the locks of its disks until the server gives the host up that has them" } else { "" };
-    Ok(format!("VM {name} runs on this host (lease epoch {assured}){late}"))
+    Ok(format!("VM {name} runs on this host (lease epoch {assured})"))
 }
 
-/// Gives the VM its disks, waiting for locks that a host which died has left on the server; if that host was reset, it writes
-/// nothing any more, and its locks need not be waited for.
-fn disks(
-    plane: &ControlPlane,
-    located: &Located,
-    running: &Running,
-    was_reset: bool,
-    caller: &Caller<'_>,
-) -> Result<(), Reason> {
+/// Gives the VM its disks, waiting for locks that a host which died has left on the server.
+fn disks(plane: &ControlPlane, located: &Located, running: &Running, caller: &Caller<'_>) -> Result<(), Reason> {
     let vm = &running.vm.vm;
     let began = Instant::now();
     let most = Duration::from_millis(limits::DATASTORE_LOCK_MS_MAX);
     let attached = loop {
-        let reason = match attach_disks(located, running, false) {
+        let reason = match attach_disks(located, running) {
             Ok(()) => break Ok(()),
-            Err(Unattached::Locked(reason)) if was_reset => {
-                log::info!("VM {vm} runs without the lock of a disk: {}; the host that had it was reset", reason.cause);
-                running.set_late_locks(true);
-                record::update(&plane.run_dir, running, false);
-                break attach_disks(located, running, true).map_err(Unattached::reason);
-            }
             Err(Unattached::Failed(reason)) => break Err(reason),
             Err(Unattached::Locked(reason)) => reason,
         };
@@ -199,40 +182,4 @@ fn boot(plane: &ControlPlane, located: &Located, running: &Running) -> Result<()
         .map_err(|error| Reason::new(format!("the kernel {} cannot be loaded: {error}", boot.kernel), KERNEL_HINT))?;
     let resumed = running.monitor.ask(&VmmRequest::Resume, &[]);
     resumed.map_err(|error| Reason::new(error.to_string(), "log show vmm")).map(|_| ())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::api::channel::Channel;
-    use crate::api::host::{HostAnswer, HostRequest};
-    use crate::api::lease::LeaseAnswer;
-    use crate::api::vmm::VmmAnswer;
-    use crate::host::control_plane::stand_in::Place;
-    use crate::host::monitor::stand_in::StandIn;
-
-    #[test]
-    fn the_locks_of_a_host_that_was_reset_are_not_waited_for_and_those_of_any_other_are() {
-        let place = Place::without_datastore("start-locked", |_| LeaseAnswer::Done);
-        place.write("vms/web/disk.img", &"0".repeat(4096));
-        place.write("vms/web/vm.toml", "");
-        place.wait("the datastore is there", || place.plane.datastores.all()[0].available());
-        let web: VmName = "web".parse().expect("valid");
-        let monitor = StandIn::start(&web);
-        monitor.answers(|request| match request {
-            VmmRequest::AttachDisk { late: false, .. } => Some(VmmAnswer::DiskLocked),
-            VmmRequest::AttachDisk { late: true, .. } => Some(VmmAnswer::Done),
-            _ => None,
-        });
-        let running = monitor.running_with("[[disk]]\nfile = \"disk.img\"\n");
-        let located = locate(&place.plane, &web, "").expect("it is there");
-        let (console, there) = Channel::<HostAnswer, HostRequest>::pair().expect("sockets");
-        there.send(&HostRequest::Cancel, &[]).expect("sent");
-        let cancelled = disks(&place.plane, &located, &running, false, &Caller::console(&console));
-        let cancelled = cancelled.expect_err("it is locked");
-        assert!(cancelled.cause.contains("while it waited for a disk"), "{}", cancelled.cause);
-        assert!(!running.has_late_locks());
-        disks(&place.plane, &located, &running, true, &Caller::nobody()).expect("it need not wait");
-        assert!(running.has_late_locks());
-    }
 }

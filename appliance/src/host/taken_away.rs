@@ -7,72 +7,98 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::names::VmName;
-
 use crate::api::host::VmState;
 use crate::api::lease::Holder;
 use crate::datastore::Datastore;
 use crate::host::control_plane::ControlPlane;
-use crate::host::lease_view;
 use crate::host::leases::LeaseFailure;
 use crate::host::running::Running;
 use crate::host::settling::{hold_in, release};
 use crate::journal;
 
-/// Pause between two looks at the leases of the VMs that run here.
+/// Pause between two looks.
 const LOOK: Duration = Duration::from_secs(2);
+/// After so many looks every VM was looked at: a look reads all that hosts wrote about a VM, from the storage that renewals use.
+const LOOKS_A_ROUND: usize = 16;
 /// The states in which nothing is being done with a VM. What is done with another is settled by who does it.
 const IDLE: [VmState; 2] = [VmState::Running, VmState::Paused];
 
-/// Looks at the leases of the VMs that run here from a datastore, for ever.
+/// Looks at the leases of the VMs that run here from a datastore, some at a time, for ever.
 pub fn keep(plane: &Arc<ControlPlane>, datastore: &Datastore) {
+    let mut round: Vec<Arc<Running>> = Vec::new();
+    let mut at_once = 1;
     loop {
         std::thread::sleep(LOOK);
-        let mut here = plane.vms.all_running();
-        here.retain(|(running, state)| running.vm.datastore == *datastore.name() && IDLE.contains(state));
-        if here.is_empty() || !datastore.available() {
-            continue;
+        if round.is_empty() {
+            let here = plane.vms.all_running().into_iter();
+            let here =
+                here.filter(|(running, state)| running.vm.datastore == *datastore.name() && IDLE.contains(state));
+            round = here.map(|(running, _)| running).collect();
+            at_once = round.len().div_ceil(LOOKS_A_ROUND);
         }
-        let names: Vec<VmName> = here.iter().map(|(running, _)| running.vm.vm.clone()).collect();
-        // A datastore that does not tell ends nothing: the fence of the host lease stands behind this.
-        let Ok(holders) = lease_view::holders(plane, datastore, &names) else { continue };
-        for (running, _) in here {
-            let holder = holders.iter().find(|(vm, _)| *vm == running.vm.vm).map(|(_, holder)| holder);
-            if !holder.is_some_and(|holder| holder.own && holder.epoch == running.epoch()) {
-                settle(plane, &running, holder);
+        let rest = round.len().saturating_sub(at_once);
+        for running in round.split_off(rest) {
+            if datastore.available() {
+                look(plane, &running);
             }
         }
     }
 }
 
-/// Settles a VM whose lease, a moment ago, was not this host's in the epoch that is known here.
-fn settle(plane: &ControlPlane, running: &Running, holder: Option<&Holder>) {
+/// Looks at the lease of a VM that ran here a moment ago.
+fn look(plane: &ControlPlane, running: &Running) {
+    let held_in = match plane.leases.holder(&running.vm) {
+        Ok(Some(holder)) if holder.own => Ok(holder.epoch),
+        Ok(Some(holder)) if holder.epoch > running.epoch() => Err(holder),
+        // It is older than what is known here, or what was decided for this host was not made known yet, or it was broken.
+        Ok(_) => match IDLE.iter().any(|state| plane.vms.state(&running.vm.vm).as_ref() == Some(state)) {
+            true => match plane.leases.assure(&running.vm, running.epoch()) {
+                Ok(epoch) => Ok(epoch),
+                Err(LeaseFailure::HeldBy(holder)) => Err(holder),
+                Err(_) => return,
+            },
+            false => return,
+        },
+        // A datastore that does not tell ends nothing: the fence of the host lease stands behind this.
+        Err(_) => return,
+    };
+    settle(plane, running, held_in);
+}
+
+/// Settles a VM that this host holds in an epoch, or another.
+fn settle(plane: &ControlPlane, running: &Running, held_in: Result<u64, Holder>) {
+    if held_in.as_ref().is_ok_and(|epoch| *epoch <= running.epoch()) {
+        return;
+    }
+    // Held, so that nobody works on it meanwhile; whoever does now, settles it.
     let Ok(held) = plane.vms.hold(&running.vm.vm, &IDLE, VmState::Releasing, "") else { return };
     if held.running().monitor.pid() != running.monitor.pid() {
         return;
     }
-    let paused = *held.before() == VmState::Paused;
-    match holder {
-        Some(holder) if holder.own && holder.epoch > running.epoch() => hold_in(plane, running, holder.epoch, paused),
-        Some(holder) if !holder.own && holder.epoch > running.epoch() => end(plane, running, holder),
-        // It is older than what is known here, or what was decided for this host was not made known yet.
-        _ => match plane.leases.assure(&running.vm, running.epoch()) {
-            Ok(epoch) => hold_in(plane, running, epoch, paused),
-            Err(LeaseFailure::HeldBy(holder)) => end(plane, running, &holder),
-            Err(failure) => log::warn!("whether VM {} is still this host's is not known: {failure}", running.vm.vm),
-        },
+    match held_in {
+        Ok(epoch) if epoch > running.epoch() => hold_in(plane, running, epoch, *held.before() == VmState::Paused),
+        Err(holder) if holder.epoch > running.epoch() => end(plane, running, &holder),
+        // It was older than what is known here.
+        _ => {}
     }
 }
 
 /// The VM is another's, for good: epochs do not go back.
 fn end(plane: &ControlPlane, running: &Running, holder: &Holder) {
     let (vm, Holder { name: by, epoch, .. }) = (&running.vm.vm, holder);
-    log::warn!(target: journal::NEWS, "VM {vm} came to be {by}'s (lease epoch {epoch}) and ends here: lease show {vm}");
-    release(plane, running, format!("it came to be {by}'s (lease epoch {epoch})"));
+    log::warn!(target: journal::NEWS, "VM {vm} ends here: {by} took its lease (epoch {epoch}); lease show {vm}");
+    release(plane, running, taken(holder));
+}
+
+/// How a VM ended here whose lease another took.
+pub(super) fn taken(holder: &Holder) -> String {
+    format!("{} took its lease (epoch {})", holder.name, holder.epoch)
 }
 
 #[cfg(test)]
 mod tests {
+    use model::names::VmName;
+
     use super::*;
     use crate::api::lease::{LeaseAnswer, LeaseRequest};
     use crate::host::control_plane::stand_in::Place;
@@ -87,13 +113,10 @@ mod tests {
         Holder { host: [2; 16], name, generation: 1, epoch, alive: true, own: false, since_unix_s: None }
     }
 
-    /// A control plane that runs `web` in epoch 1, and by whose lease host-b holds it in epoch 2.
-    fn broken(
-        test: &str,
-        listed: impl Fn() -> Vec<(VmName, Holder)> + Send + 'static,
-    ) -> (Place, StandIn, Arc<Running>) {
+    /// A control plane that runs `web` in epoch 1, whose lease role says that `held_by`, and that host-b won epoch 2.
+    fn broken(test: &str, held_by: Option<Holder>) -> (Place, StandIn, Arc<Running>) {
         let place = Place::without_datastore(test, move |request| match request {
-            LeaseRequest::List { .. } => LeaseAnswer::Holders(listed()),
+            LeaseRequest::Query(_) => LeaseAnswer::Holder(held_by.clone()),
             LeaseRequest::Resolve { epoch: 0, .. } => LeaseAnswer::HeldBy(host_b(2)),
             _ => LeaseAnswer::Failed("it was not to be asked".to_owned()),
         });
@@ -107,27 +130,31 @@ mod tests {
 
     #[test]
     fn a_vm_whose_lease_was_broken_ends_here_whether_another_holds_it_or_nobody() {
-        for (test, listed) in [("taken", vec![(web(), host_b(2))]), ("broken", Vec::new())] {
-            let (place, _monitor, running) = broken(test, move || listed.clone());
+        for (test, held_by) in [("taken", Some(host_b(2))), ("broken", None)] {
+            let (place, _monitor, running) = broken(test, held_by);
             let (plane, datastore) = (Arc::clone(&place.plane), place.plane.datastores.all()[0].clone());
             // Ends with the process of the test.
             std::thread::spawn(move || keep(&plane, &datastore));
             place.wait("its monitor ends", || running.monitor.is_gone());
             assert_eq!(place.plane.vms.state(&web()), None);
             let end = place.plane.vms.last_end(&web()).expect("told");
-            assert!(end.contains("host-b") && end.contains("epoch 2"), "{end}");
+            assert_eq!(end, "host-b took its lease (epoch 2)");
             assert_eq!(place.plane.owed.all(), [], "what is another's is not given up");
         }
     }
 
     #[test]
     fn what_was_read_before_a_vm_came_back_ends_nothing() {
-        let place = Place::without_datastore("came-back", |_| LeaseAnswer::held(5));
+        let place = Place::without_datastore("came-back", |request| match request {
+            LeaseRequest::Query(_) => LeaseAnswer::Holder(Some(host_b(4))),
+            _ => LeaseAnswer::held(5),
+        });
         let monitor = StandIn::start(&web());
         let running = monitor.running();
         running.set_epoch(5);
         place.plane.vms.put(&web(), Arc::clone(&running), VmState::Running);
-        settle(&place.plane, &running, Some(&host_b(4)));
+        look(&place.plane, &running);
+        settle(&place.plane, &running, Err(host_b(4)));
         assert!(!running.monitor.is_gone());
         assert_eq!(place.plane.vms.state(&web()), Some(VmState::Running));
     }
@@ -138,12 +165,12 @@ mod tests {
         let monitor = StandIn::start(&web());
         let running = monitor.running();
         place.plane.vms.put(&web(), Arc::clone(&running), VmState::Running);
-        settle(&place.plane, &running, None);
+        look(&place.plane, &running);
         let moving = place.plane.vms.hold(&web(), &[VmState::Running], VmState::MovingOut, "").expect("it runs");
-        settle(&place.plane, &running, Some(&host_b(2)));
+        settle(&place.plane, &running, Err(host_b(2)));
         assert!(!running.monitor.is_gone());
         drop(moving);
-        settle(&place.plane, &running, Some(&host_b(2)));
+        settle(&place.plane, &running, Err(host_b(2)));
         assert_eq!(place.plane.vms.state(&web()), None);
     }
 }

@@ -1,8 +1,8 @@
 //! Ends the I/O that fenced VMs have in flight: their processes die at SIGKILL, but what they handed to the kernel's NFS
 //! client would go on being sent until the server answers. MNT_FORCE kills those requests (umount2(2)); the mount itself
 //! is busy, because this role has the lease area open, and stays. What of them was handed to TCP already would be sent again
-//! when the server can be reached again, for up to a quarter of a minute (the client's TCP user timeout): the connections to the
-//! server end too, and with them what they had queued. The client makes new ones.
+//! when the server can be reached again, for as long as the client's TCP user timeout lasts: the connections to the server end too,
+//! and with them what they had queued. The client makes new ones, for the other mounts of that server as well.
 //!
 //! It is done once, while the processes stand still: what they send when they end, the unlock and the close of their disks, is
 //! to reach the server as soon as that answers. Ended too, it would leave the locks there for as long as this host lives.

@@ -263,6 +263,7 @@ impl Running<'_> {
                     self.lanes.begin(io, begin_by, ended);
                 }
                 Effect::Fence(why) => {
+                    self.watchdog.starve(&self.place.datastore);
                     log::error!(
                         "datastore {}: the host lease is lost: {why}; its VMs are killed",
                         self.place.datastore

@@ -109,7 +109,9 @@ impl Leases {
             }
             LeaseRequest::Close(datastore) => self.close(&datastore),
             LeaseRequest::Acquire(vm) => self.ask(&vm.datastore, Request::Acquire(vm.vm.clone(), Take::IfFree)),
-            LeaseRequest::Seize(vm) => self.ask(&vm.datastore, Request::Acquire(vm.vm.clone(), Take::ByForce)),
+            LeaseRequest::Seize { vm, epoch } => {
+                self.ask(&vm.datastore, Request::Acquire(vm.vm.clone(), Take::ByForce(Epoch(epoch))))
+            }
             LeaseRequest::Guard(vm) => self.guard(&vm, beside),
             LeaseRequest::GiveUp(vm) => self.ask(&vm.datastore, Request::GiveUp(vm.vm.clone())),
             LeaseRequest::Query(vm) => self.ask(&vm.datastore, Request::Query(vm.vm.clone())),
@@ -252,9 +254,7 @@ impl Leases {
             Ok(Err(error @ (LeaseError::OutcomeUnknown | LeaseError::Contended | LeaseError::Fenced))) => {
                 LeaseAnswer::Unknown(error.to_string())
             }
-            Ok(Err(error @ (LeaseError::Corrupt(_) | LeaseError::DirectoryUnreadable))) => {
-                LeaseAnswer::Damaged(error.to_string())
-            }
+            Ok(Err(error @ LeaseError::Corrupt(_))) => LeaseAnswer::Damaged(error.to_string()),
             Ok(Err(error)) => LeaseAnswer::Failed(error.to_string()),
             Err(why) => LeaseAnswer::Unknown(why),
         }
@@ -346,9 +346,7 @@ fn taken_from_whom(taken: &Taken, hosts: &[HostView]) -> TakenFrom {
         Death::Forced => "a person said that it is dead",
     };
     let name = hosts.iter().find(|view| view.slot == taken.from.slot).map(|view| name_of(taken.from, view));
-    // A life that ended otherwise was not reset, or runs again by now.
-    let reset = taken.death == Death::Expired && taken.watchdog == Kind::Hardware;
-    TakenFrom { host: taken.from.host.0.to_be_bytes(), name: name.unwrap_or_else(gone), why: why.to_owned(), reset }
+    TakenFrom { host: taken.from.host.0.to_be_bytes(), name: name.unwrap_or_else(gone), why: why.to_owned() }
 }
 
 /// The name of a life, by the slot that it has or had. The slot of a host that is long gone may be another's by now, whose name

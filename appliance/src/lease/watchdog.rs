@@ -3,7 +3,7 @@
 //! It is fed only while every datastore's keeper allows it: one fence that hangs is enough for a reset. Its time must be
 //! `LEASE_WATCHDOG_MS` at most, or others could take VMs that still run; a device that cannot do that is left alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::AsRawFd as _;
@@ -29,6 +29,8 @@ pub struct Watchdog {
 struct State {
     device: Option<(File, Kind)>,
     fed: BTreeMap<DatastoreName, Instant>,
+    /// Those that fence.
+    starved: BTreeSet<DatastoreName>,
 }
 
 impl Watchdog {
@@ -65,7 +67,8 @@ impl Watchdog {
         let mut state = self.state();
         let now = Instant::now();
         state.fed.insert(datastore.clone(), now);
-        let all_fresh = state.fed.values().all(|fed| now.duration_since(*fed) <= FRESH);
+        state.starved.remove(datastore);
+        let all_fresh = state.starved.is_empty() && state.fed.values().all(|fed| now.duration_since(*fed) <= FRESH);
         if let (true, Some((device, _))) = (all_fresh, &mut state.device)
             && let Err(error) = device.write_all(b"\0")
         {
@@ -73,10 +76,16 @@ impl Watchdog {
         }
     }
 
+    /// The keeper of a datastore fences: until it feeds again, no other keeper keeps this host alive.
+    pub fn starve(&self, datastore: &DatastoreName) {
+        self.state().starved.insert(datastore.clone());
+    }
+
     /// A datastore was given up in order: with the last one the watchdog is disarmed.
     pub fn release(&self, datastore: &DatastoreName) {
         let mut state = self.state();
         state.fed.remove(datastore);
+        state.starved.remove(datastore);
         if state.fed.is_empty()
             && let Some((mut device, _)) = state.device.take()
             && let Err(error) = device.write_all(DISARM)
@@ -158,6 +167,21 @@ mod tests {
         dog.feed(&a);
         dog.release(&a);
         assert_eq!(fed_bytes(&path), b"\0\0\0V");
+        std::fs::remove_file(&path).expect("removed");
+    }
+
+    #[test]
+    fn a_keeper_that_fences_starves_the_watchdog_at_once_until_it_has_fenced() {
+        let path = std::env::temp_dir().join(format!("godwit-watchdog-fence-{}", std::process::id()));
+        let dog = Watchdog::default();
+        dog.state().device = Some((File::create(&path).expect("made"), Kind::Hardware));
+        let [a, b] = ["a", "b"].map(|name| name.parse::<DatastoreName>().expect("a name"));
+        dog.feed(&b);
+        dog.starve(&b);
+        dog.feed(&a);
+        assert_eq!(fed_bytes(&path), b"\0", "b fed a moment ago, and fences");
+        dog.feed(&b);
+        assert_eq!(fed_bytes(&path), b"\0\0");
         std::fs::remove_file(&path).expect("removed");
     }
 

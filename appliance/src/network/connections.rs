@@ -14,7 +14,7 @@ use super::netlink::{Netlink, NetlinkError};
 /// CAP_NET_ADMIN and the kernel's `tcp_diag` (with CONFIG_INET_DIAG_DESTROY).
 ///
 /// # Errors
-/// The kernel does not list them, or does not end one.
+/// The kernel does not list them, or does not end one; the others end all the same.
 pub fn end_connections(server: SocketAddr) -> Result<usize, NetlinkError> {
     let mut netlink = Netlink::open_sock_diag()?;
     let to_server = |id: &SocketId| id.destination_address == server.ip() && id.destination_port == server.port();
@@ -27,17 +27,17 @@ pub fn end_connections(server: SocketAddr) -> Result<usize, NetlinkError> {
         })
         .filter(to_server)
         .collect();
-    let mut ended = 0;
+    let (mut ended, mut failed) = (0, Ok(()));
     for id in found {
         let end = SockDiagDestroy::new(SockDiagMessage::InetRequest(request(server.ip(), id)));
         match netlink.request(end, 0) {
             Ok(()) => ended += 1,
             // It ended by itself meanwhile.
             Err(error) if error.errno() == Some(Errno::NOENT) => {}
-            Err(error) => return Err(error),
+            Err(error) => failed = Err(error),
         }
     }
-    Ok(ended)
+    failed.map(|()| ended)
 }
 
 fn any(family_of: IpAddr) -> SocketId {

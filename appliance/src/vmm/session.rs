@@ -78,13 +78,11 @@ impl Session<'_> {
         let done = |result: Result<(), String>| result.map(|()| (VmmAnswer::Done, None));
         match request {
             VmmRequest::Build { spec } => done(self.build(spec, beside)),
-            VmmRequest::AttachDisk { index, late } => self.attach_disk(index, late, beside),
+            VmmRequest::AttachDisk { index } => self.attach_disk(index, beside),
             VmmRequest::Load { cmdline, initrd } => done(self.load(&cmdline, initrd, beside)),
-            VmmRequest::TakeDisks => self.with_machine(|machine| match machine.take_disks() {
-                Ok(true) => Ok((VmmAnswer::Done, None)),
-                Ok(false) => Ok((VmmAnswer::DiskLocked, None)),
-                Err(error) => Err(chain(&error)),
-            }),
+            VmmRequest::TakeDisks => {
+                done(self.with_machine(|machine| machine.take_disks().map_err(|error| chain(&error))))
+            }
             VmmRequest::Resume => done(self.with_machine(|machine| machine.resume().map_err(|error| chain(&error)))),
             VmmRequest::Pause => done(self.with_machine(|machine| machine.pause().map_err(|error| chain(&error)))),
             VmmRequest::PowerButton => done(self.with_machine(|machine| {
@@ -125,9 +123,9 @@ impl Session<'_> {
         self.guest.put(machine, kept)
     }
 
-    fn attach_disk(&self, index: u8, late: bool, beside: Vec<OwnedFd>) -> Outcome {
+    fn attach_disk(&self, index: u8, beside: Vec<OwnedFd>) -> Outcome {
         let file = one(beside)?;
-        self.with_machine(|machine| match machine.attach_disk(usize::from(index), file, late) {
+        self.with_machine(|machine| match machine.attach_disk(usize::from(index), file) {
             Ok(()) => Ok((VmmAnswer::Done, None)),
             Err(MachineError::Install(InstallError::Locked { .. })) => Ok((VmmAnswer::DiskLocked, None)),
             Err(error) => Err(chain(&error)),

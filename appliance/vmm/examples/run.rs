@@ -115,7 +115,7 @@ fn hop(mut source: Machine, spec: &MachineSpec, memory: &OwnedFd, taps: &[OwnedF
     let state = source.export_state()?;
     let saved = begin.elapsed();
     for disk in 0..spec.disks.len() {
-        target.attach_disk(disk, source.detach_disk(disk)?, false)?;
+        target.attach_disk(disk, source.detach_disk(disk)?)?;
     }
     target.import_state(&state)?;
     let restored = begin.elapsed();
@@ -155,7 +155,7 @@ fn main() -> Outcome<()> {
     let taps = arguments.taps.iter().map(|name| open_tap(name)).collect::<Outcome<Vec<_>>>()?;
     let mut machine = build(&spec, &memory, &taps)?;
     for (index, (path, read_only)) in arguments.disks.iter().enumerate() {
-        machine.attach_disk(index, open_disk(path, *read_only)?, false)?;
+        machine.attach_disk(index, open_disk(path, *read_only)?)?;
     }
     machine.load(File::open(&arguments.kernel)?, initrd(&arguments)?, &arguments.cmdline)?;
     machine.start()?;

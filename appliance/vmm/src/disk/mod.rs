@@ -5,14 +5,12 @@
 //! continued, unaligned buffers travel through a bounce buffer, and what the file cannot do (punch holes, say) is done
 //! another way.
 //!
-//! In reading order: [`raw`] (the file and its facts), [`lock`] (that no other host writes it), [`transfer`] (one operation and its progress), [`ring`]
+//! In reading order: [`raw`] (the file and its facts), [`transfer`] (one operation and its progress), [`ring`]
 //! (io_uring and the slots).
 
-pub mod lock;
 pub mod raw;
 pub mod ring;
 pub mod transfer;
 
-pub use lock::DiskLock;
 pub use raw::{DiskError, RawDisk};
 pub use ring::{Completion, DiskRing, WatchToken};

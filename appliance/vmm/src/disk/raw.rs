@@ -3,11 +3,8 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, OFlags, SeekFrom, StatxFlags};
-
-use super::lock::DiskLock;
+use rustix::fs::{AtFlags, FileType, FlockOperation, OFlags, SeekFrom, StatxFlags, flock};
 
 /// A sector of virtio-blk, whatever the logical block size (virtio 1.2, 5.2.4).
 pub const SECTOR_BYTES: u64 = 512;
@@ -50,22 +47,17 @@ pub enum DiskError {
     },
 }
 
-impl DiskError {
-    pub(super) fn flock(error: rustix::io::Errno) -> Self {
-        call("flock", error)
-    }
-}
-
 /// An open raw disk.
 #[derive(Debug)]
 pub struct RawDisk {
-    file: Arc<File>,
+    file: File,
     bytes: u64,
     read_only: bool,
     direct: bool,
     block_bytes: u32,
     memory_align: u32,
-    lock: Option<Arc<DiskLock>>,
+    /// The lock on the file was taken, and not let go of since.
+    locked: bool,
 }
 
 impl RawDisk {
@@ -89,9 +81,7 @@ impl RawDisk {
                 return Err(DiskError::Alignment { bytes });
             }
         }
-        let file = Arc::new(file);
-        let lock = (!read_only).then(|| Arc::new(DiskLock::new(Arc::clone(&file))));
-        Ok(Self { file, bytes, read_only, direct, block_bytes, memory_align, lock })
+        Ok(Self { file, bytes, read_only, direct, block_bytes, memory_align, locked: false })
     }
 
     /// Whole sectors of 512 bytes; a tail shorter than a sector is out of the guest's reach.
@@ -129,15 +119,38 @@ impl RawDisk {
         &self.file
     }
 
-    /// The lock on the file; none if it is only read.
-    pub fn lock(&self) -> Option<&Arc<DiskLock>> {
-        self.lock.as_ref()
+    /// Locks the file for this machine alone (flock(2)), unless it is only read. One that was locked before and lost the
+    /// lock otherwise than by [`Self::release`] does not get it anew: whoever has it since must not be written over. False if
+    /// another has the lock.
+    ///
+    /// # Errors
+    /// flock(2) fails.
+    pub fn lock(&mut self) -> Result<bool, DiskError> {
+        if !self.read_only && !self.locked {
+            match flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => self.locked = true,
+                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(false),
+                Err(error) => return Err(call("flock(LOCK_EX)", error)),
+            }
+        }
+        Ok(true)
     }
 
-    /// Gives the file back, for instance to close it before another host opens it; none while its lock is still in use.
-    pub fn into_file(self) -> Option<File> {
-        drop(self.lock);
-        Arc::into_inner(self.file)
+    /// Lets go of the lock, so that another host may write the file.
+    ///
+    /// # Errors
+    /// flock(2) fails.
+    pub fn release(&mut self) -> Result<(), DiskError> {
+        if self.locked {
+            flock(&self.file, FlockOperation::Unlock).map_err(|error| call("flock(LOCK_UN)", error))?;
+            self.locked = false;
+        }
+        Ok(())
+    }
+
+    /// Gives the file back, for instance to close it before another host opens it.
+    pub fn into_file(self) -> File {
+        self.file
     }
 }
 
@@ -167,11 +180,11 @@ fn direct_alignment(file: &File) -> Result<(u32, u32), DiskError> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
 
     /// A file of 4096 bytes, as long as its descriptor is held, and the path by which it is opened anew.
-    pub(in super::super) fn image() -> (std::os::fd::OwnedFd, String) {
+    fn image() -> (std::os::fd::OwnedFd, String) {
         let memfd = rustix::fs::memfd_create(c"disk", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         rustix::fs::ftruncate(&memfd, 4096).unwrap();
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&memfd));
@@ -183,6 +196,34 @@ pub(super) mod tests {
         let (_memfd, path) = image();
         assert!(matches!(RawDisk::new(File::open(&path).unwrap(), false), Err(DiskError::NotWritable)));
         assert_eq!(RawDisk::new(File::open(&path).unwrap(), true).unwrap().sectors(), 8);
+    }
+
+    #[test]
+    fn a_lock_that_was_let_go_of_comes_back_unless_another_has_it() {
+        let (_memfd, path) = image();
+        let open = || File::options().read(true).write(true).open(&path).unwrap();
+        let other = open();
+        let mut disk = RawDisk::new(open(), false).unwrap();
+        assert!(disk.lock().unwrap());
+        other.try_lock().expect_err("it is the disk's");
+        disk.release().unwrap();
+        other.try_lock().unwrap();
+        assert!(!disk.lock().unwrap(), "another has it");
+        other.unlock().unwrap();
+        assert!(disk.lock().unwrap());
+        other.try_lock().expect_err("it is taken back");
+        assert!(disk.lock().unwrap(), "it is there already");
+    }
+
+    #[test]
+    fn a_lock_that_was_lost_is_not_taken_anew() {
+        let (_memfd, path) = image();
+        let open = || File::options().read(true).write(true).open(&path).unwrap();
+        let mut disk = RawDisk::new(open(), false).unwrap();
+        disk.lock().unwrap();
+        disk.file().unlock().unwrap();
+        disk.lock().unwrap();
+        open().try_lock().expect("the disk has not locked it");
     }
 
     #[test]

@@ -8,13 +8,12 @@ use super::life::{Machine, Phase};
 
 impl Machine {
     /// Puts a file behind a disk, before or after the machine runs. On the destination of a move this comes after the
-    /// commit and before the first resume. `late`: if another has the file locked, it is used without the lock until
-    /// [`Machine::take_disks`] gets it.
+    /// commit and before the first resume.
     ///
     /// # Errors
     /// [`MachineError::Install`]; the disk stays without.
-    pub fn attach_disk(&self, index: usize, file: File, late: bool) -> Result<(), MachineError> {
-        Ok(self.installed.attach_disk(index, file, late)?)
+    pub fn attach_disk(&self, index: usize, file: File) -> Result<(), MachineError> {
+        Ok(self.installed.attach_disk(index, file)?)
     }
 
     /// Takes the file away from a disk of a paused machine, to let another host open it.

@@ -185,12 +185,11 @@ impl Machine {
     }
 
     /// Takes back the locks of the disks that it let go of when it saved its state, as [`Self::resume`] does first: so that
-    /// whoever lets it run can ask in between whether it still may. A lock that was lost otherwise stays lost. Of a machine
-    /// that runs it takes those that are late. Whether all are held.
+    /// whoever lets it run can ask in between whether it still may. A lock that was lost otherwise stays lost.
     ///
     /// # Errors
     /// Another has a disk locked.
-    pub fn take_disks(&mut self) -> Result<bool, MachineError> {
+    pub fn take_disks(&mut self) -> Result<(), MachineError> {
         Ok(self.installed.lock_disks()?)
     }
 

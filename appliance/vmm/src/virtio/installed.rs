@@ -140,12 +140,11 @@ impl Installed {
         devices
     }
 
-    /// Puts a file behind a disk, locked unless it is only read; `late`: if another has it locked, it is used without the
-    /// lock until [`Self::lock_disks`] gets it. Requests that waited for the file are served once the machine runs.
+    /// Puts a file behind a disk, locked unless it is only read. Requests that waited for it are served once the machine runs.
     ///
     /// # Errors
     /// [`InstallError`]; the disk stays without.
-    pub fn attach_disk(&self, index: usize, file: File, late: bool) -> Result<(), InstallError> {
+    pub fn attach_disk(&self, index: usize, file: File) -> Result<(), InstallError> {
         let disk = self.disks.get(index).ok_or(InstallError::Missing { noun: "disk", index })?;
         let mut disk = enter(disk);
         if disk.has_disk() {
@@ -154,14 +153,9 @@ impl Installed {
         }
         let read_only = disk.front().read_only();
         let trouble = |source| InstallError::Disk { index, source };
-        let raw = RawDisk::new(file, read_only).map_err(trouble)?;
-        if let Some(lock) = raw.lock()
-            && !lock.take().map_err(trouble)?
-        {
-            if !late {
-                return Err(InstallError::Locked { index });
-            }
-            lock.may_be_late();
+        let mut raw = RawDisk::new(file, read_only).map_err(trouble)?;
+        if !raw.lock().map_err(trouble)? {
+            return Err(InstallError::Locked { index });
         }
         Ok(disk.attach_disk(raw)?)
     }
@@ -173,7 +167,7 @@ impl Installed {
     pub fn detach_disk(&self, index: usize) -> Result<File, InstallError> {
         let disk = self.disks.get(index).ok_or(InstallError::Missing { noun: "disk", index })?;
         let raw = enter(disk).detach_disk().ok_or(InstallError::Missing { noun: "disk", index })?;
-        raw.into_file().ok_or(InstallError::Missing { noun: "disk", index })
+        Ok(raw.into_file())
     }
 
     /// Lets go of the locks on the files of all disks of a machine that is at rest.
@@ -182,28 +176,25 @@ impl Installed {
     /// [`InstallError::Disk`]: the first that could not; the earlier ones are changed.
     pub fn release_disks(&self) -> Result<(), InstallError> {
         for (index, disk) in self.disks.iter().enumerate() {
-            let released = enter(disk).lock().map_or(Ok(()), |lock| lock.release());
+            let released = enter(disk).with_disk(RawDisk::release).unwrap_or(Ok(()));
             released.map_err(|source| InstallError::Disk { index, source })?;
         }
         Ok(())
     }
 
-    /// Takes the locks that were let go of again, and those that are late. Whether all are held: what is late may stay so.
+    /// Takes the locks that were let go of again.
     ///
     /// # Errors
     /// [`InstallError::Locked`] or [`InstallError::Disk`]: the first that could not; the earlier ones are changed.
-    pub fn lock_disks(&self) -> Result<bool, InstallError> {
-        let mut all = true;
+    pub fn lock_disks(&self) -> Result<(), InstallError> {
         for (index, disk) in self.disks.iter().enumerate() {
-            let Some(lock) = enter(disk).lock().cloned() else { continue };
-            match lock.take() {
+            match enter(disk).with_disk(RawDisk::lock).unwrap_or(Ok(true)) {
                 Ok(true) => {}
-                Ok(false) if lock.is_late() => all = false,
                 Ok(false) => return Err(InstallError::Locked { index }),
                 Err(source) => return Err(InstallError::Disk { index, source }),
             }
         }
-        Ok(all)
+        Ok(())
     }
 
     /// Whether every disk has its file.

@@ -46,7 +46,7 @@ fn rig() -> Option<Rig> {
     let memory = File::from(memfd(MEMORY_BYTES));
     let disk = File::from(memfd(DISK_BYTES));
     let mut machine = machine(&memory)?;
-    machine.attach_disk(0, disk.try_clone().unwrap(), false).unwrap();
+    machine.attach_disk(0, disk.try_clone().unwrap()).unwrap();
     machine.load(Messenger::image(), None, "").unwrap();
     Messenger(&memory).prepare();
     machine.start().unwrap();
@@ -151,7 +151,7 @@ impl Rig {
         self.machine.pause().unwrap();
         let state = self.machine.export_state().unwrap();
         target.import_state(&state).unwrap();
-        target.attach_disk(0, self.machine.detach_disk(0).unwrap(), false).unwrap();
+        target.attach_disk(0, self.machine.detach_disk(0).unwrap()).unwrap();
         target.resume().unwrap();
         self.machine = target;
     }

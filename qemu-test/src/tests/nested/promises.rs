@@ -53,7 +53,7 @@ const PROMISES: &[Promise] = promises![
     host: fences::the_clock_alone_ends_a_vm_before_another_host_may_run_it,
     host: fences::the_vm_of_a_host_that_had_its_datastore_back_after_the_fence_starts_elsewhere,
     host: fences::the_vm_of_a_dead_host_starts_elsewhere_after_the_expiry,
-    host: fences::a_host_whose_lease_role_hangs_is_reset_and_its_vm_need_not_wait_for_the_server,
+    host: fences::a_host_whose_lease_role_hangs_is_reset_and_its_vm_starts_elsewhere,
     host: fences::what_the_network_held_back_lands_in_no_disk_after_the_take_over,
     host: fences::a_host_frozen_with_its_clock_writes_nothing_after_the_take_over,
     init: boot::the_iso_boots_as_a_cd_by_bios,

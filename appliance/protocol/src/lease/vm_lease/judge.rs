@@ -72,7 +72,7 @@ fn acquire(
     }
     let death = match (context.watch.life(who, learned_at), take) {
         (Life::Over(death), _) => death,
-        (_, Take::ByForce) => Death::Forced,
+        (_, Take::ByForce(named)) if named == epoch => Death::Forced,
         (Life::LookAgain, _) => return Verdict::Look,
         (Life::Alive { .. }, _) => return tell_holder(context, view, held),
     };

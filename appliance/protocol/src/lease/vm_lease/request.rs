@@ -56,8 +56,8 @@ impl Request {
 pub enum Take {
     /// Only what no living host holds.
     IfFree,
-    /// From a living host too: a person has made sure that the VM does not run there.
-    ByForce,
+    /// From a living host too, if it still holds it in this epoch: a person has made sure that the VM does not run there.
+    ByForce(Epoch),
 }
 
 /// The answer to a request.

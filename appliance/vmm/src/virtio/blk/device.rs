@@ -1,7 +1,5 @@
 //! What the registers of a disk show, and how a file is put behind it.
 
-use std::sync::Arc;
-
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
     VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES,
@@ -11,8 +9,8 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use super::engine::BlkEngine;
 use super::request::{DISCARD_SECTORS_MAX, Limits, WRITE_ZEROES_SECTORS_MAX};
 use super::state;
+use crate::disk::RawDisk;
 use crate::disk::raw::SECTOR_BYTES;
-use crate::disk::{DiskLock, RawDisk};
 use crate::machine::DiskSpec;
 use crate::state::{ChunkKind, StateError};
 use crate::virtio::device::{Kind, VirtioDevice};
@@ -72,8 +70,6 @@ pub struct Blk {
     /// Logical block, bytes. Fixed once a driver may have read it.
     pub(super) block_bytes: u32,
     pub(super) seen: bool,
-    /// The lock on the file behind it, if it has one that may be written.
-    pub(super) lock: Option<Arc<DiskLock>>,
 }
 
 impl Blk {
@@ -84,7 +80,7 @@ impl Blk {
         for (to, from) in id.iter_mut().zip(spec.serial.bytes()) {
             *to = from;
         }
-        let front = Self { limits, block_bytes: SECTOR_BYTES as u32, seen: false, lock: None };
+        let front = Self { limits, block_bytes: SECTOR_BYTES as u32, seen: false };
         (front, BlkEngine { disk: None, limits, id, writeback: false })
     }
 
@@ -191,7 +187,6 @@ impl VirtioPci<Blk> {
                 return false;
             }
             front.block_bytes = front.block_bytes.max(found);
-            front.lock = disk.lock().cloned();
             engine.disk = Some(disk);
             true
         };
@@ -206,17 +201,13 @@ impl VirtioPci<Blk> {
         self.with_engine(|_, engine| engine.disk.is_some()).unwrap_or(true)
     }
 
-    /// The lock on the file behind the device, at rest or at work. None if it has no file that may be written.
-    pub fn lock(&mut self) -> Option<&Arc<DiskLock>> {
-        self.front().lock.as_ref()
+    /// Changes the file behind a device at rest. None if it has none or is at work.
+    pub fn with_disk<R>(&mut self, change: impl FnOnce(&mut RawDisk) -> R) -> Option<R> {
+        self.with_engine(|_, engine| engine.disk.as_mut().map(change)).flatten()
     }
 
     /// Takes the file away from a device at rest, so that another host may open it. None if it has none or is at work.
     pub fn detach_disk(&mut self) -> Option<RawDisk> {
-        let take = |front: &mut Blk, engine: &mut BlkEngine| {
-            front.lock = None;
-            engine.disk.take()
-        };
-        self.with_engine(take).flatten()
+        self.with_engine(|_, engine| engine.disk.take()).flatten()
     }
 }
