@@ -29,7 +29,7 @@ pub struct HeldFrames {
     host: String,
     wire: Wire,
     enough: Arc<AtomicBool>,
-    keeper: JoinHandle<Result<Vec<Vec<u8>>>>,
+    keeper: Option<JoinHandle<Result<Vec<Vec<u8>>>>>,
 }
 
 impl HeldFrames {
@@ -42,13 +42,12 @@ impl HeldFrames {
         let enough = Arc::new(AtomicBool::new(false));
         let is_enough = Arc::clone(&enough);
         let keeper = std::thread::spawn(move || keep(&socket, &is_enough));
-        Ok(Self { wires: wires.clone(), host: host.to_owned(), wire, enough, keeper })
+        Ok(Self { wires: wires.clone(), host: host.to_owned(), wire, enough, keeper: Some(keeper) })
     }
 
-    /// Delivers what was kept, in order, and plugs the cable in again. Gives the lengths of the frames, bytes.
-    pub fn deliver(self) -> Result<Vec<usize>> {
-        self.enough.store(true, Ordering::SeqCst);
-        let frames = self.keeper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    /// Delivers what was kept, in order, and plugs the cable in again. Gives the frames, each behind its header.
+    pub fn deliver(mut self) -> Result<Vec<Vec<u8>>> {
+        let frames = self.end()?;
         self.wires.pair(PAIR, self.wire)?;
         let delivered = self.wires.enter(|| {
             let socket = open(PAIR[0])?;
@@ -60,7 +59,28 @@ impl HeldFrames {
         self.wires.unpair(PAIR)?;
         self.wires.put_on(&self.host, self.wire)?;
         delivered??;
-        Ok(frames.iter().map(Vec::len).collect())
+        Ok(frames)
+    }
+
+    /// Ends the keeping; gives what was kept.
+    fn end(&mut self) -> Result<Vec<Vec<u8>>> {
+        self.enough.store(true, Ordering::SeqCst);
+        match self.keeper.take() {
+            Some(keeper) => keeper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            None => Ok(Vec::new()),
+        }
+    }
+}
+
+impl Drop for HeldFrames {
+    /// A test that ended early leaves the cable whole; what was kept is lost.
+    fn drop(&mut self) {
+        if self.keeper.is_some() {
+            let put_on = self.end().and_then(|_| self.wires.put_on(&self.host, self.wire));
+            if let Err(error) = put_on {
+                eprintln!("{}: {error}", self.host);
+            }
+        }
     }
 }
 

@@ -12,7 +12,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// Bytes of a record.
 pub const RECORD_BYTES: usize = 512;
-const MAGIC: &[u8; 8] = b"gwjrnl01";
+/// What a record begins with.
+pub const MAGIC: &[u8; 8] = b"gwjrnl01";
 /// Of the record's 512 bytes the last eight are the checksum of the others.
 const SUMMED: usize = RECORD_BYTES - 8;
 
