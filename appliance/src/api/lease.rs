@@ -181,6 +181,8 @@ pub struct DatastoreLease {
     pub renewed_ms: u64,
     /// What hinders it, empty where nothing does.
     pub trouble: String,
+    /// The identity of the lease area, and so of the datastore, 32 hex digits; absent until it was opened.
+    pub area: Option<String>,
 }
 
 /// What happened to leases.

@@ -22,7 +22,7 @@ use crate::api::lease::{
     DatastoreLease, GONE, Holder, HostLease, LeaseAnswer, LeaseEvent, LeaseRequest, TakenFrom, VmOnDatastore,
 };
 use crate::api::paths::RunDir;
-use crate::lease::datastore::{self, Place, Told};
+use crate::lease::datastore::{self, Place, Told, View};
 use crate::lease::memory::{self, Kept};
 use crate::lease::watchdog::Watchdog;
 
@@ -289,10 +289,10 @@ impl Leases {
     fn status(&self) -> Vec<DatastoreLease> {
         let names: Vec<DatastoreName> = self.datastores().keys().cloned().collect();
         let lease = |datastore: DatastoreName| match self.exchange_within(LOOK_BOUND, &datastore, Told::Standing) {
-            Ok(view) => {
-                DatastoreLease { datastore, held: view.held, renewed_ms: view.renewed_ms, trouble: view.trouble }
+            Ok(View { held, renewed_ms, trouble, area, .. }) => {
+                DatastoreLease { datastore, held, renewed_ms, trouble, area: area.map(|area| area.to_string()) }
             }
-            Err(trouble) => DatastoreLease { datastore, held: false, renewed_ms: 0, trouble },
+            Err(trouble) => DatastoreLease { datastore, held: false, renewed_ms: 0, trouble, area: None },
         };
         // All at once: one whose area hangs while it is opened must not hold up what is said of the others.
         std::thread::scope(|scope| {
