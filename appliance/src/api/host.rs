@@ -242,10 +242,16 @@ pub struct HostRow {
     pub name: HostName,
     /// `this host`, `alive` or `silent`.
     pub state: HostState,
-    /// Seconds since its last sign of life, as this host's clock saw it.
+    /// Two living hosts have this name: the rest is what the one said that spoke last.
+    pub named_twice: bool,
+    /// Seconds since its last sign of life, as this host's clock saw it, or the datastore's before this host looked.
     pub seen_s: u64,
     /// VMs that run there.
     pub vms: u32,
+    /// Its logical processors; absent where an older build does not tell.
+    pub cpus: Option<u32>,
+    /// The share of the last seconds in which they were busy, all together, thousandths; absent where it does not tell.
+    pub busy_permille: Option<u16>,
     /// All its memory.
     pub memory: Bytes,
     /// Memory that is free there.

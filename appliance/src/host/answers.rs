@@ -12,7 +12,7 @@ use crate::api::host::{
 };
 use crate::api::lease::Holder;
 use crate::datastore::Datastore;
-use crate::host::control_plane::ControlPlane;
+use crate::host::control_plane::{ControlPlane, logical_processors};
 use crate::host::discovery::hex_of;
 use crate::host::located::{Located, locate, vm_folders, vm_names};
 use crate::host::whereabouts::{is_idle, told_by_lease, told_here};
@@ -80,7 +80,7 @@ fn host(plane: &ControlPlane) -> HostDetail {
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         uptime_s: uptime.split('.').next().and_then(|seconds| seconds.parse().ok()).unwrap_or(0),
         cpu: plane.cpu.as_ref().map_or_else(|| "unknown".to_owned(), |report| report.brand.clone()),
-        cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
+        cpus: logical_processors(),
         memory: plane.memory(),
         memory_free: plane.memory_free(),
         vms: u32::try_from(plane.vms.all_running().len()).unwrap_or(u32::MAX),

@@ -5,12 +5,13 @@ use model::diagnosis::Reason;
 use model::receipt::{Receipt, Verdict};
 use model::units::Bytes;
 
+use super::hosts;
 use super::record::Record;
 use super::table::Table;
 use crate::api::host::{
-    Check, ConfigDetail, DatastoreDetail, DatastoreRow, Flaw, HolderLife, HostAnswer, HostDetail, HostRow, HostState,
-    LeaseDetail, LeaseHolder, LeaseRow, LogLine, MigrationNicDetail, MigrationRow, NicRow, PortGroupRow, VmDetail,
-    VmHolder, VmRow, VmState,
+    Check, ConfigDetail, DatastoreDetail, DatastoreRow, Flaw, HolderLife, HostAnswer, HostDetail, LeaseDetail,
+    LeaseHolder, LeaseRow, LogLine, MigrationNicDetail, MigrationRow, NicRow, PortGroupRow, VmDetail, VmHolder, VmRow,
+    VmState,
 };
 use crate::api::lease::GONE;
 
@@ -35,7 +36,7 @@ pub fn text(answer: &HostAnswer) -> String {
         HostAnswer::Done(line) => line.clone(),
         HostAnswer::Refused(refusal) => refusal.to_string(),
         HostAnswer::Host(host) => host_text(host),
-        HostAnswer::Hosts(hosts) => hosts_text(hosts),
+        HostAnswer::Hosts(hosts) => hosts::list(hosts),
         HostAnswer::Checks(checks) => checks_text(checks),
         HostAnswer::Cpu(report) => cpu_text(report),
         HostAnswer::Vms(vms) => vms_text(vms),
@@ -57,7 +58,7 @@ pub fn text(answer: &HostAnswer) -> String {
     }
 }
 
-fn or_dash<T: ToString>(value: Option<T>) -> String {
+pub(super) fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
@@ -82,29 +83,6 @@ fn host_text(host: &HostDetail) -> String {
         .each("address", &host.addresses)
         .each("configuration error", &host.config_errors)
         .to_string()
-}
-
-fn hosts_text(hosts: &[HostRow]) -> String {
-    let mut table =
-        Table::new(["NAME", "STATE", "SEEN", "VMS", "MEMORY", "FREE", "MIGRATION ADDRESS", "VERSION"], "no hosts");
-    for host in hosts {
-        let state = match host.state {
-            HostState::ThisHost => "this host",
-            HostState::Alive => "alive",
-            HostState::Silent => "silent",
-        };
-        table.row([
-            host.name.to_string(),
-            state.to_owned(),
-            format!("{} s", host.seen_s),
-            host.vms.to_string(),
-            host.memory.to_string(),
-            host.memory_free.to_string(),
-            or_dash(host.migration_address),
-            host.version.clone(),
-        ]);
-    }
-    table.to_string()
 }
 
 fn checks_text(checks: &[Check]) -> String {
@@ -208,7 +186,7 @@ fn lease_text(vm: &VmDetail) -> String {
 }
 
 /// A span of time as coarse as people say it.
-fn span(seconds: u64) -> String {
+pub(super) fn span(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
         120..7_200 => format!("{} min", seconds / 60),
