@@ -23,10 +23,22 @@ fn hosts_see_each_others_state_load_and_processor_and_when_one_is_silent() {
     let there = row(&a, "host-b");
     assert_eq!((there.state, there.named_twice), (HostState::Alive, false));
     assert!(there.cpus.is_some_and(|cpus| cpus > 0) && there.memory_free.0 > 0, "{there:?}");
+    // They are one machine.
+    let compared = line(&a.ask("host cpu --compare host-b").1);
+    assert!(compared.contains("host-a and host-b show VMs the same processor"), "{compared}");
+    assert!(compared.contains("VMs, host") && compared.contains("witness"), "{compared}");
+    let shared = line(&a.ask("host cpu --baseline").1);
+    assert!(shared.contains("host-a, host-b") && shared.contains("cpu_baseline = \"x86-64-v"), "{shared}");
+    let (status, refusal) = a.ask("host cpu --compare host-c");
+    assert!(status == 1 && line(&refusal).contains("known are host-b"), "{refusal:?}");
     assert!(checked(&a).contains("ok    hosts: 1 other is seen"), "{}", checked(&a));
     b.power_off();
     wait("it is silent", || row(&a, "host-b").state == HostState::Silent);
     assert!(line(&a.ask("host list").1).contains("silent "));
+    let shared = line(&a.ask("host cpu --baseline").1);
+    assert!(shared.contains("host-b, silent for ") && shared.contains("it has it, too"), "{shared}");
+    let compared = line(&a.ask("host cpu --compare host-b").1);
+    assert!(compared.starts_with("host-b is silent for "), "{compared}");
 }
 
 #[test]

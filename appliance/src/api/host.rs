@@ -9,6 +9,8 @@ use model::receipt::Receipt;
 use model::units::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::api::cpu::{CpuComparison, SharedBaseline};
+
 /// One request. The answer is one [`HostAnswer`], with `Progress` before it where the request takes long.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HostRequest {
@@ -20,6 +22,10 @@ pub enum HostRequest {
     HostCheck,
     /// `host cpu`
     HostCpu,
+    /// `host cpu --compare HOST`
+    HostCpuCompare(HostName),
+    /// `host cpu --baseline`
+    HostCpuBaseline,
     /// `host reboot`
     HostReboot,
     /// `host shutdown`
@@ -132,6 +138,10 @@ pub enum HostAnswer {
     Checks(Vec<Check>),
     /// To `HostCpu`.
     Cpu(Box<model::cpu_report::CpuReport>),
+    /// To `HostCpuCompare`.
+    CpuComparison(Box<CpuComparison>),
+    /// To `HostCpuBaseline`.
+    CpuBaseline(Box<SharedBaseline>),
     /// To `VmList`.
     Vms(Vec<VmRow>),
     /// To `VmShow`.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   console ──> serve ──> answers      what is known: hosts, VMs, datastores, networks (health, logs, receipts,
-//!                 │                    mac_addresses, lease_view, whereabouts, clashes)
+//!                 │                    mac_addresses, lease_view, whereabouts, processors, clashes)
 //!                 │
 //!                 ├─────> start        checks, host_lease, born (a monitor with its machine)
 //!                 │                    (autostart: of its own accord, after a boot)
@@ -53,6 +53,7 @@ pub mod moves;
 pub mod news;
 pub mod owed;
 pub mod pinned;
+pub mod processors;
 pub mod reap;
 pub mod receipts;
 pub mod record;

@@ -1,13 +1,12 @@
 //! Which answer is shown in which shape.
 
-use model::cpu_report::CpuReport;
 use model::diagnosis::Reason;
 use model::receipt::{Receipt, Verdict};
 use model::units::Bytes;
 
-use super::hosts;
 use super::record::Record;
 use super::table::Table;
+use super::{hosts, processors};
 use crate::api::host::{
     Check, ConfigDetail, DatastoreDetail, DatastoreRow, Flaw, HolderLife, HostAnswer, HostDetail, LeaseDetail,
     LeaseHolder, LeaseRow, LogLine, MigrationNicDetail, MigrationRow, NicRow, PortGroupRow, VmDetail, VmHolder, VmRow,
@@ -38,7 +37,9 @@ pub fn text(answer: &HostAnswer) -> String {
         HostAnswer::Host(host) => host_text(host),
         HostAnswer::Hosts(hosts) => hosts::list(hosts),
         HostAnswer::Checks(checks) => checks_text(checks),
-        HostAnswer::Cpu(report) => cpu_text(report),
+        HostAnswer::Cpu(report) => processors::report(report),
+        HostAnswer::CpuComparison(comparison) => processors::comparison(comparison),
+        HostAnswer::CpuBaseline(shared) => processors::shared(shared),
         HostAnswer::Vms(vms) => vms_text(vms),
         HostAnswer::Vm(vm) => vm_text(vm),
         HostAnswer::Console => "attached".to_owned(),
@@ -62,7 +63,7 @@ pub(super) fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-fn problems(reasons: &[Reason]) -> String {
+pub(super) fn problems(reasons: &[Reason]) -> String {
     let lines = reasons.iter().map(|Reason { cause, hint }| {
         if hint.is_empty() { format!("\ncause: {cause}") } else { format!("\ncause: {cause}\nhint:  {hint}") }
     });
@@ -97,20 +98,6 @@ fn checks_text(checks: &[Check]) -> String {
         lines.push(format!("{mark:4}  {}: {}{reasons}", check.subject, check.found));
     }
     lines.join("\n")
-}
-
-fn cpu_text(report: &CpuReport) -> String {
-    let mut table = Table::new(["LEAF", "SUB", "EAX", "EBX", "ECX", "EDX"], "KVM tells nothing");
-    for leaf in &report.leaves {
-        let registers = [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx].map(|value| format!("{value:08x}"));
-        let [eax, ebx, ecx, edx] = registers;
-        table.row([format!("{:#x}", leaf.function), leaf.index.to_string(), eax, ebx, ecx, edx]);
-    }
-    let [family, model, stepping] = report.signature;
-    format!(
-        "{}\n{}, family {family}, model {model}, stepping {stepping}; TSC {} kHz\n\n{table}",
-        report.brand, report.vendor, report.tsc_khz
-    )
 }
 
 fn state_text(state: &VmState) -> String {
