@@ -70,12 +70,17 @@ impl Tree {
                 origin: Origin { file: file.to_owned(), line: 1 },
                 value: Value::Table(table_of(file, text, table.into_inner())),
             }),
-            Err(error) => Err(ConfigError {
-                file: file.to_owned(),
-                line: error.span().map_or(1, |span| line_of(text, span.start)),
-                key: String::new(),
-                problem: error.message().to_owned(),
-            }),
+            Err(error) => {
+                let line = error.span().map_or(1, |span| line_of(text, span.start));
+                let (key, problem) = if error.message() == "duplicate key" {
+                    const TWICE: &str =
+                        "stands here for the second time; give one of the two another name, or remove it";
+                    (key_on(text, line), TWICE.to_owned())
+                } else {
+                    (String::new(), error.message().to_owned())
+                };
+                Err(ConfigError { file: file.to_owned(), line, key, problem })
+            }
         }
     }
 
@@ -168,6 +173,14 @@ fn tree_of(file: &str, text: &str, line: usize, value: DeValue<'_>) -> Tree {
         ),
     };
     Tree { origin: Origin { file: file.to_owned(), line }, value }
+}
+
+/// The key that a line of a TOML text gives, or the table that it begins.
+fn key_on(text: &str, line: usize) -> String {
+    let line = text.lines().nth(line.saturating_sub(1)).unwrap_or_default().trim();
+    let table = line.trim_start_matches('[').split(']').next().unwrap_or_default();
+    let key = if line.starts_with('[') { table } else { line.split('=').next().unwrap_or_default() };
+    key.trim().to_owned()
 }
 
 fn line_of(text: &str, offset: usize) -> usize {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::diagnosis::Reason;
 use features::{FEATURES, Feature};
 
+pub mod comparison;
 mod features;
 
 /// One CPUID leaf (Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E).
@@ -103,7 +104,7 @@ impl CpuReport {
     /// Why a VM with `baseline` that runs on this host cannot go on at `destination`: every feature that it may be
     /// using and the other lacks, by name and place, and a differing vendor.
     pub fn blockers(&self, destination: &Self, destination_name: &str, baseline: Baseline) -> Vec<Reason> {
-        let hint = || match self.best_common(destination) {
+        let hint = match self.best_common(destination) {
             Some(common) => format!(
                 "set cpu_baseline = \"{common}\" in the VM's vm.toml and restart the VM, or choose another host: host list"
             ),
@@ -119,54 +120,51 @@ impl CpuReport {
                 "choose a host with a processor of the same maker: host list",
             ));
         }
-        let missing = FEATURES.iter().filter(|f| baseline.keeps(f) && self.has(f) && !destination.has(f));
-        reasons.extend(
-            missing.map(|feature| Reason::new(format!("{destination_name} lacks the CPU feature {feature}"), hint())),
-        );
-        if baseline == Baseline::Host {
-            reasons.extend(self.unnamed_differences(destination, destination_name, &hint()));
-        }
+        reasons.extend(self.lacking(destination, baseline).into_iter().map(|feature| {
+            let what = if feature.name.is_some() { format!("the CPU feature {feature}") } else { feature.to_string() };
+            Reason::new(format!("{destination_name} lacks {what}"), &hint)
+        }));
         reasons
     }
 
-    /// Bits of feature leaves that have no name here but differ all the same.
-    fn unnamed_differences(&self, destination: &Self, destination_name: &str, hint: &str) -> Vec<Reason> {
-        const PLACES: [(u32, u32, Register); 9] = [
-            (1, 0, Register::Ecx),
-            (1, 0, Register::Edx),
-            (7, 0, Register::Ebx),
-            (7, 0, Register::Ecx),
-            (7, 0, Register::Edx),
-            (7, 1, Register::Eax),
-            (0xd, 1, Register::Eax),
-            (0x8000_0001, 0, Register::Ecx),
-            (0x8000_0001, 0, Register::Edx),
-        ];
-        let value = |report: &Self, (function, index, register)| {
-            report.leaf(function, index).map_or(0, |leaf| leaf.register(register))
-        };
-        let mut reasons = Vec::new();
-        for place in PLACES {
-            let named = FEATURES.iter().filter(|f| (f.function, f.index, f.register) == place);
-            let named = named.fold(0u32, |mask, f| mask | 1 << f.bit);
-            let missing = value(self, place) & !value(destination, place) & !named;
-            for bit in (0..32).filter(|bit| missing & (1 << bit) != 0) {
-                let (function, index, register) = place;
-                let cause = format!(
-                    "{destination_name} lacks an unnamed CPU feature (CPUID leaf {function:#x} sub-leaf {index}, {register} bit {bit})"
-                );
-                reasons.push(Reason::new(cause, hint));
-            }
+    /// The features that a VM with `baseline` may be using on this host and that `other` lacks, those with a name first.
+    pub fn lacking(&self, other: &Self, baseline: Baseline) -> Vec<FeatureBit> {
+        let named = FEATURES.iter().filter(|f| baseline.keeps(f) && self.has(f) && !other.has(f));
+        let mut lacking: Vec<FeatureBit> = named.map(FeatureBit::of).collect();
+        if baseline == Baseline::Host {
+            lacking.extend(self.unnamed_lacking(other));
         }
-        reasons
+        lacking
+    }
+
+    /// Bits of feature leaves that have no name here but differ all the same.
+    fn unnamed_lacking(&self, other: &Self) -> Vec<FeatureBit> {
+        let mut lacking = Vec::new();
+        for (function, index, register) in UNNAMED_PLACES {
+            let missing = self.value(function, index, register) & !other.value(function, index, register);
+            let bits = (0..32u8).filter(|bit| missing & (1 << bit) != 0);
+            let bits = bits.map(|bit| FeatureBit::at(function, index, register, bit));
+            lacking.extend(bits.filter(|feature| feature.name.is_none()));
+        }
+        lacking
+    }
+
+    /// A register of a leaf, 0 where the report has no such leaf.
+    fn value(&self, function: u32, index: u32, register: Register) -> u32 {
+        self.leaf(function, index).map_or(0, |leaf| leaf.register(register))
+    }
+
+    /// The features that the baseline asks for and the host lacks; where there are none, a VM with it can start there.
+    pub fn lacking_for(&self, baseline: Baseline) -> Vec<FeatureBit> {
+        let wanted =
+            FEATURES.iter().filter(|f| f.level.is_some_and(|level| baseline.level().is_some_and(|l| level <= l)));
+        wanted.filter(|f| !self.has(f)).map(FeatureBit::of).collect()
     }
 
     /// Whether the host has every feature that the baseline asks for, so that a VM with it can start.
     pub fn missing_for(&self, baseline: Baseline) -> Vec<Reason> {
-        let wanted =
-            FEATURES.iter().filter(|f| f.level.is_some_and(|level| baseline.level().is_some_and(|l| level <= l)));
-        let missing = wanted.filter(|f| !self.has(f));
         let hint = "choose a lower cpu_baseline in the VM's vm.toml, or another host: host list";
+        let missing = self.lacking_for(baseline).into_iter();
         missing
             .map(|f| Reason::new(format!("this host lacks the CPU feature {f}, which {baseline} asks for"), hint))
             .collect()
@@ -174,9 +172,66 @@ impl CpuReport {
 
     /// The highest named baseline that both hosts have in full.
     pub fn best_common(&self, other: &Self) -> Option<Baseline> {
-        let common =
-            |baseline: &Baseline| self.missing_for(*baseline).is_empty() && other.missing_for(*baseline).is_empty();
-        [Baseline::V4, Baseline::V3, Baseline::V2, Baseline::V1].into_iter().find(common)
+        Baseline::best_of(&[self, other])
+    }
+}
+
+/// Registers whose bits are features of which not all have a name in [`FEATURES`]; a guest that sees everything may use
+/// those too.
+const UNNAMED_PLACES: [(u32, u32, Register); 9] = [
+    (1, 0, Register::Ecx),
+    (1, 0, Register::Edx),
+    (7, 0, Register::Ebx),
+    (7, 0, Register::Ecx),
+    (7, 0, Register::Edx),
+    (7, 1, Register::Eax),
+    (0xd, 1, Register::Eax),
+    (0x8000_0001, 0, Register::Ecx),
+    (0x8000_0001, 0, Register::Edx),
+];
+
+/// A feature by its place, and by its name where it has one here.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FeatureBit {
+    /// EAX on entry.
+    pub function: u32,
+    /// ECX on entry.
+    pub index: u32,
+    /// Which register.
+    pub register: Register,
+    /// Which bit of it, 0 to 31.
+    pub bit: u8,
+    /// Its name: `avx2`.
+    pub name: Option<String>,
+}
+
+impl FeatureBit {
+    fn of(feature: &Feature) -> Self {
+        let Feature { name, function, index, register, bit, .. } = *feature;
+        Self { function, index, register, bit, name: Some(name.to_owned()) }
+    }
+
+    fn at(function: u32, index: u32, register: Register, bit: u8) -> Self {
+        let unnamed = Self { function, index, register, bit, name: None };
+        unnamed.known().map_or(unnamed, Self::of)
+    }
+
+    fn known(&self) -> Option<&'static Feature> {
+        let place = (self.function, self.index, self.register, self.bit);
+        FEATURES.iter().find(|f| (f.function, f.index, f.register, f.bit) == place)
+    }
+}
+
+impl fmt::Display for FeatureBit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { function, index, register, bit, name } = self;
+        match name {
+            Some(name) if *index == 0 => write!(f, "{name} (CPUID leaf {function:#x}, {register} bit {bit})"),
+            Some(name) => write!(f, "{name} (CPUID leaf {function:#x} sub-leaf {index}, {register} bit {bit})"),
+            None => {
+                write!(f, "an unnamed CPU feature (CPUID leaf {function:#x} sub-leaf {index}, {register} bit {bit})")
+            }
+        }
     }
 }
 
@@ -199,6 +254,30 @@ pub enum Baseline {
 }
 
 impl Baseline {
+    /// All of them, the one that hides most first.
+    pub const ALL: [Self; 5] = [Self::V1, Self::V2, Self::V3, Self::V4, Self::Host];
+
+    /// The highest named baseline that all of these hosts have in full.
+    pub fn best_of(reports: &[&CpuReport]) -> Option<Self> {
+        let common = |baseline: &Self| reports.iter().all(|report| report.lacking_for(*baseline).is_empty());
+        [Self::V4, Self::V3, Self::V2, Self::V1].into_iter().find(common)
+    }
+
+    /// The named baselines above this one, the next first.
+    pub fn higher(self) -> Vec<Self> {
+        let level = self.level();
+        Self::ALL.into_iter().filter(|other| level.is_some() && other.level() > level).collect()
+    }
+
+    /// Whether a guest sees this feature where its host has it, so that it may be using it.
+    pub fn shows(self, feature: &FeatureBit) -> bool {
+        let FeatureBit { function, index, register, .. } = *feature;
+        match feature.known() {
+            Some(known) => self.keeps(known),
+            None => self == Self::Host && UNNAMED_PLACES.contains(&(function, index, register)),
+        }
+    }
+
     fn level(self) -> Option<u8> {
         match self {
             Self::Host => None,
@@ -295,7 +374,7 @@ mod tests {
     use super::*;
 
     /// A host that has every named feature up to a level of the psABI.
-    fn host(level: u8) -> CpuReport {
+    pub(super) fn host(level: u8) -> CpuReport {
         let mut leaves: Vec<CpuidLeaf> = Vec::new();
         for feature in FEATURES.iter().filter(|f| f.neutral || f.level.is_some_and(|l| l <= level)) {
             let known = leaves.iter().position(|l| l.function == feature.function && l.index == feature.index);
@@ -332,7 +411,7 @@ mod tests {
         Baseline::V2.filter(&mut leaves);
         let guest = CpuReport { leaves, ..host(1) };
         for feature in FEATURES.iter().filter(|f| !f.neutral) {
-            assert_eq!(guest.has(feature), feature.level.is_some_and(|level| level <= 2), "{feature}");
+            assert_eq!(guest.has(feature), feature.level.is_some_and(|level| level <= 2), "{}", feature.name);
         }
     }
 

@@ -543,6 +543,19 @@ export = "/lab"
     }
 
     #[test]
+    fn two_datastores_of_one_name_in_a_file_are_told_with_their_name_and_the_line_of_the_second() {
+        let text = "hostname = \"host-a\"\n[datastore.lab]\nkind = \"directory\"\npath = \"/a\"\n[datastore.lab]\n\
+                    kind = \"directory\"\npath = \"/b\"\n";
+        let mut layers = Layers::new("defaults", "").expect("TOML");
+        let error = layers.file("godwit/host.toml", text).expect_err("twice").to_string();
+        assert_eq!(
+            error,
+            "godwit/host.toml line 5: datastore.lab: stands here for the second time; give one of the two another name, or \
+             remove it"
+        );
+    }
+
+    #[test]
     fn every_error_names_its_layer() {
         let mut layers = Layers::new("defaults", "").expect("TOML");
         layers.file("godwit/host.toml", HOST).expect("TOML");

@@ -9,6 +9,8 @@ use model::receipt::Receipt;
 use model::units::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::api::cpu::{CpuComparison, SharedBaseline};
+
 /// One request. The answer is one [`HostAnswer`], with `Progress` before it where the request takes long.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HostRequest {
@@ -20,6 +22,10 @@ pub enum HostRequest {
     HostCheck,
     /// `host cpu`
     HostCpu,
+    /// `host cpu --compare HOST`
+    HostCpuCompare(HostName),
+    /// `host cpu --baseline`
+    HostCpuBaseline,
     /// `host reboot`
     HostReboot,
     /// `host shutdown`
@@ -140,6 +146,10 @@ pub enum HostAnswer {
     Checks(Vec<Check>),
     /// To `HostCpu`.
     Cpu(Box<model::cpu_report::CpuReport>),
+    /// To `HostCpuCompare`.
+    CpuComparison(Box<CpuComparison>),
+    /// To `HostCpuBaseline`.
+    CpuBaseline(Box<SharedBaseline>),
     /// To `VmList`.
     Vms(Vec<VmRow>),
     /// To `VmShow`.
@@ -250,10 +260,16 @@ pub struct HostRow {
     pub name: HostName,
     /// `this host`, `alive` or `silent`.
     pub state: HostState,
-    /// Seconds since its last sign of life, as this host's clock saw it.
+    /// Two living hosts have this name: the rest is what the one said that spoke last.
+    pub named_twice: bool,
+    /// Seconds since its last sign of life, as this host's clock saw it, or the datastore's before this host looked.
     pub seen_s: u64,
     /// VMs that run there.
     pub vms: u32,
+    /// Its logical processors; absent where an older build does not tell.
+    pub cpus: Option<u32>,
+    /// The share of the last seconds in which they were busy, all together, thousandths; absent where it does not tell.
+    pub busy_permille: Option<u16>,
     /// All its memory.
     pub memory: Bytes,
     /// Memory that is free there.

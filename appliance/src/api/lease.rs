@@ -196,6 +196,8 @@ pub struct DatastoreLease {
     pub trouble: String,
     /// What resets this host if its lease role hangs.
     pub watchdog: Watchdog,
+    /// The identity of the lease area, and so of the datastore, 32 hex digits; absent until it was opened.
+    pub area: Option<String>,
 }
 
 /// What happened to leases.

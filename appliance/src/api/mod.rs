@@ -2,9 +2,10 @@
 //!
 //! [`channel`] carries messages and descriptors; [`paths`] says where each role listens; [`vmm`] is how a VM's
 //! monitor is driven; [`lease`] is the right to run a VM; [`migrate`] is how VMs are moved; [`host`] is what the
-//! console asks the control plane.
+//! console asks the control plane, and [`cpu`] what that answers of processors.
 
 pub mod channel;
+pub mod cpu;
 pub mod host;
 pub mod init;
 pub mod lease;

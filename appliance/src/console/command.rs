@@ -38,7 +38,7 @@ pub struct Command {
     pub words: &'static [&'static str],
     /// What follows them.
     pub arguments: &'static [Argument],
-    /// Flags beside `--json`.
+    /// Flags beside `--json`; one that takes a value names its kind: `--compare HOST`.
     pub flags: &'static [&'static str],
     /// One line of help.
     pub about: &'static str,
@@ -51,14 +51,23 @@ pub struct Command {
 struct Words<'a> {
     arguments: &'a [&'a str],
     flags: &'a [&'a str],
+    values: &'a [(&'a str, &'a str)],
 }
 
 impl Words<'_> {
     /// The argument at `at` as `T`; the count was checked before.
     fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(&self, at: usize) -> Result<T, String> {
-        let text = self.arguments[at];
-        text.parse().map_err(|error| format!("\"{text}\" is not valid: {error}"))
+        valid(self.arguments[at])
     }
+
+    /// The value of a flag as `T`, where it was given.
+    fn value<T: std::str::FromStr<Err: std::fmt::Display>>(&self, flag: &str) -> Result<Option<T>, String> {
+        self.values.iter().find(|(given, _)| *given == flag).map(|(_, text)| valid(text)).transpose()
+    }
+}
+
+fn valid<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error| format!("\"{text}\" is not valid: {error}"))
 }
 
 const fn plain(
@@ -81,7 +90,19 @@ pub const COMMANDS: &[Command] = &[
     aliased("esxcli system version get", plain(&["host", "show"], &[], "this host", |_| Ok(HostRequest::HostShow))),
     plain(&["host", "list"], &[], "hosts that share a datastore with this one", |_| Ok(HostRequest::HostList)),
     plain(&["host", "check"], &[], "look for what is wrong with this host", |_| Ok(HostRequest::HostCheck)),
-    plain(&["host", "cpu"], &[], "what the processor can show a VM", |_| Ok(HostRequest::HostCpu)),
+    Command {
+        words: &["host", "cpu"],
+        arguments: &[],
+        flags: &["--compare HOST", "--baseline"],
+        about: "what the processor can show a VM",
+        alias: "",
+        build: |w| match (w.value("--compare")?, w.flags.contains(&"--baseline")) {
+            (None, false) => Ok(HostRequest::HostCpu),
+            (Some(host), false) => Ok(HostRequest::HostCpuCompare(host)),
+            (None, true) => Ok(HostRequest::HostCpuBaseline),
+            (Some(_), true) => Err("--compare and --baseline are two questions".to_owned()),
+        },
+    },
     aliased(
         "esxcli system shutdown reboot",
         plain(&["host", "reboot"], &[], "shut the VMs down and restart", |_| Ok(HostRequest::HostReboot)),
@@ -171,6 +192,20 @@ impl Command {
         usage
     }
 
+    /// The kind of the value that a flag takes: `HOST`; none where it takes none, or is no flag of this command.
+    pub fn value_of(&self, flag: &str) -> Option<&'static str> {
+        self.flags
+            .iter()
+            .filter_map(|known| known.split_once(' '))
+            .find(|(known, _)| *known == flag)
+            .map(|(_, kind)| kind)
+    }
+
+    /// The flags as they are typed, without what follows them.
+    pub fn flag_names(&self) -> impl Iterator<Item = &'static str> {
+        self.flags.iter().filter_map(|flag| flag.split(' ').next())
+    }
+
     fn least_arguments(&self) -> usize {
         self.arguments.iter().filter(|argument| **argument != OptionalRole).count()
     }
@@ -211,7 +246,13 @@ pub fn parse(line: &str) -> Result<Line, Diagnosis> {
     let Some((command, length)) = find(&words) else {
         return Err(refused("there is no such command".to_owned(), hint_for(&words)));
     };
-    let arguments = &words[length..];
+    let (words, values) = apart(command, &typed).map_err(|flag| {
+        let kind = command.value_of(flag).unwrap_or_default();
+        refused(format!("{flag} wants a {kind} behind it"), command.usage())
+    })?;
+    let Some(arguments) = words.get(length..) else {
+        return Err(refused("a flag stands among the words of the command".to_owned(), command.usage()));
+    };
     if arguments.len() < command.least_arguments() || arguments.len() > command.arguments.len() {
         let given = match arguments.len() {
             1 => "1 argument was given".to_owned(),
@@ -221,12 +262,33 @@ pub fn parse(line: &str) -> Result<Line, Diagnosis> {
         let wanted = if least == most { most.to_string() } else { format!("{least} to {most}") };
         return Err(refused(format!("{given}, {wanted} wanted"), command.usage()));
     }
-    if let Some(flag) = flags.iter().find(|flag| **flag != "--json" && !command.flags.contains(flag)) {
+    let known = |flag: &str| flag == "--json" || command.flag_names().any(|known| known == flag);
+    if let Some(flag) = flags.iter().find(|flag| !known(flag)) {
         return Err(refused(format!("{flag} means nothing here"), format!("{} [--json]", command.usage())));
     }
-    let request =
-        (command.build)(&Words { arguments, flags: &flags }).map_err(|cause| refused(cause, command.usage()))?;
+    let request = (command.build)(&Words { arguments, flags: &flags, values: &values })
+        .map_err(|cause| refused(cause, command.usage()))?;
     Ok(Line::Ask(request))
+}
+
+/// Flags with their values.
+type Values<'a> = Vec<(&'a str, &'a str)>;
+
+/// Takes the values of flags out of what was typed: the words that are left, and the values.
+///
+/// # Errors
+/// A flag that lacks its value.
+fn apart<'a>(command: &Command, typed: &[&'a str]) -> Result<(Vec<&'a str>, Values<'a>), &'a str> {
+    let (mut words, mut values) = (Vec::new(), Vec::new());
+    let mut rest = typed.iter().copied();
+    while let Some(word) = rest.next() {
+        if command.value_of(word).is_some() {
+            values.push((word, rest.next().filter(|value| !value.starts_with("--")).ok_or(word)?));
+        } else if !word.starts_with("--") {
+            words.push(word);
+        }
+    }
+    Ok((words, values))
 }
 
 /// The command that the words begin with, by its own name or its alias, and how many words that name has.
@@ -288,6 +350,41 @@ mod tests {
         assert_eq!(parse("esxcli vm process list").expect("understood"), Line::Ask(HostRequest::VmList));
         assert_eq!(parse("  ").expect("understood"), Line::Empty);
         assert_eq!(parse("vm ?").expect("understood"), Line::Help(vec!["vm".to_owned()]));
+    }
+
+    #[test]
+    fn a_flag_takes_the_word_behind_it_wherever_it_stands() {
+        let compare = Line::Ask(HostRequest::HostCpuCompare("host-b".parse().expect("valid")));
+        for line in
+            ["host cpu --compare host-b", "host cpu --json --compare host-b", "host cpu --compare host-b --json"]
+        {
+            assert_eq!(parse(line).expect("understood"), compare, "{line}");
+        }
+        assert_eq!(parse("host cpu --baseline").expect("understood"), Line::Ask(HostRequest::HostCpuBaseline));
+        assert_eq!(parse("host cpu").expect("understood"), Line::Ask(HostRequest::HostCpu));
+        let cause = |line: &str| parse(line).expect_err("refused").reasons[0].cause.clone();
+        assert_eq!(cause("host cpu --compare"), "--compare wants a HOST behind it");
+        assert_eq!(cause("host cpu --compare --json"), "--compare wants a HOST behind it");
+        assert_eq!(cause("host cpu host-b"), "1 argument was given, 0 wanted");
+        assert_eq!(cause("host cpu --compare host-b host-c"), "1 argument was given, 0 wanted");
+        assert_eq!(cause("host cpu --baseline --compare host-b"), "--compare and --baseline are two questions");
+        assert!(cause("host cpu --compare HOST-B").starts_with("\"HOST-B\" is not valid"));
+        assert_eq!(cause("host --compare cpu"), "a flag stands among the words of the command");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_line_makes_the_console_panic(
+            words in proptest::collection::vec(
+                proptest::sample::select(vec![
+                    "host", "cpu", "--compare", "--baseline", "--json", "vm", "migrate", "web", "--check", "help", "", "-- ",
+                ]),
+                0..8,
+            )
+        ) {
+            // Understood or refused.
+            let _ = parse(&words.join(" "));
+        }
     }
 
     #[test]

@@ -59,7 +59,11 @@ fn candidates(line: &str, names: impl FnOnce() -> Names) -> Vec<String> {
         found.push("help".to_owned());
     }
     if let Some(command) = wanted {
-        found.extend(following(command, words.len() - command.words.len(), last, names));
+        match words.last().and_then(|word| command.value_of(word)) {
+            Some("HOST") => found.extend(names().hosts.iter().map(ToString::to_string)),
+            Some(_) => {}
+            None => found.extend(following(command, words.len() - command.words.len(), last, names)),
+        }
     }
     found.retain(|candidate| candidate.starts_with(last));
     found.sort();
@@ -69,7 +73,7 @@ fn candidates(line: &str, names: impl FnOnce() -> Names) -> Vec<String> {
 
 fn following(command: &Command, given: usize, last: &str, names: impl FnOnce() -> Names) -> Vec<String> {
     if last.starts_with('-') {
-        return command.flags.iter().copied().chain(["--json"]).map(str::to_owned).collect();
+        return command.flag_names().chain(["--json"]).map(str::to_owned).collect();
     }
     match command.arguments.get(given) {
         None => Vec::new(),
@@ -119,5 +123,8 @@ mod tests {
         assert_eq!(offered("vm migrate web host-b --"), ["--check", "--force", "--json"]);
         assert_eq!(offered("network port"), ["port-group"]);
         assert!(offered("vm start web ").is_empty());
+        assert_eq!(offered("host cpu --"), ["--baseline", "--compare", "--json"]);
+        assert_eq!(offered("host cpu --compare "), ["host-b"]);
+        assert_eq!(offered("host cpu --compare ho"), ["host-b"]);
     }
 }

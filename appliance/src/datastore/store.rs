@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use model::diagnosis::Reason;
 use model::host_config::{self, DatastoreKind};
@@ -237,6 +237,16 @@ impl Datastore {
             let mut bytes = Vec::new();
             File::from(datastore.open(path, OFlags::RDONLY)?).take(max).read_to_end(&mut bytes)?;
             Ok(bytes)
+        })
+    }
+
+    /// When a file was last written, by the clock of the datastore's server.
+    ///
+    /// # Errors
+    /// It is not there or not readable.
+    pub fn modified(&self, path: &str) -> Result<SystemTime, DatastoreError> {
+        self.run(path, |datastore, path| {
+            Ok(File::from(datastore.open(path, OFlags::RDONLY)?).metadata()?.modified()?)
         })
     }
 

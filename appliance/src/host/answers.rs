@@ -12,11 +12,11 @@ use crate::api::host::{
 };
 use crate::api::lease::Holder;
 use crate::datastore::Datastore;
-use crate::host::control_plane::ControlPlane;
+use crate::host::control_plane::{ControlPlane, logical_processors};
 use crate::host::discovery::hex_of;
 use crate::host::located::{Located, locate, vm_folders, vm_names};
 use crate::host::whereabouts::{is_idle, told_by_lease, told_here};
-use crate::host::{checks, health, lease_view, logs, mac_addresses, receipts};
+use crate::host::{checks, health, lease_view, logs, mac_addresses, processors, receipts};
 
 /// Answers a request that only asks.
 ///
@@ -27,10 +27,9 @@ pub fn answer(plane: &ControlPlane, request: &HostRequest) -> Result<HostAnswer,
         HostRequest::HostShow => HostAnswer::Host(Box::new(host(plane))),
         HostRequest::HostList => HostAnswer::Hosts(plane.hosts.rows(plane.name())),
         HostRequest::HostCheck => HostAnswer::Checks(health::checks(plane)),
-        HostRequest::HostCpu => match &plane.cpu {
-            Some(report) => HostAnswer::Cpu(Box::new(report.clone())),
-            None => return Err(Diagnosis::of("there is no CPU report", checks::kvm_problem().into_iter().collect())),
-        },
+        HostRequest::HostCpu => HostAnswer::Cpu(Box::new(processors::own_report(plane)?.clone())),
+        HostRequest::HostCpuCompare(host) => HostAnswer::CpuComparison(Box::new(processors::compare(plane, host)?)),
+        HostRequest::HostCpuBaseline => HostAnswer::CpuBaseline(Box::new(processors::shared_baseline(plane)?)),
         HostRequest::VmList => {
             plane.known_datastores("the VMs are not listed")?;
             HostAnswer::Vms(vms(plane))
@@ -80,7 +79,7 @@ fn host(plane: &ControlPlane) -> HostDetail {
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         uptime_s: uptime.split('.').next().and_then(|seconds| seconds.parse().ok()).unwrap_or(0),
         cpu: plane.cpu.as_ref().map_or_else(|| "unknown".to_owned(), |report| report.brand.clone()),
-        cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
+        cpus: logical_processors(),
         memory: plane.memory(),
         memory_free: plane.memory_free(),
         vms: u32::try_from(plane.vms.all_running().len()).unwrap_or(u32::MAX),

@@ -234,7 +234,7 @@ impl ControlPlane {
         Some(Reason::new(cause, "network migration-nic; log show migrate"))
     }
 
-    /// What this host tells others of itself.
+    /// What this host tells others of itself, its load and its datastores apart.
     pub fn own_record(&self, beat: u64) -> HostRecord {
         let config = self.configuration.config.as_ref();
         let nic = config.and_then(|config| config.migration_nic.as_ref());
@@ -248,12 +248,16 @@ impl ControlPlane {
             name: self.name().clone(),
             identity: hex_of(&self.identity),
             earlier: Vec::new(),
+            twin: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             beat,
             vms: u32::try_from(self.vms.all_running().len()).unwrap_or(u32::MAX),
+            cpus: Some(logical_processors()),
+            busy_permille: None,
             memory: self.memory(),
             memory_free: self.memory_free(),
             migration,
+            datastores: BTreeMap::new(),
             port_groups: groups.iter().map(|group| (group.name.to_string(), group.vlan.unwrap_or(0))).collect(),
             cpu: self.cpu.clone(),
         }
@@ -268,6 +272,11 @@ fn first_reason(diagnosis: Diagnosis) -> Reason {
 /// Why a host has nothing of what a configuration gives.
 fn unconfigured() -> Reason {
     Reason::new("this host came up with a bad configuration", "config show")
+}
+
+/// Logical processors of this host.
+pub(super) fn logical_processors() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
 }
 
 /// A line of /proc/meminfo (proc_meminfo(5)), whose values are KiB.

@@ -89,6 +89,10 @@ fn move_out(
     if *destination == *plane.name() {
         return Err(refused(format!("{destination} is this host"), "host list"));
     }
+    if plane.hosts.twins(destination).is_some() {
+        let cause = format!("two living hosts have the name {destination}: which of them is meant is not known");
+        return Err(refused(cause, "host check tells which two; give one of them another hostname"));
+    }
     if let Some(trouble) = plane.migration_trouble() {
         return Err(Diagnosis::of(&what, vec![trouble]));
     }
@@ -383,6 +387,7 @@ mod tests {
     use crate::api::lease::{Holder, LeaseAnswer};
     use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest, VmmStatus};
     use crate::host::control_plane::stand_in::Place;
+    use crate::host::discovery::{HostRecord, example};
     use crate::host::monitor::stand_in::StandIn;
 
     #[test]
@@ -418,6 +423,25 @@ mod tests {
             assert!(told.contains("it does not run on host-a any more"), "{told}");
         }
         assert!(plane.owed.all().is_empty(), "{:?}", plane.owed);
+    }
+
+    #[test]
+    fn no_vm_is_moved_to_a_name_that_two_hosts_have() {
+        let place = Place::without_datastore("departure-twins", |_| LeaseAnswer::Done);
+        let (plane, web) = (&place.plane, "web".parse().expect("valid"));
+        let monitor = StandIn::start(&web);
+        plane.vms.put(&web, monitor.running(), VmState::Running);
+        for beat in 1..=2 {
+            let told = HostRecord { twin: Some("02".repeat(16)), ..example("host-b", beat) };
+            plane.hosts.note(&"lab".parse().expect("valid"), told, Instant::now());
+        }
+        for check_only in [true, false] {
+            let wish = Wish { check_only, force_link: false };
+            let host_b = "host-b".parse().expect("valid");
+            let refusal = migrate(plane, &web, &host_b, wish, &Caller::nobody()).expect_err("refused").to_string();
+            assert!(refusal.contains("two living hosts have the name host-b"), "{refusal}");
+            assert!(refusal.contains("it is still running on host-a"), "{refusal}");
+        }
     }
 
     #[test]

@@ -2,20 +2,25 @@
 //! Nothing else is configured. Whether a host lives is seen by its record changing, on this host's own clock.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use model::cpu_report::CpuReport;
 use model::limits;
 use model::names::{DatastoreName, HostName};
-use model::units::Bytes;
-use serde::{Deserialize, Serialize};
 
-use crate::api::host::{HostRow, HostState};
-use crate::api::migrate::{Peer, ToMigrate};
+use crate::api::migrate::ToMigrate;
 use crate::datastore::{Datastore, DatastoreError};
+use crate::host::clashes;
 use crate::host::control_plane::ControlPlane;
+use crate::host::load::Load;
+
+mod hosts;
+mod record;
+
+pub use hosts::{Hosts, Known, Twins};
+#[cfg(test)]
+pub(crate) use record::example;
+pub use record::{DatastoreRecord, HostRecord, MigrationRecord};
 
 /// Largest record that is read.
 const RECORD_BYTES_MAX: u64 = 65_536;
@@ -23,168 +28,6 @@ const RECORD_BYTES_MAX: u64 = 65_536;
 const ENGINE_PATIENCE: Duration = Duration::from_secs(3);
 /// Pause between two looks at it.
 const ENGINE_LOOK: Duration = Duration::from_millis(50);
-/// Identities that a host remembers to have had.
-const EARLIER_MAX: usize = 32;
-/// A host whose record did not change for so many heartbeats is silent.
-const SILENT_BEATS: u32 = 3;
-
-/// What a host says of itself: `hosts/<hostname>/record.toml`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostRecord {
-    /// Its name.
-    pub name: HostName,
-    /// Its random identity, hex.
-    pub identity: String,
-    /// The identities that it had before, hex, the last one last: a host whose boot medium keeps none has a new one after each
-    /// boot, and its VMs are held by an earlier one until they are started again.
-    #[serde(default)]
-    pub earlier: Vec<String>,
-    /// Godwit's version.
-    pub version: String,
-    /// Counts up with each heartbeat.
-    pub beat: u64,
-    /// VMs that run there.
-    pub vms: u32,
-    /// All its memory.
-    pub memory: Bytes,
-    /// Memory that is free for VMs.
-    pub memory_free: Bytes,
-    /// How its migration stack is reached, if it has one.
-    pub migration: Option<MigrationRecord>,
-    /// The labels of its port groups with their VLANs, 0 for untagged.
-    pub port_groups: BTreeMap<String, u16>,
-    /// What its processor can show.
-    pub cpu: Option<CpuReport>,
-}
-
-impl HostRecord {
-    /// What this host was before it came to be `now`, as far as this record, its own, tells.
-    fn identities_before(self, now: &str) -> Vec<String> {
-        let mut before: Vec<String> = self.earlier.into_iter().chain([self.identity]).collect();
-        before.retain(|identity| identity != now);
-        before.dedup();
-        before.split_off(before.len().saturating_sub(EARLIER_MAX))
-    }
-}
-
-/// How a migration stack is reached.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MigrationRecord {
-    /// Its address.
-    pub address: IpAddr,
-    /// Its UDP port.
-    pub port: u16,
-    /// Its public key, hex.
-    pub public_key: String,
-}
-
-#[derive(Debug)]
-struct Seen {
-    record: HostRecord,
-    changed: Instant,
-}
-
-/// What one host says of itself, by datastore. A host that died between two writes, or has a datastore no more, left an old
-/// record on one of them: what it says there is held against what it said there before, and against nothing else.
-#[derive(Debug, Default)]
-struct Said {
-    on: BTreeMap<DatastoreName, Seen>,
-}
-
-impl Said {
-    /// The record that changed last: an older one may be of a datastore that the host has no more.
-    fn newest(&self) -> Option<&Seen> {
-        self.on.values().max_by_key(|seen| seen.changed)
-    }
-
-    fn note(&mut self, datastore: &DatastoreName, record: HostRecord, now: Instant) {
-        // What is read on one more datastore may be as old as can be: it shows no later life than is known already.
-        let life = self.newest().map_or(now, |newest| newest.changed);
-        match self.on.get_mut(datastore) {
-            Some(known) if known.record.beat == record.beat && known.record.identity == record.identity => {}
-            Some(known) => *known = Seen { record, changed: now },
-            None => {
-                self.on.insert(datastore.clone(), Seen { record, changed: life });
-            }
-        }
-    }
-}
-
-/// The hosts that share a datastore with this one.
-#[derive(Debug, Default)]
-pub struct Hosts {
-    said: Mutex<BTreeMap<HostName, Said>>,
-}
-
-impl Hosts {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<HostName, Said>> {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes note of a record that was read on a datastore now. One whose beat did not change there is no sign of life.
-    fn note(&self, datastore: &DatastoreName, record: HostRecord, now: Instant) {
-        self.lock().entry(record.name.clone()).or_default().note(datastore, record, now);
-    }
-
-    /// Whether a host of this name can be moved to.
-    pub fn knows(&self, name: &HostName) -> bool {
-        self.lock().get(name).and_then(Said::newest).is_some_and(|seen| seen.record.migration.is_some())
-    }
-
-    /// The name of the host that has this identity, or had it in an earlier boot, by its record on any datastore.
-    pub fn name_of(&self, identity: [u8; 16]) -> Option<HostName> {
-        let is = |hex: &String| bytes_of_hex(hex).is_some_and(|bytes| bytes == identity);
-        let of = |seen: &Seen| is(&seen.record.identity) || seen.record.earlier.iter().any(is);
-        self.lock().iter().find(|(_, said)| said.on.values().any(of)).map(|(name, _)| name.clone())
-    }
-
-    /// All names.
-    pub fn names(&self) -> Vec<HostName> {
-        self.lock().keys().cloned().collect()
-    }
-
-    /// All of them, `own` marked as this host.
-    pub fn rows(&self, own: &HostName) -> Vec<HostRow> {
-        let silent = Duration::from_millis(limits::HOST_HEARTBEAT_MS) * SILENT_BEATS;
-        let said = self.lock();
-        let row = |seen: &Seen| {
-            let age = seen.changed.elapsed();
-            let record = &seen.record;
-            let state = match (record.name == *own, age < silent) {
-                (true, _) => HostState::ThisHost,
-                (false, true) => HostState::Alive,
-                (false, false) => HostState::Silent,
-            };
-            HostRow {
-                name: record.name.clone(),
-                state,
-                seen_s: age.as_secs(),
-                vms: record.vms,
-                memory: record.memory,
-                memory_free: record.memory_free,
-                migration_address: record.migration.as_ref().map(|migration| migration.address),
-                version: record.version.clone(),
-            }
-        };
-        said.values().filter_map(Said::newest).map(row).collect()
-    }
-
-    /// Those that the migration engine may talk to.
-    fn peers(&self, own: &HostName) -> Vec<Peer> {
-        let said = self.lock();
-        let peer = |seen: &Seen| {
-            let MigrationRecord { address, port, public_key } = seen.record.migration.as_ref()?;
-            Some(Peer {
-                name: seen.record.name.clone(),
-                identity: bytes_of_hex(&seen.record.identity)?.try_into().ok()?,
-                address: *address,
-                port: *port,
-                public_key: bytes_of_hex(public_key)?,
-            })
-        };
-        said.iter().filter(|(name, _)| *name != own).filter_map(|(_, said)| peer(said.newest()?)).collect()
-    }
-}
 
 /// The hex digits of bytes, as hosts write their identities and keys.
 pub fn hex_of(bytes: &[u8]) -> String {
@@ -208,16 +51,20 @@ pub fn keep(plane: &Arc<ControlPlane>) {
     }
     let mut beat = 0;
     let mut told = Vec::new();
-    let mut bad = BadRecords::default();
-    let mut past = Past::default();
+    let mut remembered = Remembered::default();
+    let mut areas = BTreeMap::new();
+    let mut load = Load::begin();
+    let mut watch = clashes::Watch::default();
     loop {
         beat += 1;
-        let record = plane.own_record(beat);
+        let datastores = own_datastores(plane, &mut areas);
+        let record = HostRecord { busy_permille: load.busy_permille(), datastores, ..plane.own_record(beat) };
         for datastore in plane.datastores.all().iter().filter(|datastore| datastore.available()) {
-            if let Err(error) = exchange(plane, datastore, &record, &mut past, &mut bad) {
+            if let Err(error) = exchange(plane, datastore, &record, &mut remembered) {
                 log::warn!("discovery on datastore {}: {error}", datastore.name());
             }
         }
+        watch.tell(&record, &plane.hosts.all(plane.name()));
         let peers = plane.hosts.peers(plane.name());
         if peers != told && plane.engine.tell(&ToMigrate::Peers(peers.clone()), &[]).is_ok() {
             told = peers;
@@ -231,6 +78,21 @@ pub fn keep(plane: &Arc<ControlPlane>) {
 /// The peers as they are now, for an engine that was restarted.
 pub fn peers(plane: &ControlPlane) -> ToMigrate {
     ToMigrate::Peers(plane.hosts.peers(plane.name()))
+}
+
+/// The datastores of this host, as others are told of them. What one is stays known while the lease role is away.
+fn own_datastores(
+    plane: &ControlPlane,
+    areas: &mut BTreeMap<DatastoreName, String>,
+) -> BTreeMap<DatastoreName, DatastoreRecord> {
+    let leases = plane.leases.status().unwrap_or_default();
+    areas.extend(leases.into_iter().filter_map(|lease| Some((lease.datastore, lease.area?))));
+    let record = |datastore: &Arc<Datastore>| {
+        let (name, available) = (datastore.name().clone(), datastore.available());
+        let area = areas.get(&name).cloned();
+        (name, DatastoreRecord { area, available })
+    };
+    plane.datastores.all().iter().map(record).collect()
 }
 
 /// What is wrong with records, as the log has told it: once, and again when it changes.
@@ -251,22 +113,41 @@ impl BadRecords {
     }
 }
 
-/// The identities that this host had before, by the record that it left on each datastore, which is read once.
+/// What one exchange of records leaves to the next.
 #[derive(Debug, Default)]
-struct Past {
-    known: BTreeMap<DatastoreName, Vec<String>>,
+struct Remembered {
+    /// The identities that this host had before, by the record that it found of itself on each datastore.
+    past: BTreeMap<DatastoreName, Vec<String>>,
+    /// What was found in the place of this host's record on a datastore since it wrote that: an identity, and its heartbeat.
+    /// None where nothing was.
+    strange: BTreeMap<DatastoreName, Option<(String, u64)>>,
+    bad: BadRecords,
 }
 
-impl Past {
-    fn on(&mut self, datastore: &Datastore, own: &HostRecord) -> Result<Vec<String>, DatastoreError> {
-        if let Some(known) = self.known.get(datastore.name()) {
-            return Ok(known.clone());
+impl Remembered {
+    /// Looks at what stands in the place of this host's record before that is written again. The identity of another host is
+    /// given whose heart beats: it has this host's name.
+    fn look(&mut self, datastore: &Datastore, own: &HostRecord, found: Option<HostRecord>) -> Option<String> {
+        let name = datastore.name();
+        let Some(before) = self.strange.get_mut(name) else {
+            // This host has written nothing there yet: it is what an earlier boot left, as far as can be known.
+            let past = found.map(|record| record.identities_before(&own.identity)).unwrap_or_default();
+            self.past.entry(name.clone()).or_insert(past);
+            return None;
+        };
+        let found = found.filter(|record| record.identity != own.identity)?;
+        let (identity, beat) = (found.identity, found.beat);
+        let beats = before.as_ref().is_some_and(|(known, last)| *known == identity && *last != beat);
+        *before = Some((identity.clone(), beat));
+        if beats {
+            // It is not what this host was itself.
+            self.past.values_mut().for_each(|past| past.retain(|earlier| *earlier != identity));
         }
-        // A record that cannot be understood says nothing of the past either.
-        let left = read(datastore, &own.name)?.unwrap_or_default();
-        let before = left.map(|record| record.identities_before(&own.identity)).unwrap_or_default();
-        self.known.insert(datastore.name().clone(), before.clone());
-        Ok(before)
+        beats.then_some(identity)
+    }
+
+    fn wrote(&mut self, datastore: &Datastore) {
+        self.strange.entry(datastore.name().clone()).or_default();
     }
 }
 
@@ -274,30 +155,57 @@ fn exchange(
     plane: &ControlPlane,
     datastore: &Datastore,
     own: &HostRecord,
-    past: &mut Past,
-    bad: &mut BadRecords,
+    remembered: &mut Remembered,
 ) -> Result<(), DatastoreError> {
-    let own = &HostRecord { earlier: past.on(datastore, own)?, ..own.clone() };
-    let text = toml::to_string(own).map_err(std::io::Error::other)?;
+    // A record that cannot be understood says nothing.
+    let found = read(datastore, &own.name)?.ok().flatten();
+    if let Some(twin) = remembered.look(datastore, own, found) {
+        plane.hosts.note_twin(own, &twin, Instant::now());
+    }
+    let earlier = remembered.past.get(datastore.name()).cloned().unwrap_or_default();
+    let twins = plane.hosts.twins(&own.name);
+    let twin = twins.and_then(|twins| twins.identities.into_iter().find(|identity| *identity != own.identity));
+    let own = HostRecord { earlier, twin, ..own.clone() };
+    let text = toml::to_string(&own).map_err(std::io::Error::other)?;
+    let file = record_file(&own.name);
     datastore.make_folder(&format!("hosts/{}", own.name))?;
-    datastore.replace(&format!("hosts/{}/record.toml", own.name), text.as_bytes())?;
-    for name in datastore.list("hosts")? {
-        let Ok(name) = name.parse::<HostName>() else { continue };
+    datastore.replace(&file, text.as_bytes())?;
+    remembered.wrote(datastore);
+    let names = datastore.list("hosts")?;
+    for name in names.iter().filter_map(|name| name.parse::<HostName>().ok()).filter(|name| *name != own.name) {
         match read(datastore, &name)? {
             Ok(record) => {
-                bad.is_good(datastore, &name);
+                remembered.bad.is_good(datastore, &name);
                 if let Some(record) = record {
-                    plane.hosts.note(datastore.name(), record, Instant::now());
+                    let known = plane.hosts.has_read(datastore.name(), &name);
+                    let age = if known { Duration::ZERO } else { age(datastore, &name, &file) };
+                    let now = Instant::now();
+                    plane.hosts.note(datastore.name(), record, now.checked_sub(age).unwrap_or(now));
                 }
             }
             // It says nothing of the other hosts.
-            Err(why) if bad.is_news(datastore, &name, &why) => {
+            Err(why) if remembered.bad.is_news(datastore, &name, &why) => {
                 log::warn!("hosts/{name}/record.toml on datastore {}: {why}", datastore.name());
             }
             Err(_) => {}
         }
     }
+    // What this host tells of its twin is no sign of it to this host itself: it would never end.
+    plane.hosts.note(datastore.name(), HostRecord { twin: None, ..own }, Instant::now());
     Ok(())
+}
+
+fn record_file(name: &HostName) -> String {
+    format!("hosts/{name}/record.toml")
+}
+
+/// How long ago a host wrote its record, held against a file that was written just now: both have their time from the
+/// datastore, whatever the clocks of the hosts say. Zero where that does not tell.
+fn age(datastore: &Datastore, host: &HostName, just_now: &str) -> Duration {
+    let (Ok(then), Ok(now)) = (datastore.modified(&record_file(host)), datastore.modified(just_now)) else {
+        return Duration::ZERO;
+    };
+    now.duration_since(then).unwrap_or_default()
 }
 
 /// The record of a host, if there is one, or what is wrong with it.
@@ -305,7 +213,7 @@ fn exchange(
 /// # Errors
 /// The datastore does not answer.
 fn read(datastore: &Datastore, name: &HostName) -> Result<Result<Option<HostRecord>, String>, DatastoreError> {
-    let text = match datastore.read_text(&format!("hosts/{name}/record.toml"), RECORD_BYTES_MAX) {
+    let text = match datastore.read_text(&record_file(name), RECORD_BYTES_MAX) {
         Ok(text) => text,
         Err(error) if error.is_missing() => return Ok(Ok(None)),
         Err(error @ (DatastoreError::NoAnswer(_) | DatastoreError::Hanging(_) | DatastoreError::NotMounted)) => {
@@ -323,6 +231,7 @@ fn read(datastore: &Datastore, name: &HostName) -> Result<Result<Option<HostReco
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::host::HostState;
     use crate::api::lease::{GONE, Holder, LeaseAnswer, VmOnDatastore};
     use crate::host::control_plane::stand_in::Place;
 
@@ -330,14 +239,15 @@ mod tests {
     fn a_record_that_cannot_be_read_hides_no_other_host_and_is_told_once() {
         let place = Place::without_datastore("discovery", |_| LeaseAnswer::Done);
         place.write("hosts/host-0/record.toml", &"#".repeat(70_000));
-        place.write("hosts/host-b/record.toml", &toml::to_string(&record(1)).expect("written"));
+        place.write("hosts/host-b/record.toml", &toml::to_string(&example("host-b", 1)).expect("written"));
         let datastore = place.plane.datastores.all().remove(0);
         place.wait("the datastore is there", || datastore.available());
-        let (own, mut bad) = (place.plane.own_record(1), BadRecords::default());
-        exchange(&place.plane, &datastore, &own, &mut Past::default(), &mut bad).expect("exchanged");
+        let (own, mut remembered) = (place.plane.own_record(1), Remembered::default());
+        exchange(&place.plane, &datastore, &own, &mut remembered).expect("exchanged");
         let names = place.plane.hosts.names();
         assert_eq!(names.iter().map(HostName::as_str).collect::<Vec<_>>(), ["host-a", "host-b"]);
         let (host, why) = ("host-0".parse().expect("valid"), "the file is larger than 65536 bytes");
+        let mut bad = remembered.bad;
         assert!(!bad.is_news(&datastore, &host, why), "it was told");
         assert!(bad.is_news(&datastore, &host, "the file is not UTF-8 text"));
     }
@@ -355,8 +265,7 @@ mod tests {
         };
         let place = Place::without_datastore("past", move |_| LeaseAnswer::Holder(Some(holder.clone())));
         let earlier = vec!["06".repeat(16)];
-        let left =
-            HostRecord { name: "host-a".parse().expect("valid"), identity: "07".repeat(16), earlier, ..record(9) };
+        let left = HostRecord { identity: "07".repeat(16), earlier, ..example("host-a", 9) };
         place.write("hosts/host-a/record.toml", &toml::to_string(&left).expect("written"));
         let plane = &place.plane;
         let datastore = plane.datastores.all().remove(0);
@@ -364,112 +273,77 @@ mod tests {
         let vm = VmOnDatastore { datastore: datastore.name().clone(), vm: "web".parse().expect("valid") };
         let name = || plane.leases.holder(&vm).expect("answered").expect("held").name;
         assert_eq!(name().as_str(), GONE);
-        let mut past = Past::default();
+        let mut remembered = Remembered::default();
         for beat in 1..=2 {
-            let own = plane.own_record(beat);
-            exchange(plane, &datastore, &own, &mut past, &mut BadRecords::default()).expect("exchanged");
+            exchange(plane, &datastore, &plane.own_record(beat), &mut remembered).expect("exchanged");
         }
         assert_eq!(name().as_str(), "host-a");
         // A control plane of the same boot reads what the one before wrote.
-        let before = Past::default().on(&datastore, &plane.own_record(1)).expect("read");
-        assert_eq!(before, ["06".repeat(16), "07".repeat(16)]);
+        let mut remembered = Remembered::default();
+        exchange(plane, &datastore, &plane.own_record(1), &mut remembered).expect("exchanged");
+        assert_eq!(remembered.past[datastore.name()], ["06".repeat(16), "07".repeat(16)]);
     }
 
     #[test]
-    fn a_host_that_boots_ever_so_often_remembers_its_last_identities() {
-        let earlier: Vec<String> = (0..EARLIER_MAX).map(|n| format!("{n:032x}")).collect();
-        let left = HostRecord { earlier, identity: "ff".repeat(16), ..record(1) };
-        let before = left.identities_before(&"ee".repeat(16));
-        assert_eq!((before.len(), before[0].as_str()), (EARLIER_MAX, format!("{:032x}", 1).as_str()));
-        assert_eq!(before[EARLIER_MAX - 1], "ff".repeat(16));
-    }
-
-    fn record(beat: u64) -> HostRecord {
-        HostRecord {
-            name: "host-b".parse().expect("valid"),
-            identity: "00".repeat(16),
-            earlier: Vec::new(),
-            version: "0.1.0".to_owned(),
-            beat,
-            vms: 0,
-            memory: Bytes(0),
-            memory_free: Bytes(0),
-            migration: Some(MigrationRecord {
-                address: "10.0.0.2".parse().expect("valid"),
-                port: 7780,
-                public_key: "0aff".to_owned(),
-            }),
-            port_groups: BTreeMap::from([("lab net".to_owned(), 10)]),
-            cpu: None,
-        }
-    }
-
-    fn lab() -> DatastoreName {
-        "lab".parse().expect("valid")
-    }
-
-    #[test]
-    fn a_host_that_died_between_its_writes_on_two_datastores_is_silent() {
-        let (own, spare): (_, DatastoreName) = ("host-a".parse().expect("valid"), "spare".parse().expect("valid"));
-        let hosts = Hosts::default();
-        let long_ago = Instant::now().checked_sub(Duration::from_secs(3600)).expect("the machine is up that long");
-        for (datastore, beat, read) in [
-            (lab(), 6, long_ago),
-            (spare.clone(), 6, long_ago),
-            (lab(), 7, long_ago),
-            // It died: this is read for ever.
-            (lab(), 7, Instant::now()),
-            (spare, 6, Instant::now()),
-            // And this as soon as one more datastore is there.
-            ("third".parse().expect("valid"), 6, Instant::now()),
-        ] {
-            hosts.note(&datastore, record(beat), read);
-        }
-        let rows = hosts.rows(&own);
-        assert_eq!((rows.len(), rows[0].state), (1, HostState::Silent));
-    }
-
-    #[test]
-    fn a_datastore_that_a_host_has_no_more_gives_neither_its_key_nor_hides_what_it_was() {
-        let (own, spare) = ("host-a".parse().expect("valid"), "spare".parse().expect("valid"));
-        let hosts = Hosts::default();
-        let began = Instant::now();
-        let mut left = record(9);
-        left.identity = "05".repeat(16);
-        left.migration.as_mut().expect("it has one").public_key = "0bad".to_owned();
+    fn two_hosts_of_one_name_both_notice_on_one_datastore_and_an_earlier_life_of_a_host_is_no_other() {
+        let place = Place::without_datastore("twins", |_| LeaseAnswer::Done);
+        let left = toml::to_string(&example("host-a", 9)).expect("written");
+        let plane = &place.plane;
+        let datastore = plane.datastores.all().remove(0);
+        place.write("hosts/host-a/record.toml", &left);
+        place.wait("the datastore is there", || datastore.available());
+        let other = Place::configured(
+            "twin",
+            &format!("[datastore.lab]\nkind = \"directory\"\npath = \"{}\"\n", datastore.root().display()),
+            |_| LeaseAnswer::Done,
+        );
+        let there = other.plane.datastores.all().remove(0);
+        other.wait("the datastore is there", || there.available());
+        let record = |beat| HostRecord { identity: "02".repeat(16), ..other.plane.own_record(beat) };
+        let (mut here, mut elsewhere) = (Remembered::default(), Remembered::default());
+        let twins = |plane: &ControlPlane| plane.hosts.twins(plane.name()).map(|twins| twins.identities);
         for beat in 1..=3 {
-            let read = began + Duration::from_secs(beat);
-            // The last in the list, on each beat.
-            hosts.note(&lab(), HostRecord { earlier: vec!["06".repeat(16)], ..record(beat) }, read);
-            hosts.note(&spare, left.clone(), read);
+            // What a person puts back again and again has no heart that beats.
+            place.write("hosts/host-a/record.toml", &left);
+            exchange(plane, &datastore, &plane.own_record(beat), &mut here).expect("exchanged");
+            assert_eq!(twins(plane), None, "what was there before, or once, is no living host");
         }
-        assert_eq!(hosts.peers(&own)[0].public_key, [0x0a, 0xff]);
-        for identity in [0, 5, 6] {
-            assert_eq!(hosts.name_of([identity; 16]).expect("it was its").as_str(), "host-b");
+        for beat in 1..=3 {
+            exchange(&other.plane, &there, &record(beat), &mut elsewhere).expect("exchanged");
+            exchange(plane, &datastore, &plane.own_record(3 + beat), &mut here).expect("exchanged");
         }
+        let both = Some(["01".repeat(16), "02".repeat(16)]);
+        assert_eq!((twins(plane), twins(&other.plane)), (both.clone(), both));
+        let last_seen = plane.hosts.twins(plane.name());
+        exchange(plane, &datastore, &plane.own_record(9), &mut here).expect("exchanged");
+        assert_eq!(plane.hosts.twins(plane.name()), last_seen, "the other was not seen again");
+        // Each tells the others, and neither says that it was the other.
+        let told: HostRecord =
+            toml::from_str(&datastore.read_text("hosts/host-a/record.toml", 9_999).expect("read")).expect("a record");
+        assert_eq!(
+            (told.identity, told.twin, told.earlier),
+            ("01".repeat(16), Some("02".repeat(16)), vec!["00".repeat(16)])
+        );
+        assert_eq!(elsewhere.past[there.name()], ["00".repeat(16)]);
     }
 
     #[test]
-    fn a_record_that_does_not_change_is_no_sign_of_life() {
-        let own = "host-a".parse().expect("valid");
-        let hosts = Hosts::default();
-        let long_ago = Instant::now().checked_sub(Duration::from_secs(3600)).expect("the machine is up that long");
-        hosts.note(&lab(), record(1), long_ago);
-        hosts.note(&lab(), record(1), Instant::now());
-        assert_eq!(hosts.rows(&own)[0].state, HostState::Silent);
-        hosts.note(&lab(), record(2), Instant::now());
-        assert_eq!(hosts.rows(&own)[0].state, HostState::Alive);
-    }
-
-    #[test]
-    fn a_record_survives_writing_and_reading_and_makes_a_peer() {
-        let text = toml::to_string(&record(7)).expect("written");
-        let read: HostRecord = toml::from_str(&text).expect("read");
-        assert_eq!(read, record(7));
-        let hosts = Hosts::default();
-        hosts.note(&lab(), read, Instant::now());
-        let peers = hosts.peers(&"host-a".parse().expect("valid"));
-        assert_eq!(peers[0].public_key, [0x0a, 0xff]);
-        assert!(hosts.peers(&"host-b".parse().expect("valid")).is_empty(), "a host is no peer of itself");
+    fn a_host_that_was_dead_before_this_one_looked_is_silent_since_it_wrote_its_record() {
+        let place = Place::without_datastore("dead-before", |_| LeaseAnswer::Done);
+        for host in ["host-b", "host-c"] {
+            place.write(&format!("hosts/{host}/record.toml"), &toml::to_string(&example(host, 1)).expect("written"));
+        }
+        let plane = &place.plane;
+        let datastore = plane.datastores.all().remove(0);
+        place.wait("the datastore is there", || datastore.available());
+        let file = std::fs::File::options().write(true).open(datastore.root().join("hosts/host-b/record.toml"));
+        let two_hours_ago = std::time::SystemTime::now() - Duration::from_secs(7_200);
+        file.and_then(|file| file.set_modified(two_hours_ago)).expect("set");
+        exchange(plane, &datastore, &plane.own_record(1), &mut Remembered::default()).expect("exchanged");
+        let rows = plane.hosts.rows(plane.name());
+        let states: Vec<HostState> = rows.iter().map(|row| row.state).collect();
+        assert_eq!(states, [HostState::ThisHost, HostState::Silent, HostState::Alive]);
+        // The clock of a file system is a little behind.
+        assert!((7_100..10_000).contains(&rows[1].seen_s), "{} s", rows[1].seen_s);
     }
 }

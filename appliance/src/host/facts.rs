@@ -29,7 +29,7 @@ pub fn facts(plane: &ControlPlane) -> Option<HostFacts> {
         host: plane.name().clone(),
         cpu: plane.cpu.clone()?,
         memory_free: plane.memory_free(),
-        datastores: plane.datastores.all().iter().map(|datastore| datastore_facts(datastore)).collect(),
+        datastores: plane.datastores.all().iter().map(|datastore| datastore_facts(plane, datastore)).collect(),
         port_groups: groups.collect(),
         maintenance: false,
         // The migration engine knows it.
@@ -40,7 +40,7 @@ pub fn facts(plane: &ControlPlane) -> Option<HostFacts> {
     })
 }
 
-fn datastore_facts(datastore: &Datastore) -> DatastoreFacts {
+fn datastore_facts(plane: &ControlPlane, datastore: &Datastore) -> DatastoreFacts {
     let identity = match datastore.kind() {
         DatastoreKind::Nfs { server, export, .. } => format!("nfs {server}:{export}"),
         DatastoreKind::Directory { path } => format!("directory {path}"),
@@ -48,6 +48,7 @@ fn datastore_facts(datastore: &Datastore) -> DatastoreFacts {
     DatastoreFacts {
         name: datastore.name().clone(),
         identity,
+        area: plane.hosts.area(plane.name(), datastore.name()),
         writable: datastore.writable(),
         trouble: datastore.problems().first().map(|reason| reason.cause.clone()).unwrap_or_default(),
     }

@@ -7,6 +7,7 @@ use protocol::lease::record::Watchdog;
 use crate::api::host::{Check, MigrationNicDetail};
 use crate::api::lease::DatastoreLease;
 use crate::host::checks::kvm_problem;
+use crate::host::clashes;
 use crate::host::control_plane::ControlPlane;
 use crate::host::leases::LeaseFailure;
 
@@ -43,6 +44,7 @@ pub fn checks(plane: &ControlPlane) -> Vec<Check> {
     let armed = leases.ok().and_then(|leases| Some(leases.first()?.watchdog));
     let (found, problem) = watchdog(device.as_deref(), armed);
     checks.push(check("watchdog", &found, problem.into_iter().collect()));
+    checks.push(clashes::check(plane));
     checks
 }
 

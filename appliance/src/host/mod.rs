@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   console ──> serve ──> answers      what is known: hosts, VMs, datastores, networks (health, logs, receipts,
-//!                 │                    mac_addresses, lease_view, whereabouts)
+//!                 │                    mac_addresses, lease_view, whereabouts, processors, clashes)
 //!                 │
 //!                 ├─────> start        checks, host_lease, born (a monitor with its machine)
 //!                 │                    (autostart: of its own accord, after a boot)
@@ -21,7 +21,8 @@
 //! [`control_plane`] holds the state that they share; [`vms`] is who may work on which VM ([`running`]), [`moves`] are the
 //! migrations, [`owed`] the leases that are still to be given up; [`caller`] is who waits for a command; [`record`] is what
 //! a restarted control plane finds of the VMs that went on running, and [`adoption`] takes them up; [`discovery`] is how
-//! hosts find each other; [`news`] is what happened by itself, for the consoles; [`role`] starts all of it.
+//! hosts find each other, and [`load`] how busy they are; [`news`] is what happened by itself, for the consoles; [`role`] starts
+//! all of it.
 
 pub mod adoption;
 pub mod answers;
@@ -30,6 +31,7 @@ pub mod autostart;
 pub mod born;
 pub mod caller;
 pub mod checks;
+pub mod clashes;
 pub mod control_plane;
 pub mod cpu;
 pub mod departures;
@@ -45,6 +47,7 @@ pub mod lease_break;
 pub mod lease_view;
 pub mod leases;
 pub mod lifecycle;
+pub mod load;
 pub mod located;
 pub mod logs;
 pub mod mac_addresses;
@@ -53,6 +56,7 @@ pub mod moves;
 pub mod news;
 pub mod owed;
 pub mod pinned;
+pub mod processors;
 pub mod reap;
 pub mod receipts;
 pub mod record;

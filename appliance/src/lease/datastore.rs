@@ -10,6 +10,7 @@ use std::time::Duration as Wait;
 use model::limits;
 use model::names::{DatastoreName, VmName};
 use protocol::lease::host_lease::{HostIdentity, Remembered, Standing};
+use protocol::lease::identity::AreaId;
 use protocol::lease::keeper::{Effect, HostView, Input, IoId, IoResult, Keeper, RequestId};
 use protocol::lease::layout::Area;
 use protocol::lease::vm_lease::{Answer, LeaseError, Request};
@@ -52,7 +53,7 @@ pub enum Told {
 }
 
 /// How one datastore stands.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct View {
     /// The host lease is held.
     pub held: bool,
@@ -64,6 +65,8 @@ pub struct View {
     pub hosts: Vec<HostView>,
     /// The VMs that have a lease.
     pub vms: Vec<VmName>,
+    /// The area, once it was opened.
+    pub area: Option<AreaId>,
 }
 
 /// Who this host is and where the area lies.
@@ -173,9 +176,7 @@ fn refuse_for(told: &Receiver<Told>, pause: Wait, why: &str) {
             Told::Guard(_, _, reply) => drop(reply.send(Err(std::io::Error::other(why.to_owned())))),
             Told::Leave(reply) => drop(reply.send(Ok(()))),
             Told::Standing(reply) => {
-                let view =
-                    View { held: false, renewed_ms: 0, trouble: why.to_owned(), hosts: Vec::new(), vms: Vec::new() };
-                drop(reply.send(view));
+                drop(reply.send(View { trouble: why.to_owned(), ..View::default() }));
             }
             Told::IoEnded(..) | Told::Killed(_) => {}
         }
@@ -326,6 +327,7 @@ impl Running<'_> {
             trouble: if held { String::new() } else { self.trouble.clone() },
             hosts: self.keeper.hosts(),
             vms: self.keeper.known_vms(),
+            area: Some(self.area.id),
         }
     }
 }

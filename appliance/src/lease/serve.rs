@@ -22,7 +22,7 @@ use crate::api::lease::{
     DatastoreLease, GONE, Holder, HostLease, LeaseAnswer, LeaseEvent, LeaseRequest, TakenFrom, VmOnDatastore,
 };
 use crate::api::paths::RunDir;
-use crate::lease::datastore::{self, Place, Told};
+use crate::lease::datastore::{self, Place, Told, View};
 use crate::lease::memory::{self, Kept};
 use crate::lease::watchdog::Watchdog;
 
@@ -294,14 +294,11 @@ impl Leases {
         let watchdog = self.watchdog.kind();
         let names: Vec<DatastoreName> = self.datastores().keys().cloned().collect();
         let lease = |datastore: DatastoreName| match self.exchange_within(LOOK_BOUND, &datastore, Told::Standing) {
-            Ok(view) => DatastoreLease {
-                datastore,
-                held: view.held,
-                renewed_ms: view.renewed_ms,
-                trouble: view.trouble,
-                watchdog,
-            },
-            Err(trouble) => DatastoreLease { datastore, held: false, renewed_ms: 0, trouble, watchdog },
+            Ok(View { held, renewed_ms, trouble, area, .. }) => {
+                let area = area.map(|area| area.to_string());
+                DatastoreLease { datastore, held, renewed_ms, trouble, watchdog, area }
+            }
+            Err(trouble) => DatastoreLease { datastore, held: false, renewed_ms: 0, trouble, watchdog, area: None },
         };
         // All at once: one whose area hangs while it is opened must not hold up what is said of the others.
         std::thread::scope(|scope| {

@@ -135,6 +135,18 @@ impl Host {
         host
     }
 
+    /// Boots a host whose name is another's, in a folder of its own. It gets no host lease while the other lives.
+    pub(crate) fn boot_called(datastore: &Datastore, folder: &str, name: &str, identity: u8) -> Self {
+        let mut host = Self::prepare(datastore, folder, identity, "", None);
+        let config = host.run.join("config/host.toml");
+        let text = std::fs::read_to_string(&config).expect("it is there");
+        let renamed = text.replacen(&format!("hostname = \"{folder}\""), &format!("hostname = \"{name}\""), 1);
+        std::fs::write(&config, renamed).expect("written");
+        host.start_lease();
+        host.start_control_plane();
+        host
+    }
+
     /// Starts the control plane alone: the host lease cannot be held before [`Host::start_lease`].
     pub(crate) fn boot_without_lease(datastore: &Datastore, name: &str, identity: u8) -> Self {
         let mut host = Self::prepare(datastore, name, identity, "", None);
@@ -144,15 +156,24 @@ impl Host {
 
     /// Boots at one end of a cable, with a migration NIC.
     pub(crate) fn boot_at(datastore: &Datastore, cable: &Cable, end: usize) -> Self {
-        let host = Self::boot_at_nic(datastore, cable, end, "mig0");
+        Self::boot_at_with(datastore, cable, end, "")
+    }
+
+    /// The same with more in its configuration.
+    pub(crate) fn boot_at_with(datastore: &Datastore, cable: &Cable, end: usize, more: &str) -> Self {
+        let host = Self::begin_at(datastore, cable, end, "mig0", more);
         wait("the migration stack is up", || host.stack_is_up());
         host
     }
 
-    /// The same with a migration NIC of this name, which may not be there.
+    /// Boots with a migration NIC of this name, which may not be there.
     pub(crate) fn boot_at_nic(datastore: &Datastore, cable: &Cable, end: usize, nic: &str) -> Self {
+        Self::begin_at(datastore, cable, end, nic, "")
+    }
+
+    fn begin_at(datastore: &Datastore, cable: &Cable, end: usize, nic: &str, more: &str) -> Self {
         let name = ["host-a", "host-b"][end];
-        let more = format!("[migration_nic]\nnic = \"{nic}\"\naddress = \"10.99.0.{}/24\"\n", end + 1);
+        let more = format!("[migration_nic]\nnic = \"{nic}\"\naddress = \"10.99.0.{}/24\"\n{more}", end + 1);
         let namespace = cable.namespace(end).to_owned();
         let mut host = Self::prepare(datastore, name, 0xa0 + end as u8, &more, Some(namespace));
         host.start_lease();

@@ -1,8 +1,6 @@
 //! Names and places of CPU features (Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E), the level of the
 //! x86-64 psABI that asks for each, and which of them every guest may see.
 
-use std::fmt;
-
 use super::Register::{self, Eax, Ebx, Ecx, Edx};
 
 /// One feature bit.
@@ -16,16 +14,6 @@ pub(super) struct Feature {
     pub(super) level: Option<u8>,
     /// Seen under every baseline where the host has it: needed by kernels, made by KVM, or a mitigation.
     pub(super) neutral: bool,
-}
-
-impl fmt::Display for Feature {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (CPUID leaf {:#x}", self.name, self.function)?;
-        if self.index != 0 {
-            write!(f, " sub-leaf {}", self.index)?;
-        }
-        write!(f, ", {} bit {})", self.register, self.bit)
-    }
 }
 
 const fn level(name: &'static str, function: u32, register: Register, bit: u8, level: u8) -> Feature {

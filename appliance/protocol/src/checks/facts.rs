@@ -1,5 +1,7 @@
 //! The facts that the conditions judge. They travel in an offer, and are bounded.
 
+use std::fmt;
+
 use model::cpu_report::{Baseline, CpuReport};
 use model::names::{DatastoreName, HostName, PortGroupName, VmName};
 use model::units::Bytes;
@@ -110,12 +112,34 @@ pub struct HostFacts {
 pub struct DatastoreFacts {
     /// What it is called.
     pub name: DatastoreName,
-    /// What it is, the same on every host: `nfs 10.0.0.1:/vms`, or a LUN's serial number.
+    /// Where it lies: `nfs 10.0.0.1:/vms`.
     pub identity: String,
+    /// What it is, the same on every host wherever it is reached: the identity of its lease area, 32 hex digits. Absent where
+    /// the host has not opened the area yet.
+    pub area: Option<String>,
     /// The host read and wrote it a moment ago.
     pub writable: bool,
     /// What it said, where it did not work.
     pub trouble: String,
+}
+
+impl DatastoreFacts {
+    /// Whether it is the same datastore, as far as that is known.
+    pub fn is(&self, other: &Self) -> bool {
+        match (&self.area, &other.area) {
+            (Some(area), Some(other)) => area == other,
+            _ => self.identity == other.identity,
+        }
+    }
+}
+
+impl fmt::Display for DatastoreFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.identity)?;
+        // So many digits tell two apart.
+        let shown = self.area.as_ref().map(|area| area.chars().take(8).collect::<String>());
+        shown.map_or(Ok(()), |area| write!(f, " (lease area {area})"))
+    }
 }
 
 /// A port group of one host.
@@ -161,7 +185,8 @@ impl HostFacts {
         bound("the list of datastores", self.datastores.len() as u64, 64)?;
         bound("the list of port groups", self.port_groups.len() as u64, 4096)?;
         bound("the list of VMs", self.vms.len() as u64, 4096)?;
-        let texts = self.datastores.iter().map(|store| store.identity.len() + store.trouble.len());
+        let area = |store: &DatastoreFacts| store.area.as_ref().map_or(0, String::len);
+        let texts = self.datastores.iter().map(|store| store.identity.len() + store.trouble.len() + area(store));
         texts.into_iter().try_for_each(|length| bound("a datastore's identity", length as u64, 2048))
     }
 }
@@ -236,6 +261,7 @@ pub(crate) mod example {
             datastores: vec![DatastoreFacts {
                 name: "nfs1".parse().unwrap(),
                 identity: "nfs 10.0.0.1:/vms".to_owned(),
+                area: Some("1f".repeat(16)),
                 writable: true,
                 trouble: String::new(),
             }],

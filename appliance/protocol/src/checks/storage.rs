@@ -27,11 +27,11 @@ pub fn check(conditions: &Conditions<'_>) -> Vec<Finding> {
 fn reasons(name: &DatastoreName, source: &HostFacts, destination: &HostFacts) -> Vec<Reason> {
     let mut reasons: Vec<_> = [source, destination].into_iter().filter_map(|host| unusable(name, host)).collect();
     if let (Some(here), Some(there)) = (source.datastore(name), destination.datastore(name))
-        && here.identity != there.identity
+        && !here.is(there)
     {
         let cause = format!(
-            "the datastore {name} is not the same on both hosts: {} on {}, {} on {}",
-            here.identity, source.host, there.identity, destination.host
+            "the datastore {name} is not the same on both hosts: {here} on {}, {there} on {}",
+            source.host, destination.host
         );
         reasons.push(Reason::new(cause, format!("on {}: give it another name, and add {}", destination.host, name)));
     }
@@ -78,13 +78,33 @@ mod tests {
     #[test]
     fn one_name_for_two_datastores_blocks() {
         let causes = example::causes(check, |_, _, destination, _| {
-            destination.datastores[0].identity = "nfs 10.0.0.2:/vms".to_owned();
+            destination.datastores[0].area = Some("2e".repeat(16));
         });
         assert_eq!(
             causes,
-            [
-                "the datastore nfs1 is not the same on both hosts: nfs 10.0.0.1:/vms on host-a, nfs 10.0.0.2:/vms on host-b"
-            ]
+            ["the datastore nfs1 is not the same on both hosts: nfs 10.0.0.1:/vms (lease area 1f1f1f1f) on host-a, \
+                 nfs 10.0.0.1:/vms (lease area 2e2e2e2e) on host-b"]
+        );
+    }
+
+    #[test]
+    fn a_datastore_is_the_same_wherever_a_host_reaches_it() {
+        let causes = example::causes(check, |_, _, destination, _| {
+            destination.datastores[0].identity = "nfs 10.9.9.9:/vms".to_owned();
+        });
+        assert!(causes.is_empty(), "{causes:?}");
+    }
+
+    #[test]
+    fn where_a_host_has_not_opened_the_lease_area_yet_the_place_tells() {
+        let causes = example::causes(check, |_, source, destination, _| {
+            destination.datastores[0].identity = "nfs 10.0.0.2:/vms".to_owned();
+            source.datastores[0].area = None;
+        });
+        assert_eq!(
+            causes,
+            ["the datastore nfs1 is not the same on both hosts: nfs 10.0.0.1:/vms on host-a, \
+                 nfs 10.0.0.2:/vms (lease area 1f1f1f1f) on host-b"]
         );
     }
 }

@@ -146,6 +146,7 @@ pub(super) fn facts(host: &Host) -> HostFacts {
         datastores: vec![DatastoreFacts {
             name: "nfs1".parse().expect("a datastore name"),
             identity: "nfs".to_owned(),
+            area: Some("0".repeat(32)),
             writable: true,
             trouble: String::new(),
         }],

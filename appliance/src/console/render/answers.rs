@@ -1,16 +1,16 @@
 //! Which answer is shown in which shape.
 
-use model::cpu_report::CpuReport;
 use model::diagnosis::Reason;
 use model::receipt::{Receipt, Verdict};
 use model::units::Bytes;
 
 use super::record::Record;
 use super::table::Table;
+use super::{hosts, processors};
 use crate::api::host::{
-    Check, ConfigDetail, DatastoreDetail, DatastoreRow, Flaw, HolderLife, HostAnswer, HostDetail, HostRow, HostState,
-    LeaseDetail, LeaseHolder, LeaseRow, LogLine, MigrationNicDetail, MigrationRow, NicRow, PortGroupRow, VmDetail,
-    VmHolder, VmRow, VmState,
+    Check, ConfigDetail, DatastoreDetail, DatastoreRow, Flaw, HolderLife, HostAnswer, HostDetail, LeaseDetail,
+    LeaseHolder, LeaseRow, LogLine, MigrationNicDetail, MigrationRow, NicRow, PortGroupRow, VmDetail, VmHolder, VmRow,
+    VmState,
 };
 use crate::api::lease::GONE;
 use crate::wall_clock;
@@ -36,9 +36,11 @@ pub fn text(answer: &HostAnswer) -> String {
         HostAnswer::Done(line) => line.clone(),
         HostAnswer::Refused(refusal) => refusal.to_string(),
         HostAnswer::Host(host) => host_text(host),
-        HostAnswer::Hosts(hosts) => hosts_text(hosts),
+        HostAnswer::Hosts(hosts) => hosts::list(hosts),
         HostAnswer::Checks(checks) => checks_text(checks),
-        HostAnswer::Cpu(report) => cpu_text(report),
+        HostAnswer::Cpu(report) => processors::report(report),
+        HostAnswer::CpuComparison(comparison) => processors::comparison(comparison),
+        HostAnswer::CpuBaseline(shared) => processors::shared(shared),
         HostAnswer::Vms(vms) => vms_text(vms),
         HostAnswer::Vm(vm) => vm_text(vm),
         HostAnswer::Console => "attached".to_owned(),
@@ -58,11 +60,11 @@ pub fn text(answer: &HostAnswer) -> String {
     }
 }
 
-fn or_dash<T: ToString>(value: Option<T>) -> String {
+pub(super) fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-fn problems(reasons: &[Reason]) -> String {
+pub(super) fn problems(reasons: &[Reason]) -> String {
     let lines = reasons.iter().map(|Reason { cause, hint }| {
         if hint.is_empty() { format!("\ncause: {cause}") } else { format!("\ncause: {cause}\nhint:  {hint}") }
     });
@@ -85,29 +87,6 @@ fn host_text(host: &HostDetail) -> String {
         .to_string()
 }
 
-fn hosts_text(hosts: &[HostRow]) -> String {
-    let mut table =
-        Table::new(["NAME", "STATE", "SEEN", "VMS", "MEMORY", "FREE", "MIGRATION ADDRESS", "VERSION"], "no hosts");
-    for host in hosts {
-        let state = match host.state {
-            HostState::ThisHost => "this host",
-            HostState::Alive => "alive",
-            HostState::Silent => "silent",
-        };
-        table.row([
-            host.name.to_string(),
-            state.to_owned(),
-            format!("{} s", host.seen_s),
-            host.vms.to_string(),
-            host.memory.to_string(),
-            host.memory_free.to_string(),
-            or_dash(host.migration_address),
-            host.version.clone(),
-        ]);
-    }
-    table.to_string()
-}
-
 fn checks_text(checks: &[Check]) -> String {
     let mut lines = Vec::new();
     for check in checks {
@@ -120,20 +99,6 @@ fn checks_text(checks: &[Check]) -> String {
         lines.push(format!("{mark:4}  {}: {}{reasons}", check.subject, check.found));
     }
     lines.join("\n")
-}
-
-fn cpu_text(report: &CpuReport) -> String {
-    let mut table = Table::new(["LEAF", "SUB", "EAX", "EBX", "ECX", "EDX"], "KVM tells nothing");
-    for leaf in &report.leaves {
-        let registers = [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx].map(|value| format!("{value:08x}"));
-        let [eax, ebx, ecx, edx] = registers;
-        table.row([format!("{:#x}", leaf.function), leaf.index.to_string(), eax, ebx, ecx, edx]);
-    }
-    let [family, model, stepping] = report.signature;
-    format!(
-        "{}\n{}, family {family}, model {model}, stepping {stepping}; TSC {} kHz\n\n{table}",
-        report.brand, report.vendor, report.tsc_khz
-    )
 }
 
 fn state_text(state: &VmState) -> String {
@@ -212,7 +177,7 @@ fn lease_text(vm: &VmDetail) -> String {
 }
 
 /// A span of time as coarse as people say it.
-fn span(seconds: u64) -> String {
+pub(super) fn span(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
         120..7_200 => format!("{} min", seconds / 60),

@@ -1,0 +1,108 @@
+//! Hosts that know each other by what they leave on their datastores, and say what does not agree.
+
+mod world;
+
+use godwit::api::host::{HostAnswer, HostRow, HostState};
+use world::{Cable, Datastore, Host, line, wait};
+
+fn checked(host: &Host) -> String {
+    line(&host.ask("host check").1)
+}
+
+fn row(host: &Host, name: &str) -> HostRow {
+    let HostAnswer::Hosts(rows) = host.ask("host list").1 else { panic!("no list") };
+    rows.into_iter().find(|row| row.name.as_str() == name).expect("it is listed")
+}
+
+#[test]
+fn hosts_see_each_others_state_load_and_processor_and_when_one_is_silent() {
+    let Some(datastore) = Datastore::with_witness("known") else { return };
+    let (a, mut b) = (Host::boot(&datastore, "host-a", 1), Host::boot(&datastore, "host-b", 2));
+    wait("host-b is known", || line(&a.ask("host list").1).contains("host-b"));
+    wait("its load is told", || row(&a, "host-b").busy_permille.is_some());
+    let there = row(&a, "host-b");
+    assert_eq!((there.state, there.named_twice), (HostState::Alive, false));
+    assert!(there.cpus.is_some_and(|cpus| cpus > 0) && there.memory_free.0 > 0, "{there:?}");
+    // They are one machine.
+    let compared = line(&a.ask("host cpu --compare host-b").1);
+    assert!(compared.contains("host-a and host-b show VMs the same processor"), "{compared}");
+    assert!(compared.contains("VMs, host") && compared.contains("witness"), "{compared}");
+    let shared = line(&a.ask("host cpu --baseline").1);
+    assert!(shared.contains("host-a, host-b") && shared.contains("cpu_baseline = \"x86-64-v"), "{shared}");
+    let (status, refusal) = a.ask("host cpu --compare host-c");
+    assert!(status == 1 && line(&refusal).contains("known are host-b"), "{refusal:?}");
+    assert!(checked(&a).contains("ok    hosts: 1 other is seen"), "{}", checked(&a));
+    b.power_off();
+    wait("it is silent", || row(&a, "host-b").state == HostState::Silent);
+    assert!(line(&a.ask("host list").1).contains("silent "));
+    let shared = line(&a.ask("host cpu --baseline").1);
+    assert!(shared.contains("host-b, silent for ") && shared.contains("it has it, too"), "{shared}");
+    let compared = line(&a.ask("host cpu --compare host-b").1);
+    assert!(compared.starts_with("host-b is silent for "), "{compared}");
+}
+
+#[test]
+fn two_hosts_of_one_name_both_say_so_once_and_so_does_a_third_until_it_is_over() {
+    let Some(datastore) = Datastore::with_witness("one-name") else { return };
+    let one = Host::boot(&datastore, "host-a", 1);
+    let third = Host::boot(&datastore, "host-c", 3);
+    let two = Host::boot_called(&datastore, "twin", "host-a", 2);
+    const TOLD: &str = "the name host-a is used by two living hosts (identities 01010101 and 02020202)";
+    for host in [&one, &two, &third] {
+        wait("it is told", || checked(host).contains(TOLD));
+        assert_eq!(host.ask("host check").0, 1);
+    }
+    wait("the second has no lease", || checked(&two).contains("has the name of this one"));
+    wait("it is listed", || line(&third.ask("host list").1).contains("named twice"));
+    let times = |host: &Host| host.whole_log("host").matches(TOLD).count();
+    let (mut last, mut turns) = (String::new(), 0);
+    wait("each has written over the other again and again", || {
+        let text = std::fs::read_to_string(datastore.path("hosts/host-a/record.toml")).unwrap_or_default();
+        let identity = text.lines().find(|line| line.starts_with("identity")).unwrap_or_default().to_owned();
+        turns += usize::from(identity != last);
+        last = identity;
+        turns > 6
+    });
+    assert_eq!([&one, &two, &third].map(times), [1, 1, 1]);
+    drop(two);
+    for host in [&one, &third] {
+        wait("it is over", || host.whole_log("host").contains("only one host has the name host-a now"));
+        assert!(checked(host).contains("ok    hosts"), "{}", checked(host));
+        assert_eq!(times(host), 1);
+    }
+}
+
+#[test]
+fn a_datastore_is_known_by_its_lease_area_on_every_host_by_a_move_too() {
+    let Some(cable) = Cable::lay("areas") else { return };
+    let Some(datastore) = Datastore::with_witness("areas") else { return };
+    for (folder, vm) in [("same", "one"), ("here", "two"), ("there", "two"), ("spare", "three")] {
+        datastore.add(vm, 1, "64 MiB", "seed=7 rate=1000 set=16M report_ms=200", "");
+        let vms = datastore.path(&format!("{folder}/vms"));
+        std::fs::create_dir_all(&vms).expect("made");
+        std::fs::rename(datastore.path(&format!("vms/{vm}")), vms.join(vm)).expect("moved");
+    }
+    let kept = |name: &str, folder: &str| {
+        let path = datastore.path("");
+        format!("[datastore.{name}]\nkind = \"directory\"\npath = \"{}{folder}\"\n", path.display())
+    };
+    let at_a = kept("same", "same") + &kept("shared", "here") + &kept("spare", "spare");
+    // One is reached in another way; the other is another one in the same way.
+    let at_b = kept("same", "./same") + &kept("shared", "there");
+    let a = Host::boot_at_with(&datastore, &cable, 0, &at_a);
+    let b = Host::boot_at_with(&datastore, &cable, 1, &at_b);
+    wait("host-a says so", || checked(&a).contains("one name stands for two"));
+    wait("host-b says so", || checked(&b).contains("one name stands for two"));
+    wait("host-a knows what host-b lacks", || checked(&a).contains("host-b does not have the datastore spare"));
+    assert!(!checked(&a).contains("datastore same of") && !checked(&b).contains("spare"), "{}", checked(&a));
+    wait("it is told at the console", || a.whole_log("host").contains("one name stands for two"));
+    for vm in ["one", "two"] {
+        wait("it starts", || a.ask(&format!("vm start {vm}")).0 == 0);
+    }
+    let check = |vm: &str| line(&a.ask(&format!("vm migrate {vm} host-b --check")).1);
+    wait("the hosts know each other", || check("one").contains("migration link: "));
+    assert!(check("one").contains("ok    storage"), "{}", check("one"));
+    let told = check("two");
+    let two = told.contains("FAIL  storage") && told.contains("the datastore shared is not the same on both hosts");
+    assert!(two && told.contains("(lease area "), "{told}");
+}
