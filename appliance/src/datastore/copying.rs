@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{OFlags, SeekFrom, copy_file_range, fcntl_getfl, fcntl_setfl, seek};
 use rustix::io::Errno;
@@ -60,22 +61,17 @@ impl Copying {
         Ok(Self { source, target, size, at: 0, buffer: None })
     }
 
-    /// Copies the next piece, of which at most `most` bytes are carried, and has the datastore keep it. `carrier` becomes
-    /// [`Carrier::ThisHost`] where the file system turns out not to copy.
+    /// Copies the next piece: extents and holes until `most` bytes were carried or `time` has passed, but at least one extent, or as
+    /// much of it. Has the datastore keep it. `carrier` becomes [`Carrier::ThisHost`] where the file system turns out not to copy.
     ///
     /// # Errors
     /// What reads, copies or writes fails; the file became smaller meanwhile.
-    pub fn next(&mut self, most: u64, carrier: &mut Carrier) -> io::Result<Piece> {
+    pub fn next(&mut self, most: u64, time: Duration, carrier: &mut Carrier) -> io::Result<Piece> {
+        let began = Instant::now();
         let mut piece = Piece::default();
-        let data = next_data(&self.source, self.at, self.size)?;
-        piece.holes = data.start - self.at;
-        let end = data.end.min(data.start.saturating_add(most.max(ALIGN) / ALIGN * ALIGN));
-        self.at = data.start;
-        if *carrier == Carrier::FileSystem && !self.ask_to_copy(end, &mut piece)? {
-            *carrier = Carrier::ThisHost;
-        }
-        if *carrier == Carrier::ThisHost && self.at < end {
-            self.carry(end, &mut piece)?;
+        let mut left = most.max(ALIGN) / ALIGN * ALIGN;
+        while self.at < self.size && left > 0 && (piece == Piece::default() || began.elapsed() < time) {
+            left -= self.extent(left, carrier, &mut piece)?;
         }
         piece.is_last = self.at == self.size;
         if piece.is_last {
@@ -86,6 +82,21 @@ impl Copying {
             self.target.sync_data()?;
         }
         Ok(piece)
+    }
+
+    /// Passes the next hole, and carries at most `most` bytes of what follows it; how many.
+    fn extent(&mut self, most: u64, carrier: &mut Carrier, piece: &mut Piece) -> io::Result<u64> {
+        let data = next_data(&self.source, self.at, self.size)?;
+        piece.holes += data.start - self.at;
+        self.at = data.start;
+        let end = data.end.min(data.start.saturating_add(most));
+        if *carrier == Carrier::FileSystem && !self.ask_to_copy(end, piece)? {
+            *carrier = Carrier::ThisHost;
+        }
+        if *carrier == Carrier::ThisHost && self.at < end {
+            self.carry(end, piece)?;
+        }
+        Ok(end - data.start)
     }
 
     /// Asks the file system to copy up to `end`. Whether it does such a thing.
@@ -210,6 +221,8 @@ mod tests {
     use std::os::unix::fs::MetadataExt as _;
     use std::path::PathBuf;
 
+    const FOR_EVER: Duration = Duration::MAX;
+
     /// A folder, removed at the end.
     struct Folder(PathBuf);
 
@@ -231,7 +244,7 @@ mod tests {
             let mut copying = Copying::begin(self.file(source), self.file(&target)).expect("begun");
             let mut all = Piece::default();
             while !all.is_last {
-                let piece = copying.next(most, &mut carrier).expect("copied");
+                let piece = copying.next(most, FOR_EVER, &mut carrier).expect("copied");
                 assert!(piece.copied <= most.max(ALIGN), "a step is bounded: {piece:?}");
                 let (copied, holes) = (all.copied + piece.copied, all.holes + piece.holes);
                 all = Piece { copied, holes, ..piece };
@@ -303,6 +316,26 @@ mod tests {
     }
 
     #[test]
+    fn a_piece_has_many_extents_and_ends_with_its_bytes_or_its_time() {
+        let folder = Folder::of("extents");
+        let file = folder.file("disk.img");
+        for n in 0..100 {
+            file.write_all_at(&[7; 4096], n << 20).expect("written");
+        }
+        file.sync_all().expect("synced");
+        for carrier in [Carrier::FileSystem, Carrier::ThisHost] {
+            let copied = |most, time| {
+                let mut copying = Copying::begin(folder.file("disk.img"), folder.file("copy")).expect("begun");
+                copying.next(most, time, &mut { carrier }).expect("copied").copied
+            };
+            let extent = copied(4096, FOR_EVER);
+            assert!(copied(10 * 4096, FOR_EVER) == 10 * extent, "{carrier:?}: {extent}");
+            assert!(copied(u64::MAX, FOR_EVER) == 100 * extent, "{carrier:?}: {extent}");
+            assert_eq!(copied(u64::MAX, Duration::ZERO), extent, "{carrier:?}");
+        }
+    }
+
+    #[test]
     fn a_file_system_that_does_not_copy_leaves_it_to_this_host() {
         let folder = Folder::of("across");
         let whole = sparse(&folder);
@@ -311,7 +344,7 @@ mod tests {
         let target = File::from(target);
         let mut copying = Copying::begin(folder.file("disk.img"), target.try_clone().expect("cloned")).expect("begun");
         let mut carrier = Carrier::FileSystem;
-        while !copying.next(1 << 20, &mut carrier).expect("copied").is_last {}
+        while !copying.next(1 << 20, FOR_EVER, &mut carrier).expect("copied").is_last {}
         assert_eq!(carrier, Carrier::ThisHost);
         let mut copy = vec![0; whole.len()];
         target.read_exact_at(&mut copy, 0).expect("read");
@@ -326,11 +359,11 @@ mod tests {
             file.write_all_at(&[7; 1 << 20], 0).expect("written");
             let mut copying = Copying::begin(folder.file("disk.img"), folder.file("copy")).expect("begun");
             let mut carrier = carrier;
-            assert!(!copying.next(4096, &mut carrier).expect("copied").is_last);
+            assert!(!copying.next(4096, FOR_EVER, &mut carrier).expect("copied").is_last);
             file.set_len(8192).expect("cut");
             let mut end = Ok(Piece::default());
             while let Ok(Piece { is_last: false, .. }) = end {
-                end = copying.next(1 << 20, &mut carrier);
+                end = copying.next(1 << 20, FOR_EVER, &mut carrier);
             }
             assert!(end.is_err(), "{end:?}");
         }

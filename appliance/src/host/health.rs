@@ -5,6 +5,7 @@ use model::names::DatastoreName;
 
 use crate::api::host::{Check, MigrationNicDetail};
 use crate::host::checks::kvm_problem;
+use crate::host::clone::leftovers;
 use crate::host::control_plane::ControlPlane;
 
 /// Looks at everything that can be wrong with this host.
@@ -35,6 +36,7 @@ pub fn checks(plane: &ControlPlane) -> Vec<Check> {
         checks.push(check(&format!("datastore {}", datastore.name()), &datastore.row().state, datastore.problems()));
     }
     checks.push(check("leases", "renewed", lease_problems(plane)));
+    checks.push(leftovers::check(plane));
     checks
 }
 
