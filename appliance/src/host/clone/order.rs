@@ -235,3 +235,173 @@ fn random() -> std::io::Result<u64> {
     rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())?;
     Ok(u64::from_ne_bytes(bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::api::channel::Channel;
+    use crate::api::host::{HostAnswer, HostRequest};
+    use crate::api::lease::{DatastoreLease, Holder, LeaseAnswer, LeaseRequest};
+    use crate::datastore::DatastoreError;
+    use crate::host::control_plane::stand_in::Place;
+
+    const WEB: &str = "[vm]\nname = \"web\"\ncpus = 1\nmemory = \"64 MiB\"\n[boot]\nkernel = \"kernel\"\n\
+                       [[disk]]\nfile = \"root.img\"\n";
+
+    fn name(text: &str) -> VmName {
+        text.parse().expect("valid")
+    }
+
+    /// A lease role of which this host gets every lease, and which remembers what was asked to be changed.
+    fn gives_all(asked: &Arc<Mutex<Vec<LeaseRequest>>>) -> impl Fn(&LeaseRequest) -> LeaseAnswer + Send + 'static {
+        let asked = Arc::clone(asked);
+        move |request| {
+            let own = Holder {
+                host: [1; 16],
+                name: "host-a".parse().expect("valid"),
+                generation: 1,
+                epoch: 3,
+                alive: true,
+                own: true,
+            };
+            match request {
+                LeaseRequest::Status => LeaseAnswer::Status(vec![DatastoreLease {
+                    datastore: "lab".parse().expect("valid"),
+                    held: true,
+                    renewed_ms: 1,
+                    trouble: String::new(),
+                }]),
+                LeaseRequest::Query(_) => LeaseAnswer::Holder(Some(own)),
+                LeaseRequest::Acquire(_) => {
+                    asked.lock().expect("locked").push(request.clone());
+                    LeaseAnswer::Held { epoch: 3, taken_from: None }
+                }
+                _ => {
+                    asked.lock().expect("locked").push(request.clone());
+                    LeaseAnswer::Done
+                }
+            }
+        }
+    }
+
+    fn place(test: &str, lease: impl Fn(&LeaseRequest) -> LeaseAnswer + Send + 'static, more: &str) -> Place {
+        let place = Place::without_datastore(&format!("clone-{test}"), lease);
+        place.write("vms/web/vm.toml", &format!("{WEB}{more}"));
+        place.write("vms/web/kernel", "kernel");
+        place.write("vms/web/root.img", &"root".repeat(1024));
+        place.wait("the datastore is there", || place.plane.datastores.all()[0].available());
+        place
+    }
+
+    fn read(place: &Place, path: &str) -> Result<String, DatastoreError> {
+        place.plane.datastores.all()[0].read_text(path, 65_536)
+    }
+
+    fn entries(place: &Place) -> Vec<String> {
+        place.plane.datastores.all()[0].list("vms").expect("listed")
+    }
+
+    #[test]
+    fn a_clone_that_is_cancelled_while_it_is_copied_leaves_neither_files_nor_leases() {
+        let asked = Arc::default();
+        let place = place("cancelled", gives_all(&asked), "");
+        let (console, person) = Channel::<HostAnswer, HostRequest>::pair().expect("sockets");
+        person.send(&HostRequest::Cancel, &[]).expect("pressed");
+        let refusal =
+            clone(&place.plane, &name("web"), &name("copy"), &Caller::console(&console)).expect_err("cancelled");
+        assert!(refusal.to_string().contains("it was cancelled; what was copied is removed"), "{refusal}");
+        assert_eq!(entries(&place), ["web"]);
+        let of = |vm: &str| VmOnDatastore { datastore: "lab".parse().expect("valid"), vm: name(vm) };
+        let (web, copy) = (of("web"), of("copy"));
+        let asked: Vec<LeaseRequest> = std::mem::take(&mut asked.lock().expect("locked"));
+        let taken = [LeaseRequest::Acquire(web.clone()), LeaseRequest::Acquire(copy.clone())];
+        let given_up = [LeaseRequest::GiveUp(web.clone()), LeaseRequest::GiveUp(copy.clone())];
+        assert_eq!((&asked[..2], asked.len()), (&taken[..], 4), "{asked:?}");
+        assert!(given_up.iter().all(|given_up| asked.contains(given_up)), "{asked:?}");
+        assert!(place.plane.vms.state(&web.vm).is_none() && place.plane.vms.state(&copy.vm).is_none());
+        assert!(!place.plane.run_dir.vm(&web.vm).exists() && !place.plane.run_dir.vm(&copy.vm).exists());
+    }
+
+    #[test]
+    fn a_clone_gets_addresses_that_no_other_vm_has_where_its_vm_has_them_given() {
+        let nic = |mac: &str| format!("[[nic]]\nport_group = \"lab\"\n{mac}");
+        let given = nic("mac = \"02:00:00:00:00:01\" # fixed\n");
+        let place =
+            place("macs", gives_all(&Arc::default()), &(given.clone() + &nic("") + &given.replace(":01", ":02")));
+        // What would be made for the first was given to another.
+        let lab = "lab".parse().expect("valid");
+        let taken = mac_addresses::made(&lab, &name("copy"), 0, 0);
+        let other = WEB.replace("web", "db") + &nic(&format!("mac = \"{taken}\"\n"));
+        place.write("vms/db/vm.toml", &other);
+        clone(&place.plane, &name("web"), &name("copy"), &Caller::nobody()).expect("cloned");
+        let text = read(&place, "vms/copy/vm.toml").expect("there");
+        assert!(text.contains("# fixed"), "{text}");
+        let located = locate(&place.plane, &name("copy"), "").expect("there");
+        let config = located.draft().config.expect("valid");
+        let made = [mac_addresses::made(&lab, &name("copy"), 0, 1), mac_addresses::made(&lab, &name("copy"), 2, 0)];
+        assert_eq!(config.nics.iter().map(|nic| nic.mac).collect::<Vec<_>>(), [Some(made[0]), None, Some(made[1])]);
+        assert!(made.iter().all(|mac| mac.bytes()[0] & 3 == 2), "locally administered, and of one NIC");
+        let alone = mac_addresses::check(&place.plane, &located, &config).expect("it has NICs");
+        assert!(alone.warnings.is_empty(), "{alone:?}");
+    }
+
+    #[test]
+    fn what_a_guest_writes_is_copied_wherever_it_lies_and_what_it_only_reads_elsewhere_is_shared() {
+        let more = "[[disk]]\nfile = \"iso/a.iso\"\nread_only = true\n[[disk]]\nfile = \"linked.img\"\n\
+                    [[disk]]\nfile = \"inner.img\"\n[[disk]]\nfile = \"pool/data.img\"\n[[disk]]\nfile = \"pool/b.iso\"\nread_only = true\n";
+        let place = place("links", gives_all(&Arc::default()), more);
+        for file in ["isos/a.iso", "pool/linked.img", "pool/data.img", "pool/b.iso", "vms/web/disks/inner.img"] {
+            place.write(file, &file.repeat(100));
+        }
+        let root = place.plane.datastores.all()[0].root().to_owned();
+        for (target, link) in [
+            ("../../isos", "iso"),
+            ("../../pool/linked.img", "linked.img"),
+            ("disks/inner.img", "inner.img"),
+            ("../../pool", "pool"),
+        ] {
+            symlink(target, root.join("vms/web").join(link)).expect("linked");
+        }
+        let made = clone(&place.plane, &name("web"), &name("copy"), &Caller::nobody()).expect("cloned");
+        let shared: Vec<&str> =
+            made.files.iter().filter(|file| file.copied.is_none()).map(|file| file.file.as_str()).collect();
+        assert_eq!((shared, made.files.len()), (vec!["iso/a.iso"], 7), "{made:?}");
+        for (file, from) in [
+            ("iso/a.iso", "isos/a.iso"),
+            ("linked.img", "pool/linked.img"),
+            ("pool/data.img", "pool/data.img"),
+            ("pool/b.iso", "pool/b.iso"),
+        ] {
+            assert_eq!(read(&place, &format!("vms/copy/{file}")).expect("there"), from.repeat(100));
+        }
+        let is_link =
+            |path: &str| std::fs::symlink_metadata(root.join("vms/copy").join(path)).expect("there").is_symlink();
+        assert!(is_link("iso"));
+        for own in ["linked.img", "inner.img", "pool", "pool/data.img", "root.img", "kernel"] {
+            assert!(!is_link(own), "{own}");
+        }
+    }
+
+    #[test]
+    fn a_lease_of_which_nobody_knows_whether_this_host_got_it_is_owed_and_nothing_is_copied() {
+        let all = gives_all(&Arc::default());
+        let place = place(
+            "doubt",
+            move |request| match request {
+                LeaseRequest::Acquire(vm) if vm.vm.as_str() == "copy" => {
+                    LeaseAnswer::Unknown("the line is cut".to_owned())
+                }
+                request => all(request),
+            },
+            "",
+        );
+        let refusal = clone(&place.plane, &name("web"), &name("copy"), &Caller::nobody()).expect_err("not known");
+        assert!(refusal.to_string().contains("the line is cut"), "{refusal}");
+        let copy = VmOnDatastore { datastore: "lab".parse().expect("valid"), vm: name("copy") };
+        assert_eq!(place.plane.owed.all(), [copy]);
+        assert_eq!(entries(&place), ["web"]);
+    }
+}
