@@ -111,8 +111,9 @@ impl Copying {
                     piece.copied += copied as u64;
                 }
                 Err(Errno::INTR | Errno::AGAIN) => {}
-                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::XDEV | Errno::INVAL) => return Ok(false),
-                Err(error) => return Err(error.into()),
+                Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::STALE)) => return Err(error.into()),
+                // It does no such thing, whatever a server calls that. If it can do nothing at all, who reads is told.
+                Err(_) => return Ok(false),
             }
         }
         Ok(true)
@@ -165,8 +166,7 @@ fn next_data(file: &File, at: u64, size: u64) -> io::Result<Range<u64>> {
         // lseek(2): there is none up to the end, wherever that is by now.
         Err(Errno::NXIO) if file.metadata()?.len() < size => return Err(shrank()),
         Err(Errno::NXIO) => return Ok(size..size),
-        Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(at..size),
-        Err(error) => return Err(error.into()),
+        Err(_) => return Ok(at..size),
     };
     let end = seek(file, SeekFrom::Hole(start)).map_or(size, |end| end.next_multiple_of(ALIGN).min(size));
     Ok(start.max(at)..end.max(at))

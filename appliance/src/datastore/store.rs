@@ -184,6 +184,15 @@ impl Datastore {
         self.bounded.run(|_| operation())
     }
 
+    /// Closes files of the datastore, on a thread of its own: a server that is away holds up whoever closes a file of it, and they
+    /// are closed when it answers.
+    pub fn close<T: Send + 'static>(&self, files: T) {
+        let _ = self.with_open(move || {
+            drop(files);
+            Ok(())
+        });
+    }
+
     /// The room that this host may fill, asked anew.
     ///
     /// # Errors

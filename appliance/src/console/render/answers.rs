@@ -5,12 +5,13 @@ use model::diagnosis::Reason;
 use model::receipt::{Receipt, Verdict};
 use model::units::Bytes;
 
+use super::clone;
 use super::record::Record;
 use super::table::Table;
 use crate::api::host::{
-    Check, CloneDetail, ConfigDetail, CopiedBy, DatastoreDetail, DatastoreRow, Flaw, HolderLife, HostAnswer,
-    HostDetail, HostRow, HostState, LeaseDetail, LeaseHolder, LeaseRow, LogLine, MigrationNicDetail, MigrationRow,
-    NicRow, PortGroupRow, VmDetail, VmHolder, VmRow, VmState,
+    Check, ConfigDetail, DatastoreDetail, DatastoreRow, Flaw, HolderLife, HostAnswer, HostDetail, HostRow, HostState,
+    LeaseDetail, LeaseHolder, LeaseRow, LogLine, MigrationNicDetail, MigrationRow, NicRow, PortGroupRow, VmDetail,
+    VmHolder, VmRow, VmState,
 };
 use crate::api::lease::GONE;
 
@@ -42,7 +43,7 @@ pub fn text(answer: &HostAnswer) -> String {
         HostAnswer::Vm(vm) => vm_text(vm),
         HostAnswer::Console => "attached".to_owned(),
         HostAnswer::Migrated(receipt) | HostAnswer::Migration(receipt) => receipt_text(receipt),
-        HostAnswer::Cloned(clone) => clone_text(clone),
+        HostAnswer::Cloned(clone) => clone::text(clone),
         HostAnswer::Migrations(migrations) => migrations_text(migrations),
         HostAnswer::Datastores(datastores) => datastores_text(datastores),
         HostAnswer::Datastore(datastore) => datastore_text(datastore),
@@ -199,30 +200,6 @@ fn vm_text(vm: &VmDetail) -> String {
             );
     }
     record.to_string()
-}
-
-fn clone_text(clone: &CloneDetail) -> String {
-    let CloneDetail { name, source, datastore, .. } = clone;
-    let by = match clone.copied_by {
-        Some(CopiedBy::Server) => " by the server, which sent nothing of it here",
-        Some(CopiedBy::Kernel) => " by this host's kernel",
-        Some(CopiedBy::ThisHost) => " through this host: its server does not copy",
-        None => "",
-    };
-    let files = clone.files.iter().map(|file| match file.copied {
-        Some(_) => format!("{}, {}", file.file, file.size),
-        None => format!("{}, which {source} uses too", file.file),
-    });
-    Record::default()
-        .line("name", format!("{name}, a clone of {source}"))
-        .line("datastore", datastore)
-        .each("file", files)
-        .line("copied", format!("{}{by}", clone.copied))
-        .line("holes", clone.holes)
-        .line("took", ms(clone.ms * 1000))
-        .some("lease", clone.taken_from.as_ref().map(|taken| format!("{source} was {taken}")))
-        .line("next", format!("vm start {name}"))
-        .to_string()
 }
 
 fn lease_text(vm: &VmDetail) -> String {

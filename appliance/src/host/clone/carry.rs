@@ -22,7 +22,7 @@ use crate::host::control_plane::ControlPlane;
 /// The first piece, bytes, and the least.
 const PIECE_MIN: u64 = 1 << 20;
 /// The largest piece, bytes.
-const PIECE_MAX: u64 = 1 << 30;
+const PIECE_MAX: u64 = 256 << 20;
 /// A piece ends after this time, or with its first extent. One that takes less is followed by a larger one, one that takes more than
 /// twice this by a smaller one: a request may take 40 times as long before the datastore counts as away
 /// (`datastore.request_ms_max`).
@@ -106,7 +106,10 @@ impl<'a> Carry<'a> {
         let mut copying = Some(self.datastore.with_open(move || Ok(Copying::begin(source, target)?)).map_err(refused)?);
         let mut copied = 0;
         while let Some(under_way) = copying.take() {
-            self.may_go_on()?;
+            if let Err(end) = self.may_go_on() {
+                self.datastore.close(under_way);
+                return Err(end);
+            }
             let (rest, piece) = self.piece(under_way).map_err(|error| self::refused(self.datastore, path, &error))?;
             (copying, copied) = (rest, copied + piece.copied);
             self.carried.copied += piece.copied;

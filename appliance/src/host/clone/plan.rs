@@ -30,8 +30,7 @@ pub struct Planned {
     pub shared: Option<Link>,
 }
 
-/// The files of a clone. They are closed by the datastore's own threads, because a server that is away may hold up whoever
-/// closes a file.
+/// The files of a clone.
 #[derive(Debug)]
 pub struct Plan {
     /// Them, none twice.
@@ -116,12 +115,7 @@ impl Plan {
 
 impl Drop for Plan {
     fn drop(&mut self) {
-        let files = std::mem::take(&mut self.files);
-        // One that does not answer closes them when it does.
-        let _ = self.datastore.with_open(move || {
-            drop(files);
-            Ok(())
-        });
+        self.datastore.close(std::mem::take(&mut self.files));
     }
 }
 
