@@ -236,29 +236,27 @@ fn loses_the_lease(name: &str, when_copied: bool) {
     let Some(datastore) = Datastore::with_witness(name) else { return };
     let disk = datastore.add_disk("witness");
     let (a, b) = (Host::boot(&datastore, "host-a", 1), Host::boot(&datastore, "host-b", 2));
-    let lock = Lock::of(&disk);
-    let command = lock.hold_up(&a, CLONE);
+    let mut lock = Some(Lock::of(&disk));
+    let command = lock.as_ref().expect("it has it").hold_up(&a, CLONE);
     let frozen = a.freeze();
     wait("the lease of host-a expires", || line(&b.ask("lease list").1).contains("over"));
-    let starting = if when_copied {
-        drop(lock);
-        let is_copied = |folder: &String| datastore.path("vms").join(folder).join("witness.elf").exists();
+    if when_copied {
+        drop(lock.take());
         let is_copy = |folder: &String| {
-            folder.starts_with(".clone-copy") && datastore.path("vms").join(folder).join("disk.img").exists()
+            let folder = datastore.path("vms").join(folder);
+            ["disk.img", "witness.elf"].iter().all(|file| folder.join(file).exists())
         };
-        wait("it is copied", || folders(&datastore).iter().any(|folder| is_copy(folder) && is_copied(folder)));
-        b.begin("vm start witness")
-    } else {
-        let starting = b.begin("vm start witness");
-        wait("host-b has the lease", || line(&b.ask("lease list").1).contains("host-b"));
-        drop(lock);
-        starting
-    };
-    let said = line(&finish(&starting).1);
-    assert!(said.contains("it was taken from host-a"), "{said}");
+        let is_hidden = |folder: &String| folder.starts_with(".clone-copy-");
+        wait("it is copied", || folders(&datastore).iter().any(|folder| is_hidden(folder) && is_copy(folder)));
+    }
+    let starting = b.begin("vm start witness");
+    wait("host-b has the lease", || line(&b.ask("lease list").1).contains("host-b"));
     frozen.thaw();
     let told = line(&finish(&command).1);
     assert!(told.contains("this host lost the lease of witness"), "{told}");
+    drop(lock);
+    let said = line(&finish(&starting).1);
+    assert!(said.contains("it was taken from host-a"), "{said}");
     assert_eq!(folders(&datastore), ["witness"]);
     assert_eq!(b.state("witness"), VmState::Running);
 }

@@ -381,6 +381,8 @@ pub struct CloneDetail {
     pub source: VmName,
     /// The datastore of both.
     pub datastore: DatastoreName,
+    /// What that is: `nfs 4.1`, `directory`.
+    pub kind: String,
     /// Its files, but for its vm.toml.
     pub files: Vec<ClonedFile>,
     /// Bytes that were copied, of all files.

@@ -9,8 +9,18 @@ pub(super) fn text(clone: &CloneDetail) -> String {
     let by = match clone.copied_by {
         Some(CopiedBy::Server) => " by the server, which sent nothing of it here",
         Some(CopiedBy::Kernel) => " by this host's kernel",
-        Some(CopiedBy::ThisHost) => " through this host: the datastore does not copy by itself",
+        Some(CopiedBy::ThisHost) => " through this host",
         None => "",
+    };
+    // The kind says which version of NFS.
+    let knows_copies = !matches!(clone.kind.as_str(), "nfs 3" | "nfs 4.1");
+    let why = match clone.copied_by {
+        Some(CopiedBy::ThisHost) if knows_copies => Some("the server does not copy by itself".to_owned()),
+        Some(CopiedBy::ThisHost) => {
+            let key = format!("datastore.{datastore}.version = \"4.2\"");
+            Some(format!("{} knows no copies on the server; with {key} one that can makes them", clone.kind))
+        }
+        _ => None,
     };
     let files = clone.files.iter().map(|file| match file.copied {
         Some(_) => format!("{}, {}", file.file, file.size),
@@ -21,6 +31,7 @@ pub(super) fn text(clone: &CloneDetail) -> String {
         .line("datastore", datastore)
         .each("file", files)
         .line("copied", format!("{}{by}", clone.copied))
+        .some("", why)
         .line("holes", clone.holes)
         .line("took", format!("{}.{:03} s", clone.ms / 1000, clone.ms % 1000))
         .some("lease", clone.taken_from.as_ref().map(|taken| format!("{source} was {taken}")))
@@ -42,6 +53,7 @@ mod tests {
             name: "copy".parse().expect("valid"),
             source: "web".parse().expect("valid"),
             datastore: "lab".parse().expect("valid"),
+            kind: "nfs 4.2".to_owned(),
             files: vec![file("root.img", Some(Bytes::mib(3))), file("shared.iso", None)],
             copied: Bytes::mib(3),
             holes: Bytes::mib(37),
@@ -66,6 +78,16 @@ mod tests {
         );
         let taken_from = Some("taken from host-b: its host lease had expired".to_owned());
         assert!(text(&CloneDetail { taken_from, ..clone() }).contains("web was taken from host-b"));
+        let carried = |kind: &str| {
+            let (copied_by, kind) = (Some(CopiedBy::ThisHost), kind.to_owned());
+            text(&CloneDetail { copied_by, kind, ..clone() })
+        };
+        let told = "copied     3 MiB through this host\n           ";
+        assert!(carried("nfs 4.2").contains(&format!("{told}the server does not copy by itself\n")));
+        assert!(
+            carried("nfs 4.1")
+                .contains(&format!("{told}nfs 4.1 knows no copies on the server; with datastore.lab.version"))
+        );
     }
 
     #[test]

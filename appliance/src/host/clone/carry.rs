@@ -266,6 +266,9 @@ mod tests {
             let slowest = took(PIECE_MIN).max(PIECE_TIME * 2);
             assert!(took(size) <= slowest, "{bytes_per_s}: {size} bytes take {:?}", took(size));
         }
+        // And one that becomes slow gets smaller ones at once.
+        assert_eq!(next_size(PIECE_MAX, Duration::from_secs(9)), PIECE_MAX / 2);
+        assert_eq!(next_size(PIECE_MIN, Duration::from_secs(9)), PIECE_MIN);
     }
 
     #[test]

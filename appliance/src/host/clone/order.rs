@@ -220,6 +220,7 @@ impl Work<'_> {
             name: self.new.clone(),
             source: self.located.name.clone(),
             datastore: self.located.datastore.name().clone(),
+            kind: self.located.datastore.row().kind,
             files,
             copied: Bytes(copied),
             holes: Bytes(holes),
