@@ -49,6 +49,8 @@ pub struct Carry<'a> {
     datastore: &'a Arc<Datastore>,
     caller: &'a Caller<'a>,
     leases: &'a [HeldLease<'a>],
+    /// What is typed to begin anew.
+    again: String,
     carrier: Carrier,
     piece: u64,
     total: u64,
@@ -58,16 +60,17 @@ pub struct Carry<'a> {
 }
 
 impl<'a> Carry<'a> {
-    /// Copies nothing yet; goes on only while these leases are held.
+    /// Copies nothing yet; goes on only while these leases are held. `again` is what is typed to begin anew.
     pub fn new(
         plane: &'a ControlPlane,
         datastore: &'a Arc<Datastore>,
         caller: &'a Caller<'a>,
         leases: &'a [HeldLease<'a>],
+        again: String,
     ) -> Self {
         let (now, carrier) = (Instant::now(), first_carrier(datastore.kind()));
         let (piece, carried) = (PIECE_MIN, Carried::default());
-        Self { plane, datastore, caller, leases, carrier, piece, total: 0, began: now, looked: now, carried }
+        Self { plane, datastore, caller, leases, again, carrier, piece, total: 0, began: now, looked: now, carried }
     }
 
     /// Copies all files of a plan.
@@ -159,7 +162,8 @@ impl<'a> Carry<'a> {
 
     fn may_go_on(&mut self) -> Result<(), Reason> {
         if self.caller.cancelled() {
-            return Err(Reason::new("it was cancelled; what was copied is removed", "the same command starts it anew"));
+            let hint = format!("{} starts it anew", self.again);
+            return Err(Reason::new("it was cancelled; what was copied is removed", hint));
         }
         if let Some(ending) = host_ends(self.plane) {
             return Err(ending);

@@ -131,10 +131,8 @@ pub fn lock_disks(
         caller.progress(&format!("waiting for {what}"), None);
         plane.vms.waits_for(&located.name, Some(what));
         if caller.cancelled_within(LOCK_AGAIN) {
-            break Err(Reason::new(
-                format!("it was cancelled while it waited for a disk: {}", locked.cause),
-                "try again",
-            ));
+            let cause = format!("it was cancelled while it waited for a disk: {}", locked.cause);
+            break Err(Reason { cause, ..locked });
         }
         // Who has it locked may be who has the lease by now.
         if let Some(end) = carry::host_ends(plane).or_else(|| lease.is_lost()) {

@@ -198,7 +198,9 @@ impl Work<'_> {
     fn fill(&self, plan: Plan, folder: &Unfinished, leases: &[HeldLease<'_>; 2]) -> Result<Carried, Reason> {
         let written = folder.write("vm.toml", self.text.as_bytes());
         written.map_err(|error| self.refused("vm.toml", &error))?;
-        let carried = Carry::new(self.plane, &self.located.datastore, self.caller, leases).all(&plan, folder)?;
+        let again = format!("vm clone {} {}", self.located.name, self.new);
+        let carry = Carry::new(self.plane, &self.located.datastore, self.caller, leases, again);
+        let carried = carry.all(&plan, folder)?;
         // With the locks: whoever has the VM by now need not wait for them.
         drop(plan);
         // Only now it is known that nobody wrote the disks while they were copied.
@@ -313,7 +315,8 @@ mod tests {
         person.send(&HostRequest::Cancel, &[]).expect("pressed");
         let refusal =
             clone(&place.plane, &name("web"), &name("copy"), &Caller::console(&console)).expect_err("cancelled");
-        assert!(refusal.to_string().contains("it was cancelled; what was copied is removed"), "{refusal}");
+        let told = "cause: it was cancelled; what was copied is removed\nhint:  vm clone web copy starts it anew";
+        assert!(refusal.to_string().contains(told), "{refusal}");
         assert_eq!(entries(&place), ["web"]);
         let of = |vm: &str| VmOnDatastore { datastore: "lab".parse().expect("valid"), vm: name(vm) };
         let (web, copy) = (of("web"), of("copy"));
