@@ -1,5 +1,7 @@
 //! What a `vm.toml` says (DESIGN.md, section 6).
 
+mod clone;
+
 use std::cell::RefCell;
 use std::fmt;
 use std::str::FromStr;
@@ -11,6 +13,8 @@ use crate::cpu_report::Baseline;
 use crate::limits;
 use crate::names::{MacAddress, PortGroupName, VmName};
 use crate::units::Bytes;
+
+pub use clone::{NoClone, cloned_text};
 
 /// The configuration of one VM, valid as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -46,6 +46,13 @@ pub enum HostRequest {
     VmPause(VmName),
     /// `vm resume VM`
     VmResume(VmName),
+    /// `vm clone VM NEW`
+    VmClone {
+        /// The VM.
+        vm: VmName,
+        /// The name of its clone.
+        new: VmName,
+    },
     /// `vm console VM`; beside the answer: a connection to the VM's monitor (`api::vmm`).
     VmConsole(VmName),
     /// `vm migrate VM HOST [--check] [--force]`
@@ -117,6 +124,7 @@ impl HostRequest {
             | Self::VmPause(vm)
             | Self::VmResume(vm)
             | Self::LeaseBreak { vm, .. }
+            | Self::VmClone { vm, .. }
             | Self::VmMigrate { vm, check_only: false, .. } => Some(vm),
             _ => None,
         }
@@ -158,6 +166,8 @@ pub enum HostAnswer {
     Console,
     /// To `VmMigrate`, when it ended.
     Migrated(Box<Receipt>),
+    /// To `VmClone`, when it is made.
+    Cloned(Box<CloneDetail>),
     /// To `MigrationList`.
     Migrations(Vec<MigrationRow>),
     /// To `MigrationShow`.
@@ -320,6 +330,10 @@ pub enum VmState {
     Ending,
     /// It does not run here, and a lease that this host may hold all the same is being given up.
     Releasing,
+    /// It is stopped, and is being cloned here.
+    Cloning,
+    /// It is being made here, as the clone of another VM.
+    Making,
     /// Another host holds its lease.
     Elsewhere(HostName),
     /// A host holds its lease whose own lease has expired.
@@ -380,6 +394,54 @@ pub struct VmDetail {
     pub last_end: Option<String>,
     /// Process of its monitor here.
     pub pid: Option<u32>,
+}
+
+/// A VM that was made as the clone of another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloneDetail {
+    /// Its name.
+    pub name: VmName,
+    /// The VM that it is a clone of.
+    pub source: VmName,
+    /// The datastore of both.
+    pub datastore: DatastoreName,
+    /// What that is: `nfs 4.1`, `directory`.
+    pub kind: String,
+    /// Its files, but for its vm.toml.
+    pub files: Vec<ClonedFile>,
+    /// Bytes that were copied, of all files.
+    pub copied: Bytes,
+    /// Bytes that are holes in the copies.
+    pub holes: Bytes,
+    /// Who copied; absent where there was nothing but holes.
+    pub copied_by: Option<CopiedBy>,
+    /// Milliseconds that the copying took.
+    pub ms: u64,
+    /// From whom the lease of the VM was taken for the copying, who had not given it up, and why that was right.
+    pub taken_from: Option<String>,
+}
+
+/// A file of a clone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClonedFile {
+    /// Its path in the clone's folder.
+    pub file: String,
+    /// Its size.
+    pub size: Bytes,
+    /// Bytes of it that were copied; absent of one that lies elsewhere on the datastore, and that both VMs use.
+    pub copied: Option<Bytes>,
+}
+
+/// Who carried what was copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CopiedBy {
+    /// The datastore's server: nothing of it passed this host.
+    Server,
+    /// This host's kernel, of a datastore that is a directory.
+    Kernel,
+    /// This host, which read and wrote all of it.
+    ThisHost,
 }
 
 /// Who holds a VM, as far as its lease tells.

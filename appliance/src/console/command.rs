@@ -10,6 +10,8 @@ use crate::api::host::HostRequest;
 pub enum Argument {
     /// A VM.
     Vm,
+    /// A VM that is to be: a name that none has.
+    NewVm,
     /// A host.
     Host,
     /// A datastore.
@@ -24,6 +26,7 @@ impl Argument {
     fn usage(self) -> &'static str {
         match self {
             Self::Vm => "VM",
+            Self::NewVm => "NEW",
             Self::Host => "HOST",
             Self::Datastore => "DATASTORE",
             Self::Migration => "ID",
@@ -83,7 +86,7 @@ const fn aliased(alias: &'static str, command: Command) -> Command {
     Command { alias, ..command }
 }
 
-use Argument::{Datastore, Host, Migration, OptionalRole, Vm};
+use Argument::{Datastore, Host, Migration, NewVm, OptionalRole, Vm};
 
 /// Every command, in the order of the help.
 pub const COMMANDS: &[Command] = &[
@@ -128,6 +131,9 @@ pub const COMMANDS: &[Command] = &[
     plain(&["vm", "pause"], &[Vm], "stop its vCPUs", |w| Ok(HostRequest::VmPause(w.parsed(0)?))),
     plain(&["vm", "resume"], &[Vm], "let its vCPUs run again", |w| Ok(HostRequest::VmResume(w.parsed(0)?))),
     plain(&["vm", "console"], &[Vm], "its serial port; Ctrl-] leaves", |w| Ok(HostRequest::VmConsole(w.parsed(0)?))),
+    plain(&["vm", "clone"], &[Vm, NewVm], "make a VM like it, with disks of its own", |w| {
+        Ok(HostRequest::VmClone { vm: w.parsed(0)?, new: w.parsed(1)? })
+    }),
     Command {
         words: &["vm", "migrate"],
         arguments: &[Vm, Host],
@@ -395,6 +401,8 @@ mod tests {
         assert_eq!(hint("vm start"), "vm start VM");
         assert_eq!(hint("vm start web --force"), "vm start VM [--json]");
         assert_eq!(hint("vm start ../x"), "vm start VM");
+        assert_eq!(hint("vm clone web"), "vm clone VM NEW");
+        assert_eq!(hint("vm clone web ../x"), "vm clone VM NEW");
     }
 
     #[test]

@@ -76,7 +76,7 @@ fn following(command: &Command, given: usize, last: &str, names: impl FnOnce() -
         return command.flag_names().chain(["--json"]).map(str::to_owned).collect();
     }
     match command.arguments.get(given) {
-        None => Vec::new(),
+        None | Some(Argument::NewVm) => Vec::new(),
         Some(Argument::Vm) => names().vms.iter().map(ToString::to_string).collect(),
         Some(Argument::Host) => names().hosts.iter().map(ToString::to_string).collect(),
         Some(Argument::Datastore) => names().datastores.iter().map(ToString::to_string).collect(),
@@ -120,6 +120,8 @@ mod tests {
         assert_eq!(offered("vm st"), ["start", "stop"]);
         assert_eq!(offered("vm start "), ["db", "web"]);
         assert_eq!(offered("vm migrate web "), ["host-b"]);
+        assert_eq!(offered("vm clone "), ["db", "web"]);
+        assert!(offered("vm clone web ").is_empty(), "the name of a clone is a new one");
         assert_eq!(offered("vm migrate web host-b --"), ["--check", "--force", "--json"]);
         assert_eq!(offered("network port"), ["port-group"]);
         assert!(offered("vm start web ").is_empty());

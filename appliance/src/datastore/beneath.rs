@@ -1,11 +1,11 @@
 //! Opens what lies below a folder, and nothing else: a server may put a link into a datastore, and one that leads out would
 //! have this host read, or hand a guest, a file of its own.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
@@ -63,6 +63,69 @@ impl Beneath {
         self.open(path, OFlags::PATH | OFlags::DIRECTORY)
     }
 
+    /// What lies below a folder of this one, and not beside it.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn within(&self, path: &Path) -> Result<Self, DatastoreError> {
+        Ok(Self { root: self.folder(path)? })
+    }
+
+    /// Where a link leads; `None` of what is no link.
+    ///
+    /// # Errors
+    /// As [`Self::open`], or it is not there.
+    pub fn link_target(&self, path: &Path) -> Result<Option<PathBuf>, DatastoreError> {
+        match rustix::fs::readlinkat(self.folder(above(path))?, name_in(path)?, Vec::new()) {
+            Ok(target) => Ok(Some(PathBuf::from(OsString::from_vec(target.into_bytes())))),
+            // readlinkat(2): it is no symbolic link.
+            Err(Errno::INVAL) => Ok(None),
+            Err(error) => Err(io::Error::from(error).into()),
+        }
+    }
+
+    /// Makes a link where nothing is.
+    ///
+    /// # Errors
+    /// As [`Self::open`] and symlink(2).
+    pub fn make_link(&self, path: &Path, target: &Path) -> Result<(), DatastoreError> {
+        let above = self.folder(above(path))?;
+        Ok(rustix::fs::symlinkat(target, above, name_in(path)?).map_err(io::Error::from)?)
+    }
+
+    /// Makes a file where nothing is, and opens it for reading and writing.
+    ///
+    /// # Errors
+    /// As [`Self::open`], or something is there.
+    pub fn make_file(&self, path: &Path) -> Result<File, DatastoreError> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let made = rustix::fs::openat(self.folder(above(path))?, name_in(path)?, flags, Mode::from_raw_mode(0o666));
+        Ok(File::from(made.map_err(io::Error::from)?))
+    }
+
+    /// Makes a folder where nothing is.
+    ///
+    /// # Errors
+    /// As [`Self::open`], or something is there.
+    pub fn make_new_folder(&self, path: &Path) -> Result<(), DatastoreError> {
+        let above = self.folder(above(path))?;
+        Ok(rustix::fs::mkdirat(above, name_in(path)?, Mode::from_raw_mode(0o777)).map_err(io::Error::from)?)
+    }
+
+    /// Has the server keep what is in a folder: its entries, and those of the folders below it.
+    ///
+    /// # Errors
+    /// As [`Self::open`] and fsync(2).
+    pub fn sync_folders(&self, path: &Path) -> Result<(), DatastoreError> {
+        for entry in self.entries(path)?.iter().filter(|entry| entry.is_folder) {
+            let below = path.join(OsStr::from_bytes(&entry.name));
+            if self.link_target(&below)?.is_none() {
+                self.sync_folders(&below)?;
+            }
+        }
+        Ok(rustix::fs::fsync(self.open(path, OFlags::RDONLY | OFlags::DIRECTORY)?).map_err(io::Error::from)?)
+    }
+
     /// Makes a folder, and those above it, if it is not there.
     ///
     /// # Errors
@@ -93,9 +156,9 @@ impl Beneath {
     /// # Errors
     /// As [`Self::open`], or the datastore does not take it.
     pub fn replace(&self, path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), DatastoreError> {
-        let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let name = name_in(path)?;
         let fresh = Path::new(name).with_extension(format!("new-{}", std::process::id()));
-        let folder = File::from(self.open(path.parent().unwrap_or(Path::new("")), OFlags::RDONLY | OFlags::DIRECTORY)?);
+        let folder = File::from(self.open(above(path), OFlags::RDONLY | OFlags::DIRECTORY)?);
         // Removed and made new, and never opened as it lies there: it might be a link.
         match rustix::fs::unlinkat(&folder, &fresh, AtFlags::empty()) {
             Err(Errno::NOENT) => {}
@@ -136,4 +199,14 @@ impl Beneath {
         }
         Ok(entries)
     }
+}
+
+/// The folder that a path is in.
+fn above(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new(""))
+}
+
+/// The name that a path has there.
+fn name_in(path: &Path) -> io::Result<&OsStr> {
+    path.file_name().ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }

@@ -204,7 +204,7 @@ impl Datastore {
 
     /// Runs an operation on a path below the root, which it cannot leave, unless the datastore was never there: its folder
     /// would then be this host's own memory.
-    fn run<T: Send + 'static>(
+    pub(super) fn run<T: Send + 'static>(
         &self,
         path: &str,
         operation: impl FnOnce(&Beneath, &Path) -> Result<T, DatastoreError> + Send + 'static,
@@ -214,6 +214,37 @@ impl Datastore {
         }
         let path = PathBuf::from(path);
         self.bounded.run(move |root| operation(&Beneath::of(root)?, &path))
+    }
+
+    /// Runs an operation on files of the datastore that are open already.
+    ///
+    /// # Errors
+    /// The operation's own, or that it did not end in time; it may then still take effect.
+    pub fn with_open<T: Send + 'static>(
+        &self,
+        operation: impl FnOnce() -> Result<T, DatastoreError> + Send + 'static,
+    ) -> Result<T, DatastoreError> {
+        self.bounded.run(|_| operation())
+    }
+
+    /// Closes files of the datastore, on a thread of its own: a server that is away holds up whoever closes a file of it, and they
+    /// are closed when it answers.
+    pub fn close<T: Send + 'static>(&self, files: T) {
+        let _ = self.with_open(move || {
+            drop(files);
+            Ok(())
+        });
+    }
+
+    /// The room that this host may fill, asked anew.
+    ///
+    /// # Errors
+    /// The datastore does not answer.
+    pub fn room(&self) -> Result<Bytes, DatastoreError> {
+        self.run("", |datastore, path| {
+            let room = rustix::fs::fstatvfs(datastore.open(path, OFlags::PATH)?).map_err(io::Error::from)?;
+            Ok(Bytes(room.f_bavail.saturating_mul(room.f_frsize)))
+        })
     }
 
     /// Reads a small text whole.
@@ -328,12 +359,12 @@ fn sorted(mut names: Vec<String>) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::fs;
     use std::os::unix::fs::symlink;
 
-    fn at(path: &Path) -> Arc<Datastore> {
+    pub(crate) fn at(path: &Path) -> Arc<Datastore> {
         let kind = DatastoreKind::Directory { path: path.to_string_lossy().into_owned() };
         let configured = host_config::Datastore { name: "lab".parse().expect("valid"), kind };
         let datastore = Datastores::start(&[configured], Path::new("/nowhere"), "host-a").all().remove(0);

@@ -84,6 +84,7 @@ pub fn on_sigterm(plane: &Arc<ControlPlane>) {
     plane.ending.store(true, Ordering::Relaxed);
     log::info!("the host ends: {}", announced(&moving(plane)));
     give_moves_up(plane);
+    wait_for_clones(plane);
     shut_guests_down(plane);
     kill_the_rest(plane);
     give_leases_up(plane);
@@ -153,6 +154,22 @@ fn give_moves_up(plane: &ControlPlane) {
             }
             // An engine that is away holds nothing up: the lease is being asked then.
             let _ = plane.engine.tell(&ToMigrate::Cancel(moving.id), &[]);
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Waits until the clones that are being made have given themselves up, which they do as soon as they see that this host ends:
+/// what they hold of leases and folders is to be gone before the host is.
+fn wait_for_clones(plane: &ControlPlane) {
+    let deadline = Instant::now() + Duration::from_millis(limits::HOST_MOVES_END_MS);
+    loop {
+        let cloning = plane.vms.all_in(&[VmState::Cloning]);
+        if cloning.is_empty() {
+            return;
+        }
+        if Instant::now() >= deadline {
+            return log::warn!("the clones of these VMs were not given up in time: {cloning:?}");
         }
         std::thread::sleep(LOOK);
     }

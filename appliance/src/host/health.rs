@@ -8,6 +8,7 @@ use crate::api::host::{Check, MigrationNicDetail};
 use crate::api::lease::DatastoreLease;
 use crate::host::checks::kvm_problem;
 use crate::host::clashes;
+use crate::host::clone::leftovers;
 use crate::host::control_plane::ControlPlane;
 use crate::host::leases::LeaseFailure;
 
@@ -45,6 +46,7 @@ pub fn checks(plane: &ControlPlane) -> Vec<Check> {
     let (found, problem) = watchdog(device.as_deref(), armed);
     checks.push(check("watchdog", &found, problem.into_iter().collect()));
     checks.push(clashes::check(plane));
+    checks.push(leftovers::check(plane));
     checks
 }
 

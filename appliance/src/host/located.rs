@@ -12,6 +12,7 @@ use vmm::boot::kernel::{self, HEADER_BYTES};
 use crate::api::lease::VmOnDatastore;
 use crate::datastore::{Datastore, DatastoreError};
 use crate::host::control_plane::ControlPlane;
+use crate::host::mac_addresses;
 
 /// What a person is told who gave a VM a kernel that cannot be loaded.
 pub const KERNEL_HINT: &str = "boot.kernel in vm.toml must be a bzImage or an ELF with a PVH entry";
@@ -103,6 +104,11 @@ impl Located {
         Ok(Self { name: name.clone(), datastore: Arc::clone(datastore), config_text })
     }
 
+    /// Its folder, from the root of its datastore.
+    pub fn folder(&self) -> String {
+        format!("vms/{}", self.name)
+    }
+
     /// Its place, as the lease role knows it.
     pub fn vm(&self) -> VmOnDatastore {
         VmOnDatastore { datastore: self.datastore.name().clone(), vm: self.name.clone() }
@@ -113,7 +119,7 @@ impl Located {
         Draft::read(&vm_file(&self.name, "vm.toml"), &self.config_text, Some(&self.name))
     }
 
-    fn reason(&self, file: &FilePath, error: &dyn std::fmt::Display) -> Reason {
+    pub(super) fn reason(&self, file: &FilePath, error: &dyn std::fmt::Display) -> Reason {
         let datastore = self.datastore.name();
         Reason::new(
             format!("{} on datastore {datastore}: {error}", vm_file(&self.name, file.as_str())),
@@ -151,9 +157,14 @@ impl Located {
 
     /// What is told of a disk that another has locked.
     pub fn locked(&self, disk: &Disk) -> Reason {
+        self.locked_file(&disk.file)
+    }
+
+    /// The same, by its file.
+    pub fn locked_file(&self, file: &FilePath) -> Reason {
         const LOCKED: &str = "another has it locked: a host that runs the VM, or one that died, of which the server has to give \
                               its locks up first";
-        self.reason(&disk.file, &LOCKED)
+        self.reason(file, &LOCKED)
     }
 
     /// The size of a disk, bytes.
@@ -171,14 +182,9 @@ impl Located {
         Ok(size)
     }
 
-    /// The MAC addresses of its NICs, in their order. Where its configuration has none, it is made of the VM's name and the
-    /// NIC's number, so that it is the same at every start and on every host.
+    /// The MAC addresses of its NICs, in their order. Where its configuration has none, it is made.
     pub fn macs(&self, config: &VmConfig) -> Vec<MacAddress> {
-        let made = |nic: usize| {
-            let name = format!("{}/{}/{nic}", self.datastore.name(), self.name);
-            let [a, b, c, ..] = xxhash_rust::xxh3::xxh3_64(name.as_bytes()).to_be_bytes();
-            MacAddress::new([0x52, 0x54, 0x00, a, b, c]).expect("0x52 is even, so the address is unicast")
-        };
+        let made = |nic: usize| mac_addresses::made(self.datastore.name(), &self.name, nic, 0);
         config.nics.iter().enumerate().map(|(n, nic)| nic.mac.unwrap_or_else(|| made(n))).collect()
     }
 

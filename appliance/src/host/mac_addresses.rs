@@ -1,12 +1,39 @@
 //! The MAC addresses of a VM's NICs among those of all other VMs on this host's datastores: a VM whose folder was copied has
 //! those of the VM that it was copied from.
 
+use std::collections::BTreeSet;
+
 use model::diagnosis::Reason;
+use model::names::{DatastoreName, MacAddress, VmName};
 use model::vm_config::VmConfig;
 
 use crate::api::host::Check;
 use crate::host::control_plane::ControlPlane;
 use crate::host::located::{Located, vm_names};
+
+/// The address that is made for a NIC of a VM, by its number from 0: of their names, so that it is the same at every start and
+/// on every host. Each `turn` makes another.
+pub fn made(datastore: &DatastoreName, vm: &VmName, nic: usize, turn: u32) -> MacAddress {
+    let turn = if turn == 0 { String::new() } else { format!("/{turn}") };
+    let name = format!("{datastore}/{vm}/{nic}{turn}");
+    let [a, b, c, ..] = xxhash_rust::xxh3::xxh3_64(name.as_bytes()).to_be_bytes();
+    // 0x52: locally administered (IEEE 802, second bit of the first byte).
+    MacAddress::new([0x52, 0x54, 0x00, a, b, c]).expect("0x52 is even, so the address is unicast")
+}
+
+/// The addresses of all VMs on the datastores of this host that answer.
+pub fn in_use(plane: &ControlPlane) -> BTreeSet<MacAddress> {
+    let mut macs = BTreeSet::new();
+    for datastore in plane.datastores.all().into_iter().filter(|datastore| datastore.available()) {
+        for name in vm_names(&datastore) {
+            let Ok(located) = Located::read(&datastore, &name) else { continue };
+            if let Ok(config) = located.draft().config {
+                macs.extend(located.macs(&config));
+            }
+        }
+    }
+    macs
+}
 
 /// Looks whether another VM has an address of this one. That is told and stands in the way of nothing: only one of them may
 /// ever run, and they may be on networks that never meet.

@@ -8,6 +8,7 @@
 //!                 ├─────> start        checks, host_lease, born (a monitor with its machine)
 //!                 │                    (autostart: of its own accord, after a boot)
 //!                 ├─────> lifecycle    stop, kill, pause, resume
+//!                 ├─────> clone        a stopped VM is copied (plan, hold, carry)
 //!                 ├─────> lease_break  a lease that is to be nobody's
 //!                 ├─────> departures   migrations away from here, with the migration role (engine)
 //!                 └─────> ending       the end of the host
@@ -32,6 +33,7 @@ pub mod born;
 pub mod caller;
 pub mod checks;
 pub mod clashes;
+pub mod clone;
 pub mod control_plane;
 pub mod cpu;
 pub mod departures;

@@ -13,7 +13,7 @@ use crate::host::caller::Caller;
 use crate::host::control_plane::ControlPlane;
 use crate::host::departures::Wish;
 use crate::host::news::NEWS;
-use crate::host::{answers, departures, lease_break, lifecycle, moves, start, whereabouts};
+use crate::host::{answers, clone, departures, lease_break, lifecycle, moves, start, whereabouts};
 
 /// Serves consoles until the process ends.
 pub fn serve(plane: &Arc<ControlPlane>, listener: &Listener) {
@@ -82,6 +82,10 @@ fn carry_out(plane: &Arc<ControlPlane>, request: HostRequest, caller: &Caller<'_
         HostRequest::VmPause(vm) => line(lifecycle::pause(plane, &vm)),
         HostRequest::VmResume(vm) => line(lifecycle::resume(plane, &vm)),
         HostRequest::LeaseBreak { vm, force } => line(lease_break::break_lease(plane, &vm, force)),
+        HostRequest::VmClone { vm, new } => {
+            let cloned = clone::order::clone(plane, &vm, &new, caller);
+            alone(cloned.map(|clone| HostAnswer::Cloned(Box::new(clone))))
+        }
         HostRequest::VmConsole(vm) => match answers::vm_console(plane, &vm) {
             Ok(monitor) => (HostAnswer::Console, vec![monitor]),
             Err(refusal) => (HostAnswer::Refused(refusal), Vec::new()),

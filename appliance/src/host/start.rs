@@ -23,7 +23,9 @@ use crate::host::vms::{Claim, Unclaimed};
 use crate::host::{checks, ends, host_lease, owed, record, settling};
 
 /// Pause before a disk's lock is tried again.
-const LOCK_AGAIN: Duration = Duration::from_secs(1);
+pub(super) const LOCK_AGAIN: Duration = Duration::from_secs(1);
+/// States in which this host has to do with a VM that does not run here.
+const IS_NOT_HERE: [VmState; 3] = [VmState::MovingIn, VmState::Cloning, VmState::Making];
 
 /// Starts a VM: checks, the host's lease on the datastore, the VM's lease, monitor, machine, kernel, in this order; what
 /// was made is unmade on any failure.
@@ -87,8 +89,8 @@ fn claim<'a>(
     }
     let most = plane.memory_for_vms().0;
     plane.vms.claim_with(name, VmState::Starting, what, memory.0, most).map_err(|unclaimed| match unclaimed {
-        // Until its move is committed it is its source's.
-        Unclaimed::Busy(busy) if plane.vms.state(name) == Some(VmState::MovingIn) => busy,
+        // Until its move is committed it is its source's; what is copied or made does not run.
+        Unclaimed::Busy(busy) if plane.vms.state(name).is_some_and(|now| IS_NOT_HERE.contains(&now)) => busy,
         Unclaimed::Busy(busy) => busy.vm_now(format!("it is on {}, this host", plane.name())),
         Unclaimed::Short { free } => {
             // Memory may have come free meanwhile; what else is wrong is told beside it all the same.

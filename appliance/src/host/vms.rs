@@ -3,7 +3,8 @@
 //! ```text
 //!            claim                 put                                 ended
 //!   (none) ────────> Starting, ────────> Running, Paused, Ending ────────────> Releasing ──> (none)
-//!                    MovingIn                 │         ^
+//!                    MovingIn,                │         ^
+//!                    Cloning, Making          │         │
 //!                                        hold │         │ let go of
 //!                                             v         │
 //!                             Pausing, Resuming, Stopping, MovingOut, Killing
@@ -292,7 +293,7 @@ impl Vms {
     }
 }
 
-/// A VM that is being started or moved in, or whose lease is being given up. Dropped before [`Vms::put`], it is as if
+/// A VM that is being started, moved in, cloned or made, or whose lease is being given up. Dropped before [`Vms::put`], it is as if
 /// nothing had been begun.
 #[derive(Debug)]
 pub struct Claim<'a> {
@@ -382,6 +383,7 @@ impl Drop for Held<'_> {
 /// Why a command may not work on a VM now.
 fn busy(vm: &VmName, now: &VmState, what: &str) -> Diagnosis {
     let again = || "try again; vm list tells when that is over".to_owned();
+    let clone_hint = || "wait for it; or Ctrl-C where the clone was typed, which gives it up".to_owned();
     let (cause, hint) = match now {
         VmState::Running => (format!("VM {vm} runs on this host"), format!("vm show {vm}")),
         VmState::Paused => (format!("VM {vm} is paused on this host"), format!("vm resume {vm}")),
@@ -391,6 +393,8 @@ fn busy(vm: &VmName, now: &VmState, what: &str) -> Diagnosis {
         VmState::Stopping => (format!("the power button of VM {vm} is being pressed by another command"), again()),
         VmState::Killing => (format!("VM {vm} is being killed by another command"), again()),
         VmState::Releasing => (format!("the lease of VM {vm} is being given up"), again()),
+        VmState::Cloning => (format!("VM {vm} is being cloned on this host"), clone_hint()),
+        VmState::Making => (format!("VM {vm} is being made on this host, as the clone of another VM"), clone_hint()),
         VmState::Ending => {
             (format!("VM {vm} ended here, and its monitor is not gone yet"), format!("vm show {vm}, then try again"))
         }

@@ -4,6 +4,7 @@ use model::diagnosis::Reason;
 use model::receipt::{Receipt, Verdict};
 use model::units::Bytes;
 
+use super::clone;
 use super::record::Record;
 use super::table::Table;
 use super::{hosts, processors};
@@ -45,6 +46,7 @@ pub fn text(answer: &HostAnswer) -> String {
         HostAnswer::Vm(vm) => vm_text(vm),
         HostAnswer::Console => "attached".to_owned(),
         HostAnswer::Migrated(receipt) | HostAnswer::Migration(receipt) => receipt_text(receipt),
+        HostAnswer::Cloned(clone) => clone::text(clone),
         HostAnswer::Migrations(migrations) => migrations_text(migrations),
         HostAnswer::Datastores(datastores) => datastores_text(datastores),
         HostAnswer::Datastore(datastore) => datastore_text(datastore),
@@ -115,6 +117,8 @@ fn state_text(state: &VmState) -> String {
         VmState::Killing => "being killed".to_owned(),
         VmState::Ending => "ending".to_owned(),
         VmState::Releasing => "giving its lease up".to_owned(),
+        VmState::Cloning => "being cloned".to_owned(),
+        VmState::Making => "being made".to_owned(),
         VmState::Elsewhere(host) => format!("on {host}"),
         VmState::Orphaned(host) if host.as_str() == GONE => "lost with an unknown host".to_owned(),
         VmState::Orphaned(host) => format!("lost with {host}"),

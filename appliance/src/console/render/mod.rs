@@ -1,9 +1,10 @@
 //! How answers look to a person, and to a program.
 //!
 //! [`table`] and [`record`] are the two shapes; [`answers`] says which answer takes which, and shapes most of them;
-//! [`hosts`] and [`processors`] shape those of `host list` and `host cpu`.
+//! [`hosts`], [`processors`] and [`clone`] shape those of `host list`, `host cpu` and `vm clone`.
 
 pub mod answers;
+mod clone;
 mod hosts;
 mod processors;
 pub mod record;
