@@ -199,7 +199,8 @@ fn follow(
 /// The VM is this host's and runs.
 fn settle_in(plane: &Arc<ControlPlane>, paused: bool, born: Born, epoch: u64) {
     let state = if paused { VmState::Paused } else { VmState::Running };
-    born.running.set_epoch(epoch);
+    // The lease may have told of a later one when the disks had been opened.
+    born.running.set_epoch(epoch.max(born.running.epoch()));
     plane.vms.put(&born.running.vm.vm, Arc::clone(&born.running), state);
     record::update(&plane.run_dir, &born.running, paused);
     ends::watch(plane, born);
@@ -295,7 +296,9 @@ fn ask_lease(
 
 /// That a VM which has its disks, and their locks, is this host's still, in this epoch or a later one.
 fn still_ours(plane: &ControlPlane, running: &Running, epoch: u64) -> Result<(), Reason> {
-    plane.leases.assure(&running.vm, epoch).map(drop).map_err(|failure| failure.reason())
+    let assured = plane.leases.assure(&running.vm, epoch).map_err(|failure| failure.reason())?;
+    running.set_epoch(assured);
+    Ok(())
 }
 
 /// Opens the disks and taps of a VM that is this host's in this epoch.

@@ -89,13 +89,14 @@ impl Assurance {
         Ok(Self { channel })
     }
 
-    /// The answer; to be called when the connection is readable.
+    /// The answer, the epoch in which this host holds the VM: a later one where the next was at stake. To be called when the
+    /// connection is readable.
     ///
     /// # Errors
     /// Another holds the VM, or the lease does not tell.
-    pub fn answer(&self) -> Result<(), Reason> {
+    pub fn answer(&self) -> Result<u64, Reason> {
         match self.channel.receive() {
-            Ok((LeaseAnswer::Held { .. }, _)) => Ok(()),
+            Ok((LeaseAnswer::Held { epoch, .. }, _)) => Ok(epoch),
             Ok((LeaseAnswer::HeldBy(holder), _)) => Err(unassured(&format!("{} holds it", holder.name))),
             Ok((LeaseAnswer::Failed(why) | LeaseAnswer::Unknown(why) | LeaseAnswer::Damaged(why), _)) => {
                 Err(unassured(&why))

@@ -62,7 +62,7 @@ pub struct Departure {
     sending: VecDeque<Sending>,
     compressor: Compressor,
     questions: Vec<Question>,
-    /// The epoch in which the VM goes on here.
+    /// The epoch in which the VM goes on here, 0 before it does.
     goes_on_in: u64,
     /// The question whether it still may, when it has its disks.
     assurance: Option<Assurance>,
@@ -267,7 +267,10 @@ impl Departure {
 
     fn assured(&mut self) -> Option<Input> {
         match self.assurance.take()?.answer() {
-            Ok(()) => self.ask_monitor(VmmRequest::Resume, Vec::new(), Purpose::Resume),
+            Ok(epoch) => {
+                self.goes_on_in = epoch;
+                self.ask_monitor(VmmRequest::Resume, Vec::new(), Purpose::Resume)
+            }
             Err(reason) => Some(Input::GuestResumed(Err(reason))),
         }
     }
@@ -446,7 +449,7 @@ impl Departure {
         } else {
             outcome.diagnosis
         };
-        let epoch = outcome.receipt.as_ref().map_or(self.order.vm.epoch, |receipt| receipt.epoch);
+        let epoch = outcome.receipt.as_ref().map_or(self.order.vm.epoch, |receipt| receipt.epoch).max(self.goes_on_in);
         let receipt = if self.order.check_only { None } else { outcome.receipt };
         let findings = outcome.findings;
         for finding in findings.iter().filter(|finding| finding.severity == Severity::Warning) {
