@@ -199,7 +199,7 @@ pub(super) fn the_vm_of_a_dead_host_starts_elsewhere_after_the_expiry(bench: &mu
 }
 
 /// The VM answers a new client, and its journal holds what it said to that one and to those of before.
-fn went_on(bench: &Bench, before: &[Hearing]) -> Result<()> {
+pub(super) fn went_on(bench: &Bench, before: &[Hearing]) -> Result<()> {
     let talker = bench.talk("deb")?;
     bench.listen(&talker)?;
     bench.judge(talker, "deb")?;
