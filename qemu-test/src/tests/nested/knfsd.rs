@@ -49,6 +49,7 @@ pub(super) fn a_frozen_host_writes_nothing_to_the_kernels_nfs_server_after_the_t
 /// Disks that a host claims again after a restart the server delegates to it, and of their locks it hears no more: what fences
 /// then is that it takes the delegations back, once the host has been silent for its lease time.
 pub(super) fn a_frozen_host_writes_nothing_to_disks_that_were_delegated_to_it(bench: &mut Bench) -> Result<Verdict> {
+    bench.end("deb")?;
     bench.bring("deb", "host-a")?;
     // With nobody else to claim anything, host-a is back sooner.
     bench.fleet.wires().cut("host-b", Wire::Datastore)?;
