@@ -13,7 +13,7 @@ use crate::error::{Doing, LabError, Result};
 use crate::home::Home;
 use crate::image::Image;
 use crate::machine::{Accelerator, BootOutcome, HostSpec, Machine, start_hosts};
-use crate::servers::Ganesha;
+use crate::servers::{Make, Server};
 use crate::wait;
 use crate::wire::Wires;
 
@@ -29,6 +29,7 @@ const DATASTORE_BOUND: Duration = Duration::from_secs(90);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct State {
     accelerator: Accelerator,
+    server: Make,
     hosts: Vec<HostSpec>,
     /// Restarts of hung boots since the fleet came up.
     restarts: u32,
@@ -36,7 +37,7 @@ struct State {
 
 /// The fleet of this tree.
 pub struct Fleet {
-    run: PathBuf,
+    home: Home,
     image: Image,
     wires: Wires,
     state: State,
@@ -67,25 +68,31 @@ impl Fleet {
         let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
         let state =
             serde_json::from_str(&text).map_err(|error| LabError::Input(format!("{}: {error}", path.display())))?;
-        Ok(Some(Self { run: home.run(), image: Image::of(home), wires: Wires::of(&home.tag()), state }))
+        Ok(Some(Self { home: home.clone(), image: Image::of(home), wires: Wires::of(&home.tag()), state }))
     }
 
-    /// Lays the wires, starts the servers and boots these hosts. `prepare` puts things on the datastore first.
-    pub fn up(home: &Home, hosts: Vec<HostSpec>, prepare: impl FnOnce(&std::path::Path) -> Result<()>) -> Result<Self> {
+    /// Lays the wires, starts the server and boots these hosts, which mount it. `prepare` puts things on the datastore first.
+    pub fn up(
+        home: &Home,
+        server: Make,
+        mut hosts: Vec<HostSpec>,
+        prepare: impl FnOnce(&std::path::Path) -> Result<()>,
+    ) -> Result<Self> {
+        hosts.iter_mut().for_each(|host| host.server = server);
         let (accelerator, why) = Accelerator::choose();
         println!("lab: {why}");
         let run = home.run();
         let _ = fs::remove_dir_all(&run);
         fs::create_dir_all(&run).at("creating", &run)?;
         let wires = Wires::of(&home.tag());
-        let state = State { accelerator, hosts, restarts: 0 };
-        let mut fleet = Self { run, image: Image::of(home), wires, state };
+        let state = State { accelerator, server, hosts, restarts: 0 };
+        let mut fleet = Self { home: home.clone(), image: Image::of(home), wires, state };
         fleet.save()?;
         let datastore = fleet.datastore();
         fs::create_dir_all(&datastore).at("creating", &datastore)?;
         prepare(&datastore)?;
         fleet.wires.lay()?;
-        fleet.server().start(&fleet.wires, &datastore)?;
+        fleet.start_server()?;
         for host in &fleet.state.hosts {
             fleet.wires.plug(&host.name)?;
         }
@@ -107,12 +114,23 @@ impl Fleet {
         Ok(true)
     }
 
+    /// Starts the server, which does not run.
+    pub fn start_server(&mut self) -> Result<()> {
+        let start = Instant::now();
+        let outcome = self.server().start()?;
+        self.state.restarts += u32::from(outcome == BootOutcome::Restarted);
+        self.save()?;
+        println!("lab: {} answers after {:.1} s", self.state.server, start.elapsed().as_secs_f64());
+        Ok(())
+    }
+
     /// Plugs one more host in, without booting it.
-    pub fn add_host(&mut self, spec: HostSpec) -> Result<Machine> {
+    pub fn add_host(&mut self, mut spec: HostSpec) -> Result<Machine> {
+        spec.server = self.state.server;
         self.wires.plug(&spec.name)?;
         self.state.hosts.push(spec.clone());
         self.save()?;
-        Ok(Machine::of(spec, &self.run))
+        Ok(Machine::of(spec, &self.home.run()))
     }
 
     /// Ends a host and takes it out of the fleet.
@@ -125,7 +143,7 @@ impl Fleet {
 
     /// The hosts' machines.
     pub fn machines(&self) -> Vec<Machine> {
-        self.state.hosts.iter().map(|spec| Machine::of(spec.clone(), &self.run)).collect()
+        self.state.hosts.iter().map(|spec| Machine::of(spec.clone(), &self.home.run())).collect()
     }
 
     /// One host's machine.
@@ -134,7 +152,7 @@ impl Fleet {
             let names: Vec<&str> = self.state.hosts.iter().map(|spec| spec.name.as_str()).collect();
             LabError::Input(format!("there is no host {name}; there are {}", names.join(", ")))
         })?;
-        Ok(Machine::of(spec.clone(), &self.run))
+        Ok(Machine::of(spec.clone(), &self.home.run()))
     }
 
     /// Boots machines that do not run, and waits for their consoles.
@@ -184,13 +202,18 @@ impl Fleet {
     }
 
     /// The NFS server.
-    pub fn server(&self) -> Ganesha {
-        Ganesha::of(self.run.join("ganesha"))
+    pub fn server(&self) -> Box<dyn Server> {
+        self.state.server.server(&self.home)
     }
 
-    /// The datastore's folder on this machine.
+    /// Whose NFS server that is.
+    pub fn server_make(&self) -> Make {
+        self.state.server
+    }
+
+    /// The folder on this machine that the datastore is made from; nfs-ganesha serves it itself.
     pub fn datastore(&self) -> PathBuf {
-        self.run.join("datastore")
+        self.home.datastore()
     }
 
     /// What the hosts run on.
@@ -199,7 +222,7 @@ impl Fleet {
     }
 
     fn state_file(&self) -> PathBuf {
-        self.run.join(STATE)
+        self.home.run().join(STATE)
     }
 
     fn save(&self) -> Result<()> {

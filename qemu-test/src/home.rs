@@ -59,6 +59,11 @@ impl Home {
         self.root.join(&self.fleet)
     }
 
+    /// The folder that the datastore of this fleet is made from; a server on this machine serves it.
+    pub fn datastore(&self) -> PathBuf {
+        self.run().join("datastore")
+    }
+
     /// Eight hexadecimal digits that tell this fleet from every other on the same machine.
     pub fn tag(&self) -> String {
         let mut hasher = DefaultHasher::new();

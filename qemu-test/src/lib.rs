@@ -1,14 +1,15 @@
 //! The lab: boots real Godwit images in QEMU on this machine, drives their consoles, and breaks things on purpose.
 //!
 //! Reading order: `home` (where things lie), `setup` (what the machine must have), `image` (what a host boots), `wire`
-//! (the networks between hosts), `servers` (datastores), `guests` (what runs in VMs),
-//! `machine` (a host in QEMU), `console` (its serial line), `fleet`
+//! (the networks between hosts), `debian` (a small one for machines that are no hosts),
+//! `servers` (datastores), `guests` (what runs in VMs), `machine` (a host in QEMU), `console` (its serial line), `fleet`
 //! (all of it, kept up), `verbs` (what a person types), `tests` (what is
 //! promised), `bench` (what is measured).
 
 pub mod bench;
 pub mod child;
 pub mod console;
+pub mod debian;
 pub mod error;
 pub mod fleet;
 pub mod guests;

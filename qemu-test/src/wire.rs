@@ -4,7 +4,7 @@
 //! ```text
 //!  namespace gw-<tag>
 //!    management 10.77.1.1/24 --- tap of each host        (the kernel's stack of the hosts)
-//!    datastore  10.77.2.1/24 --- tap of each host        (NFS server here)
+//!    datastore  10.77.2.1/24 --- tap of each host        (NFS server: here, or in a machine with a tap of its own)
 //!    migration  no address   --- tap of each host        (the migration stack of the hosts)
 //!    guests     10.77.4.1/24 --- tap of each host        (uplink of their vswitch; clients of guests live here)
 //! ```
@@ -128,8 +128,13 @@ impl Wires {
 
     /// Makes a host's taps and plugs them in.
     pub fn plug(&self, host: &str) -> Result<()> {
+        self.plug_into(host, &Wire::ALL)
+    }
+
+    /// Makes the taps of a machine on some of the wires and plugs them in.
+    pub fn plug_into(&self, host: &str, wires: &[Wire]) -> Result<()> {
         let mut commands = String::new();
-        for wire in Wire::ALL {
+        for wire in wires.iter().copied() {
             let tap = tap_name(host, wire);
             commands += &format!("tuntap add {tap} mode tap vnet_hdr\nlink set {tap} mtu 9000 master {wire} up\n");
         }

@@ -1,16 +1,16 @@
 //! The example VMs, on a datastore: `vms/<name>/` with the configuration and its files.
 
 use std::fs::{self, File};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use guest_load::journal::Audit;
 
 use crate::child::Child;
 use crate::error::{Doing, Result};
-use crate::guests::debian::{DebianGuest, JOURNAL_BYTES};
+use crate::guests::debian::{self, JOURNAL_BYTES};
 use crate::guests::witness;
 use crate::home::Home;
+use crate::servers::Server;
 
 /// What an example VM runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl Example {
 
 /// Puts every example VM on the datastore.
 pub fn place_all(home: &Home, datastore: &Path) -> Result<()> {
-    let debian = DebianGuest::build(home)?;
+    let debian = debian::build(home)?;
     let witness = witness::build(home)?;
     for example in Example::ALL {
         let folder = datastore.join("vms").join(example.name);
@@ -64,14 +64,9 @@ pub fn place_all(home: &Home, datastore: &Path) -> Result<()> {
 
 /// Reads the journal of an example VM as it lies on the datastore now. Reading it while the guest writes is fine: the
 /// record that is being written may be the newest only.
-pub fn audit_journal(datastore: &Path, vm: &str) -> Result<Audit> {
-    let path = journal_of(datastore, vm);
-    let read = || -> io::Result<Audit> { Audit::read(&File::open(&path)?, JOURNAL_BYTES) };
-    read().at("reading", &path)
-}
-
-fn journal_of(datastore: &Path, vm: &str) -> PathBuf {
-    datastore.join("vms").join(vm).join("journal.img")
+pub fn audit_journal(server: &dyn Server, vm: &str) -> Result<Audit> {
+    let path = format!("vms/{vm}/journal.img");
+    Audit::read(&server.file(&path)?, JOURNAL_BYTES).at("reading", Path::new(&path))
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

@@ -9,6 +9,6 @@ mod examples;
 mod witness;
 
 pub use client::{Hearing, Talker, ask_off, memory_report, set_memory_load};
-pub use debian::{DebianGuest, JOURNAL_BYTES};
+pub use debian::{JOURNAL_BYTES, build as build_debian};
 pub use examples::{Example, audit_journal, place_all};
 pub use witness::build as build_witness;

@@ -27,13 +27,30 @@ impl fmt::Display for Accelerator {
 }
 
 impl Accelerator {
-    /// Probes this machine; says the choice and the reason for it.
+    /// Probes this machine; says the choice for hosts and the reason for it.
     pub fn choose() -> (Self, String) {
         match nested_kvm() {
             Ok(why) => (Self::Kvm, format!("hosts run on KVM: {why}")),
             Err(why) => (Self::Tcg, format!("hosts run on QEMU's TCG with emulated AMD SVM: {why}")),
         }
     }
+
+    /// Probes this machine; says the choice for machines that run no VMs of their own, and the reason for it.
+    pub fn choose_for_a_server() -> (Self, String) {
+        match open_kvm().and_then(|kvm| needs_native_ring_0(&kvm)) {
+            Ok(()) => (Self::Kvm, "it runs on KVM".into()),
+            Err(why) => (Self::Tcg, format!("it runs on QEMU's TCG: {why}")),
+        }
+    }
+}
+
+fn open_kvm() -> Result<Kvm, String> {
+    Kvm::new().map_err(|error| format!("/dev/kvm does not open ({error})"))
+}
+
+fn needs_native_ring_0(kvm: &Kvm) -> Result<(), String> {
+    let native = runs_popcnt(kvm).unwrap_or(false);
+    native.then_some(()).ok_or_else(|| "KVM here emulates ring 0 and lacks common instructions".into())
 }
 
 /// Whether a guest of this machine's KVM could itself be a faithful KVM host, and how that is known.
@@ -42,7 +59,7 @@ fn nested_kvm() -> Result<String, String> {
         let nested = fs::read_to_string(format!("/sys/module/{module}/parameters/nested")).unwrap_or_default();
         matches!(nested.trim(), "Y" | "1")
     });
-    let kvm = Kvm::new().map_err(|error| format!("/dev/kvm does not open ({error})"))?;
+    let kvm = open_kvm()?;
     let module = module.ok_or("neither kvm_intel nor kvm_amd is loaded with nested=1")?;
     let cpuid =
         kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(|error| format!("KVM tells no CPUID ({error})"))?;
@@ -52,9 +69,7 @@ fn nested_kvm() -> Result<String, String> {
     if !has(1, 5) && !has(0x8000_0001, 2) {
         return Err("KVM offers guests neither VMX nor SVM".into());
     }
-    if !runs_popcnt(&kvm).unwrap_or(false) {
-        return Err("KVM here emulates ring 0 and lacks common instructions".into());
-    }
+    needs_native_ring_0(&kvm)?;
     Ok(format!("{module} nests and runs ring 0 natively"))
 }
 

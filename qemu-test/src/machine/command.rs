@@ -1,6 +1,5 @@
 //! A host's QEMU command line.
 
-use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 
@@ -8,9 +7,9 @@ use crate::child::Child;
 use crate::error::{Doing, Result};
 use crate::image::Image;
 use crate::machine::choice::Accelerator;
-use crate::machine::clock::time_stamp_counter_khz;
+use crate::machine::line::Line;
 use crate::machine::spec::{Firmware, Machine, Medium, StartFrom};
-use crate::wire::{Wire, Wires, tap_name};
+use crate::wire::{Wire, Wires};
 
 const FIRMWARE: &str = "/usr/share/OVMF";
 
@@ -21,15 +20,7 @@ const KERNEL_WORDS: &str = "console=ttyS0 quiet panic=-1 tsc=reliable rdinit=/st
 /// QEMU, ready to start in the lab's namespace. It puts itself into the background once the machine is made.
 pub(super) fn qemu(machine: &Machine, wires: &Wires, accelerator: Accelerator, image: &Image) -> Result<Child> {
     let spec = &machine.spec;
-    let mut line = Line::default();
-    line.words(&["-name", &spec.name, "-nodefaults", "-no-user-config", "-display", "none", "-daemonize"]);
-    match accelerator {
-        Accelerator::Kvm => line.words(&["-accel", "kvm", "-cpu", "host", "-M", "q35"]),
-        Accelerator::Tcg => {
-            line.words(&["-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt,-xsavec", "-M", "q35"]);
-        }
-    }
-    line.words(&["-smp", &spec.cpus.to_string(), "-m", &spec.memory_mib.to_string()]);
+    let mut line = Line::of(&spec.name, accelerator, spec.cpus, spec.memory_mib);
     line.option("-pidfile", &machine.process().pid_file);
     let (serial, log) = (machine.serial_socket(), machine.serial_log());
     let (serial, log, control) = (serial.display(), log.display(), machine.qmp_socket());
@@ -41,13 +32,10 @@ pub(super) fn qemu(machine: &Machine, wires: &Wires, accelerator: Accelerator, i
     line.words(&["-qmp", &format!("unix:{},server=on,wait=off", control.display())]);
     line.words(&["-device", "i6300esb", "-action", "watchdog=reset"]);
     for wire in Wire::ALL {
-        let (tap, mac) = (tap_name(&spec.name, wire), wire.host_mac(spec.number));
-        line.words(&["-netdev", &format!("tap,id={wire},ifname={tap},script=no,downscript=no,vnet_hdr=on")]);
-        line.words(&["-device", &format!("virtio-net-pci,netdev={wire},mac={mac},speed=10000,duplex=full")]);
+        line.nic(&spec.name, wire, spec.number);
     }
     if let Some(drive) = &spec.config_drive {
-        line.words(&["-drive", &format!("if=none,id=config,format=raw,readonly=on,file={}", drive.display())]);
-        line.words(&["-device", "virtio-blk-pci,drive=config"]);
+        line.disk("config", "readonly=on", drive);
     }
     match spec.start_from {
         StartFrom::Kernel => {
@@ -55,17 +43,14 @@ pub(super) fn qemu(machine: &Machine, wires: &Wires, accelerator: Accelerator, i
             line.option("-initrd", &image.lab_initramfs);
             let words =
                 [KERNEL_WORDS.to_owned()].into_iter().chain(spec.configuration_words()).chain(spec.words.clone());
-            let words = words.chain(
-                (accelerator == Accelerator::Tcg).then(|| format!("tsc_early_khz={}", time_stamp_counter_khz())),
-            );
-            line.words(&["-append", &words.collect::<Vec<_>>().join(" ")]);
+            line.kernel_words(accelerator, words);
         }
         StartFrom::Iso(firmware, medium) => {
             firmware_words(&mut line, firmware, &machine.folder)?;
             medium_words(&mut line, medium, &image.iso);
         }
     }
-    Ok(line.0.into_iter().fold(wires.inside("qemu-system-x86_64"), Child::arg))
+    Ok(line.program(wires))
 }
 
 fn firmware_words(line: &mut Line, firmware: Firmware, folder: &Path) -> Result<()> {
@@ -91,20 +76,5 @@ fn medium_words(line: &mut Line, medium: Medium, iso: &Path) {
             line.words(&["-drive", &format!("if=none,id=medium,format=raw,readonly=on,file={iso}")]);
             line.words(&["-device", "qemu-xhci", "-device", "usb-storage,drive=medium,bootindex=1"]);
         }
-    }
-}
-
-/// A command line under construction.
-#[derive(Default)]
-struct Line(Vec<OsString>);
-
-impl Line {
-    fn words(&mut self, words: &[&str]) {
-        self.0.extend(words.iter().map(OsString::from));
-    }
-
-    fn option(&mut self, name: &str, path: &Path) {
-        self.0.push(name.into());
-        self.0.push(path.into());
     }
 }

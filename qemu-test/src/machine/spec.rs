@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::process::Background;
-use crate::servers::Ganesha;
+use crate::servers::{Export, Make};
 use crate::wire::Wire;
 
 /// A host's machine and what it boots.
@@ -21,6 +21,8 @@ pub struct HostSpec {
     pub memory_mib: u32,
     /// What it boots.
     pub start_from: StartFrom,
+    /// The NFS server that it mounts.
+    pub server: Make,
     /// Further words for the kernel's command line (only when it starts from the kernel directly).
     pub words: Vec<String>,
     /// A disk image with a configuration on it (label GODWIT).
@@ -66,6 +68,7 @@ impl HostSpec {
             cpus: 1,
             memory_mib: 1536,
             start_from: StartFrom::Kernel,
+            server: Make::default(),
             words: Vec::new(),
             config_drive: None,
         }
@@ -75,7 +78,7 @@ impl HostSpec {
     pub fn configuration_words(&self) -> Vec<String> {
         let nic = |wire: Wire| wire.host_mac(self.number);
         let address = |wire: Wire| format!("{}/24", wire.host_address(self.number));
-        let server = Wire::Datastore.outer_address().unwrap_or([0, 0, 0, 0].into());
+        let Export { server, path, version } = self.server.export();
         vec![
             format!("godwit.hostname={}", self.name),
             format!("godwit.management.nic={}", nic(Wire::Management)),
@@ -87,7 +90,8 @@ impl HostSpec {
             format!("godwit.vswitch.vs0.uplink={}", nic(Wire::Guests)),
             "godwit.port_group.lab.vswitch=vs0".into(),
             format!("godwit.datastore.lab.server={server}"),
-            format!("godwit.datastore.lab.export={}", Ganesha::export()),
+            format!("godwit.datastore.lab.export={path}"),
+            format!("godwit.datastore.lab.version={version}"),
         ]
     }
 
@@ -148,14 +152,16 @@ mod tests {
 
     #[test]
     fn the_product_accepts_the_configuration_of_the_labs_hosts_in_both_forms() {
-        let spec = HostSpec::usual(2);
-        let mut by_words = Layers::new("defaults", "").unwrap();
-        by_words.kernel_words(&spec.configuration_words().join(" ")).unwrap();
-        let mut by_file = Layers::new("defaults", "").unwrap();
-        by_file.file("host.toml", &spec.configuration_file()).unwrap();
-        let config = by_words.read().unwrap();
-        assert_eq!(config, by_file.read().unwrap());
-        assert_eq!(config.hostname.as_str(), "host-b");
-        assert_eq!(config.datastores.len(), 1);
+        for server in [Make::Ganesha, Make::Knfsd] {
+            let spec = HostSpec { server, ..HostSpec::usual(2) };
+            let mut by_words = Layers::new("defaults", "").unwrap();
+            by_words.kernel_words(&spec.configuration_words().join(" ")).unwrap();
+            let mut by_file = Layers::new("defaults", "").unwrap();
+            by_file.file("host.toml", &spec.configuration_file()).unwrap();
+            let config = by_words.read().unwrap();
+            assert_eq!(config, by_file.read().unwrap());
+            assert_eq!(config.hostname.as_str(), "host-b");
+            assert_eq!(config.datastores.len(), 1);
+        }
     }
 }

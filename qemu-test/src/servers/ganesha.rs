@@ -1,43 +1,72 @@
 //! nfs-ganesha: an NFS server in user space.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::{Doing, Result};
+use crate::home::Home;
+use crate::machine::BootOutcome;
 use crate::process::Background;
-use crate::wait;
+use crate::servers::{Export, LEASE_SECONDS, Make, PORT, Server, wait_until_it_answers};
 use crate::wire::{Wire, Wires};
 
-/// Seconds that the server keeps the locks of a client that it does not hear of: much longer than the expiry of a host lease, as
-/// with any real server (60 to 90 s), and not that long, because a take-over from a dead host waits for it.
-const LEASE_SECONDS: u64 = 40;
+const BOUND: Duration = Duration::from_secs(30);
 
-/// An NFS server with one export.
-#[derive(Debug, Clone)]
-pub struct Ganesha {
+/// An nfs-ganesha that serves the fleet's datastore folder.
+pub(super) struct Ganesha {
     folder: PathBuf,
+    datastore: PathBuf,
+    wires: Wires,
 }
 
 impl Ganesha {
-    /// The server whose files lie in `folder`, running or not.
-    pub fn of(folder: PathBuf) -> Self {
-        Self { folder }
+    pub(super) fn of(home: &Home) -> Self {
+        Self {
+            folder: home.run().join(Make::Ganesha.word()),
+            datastore: home.datastore(),
+            wires: Wires::of(&home.tag()),
+        }
     }
 
-    /// The path that clients mount.
-    pub fn export() -> &'static str {
-        "/lab"
+    /// With a 6.12 client, its NFS 4.2 gives EIO on the first reads.
+    pub(super) fn export() -> Export {
+        let server = Wire::Datastore.outer_address().unwrap_or([0, 0, 0, 0].into());
+        Export { server, path: "/lab", version: "4.1" }
     }
 
-    /// Serves `datastore` on the datastore wire.
-    pub fn start(&self, wires: &Wires, datastore: &Path) -> Result<()> {
+    fn log(&self) -> PathBuf {
+        self.folder.join("ganesha.log")
+    }
+
+    fn configuration(&self) -> String {
+        let Export { server: address, path: export, .. } = Self::export();
+        format!(
+            "NFS_CORE_PARAM {{ Protocols = 4; NFS_Port = {PORT}; Enable_NLM = false; Enable_RQUOTA = false; \
+             Bind_addr = {address}; mount_path_pseudo = true; }}\n\
+             NFSv4 {{ Graceless = true; Minor_Versions = 0, 1, 2; Lease_Lifetime = {LEASE_SECONDS}; \
+             RecoveryBackend = fs; RecoveryRoot = \"{recovery}\"; }}\n\
+             MDCACHE {{ Dir_Chunk = 0; }}\n\
+             EXPORT {{ Export_Id = 1; Path = \"{path}\"; Pseudo = \"{export}\"; Access_Type = RW; \
+             Squash = No_Root_Squash; SecType = sys; Attr_Expiration_Time = 0; FSAL {{ Name = VFS; }} }}\n",
+            recovery = self.folder.join("recovery").display(),
+            path = self.datastore.display(),
+        )
+    }
+}
+
+impl Server for Ganesha {
+    fn process(&self) -> Background {
+        Background { pid_file: self.folder.join("ganesha.pid"), mark: self.folder.display().to_string() }
+    }
+
+    fn start(&self) -> Result<BootOutcome> {
         fs::create_dir_all(self.folder.join("recovery")).at("creating", &self.folder)?;
         let configuration = self.folder.join("ganesha.conf");
-        fs::write(&configuration, self.configuration(datastore)).at("writing", &configuration)?;
+        fs::write(&configuration, self.configuration()).at("writing", &configuration)?;
         let log = self.log();
         let _ = fs::remove_file(&log);
-        wires
+        self.wires
             .inside("ganesha.nfsd")
             .arg("-f")
             .arg(&configuration)
@@ -46,57 +75,19 @@ impl Ganesha {
             .arg("-p")
             .arg(self.process().pid_file)
             .run()?;
-        let address =
-            std::net::SocketAddr::from((Wire::Datastore.outer_address().unwrap_or([0, 0, 0, 0].into()), 2049));
-        let answers = || {
-            let connected =
-                wires.enter(|| std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok())?;
-            Ok(connected.then_some(()).ok_or_else(|| fs::read_to_string(self.log()).unwrap_or_default()))
-        };
-        wait::until("the NFS server to answer", Duration::from_secs(30), answers)
+        let said = || fs::read_to_string(&log).unwrap_or_default();
+        wait_until_it_answers(&self.wires, Self::export().server, BOUND, said)?;
+        Ok(BootOutcome::First)
     }
 
-    /// Whether it runs.
-    pub fn runs(&self) -> bool {
-        self.process().runs()
+    /// It gives no grace period (`Graceless`): locks are not claimed again, they are lost.
+    fn restart(&self) -> Result<()> {
+        self.kill()?;
+        self.start().map(drop)
     }
 
-    /// Ends it at once.
-    pub fn kill(&self) -> Result<()> {
-        self.process().kill()
-    }
-
-    /// Stops it from answering, without closing anything: a server that hangs.
-    pub fn freeze(&self) -> Result<()> {
-        self.process().signal(rustix::process::Signal::STOP)
-    }
-
-    /// Lets it go on.
-    pub fn thaw(&self) -> Result<()> {
-        self.process().signal(rustix::process::Signal::CONT)
-    }
-
-    fn log(&self) -> PathBuf {
-        self.folder.join("ganesha.log")
-    }
-
-    fn process(&self) -> Background {
-        Background { pid_file: self.folder.join("ganesha.pid"), mark: self.folder.display().to_string() }
-    }
-
-    fn configuration(&self, datastore: &Path) -> String {
-        let address = Wire::Datastore.outer_address().unwrap_or([0, 0, 0, 0].into());
-        format!(
-            "NFS_CORE_PARAM {{ Protocols = 4; NFS_Port = 2049; Enable_NLM = false; Enable_RQUOTA = false; \
-             Bind_addr = {address}; mount_path_pseudo = true; }}\n\
-             NFSv4 {{ Graceless = true; Minor_Versions = 0, 1, 2; Lease_Lifetime = {LEASE_SECONDS}; \
-             RecoveryBackend = fs; RecoveryRoot = \"{recovery}\"; }}\n\
-             MDCACHE {{ Dir_Chunk = 0; }}\n\
-             EXPORT {{ Export_Id = 1; Path = \"{path}\"; Pseudo = \"{export}\"; Access_Type = RW; \
-             Squash = No_Root_Squash; SecType = sys; Attr_Expiration_Time = 0; FSAL {{ Name = VFS; }} }}\n",
-            recovery = self.folder.join("recovery").display(),
-            path = datastore.display(),
-            export = Self::export(),
-        )
+    fn file(&self, path: &str) -> Result<File> {
+        let path = self.datastore.join(path);
+        File::open(&path).at("opening", &path)
     }
 }

@@ -58,6 +58,7 @@ pub(super) const NEEDS: &[Need] = &[
     need(Purpose::Fleet, Probe::File("/usr/share/OVMF/OVMF_CODE_4M.fd"), "ovmf"),
     need(Purpose::Fleet, Probe::Program("ganesha.nfsd"), "nfs-ganesha"),
     need(Purpose::Fleet, Probe::File("/usr/lib/x86_64-linux-gnu/ganesha/libfsalvfs.so"), "nfs-ganesha-vfs"),
+    need(Purpose::Fleet, Probe::Program("mkfs.xfs"), "xfsprogs"),
     need(Purpose::Guests, Probe::Program("debootstrap"), "debootstrap"),
     need(Purpose::Guests, Probe::Program("mke2fs"), "e2fsprogs"),
     need(Purpose::Guests, Probe::File("/bin/busybox"), "busybox-static"),

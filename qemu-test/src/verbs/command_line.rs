@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::error::Result;
 use crate::home::Home;
 use crate::privilege;
+use crate::servers::Make;
 use crate::verbs::bench::Subject;
 use crate::verbs::fault::Fault;
 use crate::verbs::image::MadeElsewhere;
@@ -33,6 +34,9 @@ enum Verb {
     },
     /// Boot hosts with a shared NFS datastore that holds the example VMs, and leave them running
     Up {
+        /// The NFS server
+        #[arg(long, value_enum, default_value_t)]
+        server: Make,
         /// How many: host-a, host-b, ...
         #[arg(long, default_value_t = 2)]
         hosts: u8,
@@ -68,7 +72,7 @@ enum Verb {
         /// Only what needs no hosts
         #[arg(long)]
         quick: bool,
-        /// Only the nested tests whose name holds this
+        /// Only the nested tests whose name holds this, or whose server is this (ganesha, knfsd)
         #[arg(long, conflicts_with = "quick")]
         nested: Option<String>,
     },
@@ -105,7 +109,7 @@ enum Verb {
     },
     /// Break something
     Fault {
-        /// Which host
+        /// Which host, or `server`
         host: String,
         #[command(subcommand)]
         fault: Fault,
@@ -122,7 +126,7 @@ impl CommandLine {
         let home = Home::open(self.fleet.as_deref().unwrap_or(self.verb.fleet()))?;
         match self.verb {
             Verb::Image { .. } => image::run(&home),
-            Verb::Up { hosts, memory_mib, words } => up::run(&home, hosts, memory_mib, &words),
+            Verb::Up { server, hosts, memory_mib, words } => up::run(&home, server, hosts, memory_mib, &words),
             Verb::Status => status::run(&home),
             Verb::Down => down::run(&home),
             Verb::Sim { seeds, first, trace } => sim::run(&home, seeds, first, trace),

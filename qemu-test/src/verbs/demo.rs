@@ -10,6 +10,7 @@ use crate::guests::{self, Hearing, Talker};
 use crate::home::Home;
 use crate::image;
 use crate::machine::HostSpec;
+use crate::servers::Make;
 use crate::setup::{self, Purpose};
 use crate::terminal;
 
@@ -35,7 +36,8 @@ pub(super) fn run(home: &Home, auto: bool) -> Result<ExitCode> {
 }
 
 fn show(home: &Home, auto: bool) -> Result<()> {
-    let fleet = Fleet::up(home, vec![HostSpec::usual(1), HostSpec::usual(2)], |store| guests::place_all(home, store))?;
+    let hosts = vec![HostSpec::usual(1), HostSpec::usual(2)];
+    let fleet = Fleet::up(home, Make::default(), hosts, |store| guests::place_all(home, store))?;
     type_shown(&fleet, "host-a", &format!("vm start {VM}"))?;
     println!("demo: a client outside connects to the VM by TCP and counts");
     let talker = Talker::start(fleet.wires(), ADDRESS, GUEST_BOUND)?;
@@ -68,7 +70,7 @@ fn type_shown(fleet: &Fleet, host: &str, command: &str) -> Result<()> {
 }
 
 fn judge(fleet: &Fleet, heard: &Hearing) -> Result<()> {
-    let audit = guests::audit_journal(&fleet.datastore(), VM)?;
+    let audit = guests::audit_journal(&*fleet.server(), VM)?;
     println!("\ndemo: what the client saw");
     println!("  one TCP connection, unbroken; {} questions, each answered once and in order", heard.ticks);
     println!("  longest wait for an answer   {:.0} ms", heard.longest_silence.as_secs_f64() * 1e3);

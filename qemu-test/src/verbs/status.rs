@@ -16,9 +16,10 @@ pub(super) fn run(home: &Home) -> Result<ExitCode> {
         println!("no hosts are up (cargo lab up)");
         return Ok(ExitCode::SUCCESS);
     };
-    let (wires, server) = (fleet.wires(), if fleet.server().runs() { "runs" } else { "does not run" });
-    println!("accelerator {}, namespace {}, NFS server {server}", fleet.accelerator(), wires.namespace());
-    println!("datastore {}", fleet.datastore().display());
+    let (wires, runs) = (fleet.wires(), if fleet.server().runs() { "runs" } else { "does not run" });
+    println!("accelerator {}, namespace {}", fleet.accelerator(), wires.namespace());
+    let (make, export) = (fleet.server_make(), fleet.server_make().export());
+    println!("{make} {runs}: NFS {}, {}:{}", export.version, export.server, export.path);
     println!("{:<8} {:<8} {:>8}  {:<12}  CUT", "HOST", "STATE", "PID", "MANAGEMENT");
     for machine in fleet.machines() {
         let name = &machine.spec.name;

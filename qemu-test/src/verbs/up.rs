@@ -8,10 +8,11 @@ use crate::guests;
 use crate::home::Home;
 use crate::image;
 use crate::machine::HostSpec;
+use crate::servers::Make;
 use crate::setup::{self, Purpose};
 
 /// Boots the hosts and leaves them running.
-pub(super) fn run(home: &Home, hosts: u8, memory_mib: u32, words: &[String]) -> Result<ExitCode> {
+pub(super) fn run(home: &Home, server: Make, hosts: u8, memory_mib: u32, words: &[String]) -> Result<ExitCode> {
     if !(1..=HOSTS_MAX).contains(&hosts) {
         return Err(LabError::Input(format!("{hosts} hosts: the lab runs 1 to {HOSTS_MAX}")));
     }
@@ -26,7 +27,7 @@ pub(super) fn run(home: &Home, hosts: u8, memory_mib: u32, words: &[String]) -> 
         spec.memory_mib = memory_mib;
         spec.words = words.to_vec();
     }
-    let started = Fleet::up(home, specs, |datastore| guests::place_all(home, datastore));
+    let started = Fleet::up(home, server, specs, |datastore| guests::place_all(home, datastore));
     if started.is_err() {
         println!("lab: the fleet did not come up; what runs of it stays for a look until cargo lab down");
     }

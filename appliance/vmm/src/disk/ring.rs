@@ -190,7 +190,7 @@ impl DiskRing {
                 self.submit_next(slot);
                 return None;
             }
-            if transfer.way == Way::Fallocate && matches!(errno, libc::EOPNOTSUPP | libc::ENOSYS) {
+            if transfer.way == Way::Fallocate && is_refusal(errno) {
                 return self.without_fallocate(slot);
             }
             return Some(Err(io::Error::from_raw_os_error(errno)));
@@ -325,6 +325,13 @@ impl Drop for DiskRing {
     }
 }
 
+/// Whether fallocate(2) is not to be had on this file, which can be read and written all the same. EACCES and EPERM are NFS 4.2's
+/// way to say so: its client sends DEALLOCATE with the credentials of the process, not with those of the open file, and the
+/// server refuses a monitor's user.
+fn is_refusal(errno: i32) -> bool {
+    matches!(errno, libc::EOPNOTSUPP | libc::ENOSYS | libc::EACCES | libc::EPERM)
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::File;
@@ -414,6 +421,24 @@ mod tests {
             file.read_exact_at(&mut back[..512], offset + (2 << 20) + 512).unwrap();
             assert!(back[..512].iter().all(|&b| b == 0xff));
         }
+    }
+
+    #[test]
+    fn a_file_that_lets_nobody_punch_makes_no_discard_fail() {
+        let file = File::from(rustix::fs::memfd_create("sealed", rustix::fs::MemfdFlags::ALLOW_SEALING).unwrap());
+        file.write_all_at(&[0xff; 8192], 0).unwrap();
+        // Punching is EPERM from here on.
+        rustix::fs::fcntl_add_seals(&file, rustix::fs::SealFlags::WRITE).unwrap();
+        let disk = RawDisk::new(file.try_clone().unwrap(), false).unwrap();
+        let mut ring = DiskRing::new(disk, 2).unwrap_or_else(|(_, e)| panic!("{e}"));
+        // SAFETY: no buffers.
+        unsafe { ring.start(0, Kind::Discard, 0, 4096) };
+        assert!(run(&mut ring)[0].is_ok());
+        // Zeroes are another matter: they are written, and this file refuses that too.
+        // SAFETY: no buffers.
+        unsafe { ring.start(0, Kind::WriteZeroes { unmap: true, durable: false }, 0, 4096) };
+        assert!(run(&mut ring)[0].is_err());
+        assert!(!ring.can_punch);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::guests;
 use crate::home::Home;
 use crate::image::Image;
 use crate::machine::{HostSpec, Machine};
+use crate::servers::Make;
 use crate::tests::nested::guest::HOSTS;
 
 /// How long a console command may take unless a test says otherwise.
@@ -24,11 +25,11 @@ pub(super) struct Bench {
 
 impl Bench {
     /// Ends what an earlier run left and boots two hosts.
-    pub(super) fn up(home: &Home, image: Image) -> Result<Self> {
+    pub(super) fn up(home: &Home, server: Make, image: Image) -> Result<Self> {
         let _held = fleet::hold(home)?;
         Fleet::down(home)?;
-        let fleet =
-            Fleet::up(home, vec![HostSpec::usual(1), HostSpec::usual(2)], |store| guests::place_all(home, store))?;
+        let hosts = vec![HostSpec::usual(1), HostSpec::usual(2)];
+        let fleet = Fleet::up(home, server, hosts, |store| guests::place_all(home, store))?;
         Ok(Self { home: home.clone(), image, fleet })
     }
 

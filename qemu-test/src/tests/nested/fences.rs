@@ -254,7 +254,7 @@ pub(super) fn what_the_network_held_back_lands_in_no_disk_after_the_take_over(be
 }
 
 /// The VM answers a new client, and its journal holds what it said to that one and to those of before.
-fn went_on(bench: &Bench, before: &[Hearing]) -> Result<()> {
+pub(super) fn went_on(bench: &Bench, before: &[Hearing]) -> Result<()> {
     let talker = bench.talk("deb")?;
     bench.listen(&talker)?;
     bench.judge(talker, "deb")?;

@@ -161,7 +161,7 @@ impl Bench {
 
     /// Holds what a client heard against the VM's journal; gives the number of records there.
     pub(super) fn nothing_is_lost(&self, heard: &Hearing, vm: &str) -> Result<u64> {
-        let audit = guests::audit_journal(&self.fleet.datastore(), vm)?;
+        let audit = guests::audit_journal(&*self.fleet.server(), vm)?;
         let faults = heard.compare(&audit);
         expect(faults.is_empty(), || faults.join("; "))?;
         Ok(audit.records)

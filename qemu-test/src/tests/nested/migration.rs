@@ -11,7 +11,7 @@ use crate::tests::nested::guest::MOVE_BOUND;
 use crate::tests::tally::Verdict;
 
 /// Memory that the guest keeps rewriting, in MiB, and how many pages of it a second: several pre-copy rounds.
-const LOAD: (u32, u32) = (48, 600);
+pub(super) const LOAD: (u32, u32) = (48, 600);
 /// The same for two vCPUs on the one CPU of an emulated host.
 const LOAD_OF_TWO: (u32, u32) = (32, 250);
 
@@ -28,7 +28,9 @@ pub(super) fn a_vm_with_two_vcpus_moves_there_and_back_three_times(bench: &mut B
     outcome
 }
 
-fn there_and_back(bench: &Bench, vm: &str, times: u32, load: (u32, u32)) -> Result<Verdict> {
+/// Moves a VM so many times there and back, under this load on its memory and with a client that talks all the time: each
+/// move is audited, no page is damaged, the disk and the client have lost nothing.
+pub(super) fn there_and_back(bench: &Bench, vm: &str, times: u32, load: (u32, u32)) -> Result<Verdict> {
     bench.bring(vm, "host-a")?;
     let talker = bench.talk(vm)?;
     bench.load_memory(vm, load)?;

@@ -1,5 +1,5 @@
-//! Promises of the product, held against real images on hosts in QEMU. One fleet is booted for all of them; the order is
-//! that of the list, and each leaves the fleet as it found it.
+//! Promises of the product, held against real images on hosts in QEMU. One fleet is booted for all that are tried with one
+//! server; the order is that of the list, and each leaves the fleet as it found it.
 //!
 //! A new promise: a function in the file of its subject and one line in `promises`.
 
@@ -10,6 +10,7 @@ mod faults;
 mod fences;
 mod guest;
 mod image;
+mod knfsd;
 mod migration;
 mod promises;
 mod vm;

@@ -1,11 +1,12 @@
-//! The list of promises, and the run over them.
+//! The lists of promises, and the run over them.
 
 use crate::error::{LabError, Result};
 use crate::fleet::Fleet;
 use crate::home::Home;
-use crate::image;
+use crate::image::{self, Image};
+use crate::servers::Make;
 use crate::tests::nested::bench::{Bench, says};
-use crate::tests::nested::{boot, console, faults, fences, image as image_promises, migration, vm};
+use crate::tests::nested::{boot, console, faults, fences, image as image_promises, knfsd, migration, vm};
 use crate::tests::tally::{Tally, Verdict};
 
 /// One promise.
@@ -22,7 +23,10 @@ macro_rules! promises {
     };
 }
 
-const PROMISES: &[Promise] = promises![
+/// What is tried on a fleet with each make of server.
+const FLEETS: [(Make, &[Promise]); 2] = [(Make::Ganesha, ON_GANESHA), (Make::Knfsd, ON_KNFSD)];
+
+const ON_GANESHA: &[Promise] = promises![
     init: image_promises::the_image_holds_no_other_program_than_the_one_binary,
     init: console::a_command_gives_exactly_its_output_and_its_status,
     init: console::what_is_not_a_command_is_refused_with_a_hint,
@@ -65,24 +69,45 @@ const PROMISES: &[Promise] = promises![
     init: boot::a_host_that_lost_power_comes_back,
 ];
 
-/// Builds the image, boots the fleet, and tries every promise whose name holds `filter` or whose role is `filter`; with an
-/// empty filter, every promise.
+/// What depends on the server.
+const ON_KNFSD: &[Promise] = promises![
+    migrate: knfsd::a_debian_guest_runs_from_the_kernels_nfs_server_and_moves_there_and_back,
+    host: knfsd::a_restart_of_the_kernels_nfs_server_takes_nothing_from_a_vm_that_it_was_promised,
+    host: knfsd::a_frozen_host_writes_nothing_to_the_kernels_nfs_server_after_the_take_over,
+];
+
+/// Builds the image, boots a fleet for each make of server, and tries every promise whose name holds `filter`, or whose role or
+/// server is `filter`; with an empty filter, every promise.
 pub fn check_nested(home: &Home, filter: &str, tally: &mut Tally) {
-    let wanted: Vec<&Promise> =
-        PROMISES.iter().filter(|promise| promise.name.contains(filter) || promise.role == filter).collect();
-    if wanted.is_empty() {
+    let wanted = FLEETS.map(|(make, promises)| {
+        let is_wanted =
+            |promise: &&Promise| promise.name.contains(filter) || promise.role == filter || make.word() == filter;
+        (make, promises.iter().filter(is_wanted).collect::<Vec<_>>())
+    });
+    if wanted.iter().all(|(_, promises)| promises.is_empty()) {
         tally.fail("nested tests", &LabError::Input(format!("no nested test is called like {filter}")));
         return;
     }
-    let mut bench = match image::build(home).and_then(|image| Bench::up(home, image)) {
-        Ok(bench) => bench,
-        Err(error) => {
-            tally.fail("the fleet of the nested tests comes up", &error);
-            end(home, tally);
-            return;
-        }
+    let image = match image::build(home) {
+        Ok(image) => image,
+        Err(error) => return tally.fail("the image of the nested tests is built", &error),
     };
-    for promise in wanted {
+    for (make, promises) in wanted.iter().filter(|(_, promises)| !promises.is_empty()) {
+        check_on(home, *make, &image, promises, tally);
+        if let Err(error) = Fleet::down(home) {
+            tally.fail("the fleet of the nested tests ends", &error);
+        }
+    }
+}
+
+/// Boots a fleet with this server and tries these promises.
+fn check_on(home: &Home, make: Make, image: &Image, promises: &[&Promise], tally: &mut Tally) {
+    println!("hosts with {make}");
+    let mut bench = match Bench::up(home, make, image.clone()) {
+        Ok(bench) => bench,
+        Err(error) => return tally.fail(&format!("the fleet of the nested tests with {make} comes up"), &error),
+    };
+    for promise in promises {
         let held = tally.check(promise.name, || match missing(promise, &bench)? {
             Some(role) => Ok(Verdict::Skipped(format!("the role {role} is not in this build yet"))),
             None => (promise.hold)(&mut bench),
@@ -90,13 +115,6 @@ pub fn check_nested(home: &Home, filter: &str, tally: &mut Tally) {
         if !held {
             bench.show_logs();
         }
-    }
-    end(home, tally);
-}
-
-fn end(home: &Home, tally: &mut Tally) {
-    if let Err(error) = Fleet::down(home) {
-        tally.fail("the fleet of the nested tests ends", &error);
     }
 }
 

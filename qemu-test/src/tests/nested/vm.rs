@@ -53,9 +53,9 @@ pub(super) fn a_paused_vm_is_silent_and_goes_on_where_it_was(bench: &mut Bench) 
     bench.listen(&talker)?;
     bench.done("host-a", "vm pause deb")?;
     std::thread::sleep(Duration::from_millis(500));
-    let before = guests::audit_journal(&bench.fleet.datastore(), "deb")?.last;
+    let before = guests::audit_journal(&*bench.fleet.server(), "deb")?.last;
     std::thread::sleep(Duration::from_secs(2));
-    let after = guests::audit_journal(&bench.fleet.datastore(), "deb")?.last;
+    let after = guests::audit_journal(&*bench.fleet.server(), "deb")?.last;
     expect(before == after, || format!("a paused guest wrote: {before:?}, then {after:?}"))?;
     bench.done("host-a", "vm resume deb")?;
     bench.listen(&talker)?;
