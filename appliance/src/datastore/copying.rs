@@ -8,13 +8,17 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{OFlags, SeekFrom, copy_file_range, fcntl_getfl, fcntl_setfl, seek};
+use rustix::fs::{Mode, OFlags, SeekFrom, copy_file_range, fcntl_getfl, fcntl_setfl, seek};
 use rustix::io::Errno;
 
 /// Pieces begin and end at multiples of this: what O_DIRECT wants of offsets, lengths and buffers.
 const ALIGN: u64 = 4096;
 /// What is read at once where bytes pass this host: a client asks for it in several requests at a time.
 const CHUNK: usize = 4 << 20;
+/// Bytes that the file system is asked to copy in one call: it cannot be told to stop.
+const CALL: usize = 16 << 20;
+/// Calls that were interrupted or put off before whoever reads is asked instead.
+const AGAIN_MAX: u32 = 100;
 /// What is written or left out as a whole where it is zero: a hole that is smaller costs the server more than it saves.
 const BLOCK: usize = 64 << 10;
 
@@ -57,6 +61,9 @@ impl Copying {
     pub fn begin(source: File, target: File) -> io::Result<Self> {
         let size = source.metadata()?.len();
         // Whatever is not written stays a hole.
+        // As a file that somebody keeps for himself: the copy is no more open than it.
+        let mode = rustix::fs::fstat(&source).map_err(io::Error::from)?.st_mode;
+        rustix::fs::fchmod(&target, Mode::from_raw_mode(mode & 0o777)).map_err(io::Error::from)?;
         target.set_len(size)?;
         Ok(Self { source, target, size, at: 0, buffer: None })
     }
@@ -71,7 +78,7 @@ impl Copying {
         let mut piece = Piece::default();
         let mut left = most.max(ALIGN) / ALIGN * ALIGN;
         while self.at < self.size && left > 0 && (piece == Piece::default() || began.elapsed() < time) {
-            left -= self.extent(left, carrier, &mut piece)?;
+            left -= self.extent(left, began + time, carrier, &mut piece)?;
         }
         piece.is_last = self.at == self.size;
         if piece.is_last {
@@ -84,33 +91,34 @@ impl Copying {
         Ok(piece)
     }
 
-    /// Passes the next hole, and carries at most `most` bytes of what follows it; how many.
-    fn extent(&mut self, most: u64, carrier: &mut Carrier, piece: &mut Piece) -> io::Result<u64> {
+    /// Passes the next hole, and carries at most `most` bytes of what follows it, or a chunk where it is `late` already; how many.
+    fn extent(&mut self, most: u64, late: Instant, carrier: &mut Carrier, piece: &mut Piece) -> io::Result<u64> {
         let data = next_data(&self.source, self.at, self.size)?;
         piece.holes += data.start - self.at;
         self.at = data.start;
         let end = data.end.min(data.start.saturating_add(most));
-        if *carrier == Carrier::FileSystem && !self.ask_to_copy(end, piece)? {
+        if *carrier == Carrier::FileSystem && !self.ask_to_copy(end, late, piece)? {
             *carrier = Carrier::ThisHost;
         }
         if *carrier == Carrier::ThisHost && self.at < end {
-            self.carry(end, piece)?;
+            self.carry(end, late, piece)?;
         }
-        Ok(end - data.start)
+        Ok(self.at - data.start)
     }
 
-    /// Asks the file system to copy up to `end`. Whether it does such a thing.
-    fn ask_to_copy(&mut self, end: u64, piece: &mut Piece) -> io::Result<bool> {
-        while self.at < end {
+    /// Asks the file system to copy up to `end`, or until it is `late`. Whether it does such a thing.
+    fn ask_to_copy(&mut self, end: u64, late: Instant, piece: &mut Piece) -> io::Result<bool> {
+        let (begun, mut again) = (self.at, 0);
+        while self.at < end && (self.at == begun || Instant::now() < late) {
             let (mut from, mut to) = (self.at, self.at);
-            let most = usize::try_from(end - self.at).unwrap_or(usize::MAX);
+            let most = usize::try_from(end - self.at).unwrap_or(CALL).min(CALL);
             match copy_file_range(&self.source, Some(&mut from), &self.target, Some(&mut to), most) {
                 Ok(0) => return Err(shrank()),
                 Ok(copied) => {
                     self.at += copied as u64;
                     piece.copied += copied as u64;
                 }
-                Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(Errno::INTR | Errno::AGAIN) if again < AGAIN_MAX => again += 1,
                 Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::STALE)) => return Err(error.into()),
                 // It does no such thing, whatever a server calls that. If it can do nothing at all, who reads is told.
                 Err(_) => return Ok(false),
@@ -119,8 +127,8 @@ impl Copying {
         Ok(true)
     }
 
-    /// Reads and writes up to `end`, and leaves blocks of zeros out.
-    fn carry(&mut self, end: u64, piece: &mut Piece) -> io::Result<()> {
+    /// Reads and writes up to `end`, or until it is `late`, and leaves blocks of zeros out.
+    fn carry(&mut self, end: u64, late: Instant, piece: &mut Piece) -> io::Result<()> {
         // A file system may have copied up to anywhere before it said that it does not.
         let mut at = self.at / ALIGN * ALIGN;
         piece.copied -= (self.at - at).min(piece.copied);
@@ -134,7 +142,8 @@ impl Copying {
                 (buffer, from)
             }
         };
-        while at < end {
+        let begun = at;
+        while at < end && (at == begun || Instant::now() < late) {
             let wanted = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
             let chunk = &mut buffer[from..from + wanted.next_multiple_of(ALIGN as usize)];
             if read(&self.source, chunk, at)? < wanted {
@@ -161,15 +170,22 @@ fn shrank() -> io::Error {
 /// Where the next bytes of a file are that are no hole, in whole blocks, at or after `at`; nothing at its end where there are
 /// none. A file system that knows of no holes has one piece of data.
 fn next_data(file: &File, at: u64, size: u64) -> io::Result<Range<u64>> {
-    let start = match seek(file, SeekFrom::Data(at)) {
-        Ok(start) => start.min(size) / ALIGN * ALIGN,
+    let data = match seek(file, SeekFrom::Data(at)) {
+        Ok(data) => data.min(size),
         // lseek(2): there is none up to the end, wherever that is by now.
         Err(Errno::NXIO) if file.metadata()?.len() < size => return Err(shrank()),
         Err(Errno::NXIO) => return Ok(size..size),
         Err(_) => return Ok(at..size),
     };
-    let end = seek(file, SeekFrom::Hole(start)).map_or(size, |end| end.next_multiple_of(ALIGN).min(size));
-    Ok(start.max(at)..end.max(at))
+    Ok(blocks(at, data, seek(file, SeekFrom::Hole(data)).unwrap_or(size), size))
+}
+
+/// The whole blocks, at or after `at`, of data that was told to lie in `data..hole`. File systems with smaller blocks tell of holes
+/// within one, and a server may tell what it likes: what makes no sense is data to the end.
+fn blocks(at: u64, data: u64, hole: u64, size: u64) -> Range<u64> {
+    let start = (data.min(size) / ALIGN * ALIGN).max(at);
+    let end = if hole > data { hole.next_multiple_of(ALIGN).min(size) } else { size };
+    start..end.max(start)
 }
 
 /// Reads and writes of a file go to its server from now on, where its file system can do that.
@@ -273,6 +289,22 @@ mod tests {
         file.write_all_at(&bytes(13, 100_001), 30 << 20).expect("written");
         file.sync_all().expect("synced");
         std::fs::read(folder.0.join("disk.img")).expect("read")
+    }
+
+    #[test]
+    fn what_file_systems_and_servers_tell_of_holes_always_leads_on() {
+        const SIZE: u64 = 10 * ALIGN;
+        // Blocks of 1 KiB: the data begins, and ends, within one of ours.
+        assert_eq!(blocks(0, 1024, 2048, SIZE), 0..ALIGN);
+        assert_eq!(blocks(ALIGN, ALIGN + 1024, 3 * ALIGN + 1, SIZE), ALIGN..4 * ALIGN);
+        for (data, hole) in
+            [(0, 0), (2 * ALIGN, 0), (2 * ALIGN, ALIGN), (SIZE - 1, SIZE - 1), (SIZE, SIZE), (u64::MAX, 1)]
+        {
+            for at in [0, ALIGN, 9 * ALIGN] {
+                let told = blocks(at, data.max(at), hole, SIZE);
+                assert!(told.start >= at && told.end > at && told.end <= SIZE, "{at} {data} {hole}: {told:?}");
+            }
+        }
     }
 
     #[test]

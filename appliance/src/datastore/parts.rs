@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::OFlags;
 
@@ -84,11 +84,26 @@ fn link(datastore: &Beneath, folder: &Path, file: &Path) -> Result<Option<Link>,
     for part in file.components() {
         path.push(part);
         if leads_out(&path)? {
-            let target = own.link_target(&path)?;
+            // A link to another link, which leads out, is no use without that one: the file itself is copied.
+            let target = own.link_target(&path)?.filter(|target| escapes(&path, target));
             return Ok(target.map(|target| Link { path: path.to_string_lossy().into_owned(), target }));
         }
     }
     Ok(None)
+}
+
+/// Whether the target of a link at `path` names a place outside of the folder that the path begins in.
+fn escapes(path: &Path, target: &Path) -> bool {
+    let mut depth = path.components().count() as i64 - 1;
+    target.components().any(|part| {
+        match part {
+            Component::Normal(_) => depth += 1,
+            Component::CurDir => {}
+            Component::ParentDir => depth -= 1,
+            Component::RootDir | Component::Prefix(_) => return true,
+        }
+        depth < 0
+    })
 }
 
 #[cfg(test)]
@@ -125,5 +140,14 @@ mod tests {
         assert!(datastore.is_at(Path::new("vms/web/shared/old/kernel"), &kernel.file).expect("looked"));
         assert!(!datastore.is_at(Path::new("vms/web/root.img"), &kernel.file).expect("looked"));
         fs::remove_dir_all(&folder).expect("removed");
+    }
+
+    #[test]
+    fn a_link_to_another_link_within_the_folder_does_not_lead_out_by_itself() {
+        let leads = |path: &str, target: &str| escapes(Path::new(path), Path::new(target));
+        assert!(
+            leads("kernel", "../../images/kernel") && leads("a/kernel", "../../kernel") && leads("kernel", "/kernel")
+        );
+        assert!(!leads("kernel", "k2") && !leads("a/kernel", "../k2") && !leads("a/kernel", "./b/../k2"));
     }
 }

@@ -152,7 +152,9 @@ impl Datastore {
 fn leftover(hidden: String) -> Option<Leftover> {
     let (name, number) = hidden.strip_prefix(PREFIX)?.rsplit_once('-')?;
     let is_number = number.len() == NUMBER_DIGITS && number.bytes().all(|digit| digit.is_ascii_hexdigit());
-    (is_number && !name.is_empty()).then(|| Leftover { name: name.to_owned(), hidden: hidden.clone() })
+    // What a clone never made is none: its name would be shown, and typed.
+    let is_name = name.parse::<model::names::VmName>().is_ok();
+    (is_number && is_name).then(|| Leftover { name: name.to_owned(), hidden: hidden.clone() })
 }
 
 /// Renames a folder to a name that nothing has. Where the file system cannot be asked for that (NFS), a folder that is not empty

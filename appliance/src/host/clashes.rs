@@ -1,7 +1,7 @@
 //! What the hosts that share a datastore do not agree on: a name that two of them have, a datastore that is another one on
 //! another host, or has another name there, or is not there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use model::diagnosis::Reason;
@@ -105,6 +105,17 @@ impl Clash {
         host
     }
 
+    /// What stands while the clash does: of three hosts with one name, or of areas that come and go, the two that are seen may change.
+    fn key(&self) -> Key {
+        match self {
+            Self::NamedTwice { host, .. } => (0, host.clone(), None),
+            Self::TwoOfOneName { host, datastore, .. } => (1, host.clone(), Some(datastore.clone())),
+            Self::OtherName { host, datastore, .. } => (2, host.clone(), Some(datastore.clone())),
+            Self::Lacks { host, datastore } => (3, host.clone(), Some(datastore.clone())),
+            Self::DoesNotSee { host, datastore } => (4, host.clone(), Some(datastore.clone())),
+        }
+    }
+
     /// Whether something is wrong; otherwise it is a thing to know.
     fn is_wrong(&self) -> bool {
         matches!(self, Self::NamedTwice { .. } | Self::TwoOfOneName { .. })
@@ -185,11 +196,15 @@ fn short(identity: &str) -> &str {
 /// What is told on the consoles of clashes: that there is one, once, and that it is over.
 #[derive(Debug, Default)]
 pub struct Watch {
-    standing: BTreeMap<Clash, Standing>,
+    standing: BTreeMap<Key, Standing>,
 }
+
+/// A kind of clash, with the host, and the datastore if it is about one.
+type Key = (u8, HostName, Option<DatastoreName>);
 
 #[derive(Debug)]
 struct Standing {
+    clash: Clash,
     since: Instant,
     told: bool,
 }
@@ -216,20 +231,22 @@ impl Watch {
     }
 
     fn look(&mut self, own: &HostRecord, hosts: &[Known], time: Instant) -> Vec<Change> {
-        let now: BTreeSet<Clash> = Clash::all(own, hosts).into_iter().filter(Clash::is_event).collect();
+        let events = Clash::all(own, hosts).into_iter().filter(Clash::is_event);
+        let now: BTreeMap<Key, Clash> = events.map(|clash| (clash.key(), clash)).collect();
         let lives = |host: &HostName| hosts.iter().any(|k| k.record.name == *host && k.state != HostState::Silent);
         let mut changes = Vec::new();
-        self.standing.retain(|clash, standing| {
+        self.standing.retain(|key, standing| {
             // Of a host that is silent nothing is known any more: neither that it is over.
-            let stays = now.contains(clash) || (standing.told && !lives(clash.host()));
+            let stays = now.contains_key(key) || (standing.told && !lives(standing.clash.host()));
             if !stays && standing.told {
-                changes.push(Change::Over(clash.clone()));
+                changes.push(Change::Over(standing.clash.clone()));
             }
             stays
         });
-        for clash in now {
+        for (key, clash) in now {
             let settled = clash.settled();
-            let standing = self.standing.entry(clash.clone()).or_insert(Standing { since: time, told: false });
+            let fresh = || Standing { clash: clash.clone(), since: time, told: false };
+            let standing = self.standing.entry(key).or_insert_with(fresh);
             if !standing.told && time.saturating_duration_since(standing.since) >= settled {
                 standing.told = true;
                 changes.push(Change::Begins(clash));

@@ -114,8 +114,8 @@ pub struct DatastoreFacts {
     pub name: DatastoreName,
     /// Where it lies: `nfs 10.0.0.1:/vms`.
     pub identity: String,
-    /// What it is, the same on every host wherever it is reached: the identity of its lease area, 32 hex digits. Absent where
-    /// the host has not opened the area yet.
+    /// What it is: the identity of its lease area, 32 hex digits, which a copy of it has too. Absent where the host has not opened
+    /// the area yet.
     pub area: Option<String>,
     /// The host read and wrote it a moment ago.
     pub writable: bool,
@@ -124,12 +124,11 @@ pub struct DatastoreFacts {
 }
 
 impl DatastoreFacts {
-    /// Whether it is the same datastore, as far as that is known.
+    /// Whether it is the same datastore, as far as that is known: at one place, with one lease area. At another place the same area may
+    /// be that of a copy, in whose disks a VM that moved there would find the past.
     pub fn is(&self, other: &Self) -> bool {
-        match (&self.area, &other.area) {
-            (Some(area), Some(other)) => area == other,
-            _ => self.identity == other.identity,
-        }
+        let areas_differ = self.area.as_ref().zip(other.area.as_ref()).is_some_and(|(area, other)| area != other);
+        self.identity == other.identity && !areas_differ
     }
 }
 

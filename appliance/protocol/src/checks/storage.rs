@@ -88,11 +88,15 @@ mod tests {
     }
 
     #[test]
-    fn a_datastore_is_the_same_wherever_a_host_reaches_it() {
+    fn what_may_be_a_copy_of_the_datastore_at_another_place_blocks() {
         let causes = example::causes(check, |_, _, destination, _| {
             destination.datastores[0].identity = "nfs 10.9.9.9:/vms".to_owned();
         });
-        assert!(causes.is_empty(), "{causes:?}");
+        assert_eq!(
+            causes,
+            ["the datastore nfs1 is not the same on both hosts: nfs 10.0.0.1:/vms (lease area 1f1f1f1f) on host-a, \
+                 nfs 10.9.9.9:/vms (lease area 1f1f1f1f) on host-b"]
+        );
     }
 
     #[test]

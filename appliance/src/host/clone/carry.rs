@@ -134,7 +134,7 @@ impl<'a> Carry<'a> {
             Ok(((!piece.is_last).then_some(copying), piece, carrier))
         })?;
         self.carrier = carrier;
-        self.piece = next_size(most, began.elapsed());
+        self.piece = next_size(most, piece.copied, began.elapsed());
         if piece.copied > 0 {
             self.note_who(made_before);
         }
@@ -192,9 +192,9 @@ fn first_carrier(kind: &DatastoreKind) -> Carrier {
     }
 }
 
-/// How many bytes the next piece has.
-fn next_size(size: u64, took: Duration) -> u64 {
-    if took < PIECE_TIME {
+/// How many bytes the next piece has. One that had little to write tells nothing of how fast the datastore takes it.
+fn next_size(size: u64, copied: u64, took: Duration) -> u64 {
+    if took < PIECE_TIME && copied >= size / 2 {
         (size * 2).min(PIECE_MAX)
     } else if took > PIECE_TIME * 2 {
         (size / 2).max(PIECE_MIN)
@@ -264,15 +264,16 @@ mod tests {
             let took = |size: u64| Duration::from_micros(size * 1_000_000 / bytes_per_s);
             let mut size = PIECE_MIN;
             for _ in 0..40 {
-                size = next_size(size, took(size));
+                size = next_size(size, size, took(size));
                 assert!((PIECE_MIN..=PIECE_MAX).contains(&size));
             }
             let slowest = took(PIECE_MIN).max(PIECE_TIME * 2);
             assert!(took(size) <= slowest, "{bytes_per_s}: {size} bytes take {:?}", took(size));
         }
         // And one that becomes slow gets smaller ones at once.
-        assert_eq!(next_size(PIECE_MAX, Duration::from_secs(9)), PIECE_MAX / 2);
-        assert_eq!(next_size(PIECE_MIN, Duration::from_secs(9)), PIECE_MIN);
+        assert_eq!(next_size(PIECE_MAX, PIECE_MAX, Duration::from_secs(9)), PIECE_MAX / 2);
+        assert_eq!(next_size(PIECE_MIN, PIECE_MIN, Duration::from_secs(9)), PIECE_MIN);
+        assert_eq!(next_size(PIECE_MIN, 0, Duration::ZERO), PIECE_MIN, "zeros are read fast and tell nothing");
     }
 
     #[test]

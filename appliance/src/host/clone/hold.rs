@@ -118,7 +118,7 @@ pub fn lock_disks(
         let locked = match plan.lock() {
             Ok(None) => break Ok(()),
             Ok(Some(path)) => {
-                let hint = format!("vm clone {} NEW tries again", located.name);
+                let hint = format!("type it again when that one is done: lease show {}", located.name);
                 Reason { hint, ..located.locked_file(path) }
             }
             Err(error) => break Err(carry::refused(&located.datastore, "a disk is not locked", &error)),

@@ -165,8 +165,21 @@ impl Work<'_> {
         }
         let began = Instant::now();
         let folder = begin(&located.datastore, new)?;
-        match self.fill(plan, &folder, &leases) {
-            Ok(carried) => Ok(self.detail(carried, began, &leases)),
+        let filled = self.fill(plan, &folder, &leases);
+        let finished = filled.and_then(|carried| match folder.finish() {
+            Ok(()) => Ok(Ok(carried)),
+            // It goes on where it waits for the server, and what it names must be whole then: nothing of it is removed.
+            Err(error @ DatastoreError::NoAnswer(_)) => Ok(Err(error)),
+            Err(error) => Err(self.refused(&format!("vms/{new} was not named"), &error)),
+        });
+        match finished {
+            Ok(Ok(carried)) => Ok(self.detail(carried, began, &leases)),
+            Ok(Err(error)) => {
+                let reason = self.refused(&format!("vms/{new} was not named yet"), &error);
+                let hint =
+                    format!("vm list tells when VM {new} is there; if it never is: vm clone {} {new}", located.name);
+                Err(Reason { hint, ..reason })
+            }
             Err(mut reason) => {
                 let hidden = folder.path();
                 if let Err(error) = folder.remove() {
@@ -194,7 +207,7 @@ impl Work<'_> {
         Ok([source, name])
     }
 
-    /// Fills the folder of the clone, and gives it its name.
+    /// Fills the folder of the clone.
     fn fill(&self, plan: Plan, folder: &Unfinished, leases: &[HeldLease<'_>; 2]) -> Result<Carried, Reason> {
         let written = folder.write("vm.toml", self.text.as_bytes());
         written.map_err(|error| self.refused("vm.toml", &error))?;
@@ -205,13 +218,6 @@ impl Work<'_> {
         drop(plan);
         // Only now it is known that nobody wrote the disks while they were copied.
         leases.iter().try_for_each(HeldLease::assure)?;
-        folder.finish().map_err(|error| match error {
-            DatastoreError::NoAnswer(_) => {
-                let reason = self.refused(&format!("vms/{} was not named", self.new), &error);
-                Reason { hint: format!("vm list tells whether VM {} is there all the same", self.new), ..reason }
-            }
-            error => self.refused(&format!("vms/{} was not named", self.new), &error),
-        })?;
         Ok(carried)
     }
 

@@ -21,6 +21,8 @@ const TWINS: Duration = Duration::from_millis(6 * limits::HOST_HEARTBEAT_MS);
 struct Seen {
     record: HostRecord,
     changed: Instant,
+    /// When it was last read, changed or not.
+    read: Instant,
 }
 
 /// Two living hosts that have one name.
@@ -59,13 +61,17 @@ impl Said {
         // What is read on one more datastore may be as old as can be: it shows no later life than is known already.
         let life = self.newest().map_or(now, |newest| newest.changed);
         match self.on.get_mut(datastore) {
-            Some(known) if known.record.beat == record.beat && known.record.identity == record.identity => {}
-            Some(known) => {
-                *known = Seen { record: record.clone(), changed: now };
+            Some(known) if known.record.beat == record.beat && known.record.identity == record.identity => {
+                known.read = now
+            }
+            // What is read after a while without the datastore may be as old.
+            Some(known) if now.saturating_duration_since(known.read) < SILENCE => {
+                *known = Seen { record: record.clone(), changed: now, read: now };
                 self.lives(&record, now);
             }
+            Some(known) => *known = Seen { record, changed: now, read: now },
             None => {
-                self.on.insert(datastore.clone(), Seen { record, changed: life });
+                self.on.insert(datastore.clone(), Seen { record, changed: life, read: now });
             }
         }
     }
@@ -170,7 +176,7 @@ impl Hosts {
     pub fn all(&self, own: &HostName) -> Vec<Known> {
         let said = self.lock();
         let known = |said: &Said| {
-            let Seen { record, changed } = said.newest()?;
+            let Seen { record, changed, .. } = said.newest()?;
             let silent = changed.elapsed();
             let state = match (record.name == *own, silent < SILENCE) {
                 (true, _) => HostState::ThisHost,

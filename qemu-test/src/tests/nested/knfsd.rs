@@ -1,7 +1,9 @@
 //! The kernel's NFS server, spoken to by NFS 4.2: what differs between servers, tried on a second one. It gives files out of its
 //! own cache, it has a grace period, and it keeps the locks of a client that it does not hear of until another asks for them.
 
-use crate::error::Result;
+use serde_json::Value;
+
+use crate::error::{LabError, Result};
 use crate::tests::nested::bench::{Bench, expect};
 use crate::tests::nested::guest::HOSTS;
 use crate::tests::nested::{fences, migration};
@@ -43,6 +45,32 @@ pub(super) fn a_frozen_host_writes_nothing_to_the_kernels_nfs_server_after_the_t
     bench: &mut Bench,
 ) -> Result<Verdict> {
     fences::a_host_frozen_with_its_clock_writes_nothing_after_the_take_over(bench)
+}
+
+/// The disks of a clone do not travel to the host and back.
+pub(super) fn a_clone_is_copied_by_the_kernels_nfs_server_itself_and_runs(bench: &mut Bench) -> Result<Verdict> {
+    bench.end("deb")?;
+    let said = bench.done("host-a", "vm clone deb copy --json")?;
+    let clone: Value = serde_json::from_str(&said).map_err(|error| LabError::Input(format!("{error}: {said}")))?;
+    let of = |key: &str| clone.get(key).map(Value::to_string).unwrap_or_default();
+    println!(
+        "  {} bytes copied by {} in {} ms, {} bytes of holes",
+        of("copied"),
+        of("copied_by"),
+        of("ms"),
+        of("holes")
+    );
+    expect(clone.get("copied_by").and_then(Value::as_str) == Some("server"), || {
+        format!("the server did not copy: {said}")
+    })?;
+    // It has the address of the VM that it was made of, which does not run.
+    bench.done("host-b", "vm start copy")?;
+    let talker = bench.talk("deb")?;
+    bench.listen(&talker)?;
+    let heard = talker.stop()?;
+    bench.nothing_is_lost(&heard, "copy")?;
+    bench.done("host-b", "vm kill copy")?;
+    Ok(Verdict::Passed)
 }
 
 /// Restarts the server under a VM on host-a, and tells whether the VM went on. It takes a host's NFS client 3 to 7 s to claim all

@@ -72,6 +72,7 @@ const ON_GANESHA: &[Promise] = promises![
 /// What depends on the server.
 const ON_KNFSD: &[Promise] = promises![
     migrate: knfsd::a_debian_guest_runs_from_the_kernels_nfs_server_and_moves_there_and_back,
+    host: knfsd::a_clone_is_copied_by_the_kernels_nfs_server_itself_and_runs,
     host: knfsd::a_restart_of_the_kernels_nfs_server_takes_nothing_from_a_vm_that_it_was_promised,
     host: knfsd::a_frozen_host_writes_nothing_to_the_kernels_nfs_server_after_the_take_over,
 ];
