@@ -76,7 +76,7 @@ fn two_hosts_of_one_name_both_say_so_once_and_so_does_a_third_until_it_is_over()
 fn a_datastore_is_known_by_its_lease_area_on_every_host_by_a_move_too() {
     let Some(cable) = Cable::lay("areas") else { return };
     let Some(datastore) = Datastore::with_witness("areas") else { return };
-    for (folder, vm) in [("same", "one"), ("here", "two"), ("there", "two"), ("spare", "three")] {
+    for (folder, vm) in [("same", "one"), ("here", "two"), ("there", "two"), ("spare", "three"), ("far", "four")] {
         datastore.add(vm, 1, "64 MiB", "seed=7 rate=1000 set=16M report_ms=200", "");
         let vms = datastore.path(&format!("{folder}/vms"));
         std::fs::create_dir_all(&vms).expect("made");
@@ -86,9 +86,9 @@ fn a_datastore_is_known_by_its_lease_area_on_every_host_by_a_move_too() {
         let path = datastore.path("");
         format!("[datastore.{name}]\nkind = \"directory\"\npath = \"{}{folder}\"\n", path.display())
     };
-    let at_a = kept("same", "same") + &kept("shared", "here") + &kept("spare", "spare");
-    // One is reached in another way; the other is another one in the same way.
-    let at_b = kept("same", "./same") + &kept("shared", "there");
+    let at_a = kept("same", "same") + &kept("shared", "here") + &kept("far", "far") + &kept("spare", "spare");
+    // One is another one in the same way; one lies at another place, where its lease area may be that of a copy.
+    let at_b = kept("same", "same") + &kept("shared", "there") + &kept("far", "./far");
     let a = Host::boot_at_with(&datastore, &cable, 0, &at_a);
     let b = Host::boot_at_with(&datastore, &cable, 1, &at_b);
     wait("host-a says so", || checked(&a).contains("one name stands for two"));
@@ -96,13 +96,15 @@ fn a_datastore_is_known_by_its_lease_area_on_every_host_by_a_move_too() {
     wait("host-a knows what host-b lacks", || checked(&a).contains("host-b does not have the datastore spare"));
     assert!(!checked(&a).contains("datastore same of") && !checked(&b).contains("spare"), "{}", checked(&a));
     wait("it is told at the console", || a.whole_log("host").contains("one name stands for two"));
-    for vm in ["one", "two"] {
+    for vm in ["one", "two", "four"] {
         wait("it starts", || a.ask(&format!("vm start {vm}")).0 == 0);
     }
     let check = |vm: &str| line(&a.ask(&format!("vm migrate {vm} host-b --check")).1);
     wait("the hosts know each other", || check("one").contains("migration link: "));
     assert!(check("one").contains("ok    storage"), "{}", check("one"));
-    let told = check("two");
-    let two = told.contains("FAIL  storage") && told.contains("the datastore shared is not the same on both hosts");
-    assert!(two && told.contains("(lease area "), "{told}");
+    for (vm, datastore) in [("two", "shared"), ("four", "far")] {
+        let told = check(vm);
+        let refused = told.contains(&format!("the datastore {datastore} is not the same on both hosts"));
+        assert!(refused && told.contains("FAIL  storage") && told.contains("(lease area "), "{told}");
+    }
 }

@@ -78,7 +78,7 @@ impl Copying {
         let mut piece = Piece::default();
         let mut left = most.max(ALIGN) / ALIGN * ALIGN;
         while self.at < self.size && left > 0 && (piece == Piece::default() || began.elapsed() < time) {
-            left -= self.extent(left, began + time, carrier, &mut piece)?;
+            left -= self.extent(left, began.checked_add(time), carrier, &mut piece)?;
         }
         piece.is_last = self.at == self.size;
         if piece.is_last {
@@ -92,7 +92,13 @@ impl Copying {
     }
 
     /// Passes the next hole, and carries at most `most` bytes of what follows it, or a chunk where it is `late` already; how many.
-    fn extent(&mut self, most: u64, late: Instant, carrier: &mut Carrier, piece: &mut Piece) -> io::Result<u64> {
+    fn extent(
+        &mut self,
+        most: u64,
+        late: Option<Instant>,
+        carrier: &mut Carrier,
+        piece: &mut Piece,
+    ) -> io::Result<u64> {
         let data = next_data(&self.source, self.at, self.size)?;
         piece.holes += data.start - self.at;
         self.at = data.start;
@@ -107,9 +113,9 @@ impl Copying {
     }
 
     /// Asks the file system to copy up to `end`, or until it is `late`. Whether it does such a thing.
-    fn ask_to_copy(&mut self, end: u64, late: Instant, piece: &mut Piece) -> io::Result<bool> {
+    fn ask_to_copy(&mut self, end: u64, late: Option<Instant>, piece: &mut Piece) -> io::Result<bool> {
         let (begun, mut again) = (self.at, 0);
-        while self.at < end && (self.at == begun || Instant::now() < late) {
+        while self.at < end && (self.at == begun || !is_over(late)) {
             let (mut from, mut to) = (self.at, self.at);
             let most = usize::try_from(end - self.at).unwrap_or(CALL).min(CALL);
             match copy_file_range(&self.source, Some(&mut from), &self.target, Some(&mut to), most) {
@@ -128,7 +134,7 @@ impl Copying {
     }
 
     /// Reads and writes up to `end`, or until it is `late`, and leaves blocks of zeros out.
-    fn carry(&mut self, end: u64, late: Instant, piece: &mut Piece) -> io::Result<()> {
+    fn carry(&mut self, end: u64, late: Option<Instant>, piece: &mut Piece) -> io::Result<()> {
         // A file system may have copied up to anywhere before it said that it does not.
         let mut at = self.at / ALIGN * ALIGN;
         piece.copied -= (self.at - at).min(piece.copied);
@@ -143,7 +149,7 @@ impl Copying {
             }
         };
         let begun = at;
-        while at < end && (at == begun || Instant::now() < late) {
+        while at < end && (at == begun || !is_over(late)) {
             let wanted = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
             let chunk = &mut buffer[from..from + wanted.next_multiple_of(ALIGN as usize)];
             if read(&self.source, chunk, at)? < wanted {
@@ -161,6 +167,11 @@ impl Copying {
         self.buffer = Some((buffer, from));
         Ok(())
     }
+}
+
+/// Whether the time of a piece is over, if it has an end.
+fn is_over(late: Option<Instant>) -> bool {
+    late.is_some_and(|late| Instant::now() >= late)
 }
 
 fn shrank() -> io::Error {
