@@ -64,16 +64,13 @@ fn take_and_give_up(plane: &ControlPlane, vm: &VmOnDatastore, holder: &Holder, w
                 format!("the lease of VM {} is this host's now, and not given up yet; this host goes on trying", vm.vm);
             refused(&what, failure)
         }),
-        Err(failure) if failure.leaves_doubt() => {
-            owed::owe(plane, vm);
-            let what = format!(
+        Err(failure) => {
+            owed::not_got(plane, vm, &failure);
+            let doubt = format!(
                 "whether the lease of VM {} was broken is not known; if so, this host gives it up by itself",
                 vm.vm
             );
-            Err(refused(&what, failure))
-        }
-        Err(failure) => {
-            record::remove(&plane.run_dir, &vm.vm);
+            let what = if failure.leaves_doubt() { &doubt } else { what };
             Err(refused(what, failure))
         }
     }

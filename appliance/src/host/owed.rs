@@ -61,6 +61,16 @@ pub fn owe(plane: &ControlPlane, vm: &VmOnDatastore) {
     plane.owed.add(vm);
 }
 
+/// A lease that was asked for, and noted before ([`record::begin`]), was not got for all that is known: it is owed where that is not
+/// certain, and the note is gone where it is.
+pub fn not_got(plane: &ControlPlane, vm: &VmOnDatastore, failure: &LeaseFailure) {
+    if failure.leaves_doubt() {
+        owe(plane, vm);
+    } else if !plane.owed.has(vm) {
+        record::remove(&plane.run_dir, &vm.vm);
+    }
+}
+
 /// Gives the lease of a VM up that does not run here any more, and then removes its record; if that cannot be done now, it is
 /// done later. To be called only by who has claimed the VM: a start that takes the lease anew must not overlap it.
 ///

@@ -50,14 +50,13 @@ fn look(plane: &ControlPlane, running: &Running) {
     let held_in = match plane.leases.holder(&running.vm) {
         Ok(Some(holder)) if holder.own => Ok(holder.epoch),
         Ok(Some(holder)) if holder.epoch > running.epoch() => Err(holder),
+        // Whoever works on it settles it.
+        Ok(_) if !plane.vms.state(&running.vm.vm).is_some_and(|state| IDLE.contains(&state)) => return,
         // It is older than what is known here, or what was decided for this host was not made known yet, or it was broken.
-        Ok(_) => match IDLE.iter().any(|state| plane.vms.state(&running.vm.vm).as_ref() == Some(state)) {
-            true => match plane.leases.assure(&running.vm, running.epoch()) {
-                Ok(epoch) => Ok(epoch),
-                Err(LeaseFailure::HeldBy(holder)) => Err(holder),
-                Err(_) => return,
-            },
-            false => return,
+        Ok(_) => match plane.leases.assure(&running.vm, running.epoch()) {
+            Ok(epoch) => Ok(epoch),
+            Err(LeaseFailure::HeldBy(holder)) => Err(holder),
+            Err(_) => return,
         },
         // A datastore that does not tell ends nothing: the fence of the host lease stands behind this.
         Err(_) => return,

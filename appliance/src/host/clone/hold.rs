@@ -43,11 +43,7 @@ impl<'a> HeldLease<'a> {
         match plane.leases.acquire(&vm) {
             Ok((epoch, taken_from)) => Ok(Self { plane, vm, epoch, taken_from }),
             Err(failure) => {
-                if failure.leaves_doubt() {
-                    owed::owe(plane, &vm);
-                } else if !plane.owed.has(&vm) {
-                    record::remove(&plane.run_dir, &vm.vm);
-                }
+                owed::not_got(plane, &vm, &failure);
                 Err(match failure {
                     LeaseFailure::HeldBy(holder) if holder.alive => held_by(&holder),
                     failure => failure.reason(),

@@ -76,10 +76,7 @@ pub(super) fn a_datastore_that_is_away_for_five_seconds_costs_no_vm(bench: &mut 
 pub(super) fn a_server_that_hangs_fences_its_hosts_and_they_come_back_by_themselves(
     bench: &mut Bench,
 ) -> Result<Verdict> {
-    bench.bring("deb", "host-a")?;
-    let talker = bench.talk("deb")?;
-    bench.listen(&talker)?;
-    let heard = talker.stop()?;
+    let heard = heard_on(bench, "host-a")?;
     let server = bench.fleet.server();
     server.freeze()?;
     std::thread::sleep(Duration::from_millis(model::limits::LEASE_EXPIRY_MS + 8_000));
@@ -144,10 +141,7 @@ pub(super) fn the_clock_alone_ends_a_vm_before_another_host_may_run_it(bench: &m
 pub(super) fn the_vm_of_a_host_that_had_its_datastore_back_after_the_fence_starts_elsewhere(
     bench: &mut Bench,
 ) -> Result<Verdict> {
-    bench.bring("deb", "host-a")?;
-    let talker = bench.talk("deb")?;
-    bench.listen(&talker)?;
-    let heard = talker.stop()?;
+    let heard = heard_on(bench, "host-a")?;
     bench.fleet.wires().cut("host-a", Wire::Datastore)?;
     std::thread::sleep(Duration::from_millis(model::limits::LEASE_EXPIRY_MS + 8_000));
     bench.fleet.wires().mend("host-a", Wire::Datastore)?;
@@ -158,10 +152,7 @@ pub(super) fn the_vm_of_a_host_that_had_its_datastore_back_after_the_fence_start
 }
 
 pub(super) fn the_vm_of_a_dead_host_starts_elsewhere_after_the_expiry(bench: &mut Bench) -> Result<Verdict> {
-    bench.bring("deb", "host-a")?;
-    let talker = bench.talk("deb")?;
-    bench.listen(&talker)?;
-    let heard = talker.stop()?;
+    let heard = heard_on(bench, "host-a")?;
     let machine = bench.fleet.machine("host-a")?;
     machine.process().kill()?;
     let early = bench.exec("host-b", "vm start deb")?;
@@ -251,6 +242,14 @@ pub(super) fn what_the_network_held_back_lands_in_no_disk_after_the_take_over(be
     went_on(bench, &[before])?;
     expect(bench.settled_on("deb")? == "host-b", || "deb does not run on host-b".into())?;
     Ok(Verdict::Passed)
+}
+
+/// Sees to it that the VM runs on this host; what a client then hears of it.
+pub(super) fn heard_on(bench: &Bench, host: &str) -> Result<Hearing> {
+    bench.bring("deb", host)?;
+    let talker = bench.talk("deb")?;
+    bench.listen(&talker)?;
+    talker.stop()
 }
 
 /// The VM answers a new client, and its journal holds what it said to that one and to those of before.

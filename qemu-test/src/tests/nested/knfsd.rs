@@ -26,10 +26,7 @@ pub(super) fn a_debian_guest_runs_from_the_kernels_nfs_server_and_moves_there_an
 pub(super) fn a_restart_of_the_kernels_nfs_server_takes_nothing_from_a_vm_that_it_was_promised(
     bench: &mut Bench,
 ) -> Result<Verdict> {
-    bench.bring("deb", "host-a")?;
-    let talker = bench.talk("deb")?;
-    bench.listen(&talker)?;
-    let before = talker.stop()?;
+    let before = fences::heard_on(bench, "host-a")?;
     let host = if survives_a_restart(bench)? {
         "host-a"
     } else {
