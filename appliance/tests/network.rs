@@ -1,18 +1,22 @@
 //! The host's networks on a real kernel, each test in a network namespace of its own that ends with its thread.
 
-use std::net::Ipv4Addr;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use dhcproto::v4::{DhcpOption, Message, MessageType};
 use dhcproto::{Decodable, Decoder, Encodable};
 use godwit::api::channel::wait_readable;
+use godwit::lease::reconnect;
+use godwit::network::connections::has_stalled;
 use godwit::network::fabric::Fabric;
 use godwit::network::netlink::Netlink;
 use godwit::network::packet::PacketSocket;
 use godwit::network::tap::{HEADER_BYTES, Tap};
 use godwit::network::{address, link};
-use model::host_config::{HostConfig, Layers};
+use model::host_config::{Cidr, HostConfig, Layers};
 use netlink_packet_core::NLM_F_CREATE;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, InfoVlan, LinkAttribute, LinkInfo, LinkMessage};
@@ -287,5 +291,71 @@ fn management_gets_its_address_and_route_by_dhcp() {
             std::thread::sleep(Duration::from_millis(20));
         };
         assert_eq!((granted.gateway, granted.prefix), (Some(Ipv4Addr::new(10, 9, 0, 1)), 24));
+    });
+}
+
+/// A server in a network namespace of its own, behind a cable: its netlink, the link's index there, its listener.
+struct Server {
+    netlink: Netlink,
+    link: u32,
+    listener: TcpListener,
+}
+
+const SERVER: Cidr = Cidr { address: IpAddr::V4(Ipv4Addr::new(10, 7, 7, 1)), prefix: 24 };
+const CLIENT: Cidr = Cidr { address: IpAddr::V4(Ipv4Addr::new(10, 7, 7, 2)), prefix: 24 };
+
+/// Lays a cable from here to a server.
+fn server(netlink: &mut Netlink) -> Server {
+    let (_, there) = cable(netlink, "to-server", "to-client");
+    let here = link::by_name(netlink, "to-server").unwrap().unwrap().index;
+    address::add(netlink, here, CLIENT).unwrap();
+    let (arrived, tid) = mpsc::channel();
+    let (moved, go_on) = mpsc::channel::<()>();
+    let server = std::thread::spawn(move || {
+        // SAFETY: unshare(2) with CLONE_NEWNET touches nothing but this thread's network namespace.
+        assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0);
+        arrived.send(rustix::thread::gettid()).unwrap();
+        go_on.recv().unwrap();
+        let mut netlink = Netlink::open().unwrap();
+        let link = link::by_name(&mut netlink, "to-client").unwrap().unwrap().index;
+        link::set_up(&mut netlink, link, true).unwrap();
+        address::add(&mut netlink, link, SERVER).unwrap();
+        let listener = TcpListener::bind(SocketAddr::from((SERVER.address, 0))).unwrap();
+        Server { netlink, link, listener }
+    });
+    let mut place = LinkMessage::default();
+    place.header.index = there;
+    let tid = tid.recv().unwrap().as_raw_nonzero().get();
+    place.attributes.push(LinkAttribute::NetNsPid(tid.cast_unsigned()));
+    netlink.request(RouteNetlinkMessage::SetLink(place), 0).unwrap();
+    moved.send(()).unwrap();
+    server.join().unwrap()
+}
+
+/// The server's address is taken away and given back, as a cable that is pulled and plugged in again: what is sent is lost.
+#[test]
+fn a_stalled_connection_ends_when_its_server_can_be_reached_again_and_not_before() {
+    isolated(|netlink| {
+        let mut server = server(netlink);
+        let at = server.listener.local_addr().unwrap();
+        let [mut stalled, mut idle] = [(); 2].map(|()| TcpStream::connect(at).unwrap());
+
+        address::remove(&mut server.netlink, server.link, SERVER).unwrap();
+        stalled.write_all(b"asked").unwrap();
+        // From then on it says nothing for seconds, whatever becomes of the cable.
+        let deadline = Instant::now() + PATIENCE;
+        while !has_stalled(at, Duration::from_secs(3)).unwrap() {
+            assert!(Instant::now() < deadline, "it never stalled");
+            assert_eq!(reconnect::mend(at).unwrap(), 0, "ended while there is nothing to connect to");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        address::add(&mut server.netlink, server.link, SERVER).unwrap();
+        assert_eq!(reconnect::mend(at).unwrap(), 1);
+
+        let error = stalled.read(&mut [0; 8]).expect_err("it is ended");
+        assert_eq!(error.kind(), ErrorKind::ConnectionAborted);
+        assert!(!has_stalled(at, Duration::ZERO).unwrap());
+        assert_eq!(reconnect::mend(at).unwrap(), 0, "a connection that is not stalled was ended");
+        idle.write_all(b"asked").expect("it goes on");
     });
 }

@@ -24,6 +24,7 @@ use crate::lease::cut;
 use crate::lease::guard::Guard;
 use crate::lease::lane::Lanes;
 use crate::lease::memory::{self, Kept};
+use crate::lease::reconnect;
 use crate::lease::watchdog::Watchdog;
 use crate::wall_clock;
 
@@ -126,6 +127,8 @@ struct Running<'a> {
     trouble: String,
     was_live: bool,
     leaving: Vec<Sender<Result<(), String>>>,
+    /// The connections to the server are looked after for as long as this is there.
+    _reconnect: Option<Sender<()>>,
 }
 
 fn run(place: &Place, watchdog: &Watchdog, own: &Sender<Told>, told: &Receiver<Told>, event: &dyn Fn(LeaseEvent)) {
@@ -162,8 +165,18 @@ fn run(place: &Place, watchdog: &Watchdog, own: &Sender<Told>, told: &Receiver<T
         trouble: "it is being claimed".to_owned(),
         was_live: false,
         leaving: Vec::new(),
+        _reconnect: look_after_connections(place),
     };
     running.go_on(told);
+}
+
+fn look_after_connections(place: &Place) -> Option<Sender<()>> {
+    let looked_after = reconnect::look_after(place.area.clone());
+    looked_after
+        .inspect_err(|error| {
+            log::error!("datastore {}: its connections are not looked after: {error}", place.datastore)
+        })
+        .ok()
 }
 
 /// Answers that nothing can be done, for a while.

@@ -1,14 +1,18 @@
-//! Ends TCP connections of the kernel, as `ss -K` does (sock_diag(7), SOCK_DESTROY): what was handed to one and was not
-//! acknowledged yet is not sent again.
+//! TCP connections of the kernel, listed and ended as `ss` does (sock_diag(7), SOCK_DESTROY): what was handed to one that is ended and
+//! was not acknowledged yet is not sent again.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
-use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
-use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, TCP_ESTABLISHED};
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags, Timer};
 use netlink_packet_sock_diag::{SockDiagDestroy, SockDiagMessage};
 use rustix::io::Errno;
 
 use super::netlink::{Netlink, NetlinkError};
+
+/// Retransmissions in a row after which a connection counts as stalled: the third attempt was not answered.
+const STALLED_RETRANSMISSIONS: u8 = 2;
 
 /// Ends every TCP connection from here to `server`, in the network namespace of this thread; gives how many. Needs
 /// CAP_NET_ADMIN and the kernel's `tcp_diag` (with CONFIG_INET_DIAG_DESTROY).
@@ -17,19 +21,51 @@ use super::netlink::{Netlink, NetlinkError};
 /// The kernel does not list them, or does not end one; the others end all the same.
 pub fn end_connections(server: SocketAddr) -> Result<usize, NetlinkError> {
     let mut netlink = Netlink::open_sock_diag()?;
+    let all = listed(&mut netlink, server)?;
+    end(&mut netlink, server, all)
+}
+
+/// Ends those connections from here to `server` that are stalled and would not send again for `pause`; gives how many.
+///
+/// # Errors
+/// As those of [`end_connections`].
+pub fn end_stalled(server: SocketAddr, pause: Duration) -> Result<usize, NetlinkError> {
+    let mut netlink = Netlink::open_sock_diag()?;
+    let stalled =
+        listed(&mut netlink, server)?.into_iter().filter(|connection| is_stalled(connection, pause)).collect();
+    end(&mut netlink, server, stalled)
+}
+
+/// Whether a connection from here to `server` is stalled and will not send again for `pause`.
+///
+/// # Errors
+/// The kernel does not list them.
+pub fn has_stalled(server: SocketAddr, pause: Duration) -> Result<bool, NetlinkError> {
+    let listed = listed(&mut Netlink::open_sock_diag()?, server)?;
+    Ok(listed.iter().any(|connection| is_stalled(connection, pause)))
+}
+
+/// What it sent last went unanswered several times, and it waits before it sends it once more (RFC 6298, 5.5).
+fn is_stalled(connection: &InetResponseHeader, pause: Duration) -> bool {
+    let waits = matches!(connection.timer, Some(Timer::Retransmit(left, count))
+        if count >= STALLED_RETRANSMISSIONS && left > pause);
+    connection.state == TCP_ESTABLISHED && waits
+}
+
+fn listed(netlink: &mut Netlink, server: SocketAddr) -> Result<Vec<InetResponseHeader>, NetlinkError> {
     let to_server = |id: &SocketId| id.destination_address == server.ip() && id.destination_port == server.port();
     let listed = netlink.dump(SockDiagMessage::InetRequest(request(server.ip(), any(server.ip()))))?;
-    let found: Vec<SocketId> = listed
-        .into_iter()
-        .filter_map(|message| match message {
-            SockDiagMessage::InetResponse(response) => Some(response.header.socket_id),
-            _ => None,
-        })
-        .filter(to_server)
-        .collect();
+    let connections = listed.into_iter().filter_map(|message| match message {
+        SockDiagMessage::InetResponse(response) => Some(response.header),
+        _ => None,
+    });
+    Ok(connections.filter(|connection| to_server(&connection.socket_id)).collect())
+}
+
+fn end(netlink: &mut Netlink, server: SocketAddr, connections: Vec<InetResponseHeader>) -> Result<usize, NetlinkError> {
     let (mut ended, mut failed) = (0, Ok(()));
-    for id in found {
-        let end = SockDiagDestroy::new(SockDiagMessage::InetRequest(request(server.ip(), id)));
+    for connection in connections {
+        let end = SockDiagDestroy::new(SockDiagMessage::InetRequest(request(server.ip(), connection.socket_id)));
         match netlink.request(end, 0) {
             Ok(()) => ended += 1,
             // It ended by itself meanwhile.
