@@ -8,9 +8,12 @@ use crate::error::{Doing, Result};
 use crate::home::Home;
 use crate::machine::BootOutcome;
 use crate::process::Background;
-use crate::servers::{Export, LEASE_SECONDS, Make, PORT, Server, wait_until_it_answers};
+use crate::servers::{Export, Make, PORT, Server, wait_until_it_answers};
 use crate::wire::{Wire, Wires};
 
+/// Seconds that it keeps the locks of a client that it does not hear of, and waits after a restart for clients to claim theirs
+/// again: what Godwit's README asks for, a little more than the expiry of a host lease.
+const LEASE_SECONDS: u64 = 15;
 const BOUND: Duration = Duration::from_secs(30);
 
 /// An nfs-ganesha that serves the fleet's datastore folder.
@@ -44,7 +47,7 @@ impl Ganesha {
         format!(
             "NFS_CORE_PARAM {{ Protocols = 4; NFS_Port = {PORT}; Enable_NLM = false; Enable_RQUOTA = false; \
              Bind_addr = {address}; mount_path_pseudo = true; }}\n\
-             NFSv4 {{ Graceless = true; Minor_Versions = 0, 1, 2; Lease_Lifetime = {LEASE_SECONDS}; \
+             NFSv4 {{ Graceless = false; Grace_Period = {LEASE_SECONDS}; Minor_Versions = 0, 1, 2; Lease_Lifetime = {LEASE_SECONDS}; \
              RecoveryBackend = fs; RecoveryRoot = \"{recovery}\"; }}\n\
              MDCACHE {{ Dir_Chunk = 0; }}\n\
              EXPORT {{ Export_Id = 1; Path = \"{path}\"; Pseudo = \"{export}\"; Access_Type = RW; \
@@ -80,7 +83,6 @@ impl Server for Ganesha {
         Ok(BootOutcome::First)
     }
 
-    /// It gives no grace period (`Graceless`): locks are not claimed again, they are lost.
     fn restart(&self) -> Result<()> {
         self.kill()?;
         self.start().map(drop)

@@ -19,7 +19,7 @@ use crate::error::{Doing, Result};
 use crate::home::Home;
 use crate::machine::{Accelerator, Boot, BootOutcome, Line};
 use crate::process::Background;
-use crate::servers::{Export, LEASE_SECONDS, Make, Server, http, wait_until_it_answers};
+use crate::servers::{Export, Make, Server, http, wait_until_it_answers};
 use crate::wire::{Wire, Wires};
 
 /// The machine's name on the wires.
@@ -31,8 +31,10 @@ const MEMORY_MIB: u32 = 512;
 const DATA_BYTES: u64 = 8 << 30;
 /// Size of the disk that it is filled from.
 const FILL_BYTES: u64 = 4 << 30;
+/// Seconds that it keeps the locks of a client that it does not hear of: what servers come with.
+const LEASE_SECONDS: u64 = 90;
 /// Seconds in which clients claim their locks again after a restart. It ends earlier, when all have; hosts renew their leases
-/// every two seconds, so each notices soon enough.
+/// every second, so each notices soon enough.
 const GRACE_SECONDS: u64 = 15;
 
 /// Modules that the initrd loads; crypto-md5 is what nfsd wants loaded before it.
@@ -256,7 +258,7 @@ mod tests {
     #[test]
     fn the_init_script_is_one_that_a_shell_understands_and_sets_the_servers_times() {
         let script = init();
-        assert!(script.contains("--lease-time 40 --grace-time 15 8\n"), "{script}");
+        assert!(script.contains("--lease-time 90 --grace-time 15 8\n"), "{script}");
         assert!(Child::new("sh", ["-n", "-c", &script]).succeeds());
         assert!(!Child::new("sh", ["-n", "-c", "if"]).succeeds(), "the shell finds nothing wrong in anything");
     }

@@ -24,10 +24,6 @@ use crate::wire::Wires;
 use ganesha::Ganesha;
 use knfsd::Knfsd;
 
-/// Seconds that a server keeps the locks of a client that it does not hear of: much longer than the expiry of a host lease, as
-/// with any real server (60 to 90 s), and not that long, because a take-over from a dead host waits for it.
-const LEASE_SECONDS: u64 = 40;
-
 /// NFS's port.
 const PORT: u16 = 2049;
 

@@ -105,6 +105,23 @@ pub(super) fn a_server_that_hangs_fences_its_hosts_and_they_come_back_by_themsel
     Ok(Verdict::Passed)
 }
 
+/// Its opens and locks are gone, and the hosts claim them again in the grace period. So the VM goes on; or its host fenced itself,
+/// and it starts elsewhere. With or without a client, the guest writes its journal all the time.
+pub(super) fn a_restart_of_the_server_takes_nothing_from_a_vm_that_it_was_promised(
+    bench: &mut Bench,
+) -> Result<Verdict> {
+    let before = heard_on(bench, "host-a")?;
+    let host = if survives_a_restart(bench)? {
+        "host-a"
+    } else {
+        bench.start_in_the_end("deb", "host-b")?;
+        "host-b"
+    };
+    expect(bench.settled_on("deb")? == host, || format!("deb does not run on {host}"))?;
+    went_on(bench, &[before])?;
+    Ok(Verdict::Passed)
+}
+
 /// The first fence alone: a VM without disks has no locks on the storage, and its host no watchdog.
 pub(super) fn the_clock_alone_ends_a_vm_before_another_host_may_run_it(bench: &mut Bench) -> Result<Verdict> {
     bench.end("witness")?;
@@ -258,4 +275,24 @@ pub(super) fn went_on(bench: &Bench, before: &[Hearing]) -> Result<()> {
     bench.listen(&talker)?;
     bench.judge(talker, "deb")?;
     before.iter().try_for_each(|heard| bench.nothing_is_lost(heard, "deb").map(|_| ()))
+}
+
+/// Restarts the server under a VM on host-a, and tells whether the VM went on. A host's NFS client may take nearly as long
+/// to claim all again as its host lease bears without a renewal: where it did not go on, host-a must have fenced itself.
+fn survives_a_restart(bench: &Bench) -> Result<bool> {
+    let fences = || Ok(bench.done("host-a", "log show lease")?.matches("the host lease is lost").count());
+    let fences_before = fences()?;
+    let talker = bench.talk("deb")?;
+    bench.fleet.server().restart()?;
+    bench.listen(&talker)?;
+    let heard = match talker.stop() {
+        Ok(heard) => heard,
+        Err(error) if fences()? == fences_before => return Err(error),
+        Err(_) => {
+            println!("  host-a could not renew its lease in time");
+            return Ok(false);
+        }
+    };
+    println!("  the VM went on, longest wait {:.0} ms", heard.longest_silence.as_secs_f64() * 1e3);
+    bench.nothing_is_lost(&heard, "deb").map(|_| true)
 }
