@@ -564,10 +564,14 @@ pub struct DatastoreDetail {
     pub row: DatastoreRow,
     /// What is wrong with it.
     pub problems: Vec<Reason>,
+    /// What is to be known of it although nothing is wrong.
+    pub warnings: Vec<Reason>,
     /// VMs on it.
     pub vms: Vec<VmName>,
     /// State of this host's lease on it.
     pub lease: String,
+    /// Seconds that its server keeps the locks of a host that it does not hear of, where it tells.
+    pub server_lease_s: Option<u64>,
 }
 
 /// A physical NIC.

@@ -9,6 +9,7 @@
 //! [`keeper`] mounts, watches and mounts again, one thread for each datastore; [`mount`] says what the kernel is asked and
 //! what its refusals mean; [`bounded`] carries single file operations with a deadline; [`beneath`] keeps their paths
 //! within the datastore; [`trouble`] says what its errors mean; [`store`] is what the rest of the control plane works with.
+//! [`server_lease`] tells how long a server keeps the locks of a host that died.
 //! [`copying`] copies a file piece by piece, and [`server_copy`] tells whether the server does that by itself; [`unfinished`] is a
 //! folder that nobody sees before it is whole; [`parts`] are the files of a folder, its own and those that it only links to.
 
@@ -19,6 +20,7 @@ pub mod keeper;
 pub mod mount;
 pub mod parts;
 pub mod server_copy;
+pub mod server_lease;
 pub mod store;
 pub mod trouble;
 pub mod unfinished;

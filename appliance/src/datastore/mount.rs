@@ -65,7 +65,7 @@ pub fn refusal(kind: &DatastoreKind, error: &io::Error) -> Reason {
     let (cause, hint) = match errno {
         Some(rustix::io::Errno::NOENT) => (
             format!("{server} has no export {export}"),
-            "correct datastore.NAME.export, or export it on the server".to_owned(),
+            "correct datastore.NAME.export, or export it on the server, to this host too (NFS 4 hides what it does not export to a host)".to_owned(),
         ),
         Some(rustix::io::Errno::CONNREFUSED) => (
             format!("nothing listens on {server} port {port}"),

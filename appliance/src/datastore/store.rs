@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use model::diagnosis::Reason;
-use model::host_config::{self, DatastoreKind};
+use model::host_config::{self, DatastoreKind, NfsVersion};
 use model::names::DatastoreName;
 use model::units::Bytes;
 use rustix::fs::OFlags;
@@ -15,7 +15,7 @@ use rustix::fs::OFlags;
 use super::beneath::Beneath;
 use super::bounded::{Bounded, DatastoreError};
 use super::keeper::{State, keep};
-use super::trouble;
+use super::{server_lease, trouble};
 use crate::api::host::DatastoreRow;
 use crate::journal;
 
@@ -198,8 +198,26 @@ impl Datastore {
             State::Mounting(Some(reason))
             | State::Lost { why: reason, .. }
             | State::Available { unwritable: Some(reason), .. } => vec![reason.clone()],
-            State::Mounting(None) | State::Available { .. } => Vec::new(),
+            State::Available { unwritable: None, .. } => {
+                self.server_lease_s().and_then(server_lease::too_short).into_iter().collect()
+            }
+            State::Mounting(None) => Vec::new(),
         }
+    }
+
+    /// What is to be known of it although nothing is wrong.
+    pub fn warnings(&self) -> Vec<Reason> {
+        let warning = match &self.kind {
+            DatastoreKind::Nfs { version: NfsVersion::V3, .. } => Some(server_lease::none()),
+            DatastoreKind::Nfs { .. } => self.server_lease_s().and_then(server_lease::longer_than_needed),
+            DatastoreKind::Directory { .. } => None,
+        };
+        warning.into_iter().collect()
+    }
+
+    /// Seconds that its server keeps the locks of a host that it does not hear of, where it tells.
+    pub fn server_lease_s(&self) -> Option<u64> {
+        server_lease::server_lease_s(&self.root)
     }
 
     /// Runs an operation on a path below the root, which it cannot leave, unless the datastore was never there: its folder

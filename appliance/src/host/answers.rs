@@ -226,7 +226,9 @@ fn datastore(plane: &ControlPlane, name: &DatastoreName) -> Result<DatastoreDeta
     };
     // Of one that is lost this is where its state is told, at once.
     let vms = if datastore.available() { vm_names(&datastore) } else { Vec::new() };
-    Ok(DatastoreDetail { row: datastore.row(), problems: datastore.problems(), vms, lease })
+    let server_lease_s = datastore.server_lease_s();
+    let (problems, warnings) = (datastore.problems(), datastore.warnings());
+    Ok(DatastoreDetail { row: datastore.row(), problems, warnings, vms, lease, server_lease_s })
 }
 
 fn port_groups(plane: &ControlPlane) -> Result<Vec<PortGroupRow>, Diagnosis> {

@@ -37,7 +37,9 @@ pub fn checks(plane: &ControlPlane) -> Vec<Check> {
         check("migration stack", stack, trouble.into_iter().collect()),
     ];
     for datastore in plane.datastores.all() {
-        checks.push(check(&format!("datastore {}", datastore.name()), &datastore.row().state, datastore.problems()));
+        let subject = format!("datastore {}", datastore.name());
+        let found = check(&subject, &datastore.row().state, datastore.problems());
+        checks.push(Check { warnings: datastore.warnings(), ..found });
     }
     let leases = plane.leases.status();
     checks.push(check("leases", "renewed", lease_problems(plane, &leases)));

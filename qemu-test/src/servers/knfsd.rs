@@ -49,7 +49,7 @@ const BOOT_BOUND: Duration = Duration::from_secs(20);
 /// From there to a server that answers; an emulated machine copies some hundred MiB meanwhile.
 const ANSWER_BOUND: Duration = Duration::from_secs(120);
 
-/// The init script. What it starts, and in which order, is as in the units of Debian's nfs-kernel-server. `nfsdcld` keeps what
+/// The init script. Beside the export of the lab it has some that a host cannot use: each says by its name why. What it starts, and in which order, is as in the units of Debian's nfs-kernel-server. `nfsdcld` keeps what
 /// clients must be known by after a restart. Reads and writes may be of 1 MiB, as on any server that has memory enough.
 const INIT: &str = r#"#!/bin/sh
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
@@ -69,7 +69,16 @@ mount --bind /srv/state /var/lib/nfs
 mkdir -p /run/rpc_pipefs
 mount -t rpc_pipefs rpc_pipefs /run/rpc_pipefs
 mount -t nfsd nfsd /proc/fs/nfsd
-echo "/srv/lab *(rw,sync,no_subtree_check,no_root_squash,insecure)" >/etc/exports
+mkdir -p /srv/readonly /srv/squashed /srv/private /srv/full
+mount -t tmpfs -o size=64k tmpfs /srv/full
+dd if=/dev/zero of=/srv/full/filler bs=4k 2>/dev/null
+cat >/etc/exports <<END
+/srv/lab *(rw,sync,no_subtree_check,no_root_squash,insecure)
+/srv/readonly *(ro,sync,no_subtree_check,no_root_squash,insecure)
+/srv/squashed *(rw,sync,no_subtree_check,root_squash,insecure)
+/srv/private 10.77.2.250(rw,sync,no_subtree_check,no_root_squash,insecure)
+/srv/full *(rw,sync,no_subtree_check,no_root_squash,insecure,fsid=7)
+END
 
 mkdir -p /run/www/cgi-bin
 ln -s /srv/lab /run/www/lab

@@ -301,8 +301,12 @@ fn datastore_text(datastore: &DatastoreDetail) -> String {
         .line("state", &row.state)
         .line("room", format!("{} of {} free", row.free, row.size))
         .line("host lease", &datastore.lease)
+        .some(
+            "locks of a dead host",
+            datastore.server_lease_s.map(|seconds| format!("kept by the server for {seconds} s")),
+        )
         .each("VM", &datastore.vms);
-    format!("{record}{}", problems(&datastore.problems))
+    format!("{record}{}{}", problems(&datastore.problems), problems(&datastore.warnings))
 }
 
 fn nics_text(nics: &[NicRow]) -> String {

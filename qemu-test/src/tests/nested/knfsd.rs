@@ -1,13 +1,23 @@
 //! The kernel's NFS server, spoken to by NFS 4.2: what differs between servers, tried on a second one. It gives files out of its
 //! own cache, it has a grace period, and it keeps the locks of a client that it does not hear of until another asks for them.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use crate::error::{LabError, Result};
-use crate::tests::nested::bench::{Bench, expect};
+use crate::machine::HostSpec;
+use crate::servers::Make;
+use crate::tests::nested::bench::{Bench, expect, says};
 use crate::tests::nested::guest::HOSTS;
 use crate::tests::nested::migration;
 use crate::tests::tally::Verdict;
+use crate::wait;
+
+/// The host that these tests boot beside the fleet.
+const NUMBER: u8 = 3;
+/// How long a host may take to find out what is wrong with a datastore.
+const TOLD_BOUND: Duration = Duration::from_secs(60);
 
 pub(super) fn a_debian_guest_runs_from_the_kernels_nfs_server_and_moves_there_and_back(
     bench: &mut Bench,
@@ -18,6 +28,87 @@ pub(super) fn a_debian_guest_runs_from_the_kernels_nfs_server_and_moves_there_an
         let log = bench.done(host, "log show vmm")?;
         expect(!log.contains("requests have failed"), || format!("{host} failed requests of the guest: {log}"))?;
     }
+    Ok(Verdict::Passed)
+}
+
+/// The words of a host's configuration for one more datastore.
+fn datastore(name: &str, settings: &[(&str, &str)]) -> Vec<String> {
+    settings.iter().map(|(key, value)| format!("godwit.datastore.{name}.{key}={value}")).collect()
+}
+
+/// Several servers and exports, most of them of no use.
+pub(super) fn a_host_tells_what_mends_each_datastore_that_it_cannot_use_and_uses_the_others(
+    bench: &mut Bench,
+) -> Result<Verdict> {
+    let server = Make::Knfsd.export().server.to_string();
+    // Name, server, export, version of NFS, and what is to be told of it.
+    let useless = [
+        ("missing", &*server, "/srv/nothing", "4.2", ["has no export /srv/nothing", "export it on the server"]),
+        (
+            "private",
+            &server,
+            "/srv/private",
+            "3",
+            ["does not let this host mount /srv/private", "permit this host's address"],
+        ),
+        ("readonly", &server, "/srv/readonly", "4.2", ["is exported for reading only", "(rw)"]),
+        ("squashed", &server, "/srv/squashed", "4.2", ["root squash", "no_root_squash"]),
+        ("full", &server, "/srv/full", "4.2", ["is full", "make room on the server"]),
+        (
+            "nobody",
+            "10.77.2.251",
+            "/lab",
+            "4.1",
+            ["10.77.2.251 does not answer", "look at the cable and the addresses"],
+        ),
+    ];
+    let mut spec = HostSpec::usual(NUMBER);
+    for (name, server, export, version, _) in useless {
+        spec.words.extend(datastore(name, &[("server", server), ("export", export), ("version", version)]));
+    }
+    bench.with_host(spec, |bench, machine| {
+        let host = &*machine.spec.name;
+        for (name, .., told) in useless {
+            wait::until(&format!("{host} to tell of {name}"), TOLD_BOUND, || {
+                let said = bench.exec(host, &format!("datastore show {name}"))?.output;
+                Ok(if told.iter().all(|told| says(&said, told)) { Ok(()) } else { Err(said) })
+            })?;
+        }
+        let check = bench.exec(host, "host check")?;
+        let all = useless.iter().all(|(name, ..)| check.output.contains(&format!("datastore {name}")));
+        expect(check.status != 0 && all, || format!("`host check` does not tell of each datastore: {}", check.output))?;
+        let good = bench.done(host, "datastore show lab")?;
+        expect(good.contains("available") && good.contains("kept by the server for 90 s"), || {
+            format!("the datastore that can be used is not told to be so: {good}")
+        })?;
+        bench.done(host, "vm start witness")?;
+        bench.done(host, "vm kill witness").map(|_| Verdict::Passed)
+    })
+}
+
+/// Versions of NFS on one datastore: what one host wrote the other reads.
+pub(super) fn a_debian_guest_runs_by_nfs_3_and_moves_to_a_host_that_mounts_by_nfs_4(
+    bench: &mut Bench,
+) -> Result<Verdict> {
+    bench.end("deb")?;
+    let mut spec = HostSpec::usual(NUMBER);
+    spec.words.extend(datastore("lab", &[("version", "3")]));
+    bench.with_host(spec, |bench, machine| {
+        let host = &*machine.spec.name;
+        let listed = bench.done(host, "datastore list")?;
+        expect(listed.contains("nfs 3 "), || format!("{host} does not mount by NFS 3: {listed}"))?;
+        let check = bench.done(host, "host check")?;
+        expect(check.contains("the server keeps no locks"), || {
+            format!("the fence that is missing is not told: {check}")
+        })?;
+        bench.done(host, "vm start deb")?;
+        let talker = bench.talk("deb")?;
+        bench.listen(&talker)?;
+        bench.move_vm("deb", host, "host-b")?;
+        bench.listen(&talker)?;
+        bench.judge(talker, "deb")
+    })?;
+    expect(bench.settled_on("deb")? == "host-b", || "deb does not run on host-b".into())?;
     Ok(Verdict::Passed)
 }
 

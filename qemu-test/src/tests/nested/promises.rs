@@ -72,6 +72,8 @@ const ON_GANESHA: &[Promise] = promises![
 /// What depends on the server.
 const ON_KNFSD: &[Promise] = promises![
     migrate: knfsd::a_debian_guest_runs_from_the_kernels_nfs_server_and_moves_there_and_back,
+    host: knfsd::a_host_tells_what_mends_each_datastore_that_it_cannot_use_and_uses_the_others,
+    migrate: knfsd::a_debian_guest_runs_by_nfs_3_and_moves_to_a_host_that_mounts_by_nfs_4,
     host: knfsd::a_clone_is_copied_by_the_kernels_nfs_server_itself_and_runs,
     host: fences::a_restart_of_the_server_takes_nothing_from_a_vm_that_it_was_promised,
     host: fences::the_vm_of_a_host_that_had_its_datastore_back_after_the_fence_starts_elsewhere,

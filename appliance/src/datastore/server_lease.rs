@@ -1,0 +1,97 @@
+//! How long an NFS server keeps the locks of a host that it does not hear of: its lease time (RFC 8881, 2.4.3 and 8.4). A VM of a host
+//! that died has its disks locked for that long, and a VM whose host is cut off for longer loses them.
+
+use std::path::Path;
+
+use model::diagnosis::Reason;
+use model::limits;
+
+/// Seconds in which the VM of a dead host is to run elsewhere.
+const TAKE_OVER_S: u64 = 20;
+
+/// Seconds of the lease of the server that is mounted at `root`; unknown where nothing is mounted that has one (NFSv3, a directory).
+/// The kernel's own table tells, and no server is asked.
+pub fn server_lease_s(root: &Path) -> Option<u64> {
+    told(&std::fs::read_to_string("/proc/self/mountstats").ok()?, root)
+}
+
+/// What `mountstats` says of `root`: `device SOURCE mounted on PLACE with fstype TYPE`, and then, for NFSv4, a line of its own that
+/// starts with `nfsv4:` (`fs/nfs/super.c`, nfs_show_stats).
+fn told(mountstats: &str, root: &Path) -> Option<u64> {
+    let mut at_root = false;
+    for line in mountstats.lines() {
+        if let Some(device) = line.strip_prefix("device ") {
+            let (_, rest) = device.split_once(" mounted on ")?;
+            let (place, _) = rest.split_once(" with fstype ")?;
+            at_root = Path::new(place) == root;
+        } else if at_root && let Some(of_nfs4) = line.trim_start().strip_prefix("nfsv4:") {
+            return of_nfs4.split(',').find_map(|word| word.trim().strip_prefix("lease_time=")?.parse().ok());
+        }
+    }
+    None
+}
+
+/// What is wrong with a lease of so many seconds: one that a host outlives costs its VMs their disks.
+pub fn too_short(seconds: u64) -> Option<Reason> {
+    let expiry = limits::LEASE_EXPIRY_MS;
+    (seconds * 1000 <= expiry).then(|| {
+        let cause = format!(
+            "its server takes a host's locks away after {seconds} s of silence: a VM would lose its disks in an outage \
+             that its host bears for up to {} s",
+            expiry / 1000
+        );
+        Reason::new(cause, format!("set the lease time of the NFS server to {} s or more", recommended()))
+    })
+}
+
+/// What is to be known of a lease of so many seconds: one that is longer than needed makes whoever starts the VMs of a dead host wait.
+pub fn longer_than_needed(seconds: u64) -> Option<Reason> {
+    (seconds > TAKE_OVER_S).then(|| {
+        let cause = format!(
+            "its server keeps the locks of a host that died for {seconds} s: its VMs start elsewhere after that"
+        );
+        Reason::new(cause, format!("a lease time of {} s on the NFS server makes it the soonest", recommended()))
+    })
+}
+
+/// What is to be known of a server without leases.
+pub fn none() -> Reason {
+    let cause = "by NFS 3 the server keeps no locks: a host that was frozen, and goes on after its VMs were started elsewhere, can still \
+                 write to their disks for a moment";
+    Reason::new(cause, "datastore.NAME.version = 4.1 or 4.2, where the server has it")
+}
+
+/// The least lease time, in seconds, that leaves a host its locks for as long as it may run VMs; with it, the VMs of a host that died
+/// start elsewhere soonest.
+pub const fn recommended() -> u64 {
+    limits::LEASE_EXPIRY_MS.div_ceil(1000) + 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTSTATS: &str = "device proc mounted on /proc with fstype proc\n\
+        device 10.0.0.1:/lab mounted on /run/godwit/datastore/lab with fstype nfs4 statvers=1.1\n\
+        \topts:\trw,vers=4.1,addr=10.0.0.1\n\
+        \tcaps:\tcaps=0x1,wtmult=512\n\
+        \tnfsv4:\tbm0=0xfdffbfff,bm1=0x40f9be3e,acl=0x3,sessions,pnfs=not configured,lease_time=90,lease_expired=0\n\
+        device 10.0.0.2:/old mounted on /run/godwit/datastore/old with fstype nfs statvers=1.1\n\
+        \topts:\trw,vers=3\n";
+
+    #[test]
+    fn the_lease_of_the_server_that_is_mounted_there_is_told() {
+        let of = |place: &str| told(MOUNTSTATS, Path::new(place));
+        assert_eq!(of("/run/godwit/datastore/lab"), Some(90));
+        assert_eq!(of("/run/godwit/datastore/old"), None);
+        assert_eq!(of("/run/godwit/datastore"), None);
+    }
+
+    #[test]
+    fn a_server_that_takes_locks_from_a_host_that_may_still_run_vms_is_a_problem() {
+        let expiry = limits::LEASE_EXPIRY_MS / 1000;
+        assert!(too_short(expiry).is_some_and(|problem| problem.cause.contains("lose its disks")));
+        assert!(too_short(recommended()).is_none() && longer_than_needed(recommended()).is_none());
+        assert!(longer_than_needed(90).is_some_and(|told| told.cause.contains("90 s") && told.hint.contains("15 s")));
+    }
+}
