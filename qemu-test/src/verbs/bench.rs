@@ -7,9 +7,11 @@ use clap::Subcommand;
 
 use crate::bench::{self, Plan};
 use crate::error::{LabError, Result};
-use crate::fleet;
+use crate::fleet::{self, Fleet};
 use crate::home::Home;
+use crate::servers::Make;
 use crate::setup::{self, Purpose};
+use crate::tests::measure_take_overs;
 
 /// What to measure.
 #[derive(Debug, Clone, Subcommand)]
@@ -26,11 +28,31 @@ pub(super) enum Subject {
         #[arg(long)]
         program: Option<PathBuf>,
     },
+    /// From the loss of a host (its cable to the datastore, its power) to the start of its VM on another, on nested hosts
+    TakeOver {
+        /// How often each loss is measured
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+        times: u32,
+        /// The NFS server
+        #[arg(long, value_enum, default_value_t)]
+        server: Make,
+    },
 }
 
 /// Measures it.
 pub(super) fn run(home: &Home, subject: Subject) -> Result<ExitCode> {
-    let Subject::Migrate { repetitions, only, program } = subject;
+    match subject {
+        Subject::Migrate { repetitions, only, program } => migrate(home, repetitions, only, program),
+        Subject::TakeOver { times, server } => {
+            setup::ensure(&[Purpose::Build, Purpose::Image, Purpose::Fleet, Purpose::Guests])?;
+            measure_take_overs(home, server, times)?;
+            Fleet::down(home)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn migrate(home: &Home, repetitions: u32, only: String, program: Option<PathBuf>) -> Result<ExitCode> {
     let usable = std::fs::File::options().read(true).write(true).open("/dev/kvm");
     if usable.is_err() {
         let what = "this machine has no usable /dev/kvm, and emulated guests are not worth measuring".into();

@@ -13,6 +13,8 @@ mod image;
 mod knfsd;
 mod migration;
 mod promises;
+mod take_over;
 mod vm;
 
 pub use promises::check_nested;
+pub use take_over::measure as measure_take_overs;
