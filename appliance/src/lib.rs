@@ -1,9 +1,11 @@
 //! The rooms of the one binary. `main.rs` maps a name to a role; everything else is here, so that tests outside can walk in.
 //!
 //! In reading order: [`role`] (the manifest), [`init`] (PID 1), [`api`] (what roles say to each other), [`console`] (one
-//! for each terminal), and what roles share: [`journal`], [`configuration`], [`datastore`], [`network`], [`wall_clock`].
+//! for each terminal), and what roles share: [`journal`], [`configuration`], [`datastore`], [`network`], [`boot_id`],
+//! [`wall_clock`].
 
 pub mod api;
+pub mod boot_id;
 pub mod configuration;
 pub mod console;
 pub mod datastore;

@@ -300,6 +300,15 @@ pub enum HostState {
     Alive,
     /// It does not.
     Silent,
+    /// It was shut down.
+    Off,
+}
+
+impl HostState {
+    /// Whether it runs, as far as is known.
+    pub fn runs(self) -> bool {
+        matches!(self, Self::ThisHost | Self::Alive)
+    }
 }
 
 /// Where a VM is in its life, as this host knows it.

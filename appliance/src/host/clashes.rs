@@ -64,7 +64,7 @@ impl Clash {
     /// All clashes of this host with those that live, and of their names.
     pub fn all(own: &HostRecord, hosts: &[Known]) -> Vec<Self> {
         let mut clashes = Vec::new();
-        for known in hosts.iter().filter(|known| known.state != HostState::Silent) {
+        for known in hosts.iter().filter(|known| known.state.runs()) {
             let host = &known.record.name;
             if let Some(twins) = &known.twins {
                 clashes.push(Self::NamedTwice { host: host.clone(), identities: twins.identities.clone() });
@@ -233,10 +233,10 @@ impl Watch {
     fn look(&mut self, own: &HostRecord, hosts: &[Known], time: Instant) -> Vec<Change> {
         let events = Clash::all(own, hosts).into_iter().filter(Clash::is_event);
         let now: BTreeMap<Key, Clash> = events.map(|clash| (clash.key(), clash)).collect();
-        let lives = |host: &HostName| hosts.iter().any(|k| k.record.name == *host && k.state != HostState::Silent);
+        let lives = |host: &HostName| hosts.iter().any(|k| k.record.name == *host && k.state.runs());
         let mut changes = Vec::new();
         self.standing.retain(|key, standing| {
-            // Of a host that is silent nothing is known any more: neither that it is over.
+            // Of a host that is silent or off nothing is known any more: neither that it is over.
             let stays = now.contains_key(key) || (standing.told && !lives(standing.clash.host()));
             if !stays && standing.told {
                 changes.push(Change::Over(standing.clash.clone()));

@@ -13,9 +13,10 @@ use model::units::Bytes;
 use crate::api::host::{NicRow, VmRow};
 use crate::api::migrate::{Own, ToMigrate};
 use crate::api::paths::RunDir;
+use crate::boot_id::boot_id;
 use crate::configuration::Configuration;
 use crate::datastore::{Datastore, Datastores};
-use crate::host::discovery::{HostRecord, Hosts, MigrationRecord, hex_of};
+use crate::host::discovery::{HostRecord, Hosts, MigrationRecord, RUNNING_MAX, hex_of};
 use crate::host::ends::Unwatched;
 use crate::host::engine::Engine;
 use crate::host::leases::Leases;
@@ -66,7 +67,7 @@ pub struct ControlPlane {
     pub(super) ending: AtomicBool,
     /// It gives its leases on the datastores up: none is asked for any more.
     pub(super) leaving: AtomicBool,
-    /// Held, shared, while a lease on a datastore is asked for.
+    /// Held, shared, while a lease on a datastore is asked for, or this host's record is written there.
     pub(super) asking: RwLock<()>,
 }
 
@@ -244,6 +245,8 @@ impl ControlPlane {
             Some(MigrationRecord { address: nic.address.address, port: nic.port, public_key })
         });
         let groups = config.map(|config| config.port_groups.as_slice()).unwrap_or_default();
+        let mut running: Vec<VmName> = self.vms.all_running().iter().map(|(vm, _)| vm.vm.vm.clone()).collect();
+        running.sort();
         HostRecord {
             name: self.name().clone(),
             identity: hex_of(&self.identity),
@@ -251,7 +254,10 @@ impl ControlPlane {
             twin: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             beat,
-            vms: u32::try_from(self.vms.all_running().len()).unwrap_or(u32::MAX),
+            boot: Some(format!("{:032x}", boot_id())),
+            left: false,
+            vms: u32::try_from(running.len()).unwrap_or(u32::MAX),
+            running: running.into_iter().take(RUNNING_MAX).collect(),
             cpus: Some(logical_processors()),
             busy_permille: None,
             memory: self.memory(),

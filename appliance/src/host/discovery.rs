@@ -2,7 +2,8 @@
 //! Nothing else is configured. Whether a host lives is seen by its record changing, on this host's own clock.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use model::limits;
@@ -18,6 +19,7 @@ mod hosts;
 mod record;
 
 pub use hosts::{Hosts, Known, Twins};
+pub(super) use record::RUNNING_MAX;
 #[cfg(test)]
 pub(crate) use record::example;
 pub use record::{DatastoreRecord, HostRecord, MigrationRecord};
@@ -59,11 +61,16 @@ pub fn keep(plane: &Arc<ControlPlane>) {
         beat += 1;
         let datastores = own_datastores(plane, &mut areas);
         let record = HostRecord { busy_permille: load.busy_permille(), datastores, ..plane.own_record(beat) };
+        let asking = plane.asking.read().unwrap_or_else(PoisonError::into_inner);
+        if plane.leaving.load(Ordering::SeqCst) {
+            return;
+        }
         for datastore in plane.datastores.all().iter().filter(|datastore| datastore.available()) {
             if let Err(error) = exchange(plane, datastore, &record, &mut remembered) {
                 log::warn!("discovery on datastore {}: {error}", datastore.name());
             }
         }
+        drop(asking);
         watch.tell(&record, &plane.hosts.all(plane.name()));
         let peers = plane.hosts.peers(plane.name());
         if peers != told && plane.engine.tell(&ToMigrate::Peers(peers.clone()), &[]).is_ok() {
@@ -72,6 +79,18 @@ pub fn keep(plane: &Arc<ControlPlane>) {
         // The first records are exchanged at once when a datastore comes up, and often while hosts are new.
         let pause = if beat < 20 { 1_000 } else { limits::HOST_HEARTBEAT_MS };
         std::thread::sleep(Duration::from_millis(pause));
+    }
+}
+
+/// This host's last word on each datastore that answers: it is shut down.
+pub fn leave(plane: &ControlPlane) {
+    for datastore in plane.datastores.all().iter().filter(|datastore| datastore.available()) {
+        let Some(record) = plane.hosts.record_on(datastore.name(), plane.name()) else { continue };
+        let last =
+            HostRecord { left: true, beat: record.beat + 1, vms: 0, running: Vec::new(), migration: None, ..record };
+        if let Err(error) = write(datastore, &last) {
+            log::warn!("other hosts on datastore {} are not told that this one leaves: {error}", datastore.name());
+        }
     }
 }
 
@@ -122,6 +141,8 @@ struct Remembered {
     /// None where nothing was.
     strange: BTreeMap<DatastoreName, Option<(String, u64)>>,
     bad: BadRecords,
+    /// That the last boot was not shut down was told.
+    told_fall: bool,
 }
 
 impl Remembered {
@@ -131,6 +152,11 @@ impl Remembered {
         let name = datastore.name();
         let Some(before) = self.strange.get_mut(name) else {
             // This host has written nothing there yet: it is what an earlier boot left, as far as can be known.
+            if let Some(fall) = found.as_ref().and_then(|record| record.fall(own.boot.as_deref()))
+                && !std::mem::replace(&mut self.told_fall, true)
+            {
+                log::warn!("{fall}");
+            }
             let past = found.map(|record| record.identities_before(&own.identity)).unwrap_or_default();
             self.past.entry(name.clone()).or_insert(past);
             return None;
@@ -166,10 +192,8 @@ fn exchange(
     let twins = plane.hosts.twins(&own.name);
     let twin = twins.and_then(|twins| twins.identities.into_iter().find(|identity| *identity != own.identity));
     let own = HostRecord { earlier, twin, ..own.clone() };
-    let text = toml::to_string(&own).map_err(std::io::Error::other)?;
     let file = record_file(&own.name);
-    datastore.make_folder(&format!("hosts/{}", own.name))?;
-    datastore.replace(&file, text.as_bytes())?;
+    write(datastore, &own)?;
     remembered.wrote(datastore);
     let names = datastore.list("hosts")?;
     for name in names.iter().filter_map(|name| name.parse::<HostName>().ok()).filter(|name| *name != own.name) {
@@ -193,6 +217,12 @@ fn exchange(
     // What this host tells of its twin is no sign of it to this host itself: it would never end.
     plane.hosts.note(datastore.name(), HostRecord { twin: None, ..own }, Instant::now());
     Ok(())
+}
+
+fn write(datastore: &Datastore, record: &HostRecord) -> Result<(), DatastoreError> {
+    let text = toml::to_string(record).map_err(std::io::Error::other)?;
+    datastore.make_folder(&format!("hosts/{}", record.name))?;
+    datastore.replace(&record_file(&record.name), text.as_bytes())
 }
 
 fn record_file(name: &HostName) -> String {
@@ -250,6 +280,44 @@ mod tests {
         let mut bad = remembered.bad;
         assert!(!bad.is_news(&datastore, &host, why), "it was told");
         assert!(bad.is_news(&datastore, &host, "the file is not UTF-8 text"));
+    }
+
+    #[test]
+    fn a_boot_that_was_not_shut_down_is_told_of_once_by_the_next_and_not_by_its_own_control_planes() {
+        let place = Place::without_datastore("fall", |_| LeaseAnswer::Done);
+        let plane = &place.plane;
+        place.write("hosts/host-a/record.toml", "");
+        let datastore = plane.datastores.all().remove(0);
+        place.wait("the datastore is there", || datastore.available());
+        let (own, web) = (plane.own_record(1), vec!["web".parse().expect("valid")]);
+        let fell = HostRecord { boot: Some("old".to_owned()), running: web, ..own.clone() };
+        let told = fell.fall(own.boot.as_deref()).expect("it fell");
+        assert!(told.contains("it ran web") && told.contains("vm list"), "{told}");
+        let silent =
+            [own.clone(), HostRecord { left: true, ..fell.clone() }, HostRecord { boot: None, ..fell.clone() }];
+        assert!(silent.iter().all(|record| record.fall(own.boot.as_deref()).is_none()));
+        let mut remembered = Remembered::default();
+        place.write("hosts/host-a/record.toml", &toml::to_string(&fell).expect("written"));
+        exchange(plane, &datastore, &own, &mut remembered).expect("exchanged");
+        assert!(remembered.told_fall);
+    }
+
+    #[test]
+    fn the_last_word_of_a_host_that_is_shut_down_says_so() {
+        let place = Place::without_datastore("leave", |_| LeaseAnswer::Done);
+        let plane = &place.plane;
+        place.write("hosts/host-a/record.toml", "");
+        let datastore = plane.datastores.all().remove(0);
+        place.wait("the datastore is there", || datastore.available());
+        exchange(plane, &datastore, &plane.own_record(1), &mut Remembered::default()).expect("exchanged");
+        leave(plane);
+        let left = read(&datastore, plane.name()).expect("read").expect("understood").expect("written");
+        assert!(left.left && left.beat == 2, "{left:?}");
+        // Another host sees it at once.
+        let hosts = Hosts::default();
+        hosts.note(datastore.name(), left, Instant::now());
+        let other = "host-z".parse().expect("valid");
+        assert_eq!(hosts.all(&other).remove(0).state, HostState::Off);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::api::lease::LeaseRequest;
 use crate::api::migrate::ToMigrate;
 use crate::host::caller::Caller;
 use crate::host::control_plane::ControlPlane;
+use crate::host::discovery;
 use crate::host::lifecycle;
 use crate::host::moves::shown;
 use crate::sigterm;
@@ -106,6 +107,7 @@ fn give_leases_up(plane: &ControlPlane) {
             log::warn!("lease on datastore {}: {failure}", datastore.name());
         }
     }
+    discovery::leave(plane);
 }
 
 /// Remembers when each was last told something, so that it is told again only after a while.

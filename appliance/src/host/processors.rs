@@ -43,7 +43,7 @@ pub fn compare(plane: &ControlPlane, other: &HostName) -> Result<CpuComparison, 
         VmsOfBaseline { baseline, vms, can_go: lets(Side::Here), can_come: lets(Side::There) }
     });
     let vms = vms.collect();
-    let silent_s = (known.state == HostState::Silent).then_some(known.silent.as_secs());
+    let silent_s = (!known.state.runs()).then_some(known.silent.as_secs());
     Ok(CpuComparison { here: plane.name().clone(), there: other.clone(), silent_s, differences, vms, unknown })
 }
 
@@ -120,8 +120,8 @@ fn shared(own: &HostName, report: Option<&CpuReport>, others: &[Known]) -> Optio
     for Known { record, state, silent: since, .. } in others {
         match (&record.cpu, state) {
             (None, _) => without_report.push(record.name.clone()),
-            (Some(report), HostState::Silent) => silent.push((&record.name, report, since.as_secs())),
-            (Some(report), _) => counted.push((&record.name, report)),
+            (Some(report), HostState::Silent | HostState::Off) => silent.push((&record.name, report, since.as_secs())),
+            (Some(report), HostState::ThisHost | HostState::Alive) => counted.push((&record.name, report)),
         }
     }
     if counted.is_empty() {

@@ -22,6 +22,7 @@ use crate::api::lease::{
     DatastoreLease, GONE, Holder, HostLease, LeaseAnswer, LeaseEvent, LeaseRequest, TakenFrom, VmOnDatastore,
 };
 use crate::api::paths::RunDir;
+use crate::boot_id::boot_id;
 use crate::lease::datastore::{self, Place, Told, View};
 use crate::lease::memory::{self, Kept};
 use crate::lease::watchdog::Watchdog;
@@ -172,7 +173,7 @@ impl Leases {
             area,
             guards: self.run_dir.path().join(format!("guards-{datastore}")),
             memory: self.run_dir.path().to_owned(),
-            identity: HostIdentity { host, boot: boot(), name, watchdog: kind },
+            identity: HostIdentity { host, boot: BootId(boot_id()), name, watchdog: kind },
             watchdog,
             inherited,
         };
@@ -262,7 +263,7 @@ impl Leases {
 
     /// Who this host is on a datastore, in this boot.
     fn own(&self, datastore: &DatastoreName) -> (HostId, BootId) {
-        (self.datastores().get(datastore).map_or(HostId(0), |kept| kept.host), boot())
+        (self.datastores().get(datastore).map_or(HostId(0), |kept| kept.host), BootId(boot_id()))
     }
 
     /// Who holds each of `vms`. This host may not have heard yet of leases that another host made; the first VM without
@@ -306,13 +307,6 @@ impl Leases {
             looks.into_iter().filter_map(|look| look.join().ok()).collect()
         })
     }
-}
-
-/// The identity of this boot (random(4), /proc/sys/kernel/random/boot_id).
-fn boot() -> BootId {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
-    BootId(u128::from_str_radix(&digits, 16).unwrap_or(0))
 }
 
 fn translated(answer: Answer, hosts: &[HostView], own: (HostId, BootId)) -> LeaseAnswer {

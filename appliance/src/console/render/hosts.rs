@@ -12,9 +12,10 @@ pub(super) fn list(hosts: &[HostRow]) -> String {
             (false, HostState::ThisHost) => "this host".to_owned(),
             (false, HostState::Alive) => "alive".to_owned(),
             (false, HostState::Silent) => format!("silent {}", span(host.seen_s)),
+            (false, HostState::Off) => format!("off {}", span(host.seen_s)),
         };
-        // How busy it was when it fell silent tells nothing.
-        let busy = host.busy_permille.filter(|_| host.state != HostState::Silent);
+        // How busy it was last tells nothing.
+        let busy = host.busy_permille.filter(|_| host.state.runs());
         table.row([
             host.name.to_string(),
             state,

@@ -139,6 +139,11 @@ impl Hosts {
         self.lock().get(name).is_some_and(|said| said.on.contains_key(datastore))
     }
 
+    /// What a host said last on a datastore, as it was read there.
+    pub(super) fn record_on(&self, datastore: &DatastoreName, name: &HostName) -> Option<HostRecord> {
+        Some(self.lock().get(name)?.on.get(datastore)?.record.clone())
+    }
+
     /// Whether a host of this name can be moved to.
     pub fn knows(&self, name: &HostName) -> bool {
         self.lock().get(name).and_then(Said::newest).is_some_and(|seen| seen.record.migration.is_some())
@@ -178,10 +183,11 @@ impl Hosts {
         let known = |said: &Said| {
             let Seen { record, changed, .. } = said.newest()?;
             let silent = changed.elapsed();
-            let state = match (record.name == *own, silent < SILENCE) {
-                (true, _) => HostState::ThisHost,
-                (false, true) => HostState::Alive,
-                (false, false) => HostState::Silent,
+            let state = match (record.name == *own, record.left, silent < SILENCE) {
+                (true, ..) => HostState::ThisHost,
+                (false, true, _) => HostState::Off,
+                (false, false, true) => HostState::Alive,
+                (false, false, false) => HostState::Silent,
             };
             Some(Known { record: record.clone(), state, silent, twins: said.twins().cloned() })
         };

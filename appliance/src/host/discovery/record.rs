@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use model::cpu_report::CpuReport;
-use model::names::{DatastoreName, HostName};
+use model::names::{DatastoreName, HostName, VmName};
 use model::units::Bytes;
 use serde::{Deserialize, Serialize};
 
 /// Identities that a host remembers to have had.
 pub(super) const EARLIER_MAX: usize = 32;
+/// VMs that a host tells to run there: with names as long as can be, the record stays far below what is read of one.
+pub(in crate::host) const RUNNING_MAX: usize = 256;
 
 /// What a host says of itself: `hosts/<hostname>/record.toml`. What later builds added may be missing in the record of an
 /// older one, and what they will add is passed over.
@@ -29,8 +31,16 @@ pub struct HostRecord {
     pub version: String,
     /// Counts up with each heartbeat.
     pub beat: u64,
+    /// The boot that wrote it (random(4), boot_id); none is told by an older build.
+    pub boot: Option<String>,
+    /// The host was shut down: this is its last word.
+    #[serde(default)]
+    pub left: bool,
     /// VMs that run there.
     pub vms: u32,
+    /// Which they are, the first [`RUNNING_MAX`] by name.
+    #[serde(default)]
+    pub running: Vec<VmName>,
     /// Its logical processors.
     pub cpus: Option<u32>,
     /// How much of the time since the last heartbeat they were busy, all together, thousandths.
@@ -79,6 +89,19 @@ impl HostRecord {
         before.dedup();
         before.split_off(before.len().saturating_sub(EARLIER_MAX))
     }
+
+    /// What a person is told of the end of an earlier boot, which this record, its own, was left by, if that was not shut down.
+    pub(super) fn fall(&self, boot: Option<&str>) -> Option<String> {
+        if self.left || self.boot.is_none() || self.boot.as_deref() == boot {
+            return None;
+        }
+        let names: Vec<&str> = self.running.iter().map(VmName::as_str).collect();
+        let ran = match names.as_slice() {
+            [] => "it ran no VM".to_owned(),
+            _ => format!("it ran {}: vm list tells where they are now", names.join(", ")),
+        };
+        Some(format!("this host went down without being shut down (power, a reset, its watchdog); {ran}"))
+    }
 }
 
 /// A host in a test.
@@ -91,7 +114,10 @@ pub(crate) fn example(name: &str, beat: u64) -> HostRecord {
         twin: None,
         version: "0.1.0".to_owned(),
         beat,
+        boot: None,
+        left: false,
         vms: 0,
+        running: Vec::new(),
         cpus: Some(8),
         busy_permille: Some(125),
         memory: Bytes(0),

@@ -1,8 +1,8 @@
 //! Ways to boot, and boots that go wrong.
 
-use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fs, io};
 
 use crate::child::Child;
 use crate::error::{Doing, Result};
@@ -13,6 +13,12 @@ use crate::wait;
 
 /// How long a host may take to shut its VMs and itself down.
 const OFF_BOUND: Duration = Duration::from_secs(300);
+/// What host-b tells others of itself, on the datastore.
+const RECORD: &str = "hosts/host-b/record.toml";
+/// What a host says at a boot after one that was not ended in order.
+const WENT_DOWN: &str = "this host went down without being shut down";
+/// How long a host may take to tell something by itself.
+const TOLD_BOUND: Duration = Duration::from_secs(60);
 /// The host that these tests boot beside the fleet.
 const NUMBER: u8 = 9;
 
@@ -59,11 +65,24 @@ pub(super) fn a_host_with_a_bad_configuration_comes_up_and_says_what_is_wrong(be
     })
 }
 
-pub(super) fn a_host_that_lost_power_comes_back(bench: &mut Bench) -> Result<Verdict> {
+pub(super) fn a_host_that_lost_power_comes_back_and_says_what_ran_there(bench: &mut Bench) -> Result<Verdict> {
+    bench.end("witness")?;
+    bench.done("host-b", "vm start witness")?;
+    wait::until("host-b to tell others of its VM", TOLD_BOUND, || {
+        let record = io::read_to_string(bench.fleet.server().file(RECORD)?).at("reading", Path::new(RECORD))?;
+        Ok(if record.contains("\"witness\"") { Ok(()) } else { Err(record) })
+    })?;
     let machine = bench.fleet.machine("host-b")?;
     machine.process().kill()?;
     bench.fleet.boot(std::slice::from_ref(&machine))?;
-    bench.done("host-b", "help")?;
+    wait::until("host-b to say what happened", TOLD_BOUND, || {
+        bench.done("host-b", "host check").ok();
+        let serial = bench.serial_log("host-b")?;
+        let told = says(&serial, WENT_DOWN) && says(&serial, "it ran witness: vm list tells where they are now");
+        Ok(if told { Ok(()) } else { Err(serial) })
+    })?;
+    bench.start_in_the_end("witness", "host-b")?;
+    bench.end("witness")?;
     Ok(Verdict::Passed)
 }
 
@@ -83,8 +102,14 @@ pub(super) fn a_host_that_is_shut_down_ends_its_vms_first_and_says_what_it_waits
     expect(told, || format!("host-b does not say what it waits for:\n{serial}"))?;
     // It gave its leases up: nothing has to expire.
     bench.done("host-a", "vm start deb")?;
+    let listed = bench.done("host-a", "host list")?;
+    expect(listed.lines().any(|line| line.contains("host-b") && line.contains(" off ")), || {
+        format!("host-a does not say that host-b was shut down: {listed}")
+    })?;
     bench.fleet.boot(std::slice::from_ref(&machine))?;
-    bench.done("host-b", "help")?;
+    bench.done("host-b", "vm list")?;
+    let serial = bench.serial_log("host-b")?;
+    expect(!says(&serial, WENT_DOWN), || format!("host-b does not know that it was shut down:\n{serial}"))?;
     Ok(Verdict::Passed)
 }
 

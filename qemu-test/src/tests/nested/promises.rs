@@ -66,7 +66,7 @@ const ON_GANESHA: &[Promise] = promises![
     init: boot::the_iso_boots_as_a_usb_stick_by_uefi,
     init: boot::a_host_with_a_bad_configuration_comes_up_and_says_what_is_wrong,
     init: boot::a_host_that_is_shut_down_ends_its_vms_first_and_says_what_it_waits_for,
-    init: boot::a_host_that_lost_power_comes_back,
+    init: boot::a_host_that_lost_power_comes_back_and_says_what_ran_there,
 ];
 
 /// What depends on the server.
