@@ -36,6 +36,7 @@ const ON_GANESHA: &[Promise] = promises![
     host: vm::a_paused_vm_is_silent_and_goes_on_where_it_was,
     host: vm::a_bad_vm_configuration_is_refused_with_every_reason_at_once,
     host: vm::a_vm_obeys_its_power_button,
+    host: vm::a_damaged_lease_keeps_vms_from_starting_and_says_what_mends_it,
     migrate: migration::the_check_alone_moves_nothing,
     migrate: migration::a_move_to_nowhere_is_refused_and_the_vm_stays,
     migrate: migration::ctrl_c_cancels_a_move_and_the_vm_stays,

@@ -1,9 +1,15 @@
 //! A VM's life on one host.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
-use crate::error::{Doing, Result};
+use protocol::lease::identity::AreaId;
+use protocol::lease::layout::Place;
+use protocol::lease::record::AreaHeader;
+use protocol::lease::sector::{Content, decode};
+
+use crate::error::{Doing, LabError, Result};
 use crate::guests;
 use crate::tests::nested::bench::{Bench, expect};
 use crate::tests::nested::guest::HOSTS;
@@ -73,9 +79,45 @@ pub(super) fn a_vm_obeys_its_power_button(bench: &mut Bench) -> Result<Verdict> 
     Ok(Verdict::Passed)
 }
 
+/// What is damaged is put right again, and all is well.
+pub(super) fn a_damaged_lease_keeps_vms_from_starting_and_says_what_mends_it(bench: &mut Bench) -> Result<Verdict> {
+    bench.end("deb")?;
+    bench.end("witness")?;
+    let path = bench.fleet.datastore().join("godwit/lease");
+    let area = File::options().read(true).write(true).open(&path).at("opening", &path)?;
+    let mut header = vec![0; 4096];
+    area.read_exact_at(&mut header, 0).at("reading", &path)?;
+    let Content::Valid(_, AreaHeader { geometry, .. }) = decode(&header, AreaId(0), 0) else {
+        return Err(LabError::Input(format!("{} is not a lease area", path.display())));
+    };
+    // The leases of the VMs that were started first: all that the lab has.
+    let offset = geometry.vm(Place(0)).extent().offset;
+    let mut sound = vec![0; usize::try_from(geometry.vm(Place(8)).extent().offset - offset).unwrap_or_default()];
+    area.read_exact_at(&mut sound, offset).at("reading", &path)?;
+    area.write_all_at(&vec![0xA5; sound.len()], offset).at("writing", &path)?;
+    let said = ["vm start witness", "vm list", "host check"].map(|command| bench.exec("host-a", command));
+    area.write_all_at(&sound, offset).at("writing", &path)?;
+    let [start, list, check] = said;
+    let (start, list) = (start?, list?);
+    let told = ["corrupt in both copies", "move its file godwit/lease away"];
+    expect(start.status != 0 && told.iter().all(|part| start.output.contains(part)), || {
+        bench.unexpected("host-a", "vm start witness", &start).to_string()
+    })?;
+    expect(list.output.contains("witness"), || format!("a VM is denied: {}", list.output))?;
+    check?;
+    bench.done("host-a", "vm start witness")?;
+    bench.done("host-a", "vm kill witness").map(|_| Verdict::Passed)
+}
+
 pub(super) fn a_bad_vm_configuration_is_refused_with_every_reason_at_once(bench: &mut Bench) -> Result<Verdict> {
     let folder = bench.fleet.datastore().join("vms/bad");
     fs::create_dir_all(&folder).at("creating", &folder)?;
+    fs::write(folder.join("vm.toml"), [0x80, 0, 0xFF]).at("writing", &folder)?;
+    let answer = bench.exec("host-a", "vm start bad")?;
+    expect(
+        answer.status != 0 && answer.output.contains("vms/bad/vm.toml") && answer.output.contains("not UTF-8"),
+        || bench.unexpected("host-a", "vm start bad", &answer).to_string(),
+    )?;
     let text =
         "[vm]\nname = \"bad\"\ncpus = 1000\nmemory = \"lots\"\ncolour = \"red\"\n\n[boot]\nkernel = \"vmlinuz\"\n";
     fs::write(folder.join("vm.toml"), text).at("writing", &folder)?;
