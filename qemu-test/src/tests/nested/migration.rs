@@ -11,9 +11,9 @@ use crate::tests::nested::guest::MOVE_BOUND;
 use crate::tests::tally::Verdict;
 
 /// Memory that the guest keeps rewriting, in MiB, and how many pages of it a second: several pre-copy rounds.
-pub(super) const LOAD: (u32, u32) = (48, 600);
+pub(super) const LOAD: (u32, u32) = (32, 300);
 /// The same for two vCPUs on the one CPU of an emulated host.
-const LOAD_OF_TWO: (u32, u32) = (32, 250);
+const LOAD_OF_TWO: (u32, u32) = (24, 150);
 
 const CTRL_C: u8 = 3;
 
