@@ -350,7 +350,13 @@ fn a_stalled_connection_ends_when_its_server_can_be_reached_again_and_not_before
             std::thread::sleep(Duration::from_millis(50));
         }
         address::add(&mut server.netlink, server.link, SERVER).unwrap();
-        assert_eq!(reconnect::mend(at).unwrap(), 1);
+        // Once: on a crowded machine the connection that is tried may take its time.
+        let mut ended = 0;
+        while has_stalled(at, Duration::ZERO).unwrap() {
+            assert!(Instant::now() < deadline, "it stays stalled");
+            ended += reconnect::mend(at).unwrap();
+        }
+        assert_eq!(ended, 1);
 
         let error = stalled.read(&mut [0; 8]).expect_err("it is ended");
         assert_eq!(error.kind(), ErrorKind::ConnectionAborted);

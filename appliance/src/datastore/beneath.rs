@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -15,6 +16,8 @@ use super::bounded::DatastoreError;
 
 /// Tries of an open whose path was changed by another host meanwhile (openat2(2), EAGAIN).
 const TRIES: usize = 16;
+/// Files that were replaced by this process.
+static REPLACED: AtomicU64 = AtomicU64::new(0);
 
 /// A folder that no path leads out of.
 #[derive(Debug)]
@@ -157,7 +160,9 @@ impl Beneath {
     /// As [`Self::open`], or the datastore does not take it.
     pub fn replace(&self, path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), DatastoreError> {
         let name = name_in(path)?;
-        let fresh = Path::new(name).with_extension(format!("new-{}", std::process::id()));
+        // Two that replace one file at once have a new one each.
+        let number = REPLACED.fetch_add(1, Ordering::Relaxed);
+        let fresh = Path::new(name).with_extension(format!("new-{}-{number}", std::process::id()));
         let folder = File::from(self.open(above(path), OFlags::RDONLY | OFlags::DIRECTORY)?);
         // Removed and made new, and never opened as it lies there: it might be a link.
         match rustix::fs::unlinkat(&folder, &fresh, AtFlags::empty()) {
@@ -166,8 +171,14 @@ impl Beneath {
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let made = rustix::fs::openat(&folder, &fresh, flags, Mode::from_raw_mode(0o666));
-        write(&mut File::from(made.map_err(io::Error::from)?))?;
-        rustix::fs::renameat(&folder, &fresh, &folder, name).map_err(io::Error::from)?;
+        let mut file = File::from(made.map_err(io::Error::from)?);
+        let placed = write(&mut file)
+            .and_then(|()| rustix::fs::renameat(&folder, &fresh, &folder, name).map_err(io::Error::from));
+        if placed.is_err() {
+            // The error is what counts; what cannot be removed either stays beside it.
+            let _ = rustix::fs::unlinkat(&folder, &fresh, AtFlags::empty());
+        }
+        placed?;
         Ok(folder.sync_all()?)
     }
 

@@ -9,6 +9,9 @@ use model::limits;
 /// Seconds in which the VM of a dead host is to run elsewhere.
 const TAKE_OVER_S: u64 = 20;
 
+/// How long a host may run VMs after it reached its datastore for the last time.
+const RUNS_ON_MS: u64 = limits::LEASE_RENEWAL_MS + limits::LEASE_IO_BOUND_MS + limits::LEASE_KILL_MS;
+
 /// Seconds of the lease of the server that is mounted at `root`; unknown where nothing is mounted that has one (NFSv3, a directory).
 /// The kernel's own table tells, and no server is asked.
 pub fn server_lease_s(root: &Path) -> Option<u64> {
@@ -33,12 +36,11 @@ fn told(mountstats: &str, root: &Path) -> Option<u64> {
 
 /// What is wrong with a lease of so many seconds: one that a host outlives costs its VMs their disks.
 pub fn too_short(seconds: u64) -> Option<Reason> {
-    let expiry = limits::LEASE_EXPIRY_MS;
-    (seconds * 1000 <= expiry).then(|| {
+    (seconds * 1000 <= RUNS_ON_MS).then(|| {
         let cause = format!(
-            "its server takes a host's locks away after {seconds} s of silence: a VM would lose its disks in an outage \
-             that its host bears for up to {} s",
-            expiry / 1000
+            "its server takes a host's locks away after {seconds} s of silence, and the host may run its VMs for {} s: they could \
+             lose their disks in an outage that the host bears",
+            RUNS_ON_MS.div_ceil(1000)
         );
         Reason::new(cause, format!("set the lease time of the NFS server to {} s or more", recommended()))
     })
@@ -61,8 +63,8 @@ pub fn none() -> Reason {
     Reason::new(cause, "datastore.NAME.version = 4.1 or 4.2, where the server has it")
 }
 
-/// The least lease time, in seconds, that leaves a host its locks for as long as it may run VMs; with it, the VMs of a host that died
-/// start elsewhere soonest.
+/// The lease time, in seconds, that leaves a host its locks for as long as it may run VMs, with a margin, and lets the VMs of a host that
+/// died start elsewhere as soon as its lease lets them.
 pub const fn recommended() -> u64 {
     limits::LEASE_EXPIRY_MS.div_ceil(1000) + 2
 }
@@ -89,8 +91,7 @@ mod tests {
 
     #[test]
     fn a_server_that_takes_locks_from_a_host_that_may_still_run_vms_is_a_problem() {
-        let expiry = limits::LEASE_EXPIRY_MS / 1000;
-        assert!(too_short(expiry).is_some_and(|problem| problem.cause.contains("lose its disks")));
+        assert!(too_short(RUNS_ON_MS / 1000).is_some_and(|problem| problem.cause.contains("lose their disks")));
         assert!(too_short(recommended()).is_none() && longer_than_needed(recommended()).is_none());
         assert!(longer_than_needed(90).is_some_and(|told| told.cause.contains("90 s") && told.hint.contains("15 s")));
     }

@@ -96,6 +96,9 @@ fn move_out(
     if let Some(trouble) = plane.migration_trouble() {
         return Err(Diagnosis::of(&what, vec![trouble]));
     }
+    if plane.hosts.is_off(destination) {
+        return Err(refused(format!("{destination} was shut down"), "switch it on; host list tells when it is back"));
+    }
     if !plane.hosts.knows(destination) {
         let cause = format!("no host {destination} with a migration NIC shares a datastore with this one");
         return Err(refused(cause, "host list"));

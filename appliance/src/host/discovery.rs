@@ -16,7 +16,10 @@ use crate::host::control_plane::ControlPlane;
 use crate::host::load::Load;
 
 mod hosts;
+mod last_boot;
 mod record;
+
+use last_boot::LastBoot;
 
 pub use hosts::{Hosts, Known, Twins};
 pub(super) use record::RUNNING_MAX;
@@ -44,7 +47,7 @@ pub fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
 }
 
-/// Writes this host's record and reads the others', for ever.
+/// Writes this host's record and reads the others', until this host is shut down.
 pub fn keep(plane: &Arc<ControlPlane>) {
     // A control plane that was restarted must not say that its stack is away before it has asked.
     let patience = Instant::now() + ENGINE_PATIENCE;
@@ -61,16 +64,22 @@ pub fn keep(plane: &Arc<ControlPlane>) {
         beat += 1;
         let datastores = own_datastores(plane, &mut areas);
         let record = HostRecord { busy_permille: load.busy_permille(), datastores, ..plane.own_record(beat) };
-        let asking = plane.asking.read().unwrap_or_else(PoisonError::into_inner);
-        if plane.leaving.load(Ordering::SeqCst) {
-            return;
-        }
         for datastore in plane.datastores.all().iter().filter(|datastore| datastore.available()) {
+            let _asking = plane.asking.read().unwrap_or_else(PoisonError::into_inner);
+            if plane.leaving.load(Ordering::SeqCst) {
+                return;
+            }
             if let Err(error) = exchange(plane, datastore, &record, &mut remembered) {
                 log::warn!("discovery on datastore {}: {error}", datastore.name());
             }
         }
-        drop(asking);
+        // What another living host of this name wrote is no boot of this one.
+        if plane.hosts.twins(plane.name()).is_none()
+            && let Some(news) =
+                remembered.last_boot.news(plane.datastores.all().iter().map(|datastore| datastore.name()))
+        {
+            log::warn!("{news}");
+        }
         watch.tell(&record, &plane.hosts.all(plane.name()));
         let peers = plane.hosts.peers(plane.name());
         if peers != told && plane.engine.tell(&ToMigrate::Peers(peers.clone()), &[]).is_ok() {
@@ -82,16 +91,22 @@ pub fn keep(plane: &Arc<ControlPlane>) {
     }
 }
 
-/// This host's last word on each datastore that answers: it is shut down.
+/// This host's last word on each datastore that answers: it is shut down. Waits for the slowest for as long as a datastore may take for
+/// an operation.
 pub fn leave(plane: &ControlPlane) {
-    for datastore in plane.datastores.all().iter().filter(|datastore| datastore.available()) {
-        let Some(record) = plane.hosts.record_on(datastore.name(), plane.name()) else { continue };
-        let last =
-            HostRecord { left: true, beat: record.beat + 1, vms: 0, running: Vec::new(), migration: None, ..record };
-        if let Err(error) = write(datastore, &last) {
-            log::warn!("other hosts on datastore {} are not told that this one leaves: {error}", datastore.name());
+    std::thread::scope(|scope| {
+        for datastore in plane.datastores.all().into_iter().filter(|datastore| datastore.available()) {
+            let Some(record) = plane.hosts.record_on(datastore.name(), plane.name()) else { continue };
+            let beat = record.beat + 1;
+            let last = HostRecord { left: true, beat, vms: 0, running: Vec::new(), migration: None, ..record };
+            scope.spawn(move || {
+                if let Err(error) = write(&datastore, &last) {
+                    let name = datastore.name();
+                    log::warn!("other hosts on datastore {name} are not told that this one leaves: {error}");
+                }
+            });
         }
-    }
+    });
 }
 
 /// The peers as they are now, for an engine that was restarted.
@@ -141,8 +156,7 @@ struct Remembered {
     /// None where nothing was.
     strange: BTreeMap<DatastoreName, Option<(String, u64)>>,
     bad: BadRecords,
-    /// That the last boot was not shut down was told.
-    told_fall: bool,
+    last_boot: LastBoot,
 }
 
 impl Remembered {
@@ -152,11 +166,7 @@ impl Remembered {
         let name = datastore.name();
         let Some(before) = self.strange.get_mut(name) else {
             // This host has written nothing there yet: it is what an earlier boot left, as far as can be known.
-            if let Some(fall) = found.as_ref().and_then(|record| record.fall(own.boot.as_deref()))
-                && !std::mem::replace(&mut self.told_fall, true)
-            {
-                log::warn!("{fall}");
-            }
+            self.last_boot.look(name, found.as_ref(), own.boot.as_deref());
             let past = found.map(|record| record.identities_before(&own.identity)).unwrap_or_default();
             self.past.entry(name.clone()).or_insert(past);
             return None;
@@ -195,6 +205,8 @@ fn exchange(
     let file = record_file(&own.name);
     write(datastore, &own)?;
     remembered.wrote(datastore);
+    // What this host tells of its twin is no sign of it to this host itself: it would never end.
+    plane.hosts.note(datastore.name(), HostRecord { twin: None, ..own.clone() }, Instant::now());
     let names = datastore.list("hosts")?;
     for name in names.iter().filter_map(|name| name.parse::<HostName>().ok()).filter(|name| *name != own.name) {
         match read(datastore, &name)? {
@@ -214,8 +226,6 @@ fn exchange(
             Err(_) => {}
         }
     }
-    // What this host tells of its twin is no sign of it to this host itself: it would never end.
-    plane.hosts.note(datastore.name(), HostRecord { twin: None, ..own }, Instant::now());
     Ok(())
 }
 
@@ -280,26 +290,6 @@ mod tests {
         let mut bad = remembered.bad;
         assert!(!bad.is_news(&datastore, &host, why), "it was told");
         assert!(bad.is_news(&datastore, &host, "the file is not UTF-8 text"));
-    }
-
-    #[test]
-    fn a_boot_that_was_not_shut_down_is_told_of_once_by_the_next_and_not_by_its_own_control_planes() {
-        let place = Place::without_datastore("fall", |_| LeaseAnswer::Done);
-        let plane = &place.plane;
-        place.write("hosts/host-a/record.toml", "");
-        let datastore = plane.datastores.all().remove(0);
-        place.wait("the datastore is there", || datastore.available());
-        let (own, web) = (plane.own_record(1), vec!["web".parse().expect("valid")]);
-        let fell = HostRecord { boot: Some("old".to_owned()), running: web, ..own.clone() };
-        let told = fell.fall(own.boot.as_deref()).expect("it fell");
-        assert!(told.contains("it ran web") && told.contains("vm list"), "{told}");
-        let silent =
-            [own.clone(), HostRecord { left: true, ..fell.clone() }, HostRecord { boot: None, ..fell.clone() }];
-        assert!(silent.iter().all(|record| record.fall(own.boot.as_deref()).is_none()));
-        let mut remembered = Remembered::default();
-        place.write("hosts/host-a/record.toml", &toml::to_string(&fell).expect("written"));
-        exchange(plane, &datastore, &own, &mut remembered).expect("exchanged");
-        assert!(remembered.told_fall);
     }
 
     #[test]

@@ -85,7 +85,7 @@ fn lease_problems(plane: &ControlPlane, leases: &Result<Vec<DatastoreLease>, Lea
         if leases.iter().any(|lease| lease.datastore == *name) {
             continue;
         }
-        let cause = if datastore.problems().is_empty() {
+        let cause = if datastore.writable() {
             format!("the host lease on datastore {name} is not taken yet: it takes seconds")
         } else {
             format!("the host lease on datastore {name} cannot be taken while the datastore is not well")

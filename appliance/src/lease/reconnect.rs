@@ -7,7 +7,7 @@
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::lease::nfs_mount;
 use crate::network::connections::{end_stalled, has_stalled};
@@ -29,16 +29,56 @@ pub fn look_after(area: PathBuf) -> std::io::Result<Sender<()>> {
 
 fn run(area: &Path, dropped: &Receiver<()>) {
     let mut failed = false;
+    let mut again = Again::default();
     while dropped.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
         let Some(server) = nfs_mount::holding(area).and_then(|mount| mount.server) else { continue };
+        if !again.is_due(Instant::now()) {
+            continue;
+        }
         let outcome = mend(server);
         match &outcome {
             Ok(0) => {}
-            Ok(count) => log::info!("{server} can be reached again: {count} stalled connections to it are made anew"),
+            Ok(count) => {
+                log::info!("{server} can be reached again: {count} stalled connections to it are made anew");
+                if again.ended(Instant::now()) {
+                    log::warn!(
+                        "connections to {server} stall again and again, although it can be reached: look whether large frames get \
+                         through (MTU), and for losses: network nics"
+                    );
+                }
+            }
             Err(error) if failed => log::debug!("{server}: {error}"),
             Err(error) => log::warn!("stalled connections to {server} are not made anew: {error}"),
         }
         failed = outcome.is_err();
+    }
+}
+
+/// How soon connections are ended again: those that stall although the server takes new ones are not helped by it.
+#[derive(Debug, Default)]
+struct Again {
+    last: Option<Instant>,
+    /// How many times in a row they stalled soon after they had been made.
+    times: u32,
+}
+
+impl Again {
+    /// The first pause; each that follows is twice as long.
+    const PAUSE: Duration = Duration::from_secs(2);
+    /// Times after which a person is told, and no pause is longer.
+    const OFTEN: u32 = 5;
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.last.is_none_or(|last| now.duration_since(last) >= Self::PAUSE * (1 << self.times))
+    }
+
+    /// Takes note of an end; whether a person is to be told.
+    fn ended(&mut self, now: Instant) -> bool {
+        let soon = self.last.is_some_and(|last| now.duration_since(last) < Self::PAUSE * (4 << self.times));
+        let times = if soon { (self.times + 1).min(Self::OFTEN) } else { 0 };
+        let tell = times == Self::OFTEN && self.times < Self::OFTEN;
+        *self = Self { last: Some(now), times };
+        tell
     }
 }
 
@@ -51,4 +91,28 @@ pub fn mend(server: SocketAddr) -> Result<usize, NetlinkError> {
         return Ok(0);
     }
     end_stalled(server, LOOK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_that_stall_again_and_again_are_ended_ever_more_seldom_and_that_is_told_once() {
+        let (mut again, mut now) = (Again::default(), Instant::now());
+        let (mut ends, mut told) = (Vec::new(), 0);
+        let began = now;
+        while now < began + Duration::from_secs(600) {
+            if again.is_due(now) {
+                ends.push(now.duration_since(began).as_secs());
+                told += u32::from(again.ended(now));
+            }
+            now += LOOK;
+        }
+        assert_eq!(ends[..6], [0, 2, 6, 14, 30, 62]);
+        assert_eq!((ends.len(), told), (14, 1));
+        // Well for a while: the next outage is helped at once.
+        now += Duration::from_secs(600);
+        assert!(again.is_due(now) && !again.ended(now) && again.is_due(now + Again::PAUSE));
+    }
 }

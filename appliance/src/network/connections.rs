@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::netlink::{Netlink, NetlinkError};
 
-/// Retransmissions in a row after which a connection counts as stalled: the third attempt was not answered.
+/// Retransmissions in a row after which a connection counts as stalled.
 const STALLED_RETRANSMISSIONS: u8 = 2;
 
 /// Ends every TCP connection from here to `server`, in the network namespace of this thread; gives how many. Needs

@@ -115,7 +115,9 @@ impl Watch {
             }
         }
         let silent = began.since(seen.unchanged_since);
-        match (silent >= EXPIRY, began >= learned_at) {
+        // A host of another build may count on another expiry: the longer one is safe for both.
+        let theirs = seen.record.as_ref().map_or(EXPIRY, |record| Duration::from_millis(record.expiry_ms.into()));
+        match (silent >= EXPIRY.max(theirs), began >= learned_at) {
             (false, _) => Life::Alive { silent_ms: silent.millis() },
             (true, false) => Life::LookAgain,
             (true, true) => Life::Over(Death::Expired),
@@ -152,6 +154,10 @@ mod tests {
     }
 
     fn bytes(sequence: u64, generation: u64, left: bool) -> Vec<u8> {
+        bytes_of(sequence, generation, left, 0)
+    }
+
+    fn bytes_of(sequence: u64, generation: u64, left: bool, expiry_ms: u32) -> Vec<u8> {
         let bank = area().geometry.hosts();
         let record = HostRecord {
             host: HostId(1),
@@ -159,7 +165,7 @@ mod tests {
             generation: Generation(generation),
             name: "host-a".parse().expect("a name"),
             renewed_at: sequence,
-            expiry_ms: 0,
+            expiry_ms,
             watchdog: Watchdog::None,
             left,
             declared_dead: vec![],
@@ -185,6 +191,17 @@ mod tests {
         assert_eq!(watch.life(WHO, at(0)), Life::Alive { silent_ms: 11_900 });
         watch.observe(area(), at(31_000), at(31_001), &bytes(1, 1, false));
         assert_eq!(watch.life(WHO, at(0)), Life::Over(Death::Expired));
+    }
+
+    #[test]
+    fn a_host_that_counts_on_a_longer_expiry_is_given_it() {
+        let mut watch = Watch::default();
+        let longer = limits::LEASE_EXPIRY_MS + 5_000;
+        for ms in [0, longer - 1, longer] {
+            watch.observe(area(), at(ms), at(ms), &bytes_of(1, 1, false, longer as u32));
+            let over = watch.life(WHO, at(0)) == Life::Over(Death::Expired);
+            assert_eq!(over, ms >= longer, "after {ms} ms");
+        }
     }
 
     #[test]

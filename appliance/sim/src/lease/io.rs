@@ -34,7 +34,7 @@ impl World {
         let most = if slow { Duration::from_secs(20) } else { self.faults.latency_most };
         let lags = self.hosts[host].lags;
         let takes = if lags {
-            self.rng.span(Duration::from_millis(500), Duration::from_millis(5_500))
+            self.rng.span(IO_BOUND / 10, IO_BOUND / 10 * 11)
         } else {
             self.rng.latency(Duration::from_micros(300), most)
         };

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use protocol::time::{Duration, Instant};
 
-/// How long the server keeps the locks of a client that it does not hear of.
-pub(crate) const SERVER_LEASE: Duration = Duration::from_secs(10);
+/// How long the server keeps the locks of a client that it does not hear of: less than the expiry of a host lease, so that a VM may start
+/// elsewhere at once.
+pub(crate) const SERVER_LEASE: Duration = Duration::from_secs(11);
 
 /// A client of the server's locks: one boot of one host.
 pub(crate) type Client = (usize, u64);

@@ -306,7 +306,9 @@ fn datastore_text(datastore: &DatastoreDetail) -> String {
             datastore.server_lease_s.map(|seconds| format!("kept by the server for {seconds} s")),
         )
         .each("VM", &datastore.vms);
-    format!("{record}{}{}", problems(&datastore.problems), problems(&datastore.warnings))
+    let notes: Vec<String> =
+        datastore.warnings.iter().map(|note| format!("\nnote:  {}\nhint:  {}", note.cause, note.hint)).collect();
+    format!("{record}{}{}", problems(&datastore.problems), notes.concat())
 }
 
 fn nics_text(nics: &[NicRow]) -> String {

@@ -26,7 +26,7 @@ pub(super) fn comparison(compared: &CpuComparison) -> String {
     let CpuComparison { here, there, silent_s, differences, vms, unknown } = compared;
     let mut parts = Vec::new();
     if let Some(seconds) = silent_s {
-        parts.push(format!("{there} is silent for {}: this is what it said before", span(*seconds)));
+        parts.push(format!("{there} has said nothing for {}: this is what it said before", span(*seconds)));
     }
     if differences.is_empty() {
         parts.push(format!("{here} and {there} show VMs the same processor"));

@@ -61,7 +61,10 @@ impl Said {
         // What is read on one more datastore may be as old as can be: it shows no later life than is known already.
         let life = self.newest().map_or(now, |newest| newest.changed);
         match self.on.get_mut(datastore) {
-            Some(known) if known.record.beat == record.beat && known.record.identity == record.identity => {
+            Some(known)
+                if (known.record.beat, known.record.left) == (record.beat, record.left)
+                    && known.record.identity == record.identity =>
+            {
                 known.read = now
             }
             // What is read after a while without the datastore may be as old.
@@ -147,6 +150,11 @@ impl Hosts {
     /// Whether a host of this name can be moved to.
     pub fn knows(&self, name: &HostName) -> bool {
         self.lock().get(name).and_then(Said::newest).is_some_and(|seen| seen.record.migration.is_some())
+    }
+
+    /// Whether a host of this name was shut down.
+    pub fn is_off(&self, name: &HostName) -> bool {
+        self.lock().get(name).and_then(Said::newest).is_some_and(|seen| seen.record.left)
     }
 
     /// The two living hosts that have this name, where it is used twice.

@@ -89,19 +89,6 @@ impl HostRecord {
         before.dedup();
         before.split_off(before.len().saturating_sub(EARLIER_MAX))
     }
-
-    /// What a person is told of the end of an earlier boot, which this record, its own, was left by, if that was not shut down.
-    pub(super) fn fall(&self, boot: Option<&str>) -> Option<String> {
-        if self.left || self.boot.is_none() || self.boot.as_deref() == boot {
-            return None;
-        }
-        let names: Vec<&str> = self.running.iter().map(VmName::as_str).collect();
-        let ran = match names.as_slice() {
-            [] => "it ran no VM".to_owned(),
-            _ => format!("it ran {}: vm list tells where they are now", names.join(", ")),
-        };
-        Some(format!("this host went down without being shut down (power, a reset, its watchdog); {ran}"))
-    }
 }
 
 /// A host in a test.

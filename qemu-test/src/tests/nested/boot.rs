@@ -68,15 +68,11 @@ pub(super) fn a_host_with_a_bad_configuration_comes_up_and_says_what_is_wrong(be
 pub(super) fn a_host_that_lost_power_comes_back_and_says_what_ran_there(bench: &mut Bench) -> Result<Verdict> {
     bench.end("witness")?;
     bench.done("host-b", "vm start witness")?;
-    wait::until("host-b to tell others of its VM", TOLD_BOUND, || {
-        let record = io::read_to_string(bench.fleet.server().file(RECORD)?).at("reading", Path::new(RECORD))?;
-        Ok(if record.contains("\"witness\"") { Ok(()) } else { Err(record) })
-    })?;
+    wait_for_record(bench, "\"witness\"")?;
     let machine = bench.fleet.machine("host-b")?;
     machine.process().kill()?;
     bench.fleet.boot(std::slice::from_ref(&machine))?;
     wait::until("host-b to say what happened", TOLD_BOUND, || {
-        bench.done("host-b", "host check").ok();
         let serial = bench.serial_log("host-b")?;
         let told = says(&serial, WENT_DOWN) && says(&serial, "it ran witness: vm list tells where they are now");
         Ok(if told { Ok(()) } else { Err(serial) })
@@ -102,12 +98,14 @@ pub(super) fn a_host_that_is_shut_down_ends_its_vms_first_and_says_what_it_waits
     expect(told, || format!("host-b does not say what it waits for:\n{serial}"))?;
     // It gave its leases up: nothing has to expire.
     bench.done("host-a", "vm start deb")?;
-    let listed = bench.done("host-a", "host list")?;
-    expect(listed.lines().any(|line| line.contains("host-b") && line.contains(" off ")), || {
-        format!("host-a does not say that host-b was shut down: {listed}")
+    wait::until("host-a to say that host-b was shut down", TOLD_BOUND, || {
+        let listed = bench.done("host-a", "host list")?;
+        let off = listed.lines().any(|line| line.contains("host-b") && line.contains(" off "));
+        Ok(if off { Ok(()) } else { Err(listed) })
     })?;
     bench.fleet.boot(std::slice::from_ref(&machine))?;
-    bench.done("host-b", "vm list")?;
+    // It has read what it wrote last, and written anew.
+    wait_for_record(bench, "left = false")?;
     let serial = bench.serial_log("host-b")?;
     expect(!says(&serial, WENT_DOWN), || format!("host-b does not know that it was shut down:\n{serial}"))?;
     Ok(Verdict::Passed)
@@ -124,4 +122,12 @@ fn config_drive(bench: &Bench, text: &str) -> Result<PathBuf> {
     Child::new("mmd", ["-i"]).arg(&drive).arg("::godwit").run()?;
     Child::new("mcopy", ["-i"]).arg(&drive).arg(&file).arg("::godwit/host.toml").run()?;
     Ok(drive)
+}
+
+/// Waits until what host-b tells others of itself says this.
+fn wait_for_record(bench: &Bench, what: &str) -> Result<()> {
+    wait::until(&format!("host-b to tell others {what}"), TOLD_BOUND, || {
+        let record = io::read_to_string(bench.fleet.server().file(RECORD)?).at("reading", Path::new(RECORD))?;
+        Ok(if record.contains(what) { Ok(()) } else { Err(record) })
+    })
 }

@@ -60,6 +60,8 @@ pub(super) fn a_datastore_that_is_away_for_five_seconds_costs_no_vm(bench: &mut 
     std::thread::sleep(BRIEFLY);
     bench.fleet.wires().mend("host-a", Wire::Datastore)?;
     bench.listen(&talker)?;
+    let log = bench.done("host-a", "log show lease")?;
+    expect(log.contains("can be reached again"), || format!("host-a left its connection to TCP's pauses: {log}"))?;
     let server = bench.fleet.server();
     server.freeze()?;
     std::thread::sleep(BRIEFLY);
@@ -212,9 +214,10 @@ pub(super) fn a_host_frozen_with_its_clock_writes_nothing_after_the_take_over(be
     bench.bring("deb", "host-a")?;
     let talker = bench.talk("deb")?;
     bench.listen(&talker)?;
+    // Ended first: an answer that is under way would never come. The guest writes without a client too.
+    let before = talker.stop()?;
     let machine = bench.fleet.machine("host-a")?;
     machine.freeze()?;
-    let before = talker.stop()?;
     // What the thawed VM says to clients until it is killed, no fence of the storage can hold: none listens meanwhile.
     let meanwhile = bench.start_in_the_end("deb", "host-b").and_then(|_| {
         let talker = bench.talk("deb")?;

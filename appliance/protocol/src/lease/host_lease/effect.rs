@@ -81,8 +81,8 @@ pub enum Note {
     WaitingForOldLife(Slot),
     /// Every slot has an owner.
     AreaFull,
-    /// The other hosts of the datastore count on another expiry.
-    ExpiryDiffers(Slot, u32),
+    /// Another host of the datastore lives and counts on a shorter expiry, in milliseconds.
+    ShorterExpiry(Slot, u32),
     /// A renewal failed and is tried again.
     RenewalFailed,
 }
@@ -101,9 +101,12 @@ impl fmt::Display for Note {
                 write!(f, "the lease of this host's last boot, slot {}, has to expire first", slot.0)
             }
             Self::AreaFull => f.write_str("every slot of the lease area belongs to another host"),
-            Self::ExpiryDiffers(slot, ms) => {
-                write!(f, "the host of slot {} counts on an expiry of {ms} ms, which is not this version's", slot.0)
-            }
+            Self::ShorterExpiry(slot, ms) => write!(
+                f,
+                "a host of an older version is on this datastore (slot {}): it would call this one dead after {ms} ms, too early for \
+                 it; shut that host down, or give it this version",
+                slot.0
+            ),
             Self::RenewalFailed => f.write_str("a renewal failed and is tried again"),
         }
     }

@@ -221,8 +221,8 @@ impl HostLease {
     }
 
     fn look_for_slot(&mut self, now: Instant, began: Instant, watch: &Watch) {
-        if let Some((slot, expiry)) = slot::other_expiry(watch) {
-            return self.note(Note::ExpiryDiffers(slot, expiry));
+        if let Some((slot, expiry)) = slot::shorter_expiry(&self.identity, watch) {
+            return self.note(Note::ShorterExpiry(slot, expiry));
         }
         if let Some(inherited) = self.inherited.take() {
             return self.follow_predecessor(now, watch, inherited);

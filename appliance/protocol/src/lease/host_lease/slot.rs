@@ -67,10 +67,13 @@ fn free_slot(identity: &HostIdentity, watch: &Watch) -> Option<(Slot, Generation
     })
 }
 
-/// A host that counts on another expiry than this one, if there is any.
-pub(super) fn other_expiry(watch: &Watch) -> Option<(Slot, u32)> {
+/// Another host that lives, as far as is known, and counts on a shorter expiry than this one: it would call this one dead too early.
+/// One that counts on a longer expiry waits longer, and is waited for longer.
+pub(super) fn shorter_expiry(identity: &HostIdentity, watch: &Watch) -> Option<(Slot, u32)> {
     let records = watch.slots().filter_map(|(slot, seen)| Some((slot, seen.record.as_ref()?)));
-    let mut others =
-        records.filter(|(_, record)| !record.left && u64::from(record.expiry_ms) != limits::LEASE_EXPIRY_MS);
-    others.next().map(|(slot, record)| (slot, record.expiry_ms))
+    let mut shorter = records.filter(|(slot, record)| {
+        let lives = || !matches!(watch.life(record.incarnation(*slot), Instant::ZERO), Life::Over(_));
+        record.name != identity.name && u64::from(record.expiry_ms) < limits::LEASE_EXPIRY_MS && lives()
+    });
+    shorter.next().map(|(slot, record)| (slot, record.expiry_ms))
 }

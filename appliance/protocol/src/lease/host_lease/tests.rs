@@ -216,15 +216,8 @@ fn a_host_that_another_saw_expire_fences_as_soon_as_it_reads_so() {
     bench.effects(true);
     let life = bench.lease.life(at(1_700)).expect("live");
     let mut record = HostRecord {
-        host: HostId(2),
-        boot: BootId(2),
-        generation: Generation(1),
-        name: "host-b".parse().expect("a name"),
-        renewed_at: 0,
-        expiry_ms: limits::LEASE_EXPIRY_MS as u32,
-        watchdog: Watchdog::None,
-        left: false,
         declared_dead: vec![(life.slot, Generation(life.generation.0 + 1))],
+        ..other("host-b", limits::LEASE_EXPIRY_MS)
     };
     bench.put(Slot(3), 1, &record);
     bench.look(2_000);
@@ -233,6 +226,47 @@ fn a_host_that_another_saw_expire_fences_as_soon_as_it_reads_so() {
     bench.put(Slot(3), 2, &record);
     bench.look(2_100);
     assert_eq!(bench.fences(), Some(Fence::DeclaredDead));
+}
+
+/// A record of another host.
+fn other(name: &str, expiry_ms: u64) -> HostRecord {
+    HostRecord {
+        host: HostId(2),
+        boot: BootId(2),
+        generation: Generation(1),
+        name: name.parse().expect("a name"),
+        renewed_at: 0,
+        expiry_ms: expiry_ms as u32,
+        watchdog: Watchdog::None,
+        left: false,
+        declared_dead: Vec::new(),
+    }
+}
+
+#[test]
+fn a_host_that_counts_on_a_shorter_expiry_keeps_this_one_away_for_as_long_as_it_lives() {
+    let mut bench = Bench::new(1, "host-a", None);
+    bench.put(Slot(3), 1, &other("host-b", limits::LEASE_EXPIRY_MS - 1));
+    bench.look(0);
+    let (tickets, effects) = bench.effects(true);
+    let told = effects.contains(&OwnEffect::Note(crate::lease::host_lease::Note::ShorterExpiry(
+        Slot(3),
+        limits::LEASE_EXPIRY_MS as u32 - 1,
+    )));
+    assert!(tickets.is_empty() && told, "{effects:?}");
+    bench.look(limits::LEASE_EXPIRY_MS);
+    assert_eq!(bench.effects(true).0.len(), 1, "it is over");
+}
+
+#[test]
+fn a_slot_of_this_hosts_own_last_boot_and_a_host_with_a_longer_expiry_keep_nobody_away() {
+    let mut bench = Bench::new(1, "host-a", None);
+    bench.put(Slot(3), 1, &other("host-b", 2 * limits::LEASE_EXPIRY_MS));
+    bench.put(Slot(4), 1, &other("host-a", limits::LEASE_EXPIRY_MS - 1));
+    bench.look(0);
+    assert!(bench.effects(true).0.is_empty(), "the last boot's life has to expire first");
+    bench.look(limits::LEASE_EXPIRY_MS);
+    assert_eq!(bench.effects(true).0.len(), 1, "the slot of the last boot is claimed");
 }
 
 #[test]
