@@ -21,6 +21,24 @@ pub enum NoConvergence {
     Abort,
 }
 
+/// A word that none of these is written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it is wait (rounds go on), force (a stun of any length) or abort (the move is given up)")]
+pub struct UnknownNoConvergence;
+
+impl std::str::FromStr for NoConvergence {
+    type Err = UnknownNoConvergence;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        match word {
+            "wait" => Ok(Self::Wait),
+            "force" => Ok(Self::Force),
+            "abort" => Ok(Self::Abort),
+            _ => Err(UnknownNoConvergence),
+        }
+    }
+}
+
 /// What the operator wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {

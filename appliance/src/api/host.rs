@@ -10,6 +10,7 @@ use model::units::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::api::cpu::{CpuComparison, SharedBaseline};
+use crate::api::migrate::Wish;
 
 /// One request. The answer is one [`HostAnswer`], with `Progress` before it where the request takes long.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,16 +56,14 @@ pub enum HostRequest {
     },
     /// `vm console VM`; beside the answer: a connection to the VM's monitor (`api::vmm`).
     VmConsole(VmName),
-    /// `vm migrate VM HOST [--check] [--force]`
+    /// `vm migrate VM HOST [--check] [--force] [--on-no-convergence wait|force|abort]`
     VmMigrate {
         /// The VM.
         vm: VmName,
         /// Where to.
         destination: HostName,
-        /// Only the checks.
-        check_only: bool,
-        /// A link that is slower, farther or narrower than it should be is accepted.
-        force_link: bool,
+        /// What is wanted of the move.
+        wish: Wish,
     },
     /// `lease list`
     LeaseList,
@@ -125,7 +124,7 @@ impl HostRequest {
             | Self::VmResume(vm)
             | Self::LeaseBreak { vm, .. }
             | Self::VmClone { vm, .. }
-            | Self::VmMigrate { vm, check_only: false, .. } => Some(vm),
+            | Self::VmMigrate { vm, wish: Wish { check_only: false, .. }, .. } => Some(vm),
             _ => None,
         }
     }

@@ -9,6 +9,7 @@ use model::names::{DatastoreName, HostName, PortGroupName, VmName};
 use model::receipt::Receipt;
 use protocol::checks::Finding;
 use protocol::checks::facts::HostFacts;
+use protocol::convergence::NoConvergence;
 use protocol::session::{PhaseName, VmNow};
 use serde::{Deserialize, Serialize};
 use vmm::machine::spec::MachineSpec;
@@ -121,10 +122,19 @@ pub struct Outgoing {
     pub facts: Box<HostFacts>,
     /// Where to.
     pub destination: HostName,
+    /// What is wanted of it.
+    pub wish: Wish,
+}
+
+/// What a person wants of a move.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wish {
     /// Only the checks.
     pub check_only: bool,
     /// A link that is slower, farther or narrower than it should be is accepted.
     pub force_link: bool,
+    /// What to do with a guest that dirties its memory faster than the link carries.
+    pub no_convergence: NoConvergence,
 }
 
 /// A VM as both hosts of a migration have to know it.

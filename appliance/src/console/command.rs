@@ -4,6 +4,7 @@ use model::config_tree::nearest;
 use model::diagnosis::Diagnosis;
 
 use crate::api::host::HostRequest;
+use crate::api::migrate::Wish;
 
 /// What an argument names; completion offers the live names of that kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,12 +138,14 @@ pub const COMMANDS: &[Command] = &[
     Command {
         words: &["vm", "migrate"],
         arguments: &[Vm, Host],
-        flags: &["--check", "--force"],
+        flags: &["--check", "--force", "--on-no-convergence wait|force|abort"],
         about: "move it while it runs (--check: look)",
         alias: "",
         build: |w| {
             let (check_only, force_link) = (w.flags.contains(&"--check"), w.flags.contains(&"--force"));
-            Ok(HostRequest::VmMigrate { vm: w.parsed(0)?, destination: w.parsed(1)?, check_only, force_link })
+            let no_convergence = w.value("--on-no-convergence")?.unwrap_or_default();
+            let wish = Wish { check_only, force_link, no_convergence };
+            Ok(HostRequest::VmMigrate { vm: w.parsed(0)?, destination: w.parsed(1)?, wish })
         },
     },
     plain(&["lease", "list"], &[], "who holds which VM", |_| Ok(HostRequest::LeaseList)),
@@ -341,6 +344,8 @@ pub fn help(topic: &[String]) -> Result<String, Diagnosis> {
 
 #[cfg(test)]
 mod tests {
+    use protocol::convergence::NoConvergence;
+
     use super::*;
 
     #[test]
@@ -349,10 +354,14 @@ mod tests {
         let request = HostRequest::VmMigrate {
             vm: "web".parse().expect("valid"),
             destination: "host-b".parse().expect("valid"),
-            check_only: true,
-            force_link: false,
+            wish: Wish { check_only: true, ..Wish::default() },
         };
         assert_eq!(migrate, Line::Ask(request));
+        let forced = parse("vm migrate web host-b --on-no-convergence force").expect("understood");
+        let Line::Ask(HostRequest::VmMigrate { wish, .. }) = forced else { panic!("{forced:?}") };
+        assert_eq!(wish, Wish { no_convergence: NoConvergence::Force, ..Wish::default() });
+        let refusal = parse("vm migrate web host-b --on-no-convergence hope").expect_err("no such word").to_string();
+        assert!(refusal.contains("\"hope\" is not valid: it is wait"), "{refusal}");
         assert_eq!(parse("esxcli vm process list").expect("understood"), Line::Ask(HostRequest::VmList));
         assert_eq!(parse("  ").expect("understood"), Line::Empty);
         assert_eq!(parse("vm ?").expect("understood"), Line::Help(vec!["vm".to_owned()]));

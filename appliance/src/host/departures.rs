@@ -11,7 +11,7 @@ use protocol::checks::{Finding, Judged, by_condition, link};
 use protocol::session::PhaseName;
 
 use crate::api::host::{Check, HostAnswer, VmState};
-use crate::api::migrate::{Ended, FromMigrate, MigrationId, Outgoing, ToMigrate, VmHere, VmToMove};
+use crate::api::migrate::{Ended, FromMigrate, MigrationId, Outgoing, ToMigrate, VmHere, VmToMove, Wish};
 use crate::host::caller::{Caller, LOOK};
 use crate::host::control_plane::ControlPlane;
 use crate::host::lifecycle::{KILLED, end_monitor};
@@ -32,15 +32,6 @@ const GIVE_UP_BOUND: Duration = Duration::from_secs(10);
 const CANCEL_AGAIN: Duration = Duration::from_secs(1);
 /// How long a control plane that was restarted tries to reach the engine for a move of an earlier one.
 const FOLLOW_BOUND: Duration = Duration::from_secs(10);
-
-/// What is wanted of a move.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wish {
-    /// Only the checks.
-    pub check_only: bool,
-    /// A link that is slower, farther or narrower than it should be is accepted.
-    pub force_link: bool,
-}
 
 /// Moves a VM away, or only looks whether it can be.
 ///
@@ -119,8 +110,8 @@ fn move_out(
     };
     let facts = facts::facts(plane).ok_or_else(|| refused("KVM cannot be used here".to_owned(), "host check"))?;
     let facts = Box::new(facts);
-    let Wish { check_only, force_link } = wish;
-    let outgoing = Outgoing { id, vm: to_move, facts, destination: destination.clone(), check_only, force_link };
+    let outgoing = Outgoing { id, vm: to_move, facts, destination: destination.clone(), wish };
+    let check_only = wish.check_only;
     let said = plane.engine.listen(id);
     // A check moves nothing, and stands in no list of moves.
     if !check_only {
@@ -439,7 +430,7 @@ mod tests {
             plane.hosts.note(&"lab".parse().expect("valid"), told, Instant::now());
         }
         for check_only in [true, false] {
-            let wish = Wish { check_only, force_link: false };
+            let wish = Wish { check_only, ..Wish::default() };
             let host_b = "host-b".parse().expect("valid");
             let refusal = migrate(plane, &web, &host_b, wish, &Caller::nobody()).expect_err("refused").to_string();
             assert!(refusal.contains("two living hosts have the name host-b"), "{refusal}");

@@ -11,7 +11,6 @@ use crate::api::host::{HostAnswer, HostRequest};
 use crate::api::init::InitRequest;
 use crate::host::caller::Caller;
 use crate::host::control_plane::ControlPlane;
-use crate::host::departures::Wish;
 use crate::host::news::NEWS;
 use crate::host::{answers, clone, departures, lease_break, lifecycle, moves, start, whereabouts};
 
@@ -90,8 +89,8 @@ fn carry_out(plane: &Arc<ControlPlane>, request: HostRequest, caller: &Caller<'_
             Ok(monitor) => (HostAnswer::Console, vec![monitor]),
             Err(refusal) => (HostAnswer::Refused(refusal), Vec::new()),
         },
-        HostRequest::VmMigrate { vm, destination, check_only, force_link } => {
-            alone(departures::migrate(plane, &vm, &destination, Wish { check_only, force_link }, caller))
+        HostRequest::VmMigrate { vm, destination, wish } => {
+            alone(departures::migrate(plane, &vm, &destination, wish, caller))
         }
         HostRequest::MigrationCancel(id) => line(moves::cancel(plane, &id)),
         HostRequest::News { after } => {

@@ -12,7 +12,7 @@ use netstack::ConnectionId;
 use netstack::probe::{PathReport, Probe};
 use protocol::checks::facts::{HostFacts, LinkFacts, NicFacts, VmFacts};
 use protocol::checks::{Severity, refusal};
-use protocol::convergence::{Costs, NoConvergence, Policy};
+use protocol::convergence::{Costs, Policy};
 use protocol::pages::PageSet;
 use protocol::session::{LeaseAsk, Outcome, PhaseName, RightToRun};
 use protocol::source::{Effect, Input, Plan, Progress, Source, Stopped};
@@ -144,8 +144,8 @@ impl Departure {
             state_bytes,
             stun_us_max: stun_max.micros(),
             verify: migration.verify,
-            check_only: self.order.check_only,
-            force_link: self.order.force_link,
+            check_only: self.order.wish.check_only,
+            force_link: self.order.wish.force_link,
         };
         let offer = ValidatedOffer::new(offer).map_err(|error| defect(format!("the VM cannot be offered: {error}")))?;
         Ok(Plan {
@@ -153,7 +153,7 @@ impl Departure {
             destination: self.order.destination.clone(),
             build: env!("CARGO_PKG_VERSION").to_owned(),
             costs,
-            policy: Policy { stun_max, throttle: true, no_convergence: NoConvergence::Abort },
+            policy: Policy { stun_max, throttle: true, no_convergence: self.order.wish.no_convergence },
             offer,
             started_unix_s: wall_clock::unix_s(),
         })
@@ -441,7 +441,7 @@ impl Departure {
         let vm = VmHere::of(&outcome.vm, &self.order.facts.host);
         let blocked = outcome.findings.iter().any(|finding| finding.severity == Severity::Blocker);
         // A check that found nothing in the way ends the migration too, but is no failure.
-        let checked = self.order.check_only && !blocked && outcome.verdict == Verdict::Cancelled;
+        let checked = self.order.wish.check_only && !blocked && outcome.verdict == Verdict::Cancelled;
         let failure = if blocked {
             refusal(&self.order.vm.name, &self.order.facts.host, &outcome.findings)
         } else if checked {
@@ -450,7 +450,7 @@ impl Departure {
             outcome.diagnosis
         };
         let epoch = outcome.receipt.as_ref().map_or(self.order.vm.epoch, |receipt| receipt.epoch).max(self.goes_on_in);
-        let receipt = if self.order.check_only { None } else { outcome.receipt };
+        let receipt = if self.order.wish.check_only { None } else { outcome.receipt };
         let findings = outcome.findings;
         for finding in findings.iter().filter(|finding| finding.severity == Severity::Warning) {
             log::warn!("migration {:016x}: {}; {}", self.order.id, finding.reason.cause, finding.reason.hint);

@@ -262,7 +262,7 @@ fn a_host_that_counts_on_a_shorter_expiry_keeps_this_one_away_for_as_long_as_it_
 fn a_slot_of_this_hosts_own_last_boot_and_a_host_with_a_longer_expiry_keep_nobody_away() {
     let mut bench = Bench::new(1, "host-a", None);
     bench.put(Slot(3), 1, &other("host-b", 2 * limits::LEASE_EXPIRY_MS));
-    bench.put(Slot(4), 1, &other("host-a", limits::LEASE_EXPIRY_MS - 1));
+    bench.put(Slot(1), 1, &other("host-a", limits::LEASE_EXPIRY_MS - 1));
     bench.look(0);
     assert!(bench.effects(true).0.is_empty(), "the last boot's life has to expire first");
     bench.look(limits::LEASE_EXPIRY_MS);
