@@ -54,7 +54,12 @@ pub(super) fn show(socket: &Path, printer: impl ExternalPrinter + Send + 'static
 fn keep(socket: &Path, mut printer: impl ExternalPrinter, turn: &Turn) {
     let mut seen = None;
     loop {
-        if let Ok(channel) = Channel::<HostRequest, HostAnswer>::connect(socket) {
+        let connected = Channel::<HostRequest, HostAnswer>::connect(socket);
+        if connected.is_err() {
+            // A control plane that starts after this console tells it everything, as one that is restarted does.
+            seen = seen.or(Some(0));
+        }
+        if let Ok(channel) = connected {
             while let Ok((answer, _)) = channel.ask(&HostRequest::News { after: seen }, &[], BOUND) {
                 // Another answer says that these news cannot be told: the next can.
                 let HostAnswer::News { last, items } = answer else {
