@@ -32,7 +32,7 @@ const DATA_BYTES: u64 = 8 << 30;
 /// Size of the disk that it is filled from.
 const FILL_BYTES: u64 = 4 << 30;
 /// Seconds that it keeps the locks of a client that it does not hear of: what servers come with.
-const LEASE_SECONDS: u64 = 90;
+const LEASE_SECONDS: u64 = 60;
 /// Seconds in which clients claim their locks again after a restart. It ends earlier, when all have; hosts renew their leases
 /// every second, so each notices soon enough.
 const GRACE_SECONDS: u64 = 15;
@@ -267,7 +267,7 @@ mod tests {
     #[test]
     fn the_init_script_is_one_that_a_shell_understands_and_sets_the_servers_times() {
         let script = init();
-        assert!(script.contains("--lease-time 90 --grace-time 15 8\n"), "{script}");
+        assert!(script.contains("--lease-time 60 --grace-time 15 8\n"), "{script}");
         assert!(Child::new("sh", ["-n", "-c", &script]).succeeds());
         assert!(!Child::new("sh", ["-n", "-c", "if"]).succeeds(), "the shell finds nothing wrong in anything");
     }

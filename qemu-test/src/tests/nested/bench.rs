@@ -80,9 +80,22 @@ impl Bench {
         spec: HostSpec,
         work: impl FnOnce(&Self, &Machine) -> Result<T>,
     ) -> Result<T> {
-        let machine = self.fleet.add_host(spec)?;
-        let outcome = self.fleet.boot(std::slice::from_ref(&machine)).and_then(|()| work(self, &machine));
-        self.fleet.remove_host(&machine)?;
+        self.with_hosts(vec![spec], |bench, machines| work(bench, &machines[0]))
+    }
+
+    /// Boots more hosts at once for the time of `work`.
+    pub(super) fn with_hosts<T>(
+        &mut self,
+        specs: Vec<HostSpec>,
+        work: impl FnOnce(&Self, &[Machine]) -> Result<T>,
+    ) -> Result<T> {
+        let mut machines = Vec::new();
+        let added =
+            specs.into_iter().try_for_each(|spec| self.fleet.add_host(spec).map(|machine| machines.push(machine)));
+        let outcome = added.and_then(|()| self.fleet.boot(&machines)).and_then(|()| work(self, &machines));
+        for machine in &machines {
+            self.fleet.remove_host(machine)?;
+        }
         outcome
     }
 }

@@ -6,7 +6,7 @@ use std::{fs, io};
 
 use crate::child::Child;
 use crate::error::{Doing, Result};
-use crate::machine::{Firmware, HostSpec, Medium, StartFrom};
+use crate::machine::{Firmware, HostSpec, Machine, Medium, StartFrom};
 use crate::tests::nested::bench::{Bench, expect, says};
 use crate::tests::tally::Verdict;
 use crate::wait;
@@ -19,33 +19,33 @@ const RECORD: &str = "hosts/host-b/record.toml";
 const WENT_DOWN: &str = "this host went down without being shut down";
 /// How long a host may take to tell something by itself.
 const TOLD_BOUND: Duration = Duration::from_secs(60);
-/// The host that these tests boot beside the fleet.
+/// The first of the hosts that these tests boot beside the fleet.
 const NUMBER: u8 = 9;
 
-pub(super) fn the_iso_boots_as_a_cd_by_bios(bench: &mut Bench) -> Result<Verdict> {
-    boot_iso(bench, Firmware::Bios, Medium::Cd)
+pub(super) fn the_iso_boots_by_bios_as_a_cd_and_as_a_usb_stick(bench: &mut Bench) -> Result<Verdict> {
+    boot_iso(bench, Firmware::Bios)
 }
 
-pub(super) fn the_iso_boots_as_a_usb_stick_by_bios(bench: &mut Bench) -> Result<Verdict> {
-    boot_iso(bench, Firmware::Bios, Medium::Usb)
-}
-
-pub(super) fn the_iso_boots_as_a_cd_by_uefi(bench: &mut Bench) -> Result<Verdict> {
-    boot_iso(bench, Firmware::Uefi, Medium::Cd)
-}
-
-pub(super) fn the_iso_boots_as_a_usb_stick_by_uefi(bench: &mut Bench) -> Result<Verdict> {
-    boot_iso(bench, Firmware::Uefi, Medium::Usb)
+pub(super) fn the_iso_boots_by_uefi_as_a_cd_and_as_a_usb_stick(bench: &mut Bench) -> Result<Verdict> {
+    boot_iso(bench, Firmware::Uefi)
 }
 
 /// The ISO boots to a console that answers, and the host has taken its name from the volume labelled GODWIT.
-fn boot_iso(bench: &mut Bench, firmware: Firmware, medium: Medium) -> Result<Verdict> {
-    let mut spec = HostSpec { start_from: StartFrom::Iso(firmware, medium), ..HostSpec::usual(NUMBER) };
-    spec.config_drive = Some(config_drive(bench, &spec.configuration_file())?);
-    bench.with_host(spec, |bench, machine| {
-        bench.done(&machine.spec.name, "help")?;
-        let log = bench.serial_log(&machine.spec.name)?;
-        expect(says(&log, "identity: host host-i"), || format!("the host did not find its configuration:\n{log}"))?;
+fn boot_iso(bench: &mut Bench, firmware: Firmware) -> Result<Verdict> {
+    let mut specs = Vec::new();
+    for (number, medium) in (NUMBER..).zip([Medium::Cd, Medium::Usb]) {
+        let mut spec = HostSpec { start_from: StartFrom::Iso(firmware, medium), ..HostSpec::usual(number) };
+        spec.config_drive = Some(config_drive(bench, &spec.name, &spec.configuration_file())?);
+        specs.push(spec);
+    }
+    bench.with_hosts(specs, |bench, machines| {
+        for Machine { spec: HostSpec { name, .. }, .. } in machines {
+            bench.done(name, "help")?;
+            let log = bench.serial_log(name)?;
+            expect(says(&log, &format!("identity: host {name}")), || {
+                format!("{name} did not find its configuration:\n{log}")
+            })?;
+        }
         Ok(Verdict::Passed)
     })
 }
@@ -54,7 +54,7 @@ pub(super) fn a_host_with_a_bad_configuration_comes_up_and_says_what_is_wrong(be
     let mut spec = HostSpec { start_from: StartFrom::Kernel, ..HostSpec::usual(NUMBER) };
     let good = spec.configuration_file();
     let bad = format!("{good}\nport_group.lab.vlan = 5000\nmigration_nic.adress = \"10.0.0.1/24\"\n");
-    spec.config_drive = Some(config_drive(bench, &bad)?);
+    spec.config_drive = Some(config_drive(bench, &spec.name, &bad)?);
     bench.with_host(spec, |bench, machine| {
         bench.done(&machine.spec.name, "help")?;
         let log = bench.serial_log(&machine.spec.name)?;
@@ -112,9 +112,9 @@ pub(super) fn a_host_that_is_shut_down_ends_its_vms_first_and_says_what_it_waits
 }
 
 /// A FAT volume labelled GODWIT with this `godwit/host.toml`.
-fn config_drive(bench: &Bench, text: &str) -> Result<PathBuf> {
+fn config_drive(bench: &Bench, host: &str, text: &str) -> Result<PathBuf> {
     let folder = bench.home.run();
-    let (drive, file) = (folder.join("config-drive.img"), folder.join("host.toml"));
+    let (drive, file) = (folder.join(format!("config-drive-{host}.img")), folder.join("host.toml"));
     fs::write(&file, text).at("writing", &file)?;
     let _ = fs::remove_file(&drive);
     // 2,880 sectors of 512 bytes: the size that FAT tools agree on.

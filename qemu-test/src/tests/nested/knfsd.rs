@@ -78,7 +78,7 @@ pub(super) fn a_host_tells_what_mends_each_datastore_that_it_cannot_use_and_uses
         let all = useless.iter().all(|(name, ..)| check.output.contains(&format!("datastore {name}")));
         expect(check.status != 0 && all, || format!("`host check` does not tell of each datastore: {}", check.output))?;
         let good = bench.done(host, "datastore show lab")?;
-        expect(good.contains("available") && good.contains("kept by the server for 90 s"), || {
+        expect(good.contains("available") && good.contains("kept by the server for 60 s"), || {
             format!("the datastore that can be used is not told to be so: {good}")
         })?;
         bench.done(host, "vm start witness")?;
