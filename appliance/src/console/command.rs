@@ -336,7 +336,10 @@ pub fn help(topic: &[String]) -> Result<String, Diagnosis> {
     let width = commands.iter().map(|command| command.usage().len()).max().unwrap_or(0).min(36);
     let mut text = String::new();
     for command in &commands {
-        text.push_str(&format!("{:width$}  {}\n", command.usage(), command.about));
+        let (usage, about) = (command.usage(), command.about);
+        // What is too long for the line stands above what it is about.
+        let apart = if usage.len() + about.len() > 78 { format!("\n{:width$}", "") } else { String::new() };
+        text.push_str(&format!("{usage:width$}{apart}  {about}\n"));
     }
     text.push_str("\nEvery command takes --json. Tab completes; Ctrl-C gives up what is waited for.");
     Ok(text)
@@ -347,6 +350,14 @@ mod tests {
     use protocol::convergence::NoConvergence;
 
     use super::*;
+
+    #[test]
+    fn each_line_of_the_help_fits_the_terminal() {
+        let all = help(&[]).expect("help on all");
+        assert_eq!(all.lines().filter(|line| line.chars().count() > 80).collect::<Vec<_>>(), Vec::<&str>::new());
+        let migrate = all.lines().skip_while(|line| !line.starts_with("vm migrate")).nth(1);
+        assert!(migrate.is_some_and(|line| line.trim_start().starts_with("move it while it runs")), "{all}");
+    }
 
     #[test]
     fn a_typed_command_becomes_its_request() {

@@ -16,7 +16,7 @@ const OFF_BOUND: Duration = Duration::from_secs(300);
 /// What host-b tells others of itself, on the datastore.
 const RECORD: &str = "hosts/host-b/record.toml";
 /// What a host says at a boot after one that was not ended in order.
-const WENT_DOWN: &str = "this host went down without being shut down";
+const WENT_DOWN: &str = "this host went down, and no datastore saw it shut down";
 /// How long a host may take to tell something by itself.
 const TOLD_BOUND: Duration = Duration::from_secs(60);
 /// The first of the hosts that these tests boot beside the fleet.
