@@ -61,6 +61,8 @@ fn candidates(line: &str, names: impl FnOnce() -> Names) -> Vec<String> {
     if let Some(command) = wanted {
         match words.last().and_then(|word| command.value_of(word)) {
             Some("HOST") => found.extend(names().hosts.iter().map(ToString::to_string)),
+            // A choice: `wait|force|abort`.
+            Some(kind) if kind.contains('|') => found.extend(kind.split('|').map(str::to_owned)),
             Some(_) => {}
             None => found.extend(following(command, words.len() - command.words.len(), last, names)),
         }
@@ -122,7 +124,8 @@ mod tests {
         assert_eq!(offered("vm migrate web "), ["host-b"]);
         assert_eq!(offered("vm clone "), ["db", "web"]);
         assert!(offered("vm clone web ").is_empty(), "the name of a clone is a new one");
-        assert_eq!(offered("vm migrate web host-b --"), ["--check", "--force", "--json"]);
+        assert_eq!(offered("vm migrate web host-b --"), ["--check", "--force", "--json", "--on-no-convergence"]);
+        assert_eq!(offered("vm migrate web host-b --on-no-convergence "), ["abort", "force", "wait"]);
         assert_eq!(offered("network port"), ["port-group"]);
         assert!(offered("vm start web ").is_empty());
         assert_eq!(offered("host cpu --"), ["--baseline", "--compare", "--json"]);
