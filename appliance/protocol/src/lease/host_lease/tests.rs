@@ -2,7 +2,7 @@
 
 use model::limits;
 
-use super::{Fence, HostIdentity, HostLease, OwnEffect, Remembered, Standing};
+use super::{Fence, HostIdentity, HostLease, Note, OwnEffect, Remembered, Standing};
 use crate::lease::identity::{AreaId, BootId, Generation, HostId, Slot};
 use crate::lease::layout::{Area, Geometry};
 use crate::lease::record::{HostRecord, Watchdog};
@@ -249,10 +249,7 @@ fn a_host_that_counts_on_a_shorter_expiry_keeps_this_one_away_for_as_long_as_it_
     bench.put(Slot(3), 1, &other("host-b", limits::LEASE_EXPIRY_MS - 1));
     bench.look(0);
     let (tickets, effects) = bench.effects(true);
-    let told = effects.contains(&OwnEffect::Note(crate::lease::host_lease::Note::ShorterExpiry(
-        Slot(3),
-        limits::LEASE_EXPIRY_MS as u32 - 1,
-    )));
+    let told = effects.contains(&OwnEffect::Note(Note::ShorterExpiry(Slot(3), limits::LEASE_EXPIRY_MS as u32 - 1)));
     assert!(tickets.is_empty() && told, "{effects:?}");
     bench.look(limits::LEASE_EXPIRY_MS);
     assert_eq!(bench.effects(true).0.len(), 1, "it is over");
@@ -264,7 +261,9 @@ fn a_slot_of_this_hosts_own_last_boot_and_a_host_with_a_longer_expiry_keep_nobod
     bench.put(Slot(3), 1, &other("host-b", 2 * limits::LEASE_EXPIRY_MS));
     bench.put(Slot(1), 1, &other("host-a", limits::LEASE_EXPIRY_MS - 1));
     bench.look(0);
-    assert!(bench.effects(true).0.is_empty(), "the last boot's life has to expire first");
+    let (tickets, effects) = bench.effects(true);
+    let waits = effects.contains(&OwnEffect::Note(Note::WaitingForOldLife(Slot(1))));
+    assert!(tickets.is_empty() && waits, "the last boot's life has to expire first, and that is told: {effects:?}");
     bench.look(limits::LEASE_EXPIRY_MS);
     assert_eq!(bench.effects(true).0.len(), 1, "the slot of the last boot is claimed");
 }
