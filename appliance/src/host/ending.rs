@@ -25,6 +25,8 @@ use crate::sigterm;
 const LOOK: Duration = Duration::from_millis(200);
 /// Pause before a VM, or the engine, that did not obey is told again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// Pause before the power button of a guest that still runs is pressed once more: one that was booting did not hear it.
+const PRESS_AGAIN: Duration = Duration::from_secs(10);
 /// Pause between two lines that tell what is waited for.
 const SHOW_WAITING: Duration = Duration::from_secs(5);
 /// How long a lease that is being asked for is waited for before all are given up.
@@ -180,7 +182,7 @@ fn wait_for_clones(plane: &ControlPlane) {
 /// Presses the power button of every guest, also of those that a command held at first, and gives them their time.
 fn shut_guests_down(plane: &ControlPlane) {
     let deadline = Instant::now() + Duration::from_millis(limits::VM_POWER_BUTTON_MS);
-    let (mut tried, mut pressed, mut shown) = (Told::nobody(), Vec::new(), None);
+    let (mut tried, mut pressed, mut shown) = (Told::nobody(), BTreeMap::<VmName, Instant>::new(), None);
     while Instant::now() < deadline {
         let here = plane.vms.all_running();
         if here.is_empty() {
@@ -193,12 +195,13 @@ fn shut_guests_down(plane: &ControlPlane) {
         }
         for (running, state) in here {
             let name = &running.vm.vm;
-            if pressed.contains(name) || !matches!(state, VmState::Running | VmState::Paused) {
+            let waits = pressed.get(name).is_some_and(|pressed| now.duration_since(*pressed) < PRESS_AGAIN);
+            if waits || !matches!(state, VmState::Running | VmState::Paused) {
                 continue;
             }
             let Some(first) = tried.is_due(name, Instant::now()) else { continue };
             match lifecycle::resume_if_paused(plane, name).and_then(|()| lifecycle::stop(plane, name)) {
-                Ok(_) => pressed.push(name.clone()),
+                Ok(_) => drop(pressed.insert(name.clone(), now)),
                 Err(refusal) if first => log::warn!("{refusal}"),
                 Err(_) => {}
             }
