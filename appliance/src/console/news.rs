@@ -54,24 +54,23 @@ pub(super) fn show(socket: &Path, printer: impl ExternalPrinter + Send + 'static
 fn keep(socket: &Path, mut printer: impl ExternalPrinter, turn: &Turn) {
     let mut seen = None;
     loop {
-        let connected = Channel::<HostRequest, HostAnswer>::connect(socket);
-        if connected.is_err() {
+        let Ok(channel) = Channel::<HostRequest, HostAnswer>::connect(socket) else {
             // A control plane that starts after this console tells it everything, as one that is restarted does.
             seen = seen.or(Some(0));
-        }
-        if let Ok(channel) = connected {
-            while let Ok((answer, _)) = channel.ask(&HostRequest::News { after: seen }, &[], BOUND) {
-                // Another answer says that these news cannot be told: the next can.
-                let HostAnswer::News { last, items } = answer else {
-                    seen = None;
-                    break;
-                };
-                seen = Some(last);
-                if !items.is_empty() {
-                    let _turn = turn.for_news();
-                    // A terminal that cannot be written to has nobody to tell.
-                    let _ = printer.print(told(&items));
-                }
+            std::thread::sleep(AGAIN);
+            continue;
+        };
+        while let Ok((answer, _)) = channel.ask(&HostRequest::News { after: seen }, &[], BOUND) {
+            // Another answer says that these news cannot be told: the next can.
+            let HostAnswer::News { last, items } = answer else {
+                seen = None;
+                break;
+            };
+            seen = Some(last);
+            if !items.is_empty() {
+                let _turn = turn.for_news();
+                // A terminal that cannot be written to has nobody to tell.
+                let _ = printer.print(told(&items));
             }
         }
         std::thread::sleep(AGAIN);

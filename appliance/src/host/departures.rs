@@ -111,16 +111,15 @@ fn move_out(
     let facts = facts::facts(plane).ok_or_else(|| refused("KVM cannot be used here".to_owned(), "host check"))?;
     let facts = Box::new(facts);
     let outgoing = Outgoing { id, vm: to_move, facts, destination: destination.clone(), wish };
-    let check_only = wish.check_only;
     let said = plane.engine.listen(id);
     // A check moves nothing, and stands in no list of moves.
-    if !check_only {
+    if !wish.check_only {
         plane.moves.begin(id, vm, plane.name(), destination);
         let moving_out = MovingOut { id, destination: destination.clone() };
         let noted = record::write_moving_out(&plane.run_dir, &running, outgoing.vm.paused, moving_out);
         if let Err(error) = noted {
             let refusal = refused(format!("the move cannot be noted: {error}"), "host check");
-            return conclude(plane, held, id, check_only, Err(Unreported::failed(refusal)));
+            return conclude(plane, held, id, wish.check_only, Err(Unreported::failed(refusal)));
         }
     }
     let start = ToMigrate::Start(Box::new(outgoing));
@@ -133,7 +132,7 @@ fn move_out(
         Ok(()) => wait_for_end(plane, held, id, &said, caller),
     };
     plane.engine.forget(id);
-    conclude(plane, held, id, check_only, ended)
+    conclude(plane, held, id, wish.check_only, ended)
 }
 
 /// Takes up a move away that the control plane before this one began, on a thread of its own: the engine may go on with it,

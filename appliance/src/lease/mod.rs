@@ -8,7 +8,8 @@
 //!
 //! [`role`] listens, [`serve`] turns messages into requests of a keeper, [`datastore`] runs a keeper, [`lane`] does its
 //! I/O, [`area`] opens or makes the lease area, [`guard`] knows which processes to kill, [`cut`] ends what they have in
-//! flight, [`reconnect`] helps the client of a server that can be reached again, [`memory`] is what one process of this role leaves to the next, [`watchdog`] resets the host if none comes.
+//! flight, [`reconnect`] helps the client of a server that can be reached again ([`nfs_mount`] tells both which one that is),
+//! [`memory`] is what one process of this role leaves to the next, [`watchdog`] resets the host if none comes.
 
 pub mod area;
 pub mod cut;

@@ -1,8 +1,7 @@
 //! Helps the kernel's NFS client back to a server that can be reached again. TCP doubles its pause after each retransmission that was
 //! not answered (RFC 6298, 5.5): after an outage of five seconds it may send nothing for another eight, and a host lease does not bear
 //! that. So while a connection to the server is stalled, another is tried; once the server takes that one, the stalled one is ended, and
-//! the client makes a new one at once and sends on it whatever it has no answer to (RFC 8881, 2.9.2 and 2.10.6: what the server has done
-//! already it does not do twice). A server that is only slow acknowledges what it is sent, and keeps its connections.
+//! the client makes a new one at once and sends on it whatever it has no answer to (RFC 8881, 2.9.2). A server that is only slow acknowledges what it is sent, and keeps its connections.
 
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -31,10 +30,10 @@ fn run(area: &Path, dropped: &Receiver<()>) {
     let mut failed = false;
     let mut again = Again::default();
     while dropped.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
-        let Some(server) = nfs_mount::holding(area).and_then(|mount| mount.server) else { continue };
         if !again.is_due(Instant::now()) {
             continue;
         }
+        let Some(server) = nfs_mount::holding(area).and_then(|mount| mount.server) else { continue };
         let outcome = mend(server);
         match &outcome {
             Ok(0) => {}

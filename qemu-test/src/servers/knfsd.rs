@@ -49,7 +49,8 @@ const BOOT_BOUND: Duration = Duration::from_secs(20);
 /// From there to a server that answers; an emulated machine copies some hundred MiB meanwhile.
 const ANSWER_BOUND: Duration = Duration::from_secs(120);
 
-/// The init script. Beside the export of the lab it has some that a host cannot use: each says by its name why. What it starts, and in which order, is as in the units of Debian's nfs-kernel-server. `nfsdcld` keeps what
+/// The init script. Beside the export of the lab it has some that a host cannot use: each says by its name why. What it starts,
+/// and in which order, is as in the units of Debian's nfs-kernel-server. `nfsdcld` keeps what
 /// clients must be known by after a restart. Reads and writes may be of 1 MiB, as on any server that has memory enough.
 const INIT: &str = r#"#!/bin/sh
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin

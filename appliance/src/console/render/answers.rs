@@ -67,8 +67,12 @@ pub(super) fn or_dash<T: ToString>(value: Option<T>) -> String {
 }
 
 pub(super) fn problems(reasons: &[Reason]) -> String {
+    with_hints("cause: ", reasons)
+}
+
+fn with_hints(label: &str, reasons: &[Reason]) -> String {
     let lines = reasons.iter().map(|Reason { cause, hint }| {
-        if hint.is_empty() { format!("\ncause: {cause}") } else { format!("\ncause: {cause}\nhint:  {hint}") }
+        if hint.is_empty() { format!("\n{label}{cause}") } else { format!("\n{label}{cause}\nhint:  {hint}") }
     });
     lines.collect()
 }
@@ -306,9 +310,7 @@ fn datastore_text(datastore: &DatastoreDetail) -> String {
             datastore.server_lease_s.map(|seconds| format!("kept by the server for {seconds} s")),
         )
         .each("VM", &datastore.vms);
-    let notes: Vec<String> =
-        datastore.warnings.iter().map(|note| format!("\nnote:  {}\nhint:  {}", note.cause, note.hint)).collect();
-    format!("{record}{}{}", problems(&datastore.problems), notes.concat())
+    format!("{record}{}{}", problems(&datastore.problems), with_hints("note:  ", &datastore.warnings))
 }
 
 fn nics_text(nics: &[NicRow]) -> String {

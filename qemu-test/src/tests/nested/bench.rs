@@ -12,9 +12,13 @@ use crate::image::Image;
 use crate::machine::{HostSpec, Machine};
 use crate::servers::Make;
 use crate::tests::nested::guest::HOSTS;
+use crate::wait;
 
 /// How long a console command may take unless a test says otherwise.
 const COMMAND_BOUND: Duration = Duration::from_secs(120);
+
+/// How long a host may take to be well again: its last life has to expire, and what it wrote to settle.
+const COME_BACK_BOUND: Duration = Duration::from_secs(180);
 
 /// A fleet of two hosts with the example VMs, and the image they booted.
 pub(super) struct Bench {
@@ -45,6 +49,14 @@ impl Bench {
             return Ok(answer.output);
         }
         Err(self.unexpected(host, command, &answer))
+    }
+
+    /// Waits until nothing is wrong with a host any more: it has its datastore and its lease there again.
+    pub(super) fn comes_back(&self, host: &str) -> Result<()> {
+        wait::until(&format!("{host} to have its datastore and its lease again"), COME_BACK_BOUND, || {
+            let said = self.exec(host, "host check")?;
+            Ok(if said.status == 0 { Ok(()) } else { Err(said.output) })
+        })
     }
 
     /// All that a host's serial line said since it booted. QEMU keeps a character twice that the line did not take at once,

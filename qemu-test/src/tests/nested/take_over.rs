@@ -9,11 +9,7 @@ use crate::servers::Make;
 use crate::tests::nested::bench::Bench;
 use crate::tests::nested::fences::{heard_on, went_on};
 use crate::tests::nested::guest::HOSTS;
-use crate::wait;
 use crate::wire::Wire;
-
-/// How long a host may take to be well again.
-const WELL_BOUND: Duration = Duration::from_secs(300);
 
 /// How a host is lost.
 #[derive(Debug, Clone, Copy)]
@@ -62,9 +58,6 @@ fn lose(bench: &mut Bench, loss: Loss, from: &str, to: &str) -> Result<Duration>
     }
     started?;
     went_on(bench, &[heard])?;
-    wait::until(&format!("{from} to be well"), WELL_BOUND, || {
-        let said = bench.exec(from, "host check")?;
-        Ok(if said.status == 0 { Ok(()) } else { Err(said.output) })
-    })?;
+    bench.comes_back(from)?;
     Ok(took)
 }
