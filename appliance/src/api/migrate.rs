@@ -180,8 +180,6 @@ pub struct MigrationProgress {
     pub doing: String,
     /// Thousandths of the memory that are there.
     pub thousandths: Option<u16>,
-    /// Predicted stun, microseconds.
-    pub predicted_stun_us: Option<u64>,
 }
 
 /// What a host has of a VM at the end of a migration.

@@ -76,13 +76,7 @@ mod tests {
         drop(there);
         link.tell(ended(1));
         let (phase, doing) = (Some(PhaseName::Release), "release".to_owned());
-        link.tell(FromMigrate::Progress(MigrationProgress {
-            id: 2,
-            phase,
-            doing,
-            thousandths: None,
-            predicted_stun_us: None,
-        }));
+        link.tell(FromMigrate::Progress(MigrationProgress { id: 2, phase, doing, thousandths: None }));
         link.tell(ended(2));
         let (here, there) = HostChannel::pair().expect("sockets");
         link.connected(here);

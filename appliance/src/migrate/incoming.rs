@@ -385,7 +385,7 @@ impl Arrival {
         if self.told_host {
             let id = self.id();
             let phase = Some(progress.phase);
-            let told = MigrationProgress { id, phase, doing, thousandths, predicted_stun_us: None };
+            let told = MigrationProgress { id, phase, doing, thousandths };
             desk.tell(FromMigrate::Progress(told));
         }
     }

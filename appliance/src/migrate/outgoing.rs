@@ -15,7 +15,7 @@ use protocol::checks::{Severity, refusal};
 use protocol::convergence::{Costs, Policy};
 use protocol::pages::PageSet;
 use protocol::session::{LeaseAsk, Outcome, PhaseName, RightToRun};
-use protocol::source::{Effect, Input, Plan, Progress, Source, Stopped};
+use protocol::source::{Effect, Input, Plan, Source, Stopped};
 use protocol::time::Duration;
 use protocol::wire::message::{Offer, RunState};
 use protocol::wire::{MigrationId, ValidatedOffer};
@@ -30,8 +30,9 @@ use super::memory::GuestRam;
 use super::monitor::{self, Monitor, Purpose};
 use super::records::{Sending, SendingError, Step};
 use crate::api::lease::VmOnDatastore;
-use crate::api::migrate::{Ended, FromMigrate, MigrationProgress, Outgoing, Peer, VmHere};
+use crate::api::migrate::{Ended, FromMigrate, Outgoing, Peer, VmHere};
 use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest};
+use crate::migrate::progress::shown;
 use crate::wall_clock;
 
 /// What the state of a VM is expected to take, bytes: the vCPUs' and the devices'.
@@ -467,22 +468,5 @@ fn measured(report: &PathReport) -> LinkFacts {
         rtt_us: u64::try_from(report.rtt_min.as_micros()).unwrap_or(u64::MAX),
         bandwidth_bytes_per_s: Some(report.bandwidth_bytes),
         mtu: report.path_mtu,
-    }
-}
-
-/// Progress as people see it.
-fn shown(id: crate::api::migrate::MigrationId, progress: &Progress) -> MigrationProgress {
-    let doing = match (&progress.note, progress.round) {
-        (Some(note), _) => format!("{}: {note}", progress.phase),
-        (None, 0) => progress.phase.to_string(),
-        (None, round) => format!("{} round {round}", progress.phase),
-    };
-    let thousandths = (progress.pages > 0).then(|| progress.pages_sent * 1000 / progress.pages);
-    MigrationProgress {
-        id,
-        phase: Some(progress.phase),
-        doing,
-        thousandths: thousandths.and_then(|value| u16::try_from(value).ok()),
-        predicted_stun_us: progress.prediction.map(|prediction| prediction.stun_us),
     }
 }

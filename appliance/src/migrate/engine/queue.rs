@@ -30,7 +30,7 @@ impl Engine {
     }
 
     fn tell_progress(&mut self, id: MigrationId, phase: Option<PhaseName>, doing: String) {
-        let progress = MigrationProgress { id, phase, doing, thousandths: None, predicted_stun_us: None };
+        let progress = MigrationProgress { id, phase, doing, thousandths: None };
         self.host.tell(FromMigrate::Progress(progress));
     }
 

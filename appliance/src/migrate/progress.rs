@@ -1,0 +1,59 @@
+//! How far a move is, in words, as its source tells it.
+
+use protocol::convergence::Prediction;
+use protocol::source::Progress;
+
+use crate::api::migrate::{MigrationId, MigrationProgress};
+
+/// Progress as people see it.
+pub fn shown(id: MigrationId, progress: &Progress) -> MigrationProgress {
+    let doing = match (&progress.note, progress.round, &progress.prediction) {
+        (Some(note), ..) => format!("{}: {note}", progress.phase),
+        (None, 0, _) => progress.phase.to_string(),
+        (None, round, None) => format!("{} round {round}", progress.phase),
+        (None, round, Some(prediction)) => format!("{} round {round}, {}", progress.phase, expected(prediction)),
+    };
+    let thousandths = (progress.pages > 0).then(|| progress.pages_sent * 1000 / progress.pages);
+    let thousandths = thousandths.and_then(|value| u16::try_from(value).ok());
+    MigrationProgress { id, phase: Some(progress.phase), doing, thousandths }
+}
+
+/// What is to be expected of the rest.
+fn expected(prediction: &Prediction) -> String {
+    let megabytes = prediction.bandwidth_bytes_per_s as f64 / 1e6;
+    let left = match prediction.left_us {
+        Some(left) => format!("about {} s left", left.div_ceil(1_000_000)),
+        None => "the guest dirties its memory faster than that".to_owned(),
+    };
+    format!("{megabytes:.1} MB/s, {left}, stun of about {} ms", prediction.stun_us.div_ceil(1_000))
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::session::PhaseName;
+
+    use super::*;
+
+    fn told(left_us: Option<u64>, note: Option<&str>) -> MigrationProgress {
+        let prediction =
+            Prediction { stun_us: 119_001, left_us, bandwidth_bytes_per_s: 95_440_000, dirty_pages_per_s: 5 };
+        let progress = Progress {
+            phase: PhaseName::PreCopy,
+            round: 2,
+            pages_sent: 1,
+            pages: 4,
+            prediction: Some(prediction),
+            note: note.map(str::to_owned),
+        };
+        shown(1, &progress)
+    }
+
+    #[test]
+    fn a_move_under_way_tells_how_fast_it_is_and_what_is_to_be_expected_of_it() {
+        let calm = told(Some(11_000_001), None);
+        assert_eq!(calm.doing, "pre-copy round 2, 95.4 MB/s, about 12 s left, stun of about 120 ms");
+        assert_eq!(calm.thousandths, Some(250));
+        assert!(told(None, None).doing.contains("faster than that"));
+        assert_eq!(told(None, Some("waiting")).doing, "pre-copy: waiting");
+    }
+}
