@@ -60,6 +60,8 @@ pub enum LeaseRequest {
     },
     /// The hosts of a datastore and whether they live.
     Hosts(DatastoreName),
+    /// The boots of hosts that died lately, by a look at the datastore that begins after this request.
+    DeadBoots(DatastoreName),
     /// How this host's own leases are.
     Status,
     /// The destination of a move, in pre-copy: phase 1 of the epoch after `epoch`.
@@ -115,6 +117,8 @@ pub enum LeaseAnswer {
     Holders(Vec<(VmName, Holder)>),
     /// To `Hosts`.
     Hosts(Vec<HostLease>),
+    /// To `DeadBoots`.
+    DeadBoots(Vec<DeadBoot>),
     /// To `Status`.
     Status(Vec<DatastoreLease>),
     /// Not done, nothing is known to have changed, and why.
@@ -181,6 +185,19 @@ pub struct HostLease {
     pub alive: bool,
     /// Milliseconds since its lease was last seen to change.
     pub silent_ms: u64,
+}
+
+/// A boot of a host that is over without its having left in order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadBoot {
+    /// The host's identity.
+    pub host: [u8; 16],
+    /// The host's name.
+    pub name: HostName,
+    /// The boot (random(4), boot_id).
+    pub boot: u128,
+    /// Its slot shows a later boot of the same host.
+    pub rebooted: bool,
 }
 
 /// This host's own lease on a datastore.

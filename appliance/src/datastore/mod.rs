@@ -9,7 +9,8 @@
 //! [`keeper`] mounts, watches and mounts again, one thread for each datastore; [`mount`] says what the kernel is asked and
 //! what its refusals mean; [`bounded`] carries single file operations with a deadline; [`beneath`] keeps their paths
 //! within the datastore; [`trouble`] says what its errors mean; [`store`] is what the rest of the control plane works with.
-//! [`server_lease`] tells how long a server keeps the locks of a host that died.
+//! [`server_lease`] tells how long a server keeps the locks of a host that it does not hear of; [`nfs_client`] makes it give up those of one
+//! that is dead.
 //! [`copying`] copies a file piece by piece, and [`server_copy`] tells whether the server does that by itself; [`unfinished`] is a
 //! folder that nobody sees before it is whole; [`parts`] are the files of a folder, its own and those that it only links to.
 
@@ -18,6 +19,7 @@ pub mod bounded;
 pub mod copying;
 pub mod keeper;
 pub mod mount;
+pub mod nfs_client;
 pub mod parts;
 pub mod server_copy;
 pub mod server_lease;

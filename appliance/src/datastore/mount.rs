@@ -10,6 +10,7 @@ use model::host_config::{DatastoreKind, NfsVersion};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::bounded::plain;
+use super::nfs_client::owner;
 
 /// How long a server may take to accept a connection before a mount.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -35,6 +36,9 @@ pub fn mount_nfs(kind: &DatastoreKind, target: &Path) -> io::Result<()> {
         }
     };
     let options = std::ffi::CString::new(options)?;
+    if let Err(error) = owner::establish() {
+        log::warn!("what this host leaves on {server} when it dies cannot be given up by others at once: {error}");
+    }
     // mount(2) tries a server that is away for minutes, and nobody would know why. A connection tells at once.
     connect(*server, *port)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOATIME;

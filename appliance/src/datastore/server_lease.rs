@@ -1,13 +1,10 @@
-//! How long an NFS server keeps the locks of a host that it does not hear of: its lease time (RFC 8881, 2.4.3 and 8.4). A VM of a host
-//! that died has its disks locked for that long, and a VM whose host is cut off for longer loses them.
+//! How long an NFS server keeps the locks of a host that it does not hear of: its lease time (RFC 8881, 2.4.3 and 8.4). A VM whose host is
+//! cut off for longer loses its disks.
 
 use std::path::Path;
 
 use model::diagnosis::Reason;
 use model::limits;
-
-/// Seconds in which the VM of a dead host is to run elsewhere.
-const TAKE_OVER_S: u64 = 20;
 
 /// How long a host may run VMs after it reached its datastore for the last time.
 const RUNS_ON_MS: u64 = limits::LEASE_RENEWAL_MS + limits::LEASE_IO_BOUND_MS + limits::LEASE_KILL_MS;
@@ -46,16 +43,6 @@ pub fn too_short(seconds: u64) -> Option<Reason> {
     })
 }
 
-/// What is to be known of a lease of so many seconds: one that is longer than needed makes whoever starts the VMs of a dead host wait.
-pub fn longer_than_needed(seconds: u64) -> Option<Reason> {
-    (seconds > TAKE_OVER_S).then(|| {
-        let cause = format!(
-            "its server keeps the locks of a host that died for {seconds} s: its VMs start elsewhere after that"
-        );
-        Reason::new(cause, format!("a lease time of {} s on the NFS server makes it the soonest", recommended()))
-    })
-}
-
 /// What is to be known of a server without leases.
 pub fn none() -> Reason {
     let cause = "by NFS 3 the server keeps no locks: a host that was frozen, and goes on after its VMs were started elsewhere, can still \
@@ -63,9 +50,8 @@ pub fn none() -> Reason {
     Reason::new(cause, "datastore.NAME.version = 4.1 or 4.2, where the server has it")
 }
 
-/// The lease time, in seconds, that leaves a host its locks for as long as it may run VMs, with a margin, and lets the VMs of a host that
-/// died start elsewhere as soon as its lease lets them.
-pub const fn recommended() -> u64 {
+/// The shortest lease time, in seconds, that leaves a host its locks for as long as it may run VMs, with a margin.
+const fn recommended() -> u64 {
     limits::LEASE_EXPIRY_MS.div_ceil(1000) + 2
 }
 
@@ -92,7 +78,6 @@ mod tests {
     #[test]
     fn a_server_that_takes_locks_from_a_host_that_may_still_run_vms_is_a_problem() {
         assert!(too_short(RUNS_ON_MS / 1000).is_some_and(|problem| problem.cause.contains("lose their disks")));
-        assert!(too_short(recommended()).is_none() && longer_than_needed(recommended()).is_none());
-        assert!(longer_than_needed(90).is_some_and(|told| told.cause.contains("90 s") && told.hint.contains("15 s")));
+        assert!(too_short(recommended()).is_none());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -209,8 +210,7 @@ impl Datastore {
     pub fn warnings(&self) -> Vec<Reason> {
         let warning = match &self.kind {
             DatastoreKind::Nfs { version: NfsVersion::V3, .. } => Some(server_lease::none()),
-            DatastoreKind::Nfs { .. } => self.server_lease_s().and_then(server_lease::longer_than_needed),
-            DatastoreKind::Directory { .. } => None,
+            DatastoreKind::Nfs { .. } | DatastoreKind::Directory { .. } => None,
         };
         warning.into_iter().collect()
     }
@@ -218,6 +218,16 @@ impl Datastore {
     /// Seconds that its server keeps the locks of a host that it does not hear of, where it tells.
     pub fn server_lease_s(&self) -> Option<u64> {
         server_lease::server_lease_s(&self.root)
+    }
+
+    /// Its server, where that keeps locks and the like for the hosts by what they are called ([`super::nfs_client`]).
+    pub fn keeper_of_locks(&self) -> Option<SocketAddr> {
+        match self.kind {
+            DatastoreKind::Nfs { server, port, version: NfsVersion::V4_1 | NfsVersion::V4_2, .. } => {
+                Some((server, port).into())
+            }
+            DatastoreKind::Nfs { version: NfsVersion::V3, .. } | DatastoreKind::Directory { .. } => None,
+        }
     }
 
     /// Runs an operation on a path below the root, which it cannot leave, unless the datastore was never there: its folder

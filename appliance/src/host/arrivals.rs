@@ -15,8 +15,9 @@ use crate::api::host::VmState;
 use crate::api::lease::VmOnDatastore;
 use crate::api::migrate::{FromMigrate, Incoming, MigrationId, ToMigrate, VmHere};
 use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest};
-use crate::host::born::{self, Born, Unattached};
+use crate::host::born::{Born, Unattached};
 use crate::host::control_plane::ControlPlane;
+use crate::host::disk_locks::{LeftLocks, take_disks};
 use crate::host::located::{Located, locate};
 use crate::host::moves::shown;
 use crate::host::reap::{self, GONE_BOUND};
@@ -142,7 +143,7 @@ fn follow(
     loop {
         match (said.recv(), &arriving) {
             (Ok(FromMigrate::OpenDisks(_)), Some(born)) => {
-                let opened = born::attach_disks(located, &born.running)
+                let opened = take_disks(plane, located, &born.running, &mut LeftLocks::default())
                     .map_err(Unattached::reason)
                     .and_then(|()| still_ours(plane, &born.running, incoming.vm.epoch + 1))
                     .and_then(|()| plane.open_taps(&born.running))
@@ -307,7 +308,7 @@ fn open(plane: &ControlPlane, running: &Running, epoch: u64) -> Result<(), Strin
     let datastore = plane.datastores.get(&vm.datastore);
     let datastore = datastore.ok_or_else(|| format!("datastore {} is not configured here any more", vm.datastore))?;
     let located = Located { name: vm.vm.clone(), datastore, config_text: running.config_text.clone() };
-    let opened = born::attach_disks(&located, running).map_err(Unattached::reason);
+    let opened = take_disks(plane, &located, running, &mut LeftLocks::default()).map_err(Unattached::reason);
     let opened = opened.and_then(|()| still_ours(plane, running, epoch)).and_then(|()| plane.open_taps(running));
     opened.map_err(|reason| reason.cause)
 }

@@ -195,6 +195,9 @@ fn exchange(
 ) -> Result<(), DatastoreError> {
     // A record that cannot be understood says nothing.
     let found = read(datastore, &own.name)?.ok().flatten();
+    if let Some(found) = &found {
+        plane.hosts.note_boot(found);
+    }
     if let Some(twin) = remembered.look(datastore, own, found) {
         plane.hosts.note_twin(own, &twin, Instant::now());
     }

@@ -13,6 +13,7 @@ use crate::api::lease::{LeaseEvent, LeaseRequest};
 use crate::datastore::Datastore;
 use crate::host::caller::Caller;
 use crate::host::control_plane::ControlPlane;
+use crate::host::disk_locks::LeftLocks;
 use crate::host::ends;
 use crate::journal;
 
@@ -43,6 +44,7 @@ pub enum Waited {
 /// that was given up and asked for again would have to expire before the next boot of this host gets it.
 pub fn keep(plane: &ControlPlane, datastore: &Datastore) {
     let mut told = None;
+    let (mut was_held, mut is_held) = (false, false);
     loop {
         let asking = plane.asking.read().unwrap_or_else(PoisonError::into_inner);
         if plane.leaving.load(Ordering::SeqCst) {
@@ -54,8 +56,15 @@ pub fn keep(plane: &ControlPlane, datastore: &Datastore) {
                 log::error!("lease on datastore {}: {trouble}", datastore.name());
             }
             told = trouble;
+            is_held = told.is_none();
         }
         drop(asking);
+        if is_held && !was_held {
+            // What this host was before a reset left locks of its own there, and it may be the first to want them. What is not given up now
+            // is asked for again by who meets it.
+            let _ = LeftLocks::default().give_up(plane, datastore);
+        }
+        was_held = is_held;
         std::thread::sleep(KEEP);
     }
 }

@@ -11,13 +11,16 @@ use model::names::{DatastoreName, HostName, VmName};
 
 use crate::api::channel::{Channel, ChannelError};
 use crate::api::lease::{
-    DatastoreLease, GONE, Holder, HostLease, LeaseAnswer, LeaseEvent, LeaseRequest, TakenFrom, VmOnDatastore,
+    DatastoreLease, DeadBoot, GONE, Holder, HostLease, LeaseAnswer, LeaseEvent, LeaseRequest, TakenFrom, VmOnDatastore,
 };
 use crate::api::paths::RunDir;
 use crate::host::discovery::Hosts;
 
 /// How long a question that only looks is waited for.
 const LOOK_BOUND: Duration = Duration::from_secs(3);
+
+/// How long a question is waited for that looks at the datastore anew.
+const FRESH_LOOK_BOUND: Duration = Duration::from_secs(6);
 
 /// Asks the lease role, a connection for each request: they are rare, and none waits for another.
 #[derive(Clone, Debug)]
@@ -230,6 +233,17 @@ impl Leases {
     pub fn hosts(&self, datastore: &DatastoreName) -> Result<Vec<HostLease>, LeaseFailure> {
         match self.ask(&LeaseRequest::Hosts(datastore.clone()), &[])? {
             LeaseAnswer::Hosts(hosts) => Ok(hosts),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The boots of hosts that died lately, by a look at the datastore that began after this was asked.
+    ///
+    /// # Errors
+    /// The lease role is away, or the datastore does not answer.
+    pub fn dead_boots(&self, datastore: &DatastoreName) -> Result<Vec<DeadBoot>, LeaseFailure> {
+        match self.ask_within(FRESH_LOOK_BOUND, &LeaseRequest::DeadBoots(datastore.clone()), &[])? {
+            LeaseAnswer::DeadBoots(dead) => Ok(dead),
             other => Err(unexpected(&other)),
         }
     }

@@ -16,6 +16,7 @@
 //!              ends       what follows when a guest, or its monitor (reap, kernel_log), ends
 //!              arrivals   migrations to here
 //!              settling   who runs a VM after its move lost its engine or its control plane
+//!              disk_locks those that hosts which died left on their server
 //!              taken_away what runs here and came to be another host's
 //! ```
 //!
@@ -38,6 +39,7 @@ pub mod control_plane;
 pub mod cpu;
 pub mod departures;
 pub mod discovery;
+pub mod disk_locks;
 pub mod ending;
 pub mod ends;
 pub mod engine;

@@ -13,9 +13,10 @@ use model::vm_config::{Draft, VmConfig};
 use crate::api::host::VmState;
 use crate::api::lease::{TakenFrom, VmOnDatastore};
 use crate::api::vmm::VmmRequest;
-use crate::host::born::{Born, Unattached, attach_disks};
+use crate::host::born::{Born, Unattached};
 use crate::host::caller::{Caller, LOOK};
 use crate::host::control_plane::ControlPlane;
+use crate::host::disk_locks::{LeftLocks, take_disks};
 use crate::host::host_lease::Waited;
 use crate::host::located::{KERNEL_HINT, Located, locate};
 use crate::host::running::Running;
@@ -55,7 +56,13 @@ pub fn start(plane: &Arc<ControlPlane>, name: &VmName, caller: &Caller<'_>) -> R
     let noted = record::begin(&plane.run_dir, &vm);
     noted.map_err(|error| Diagnosis::new(&what, format!("its start cannot be noted: {error}"), "host check"))?;
     let started = acquire(plane, &vm).and_then(|(epoch, taken_from)| {
-        let started = bring_up(plane, &located, config, epoch, caller);
+        let mut left = LeftLocks::default();
+        if taken_from.is_some() {
+            // Before a disk is opened: its server may have delegated it to the dead host, and opening it would wait too. What is not given
+            // up now is asked for again with the disks.
+            let _ = left.give_up(plane, &located.datastore);
+        }
+        let started = bring_up(plane, &located, config, epoch, &mut left, caller);
         if started.is_err() {
             // Tried again if it cannot be done now.
             let _ = owed::give_up(plane, &vm);
@@ -123,6 +130,7 @@ fn bring_up(
     located: &Located,
     config: &VmConfig,
     epoch: u64,
+    left: &mut LeftLocks,
     caller: &Caller<'_>,
 ) -> Result<String, Reason> {
     let born = Born::new(plane, located, config, epoch)?;
@@ -131,7 +139,7 @@ fn bring_up(
     // Before its guest runs: a control plane after this one must find it whenever this one dies.
     let written = record::write(&plane.run_dir, &born.running, false);
     written.map_err(|error| Reason::new(format!("its record cannot be written: {error}"), "host check"))?;
-    disks(plane, located, &born.running, caller)?;
+    disks(plane, located, &born.running, left, caller)?;
     let assured = plane.leases.assure(&born.running.vm, epoch).map_err(|failure| failure.reason())?;
     settling::hold_in(plane, &born.running, assured, false);
     boot(plane, located, &born.running)?;
@@ -141,13 +149,19 @@ fn bring_up(
     Ok(format!("VM {name} runs on this host (lease epoch {assured})"))
 }
 
-/// Gives the VM its disks, waiting for locks that a host which died has left on the server.
-fn disks(plane: &ControlPlane, located: &Located, running: &Running, caller: &Caller<'_>) -> Result<(), Reason> {
+/// Gives the VM its disks. Locks that a host which died has left on the server are given up; where they cannot be, they are waited for.
+fn disks(
+    plane: &ControlPlane,
+    located: &Located,
+    running: &Running,
+    left: &mut LeftLocks,
+    caller: &Caller<'_>,
+) -> Result<(), Reason> {
     let vm = &running.vm.vm;
     let began = Instant::now();
     let most = Duration::from_millis(limits::DATASTORE_LOCK_MS_MAX);
     let attached = loop {
-        let reason = match attach_disks(located, running) {
+        let reason = match take_disks(plane, located, running, left) {
             Ok(()) => break Ok(()),
             Err(Unattached::Failed(reason)) => break Err(reason),
             Err(Unattached::Locked(reason)) => reason,

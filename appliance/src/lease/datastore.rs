@@ -14,6 +14,7 @@ use protocol::lease::identity::AreaId;
 use protocol::lease::keeper::{Effect, HostView, Input, IoId, IoResult, Keeper, RequestId};
 use protocol::lease::layout::Area;
 use protocol::lease::vm_lease::{Answer, LeaseError, Request};
+use protocol::lease::watch::DeadBoot;
 use protocol::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -24,15 +25,24 @@ use crate::lease::cut;
 use crate::lease::guard::Guard;
 use crate::lease::lane::Lanes;
 use crate::lease::memory::{self, Kept};
-use crate::lease::reconnect;
+use crate::lease::reconnect::{self, LookedAfter};
 use crate::lease::watchdog::Watchdog;
 use crate::wall_clock;
 
 const IO_BOUND: Duration = Duration::from_millis(limits::LEASE_IO_BOUND_MS);
+/// How long an I/O may go without an answer before the connections to its server are looked at.
+const SLOW: Duration = Duration::from_millis(500);
+/// How long one who asks for the dead may wait for a look.
+const ASKED_FOR_DEAD_MAX: Duration = Duration::from_secs(10);
 /// Longest sleep of the loop.
 const SLEEP_MAX: Wait = Wait::from_secs(1);
 /// Pause before an area that cannot be opened is tried again.
 const RETRY: Wait = Wait::from_secs(2);
+
+/// What a person is told of a datastore whose export was replaced, or what it held. Going on in another area could mean two that run one VM:
+/// some host may still have the old one.
+const AREA_IS_GONE: &str = "another lease area, or none, lies in the place of the one that it was held in: if the datastore was replaced, \
+                            reboot every host that uses it";
 
 /// What a keeper answered, with the hosts that it saw then.
 pub type Reply = Result<(Answer, Vec<HostView>), LeaseError>;
@@ -45,6 +55,8 @@ pub enum Told {
     Guard(VmName, OwnedFd, Sender<std::io::Result<Option<u64>>>),
     /// How the host lease stands.
     Standing(Sender<View>),
+    /// Which boots died lately, by a look that begins now or later.
+    DeadBoots(Sender<Vec<DeadBoot>>),
     /// The host lease is to be given up; refused while monitors run.
     Leave(Sender<Result<(), String>>),
     /// An I/O ended.
@@ -127,8 +139,10 @@ struct Running<'a> {
     trouble: String,
     was_live: bool,
     leaving: Vec<Sender<Result<(), String>>>,
+    /// Who wants to know the boots that died, since when.
+    asked_for_dead: Vec<(Instant, Sender<Vec<DeadBoot>>)>,
     /// The connections to the server are looked after for as long as this is there.
-    _reconnect: Option<Sender<()>>,
+    looked_after: Option<LookedAfter>,
 }
 
 fn run(place: &Place, watchdog: &Watchdog, own: &Sender<Told>, told: &Receiver<Told>, event: &dyn Fn(LeaseEvent)) {
@@ -165,12 +179,13 @@ fn run(place: &Place, watchdog: &Watchdog, own: &Sender<Told>, told: &Receiver<T
         trouble: "it is being claimed".to_owned(),
         was_live: false,
         leaving: Vec::new(),
-        _reconnect: look_after_connections(place),
+        asked_for_dead: Vec::new(),
+        looked_after: look_after_connections(place),
     };
     running.go_on(told);
 }
 
-fn look_after_connections(place: &Place) -> Option<Sender<()>> {
+fn look_after_connections(place: &Place) -> Option<LookedAfter> {
     let looked_after = reconnect::look_after(place.area.clone());
     looked_after
         .inspect_err(|error| {
@@ -188,6 +203,7 @@ fn refuse_for(told: &Receiver<Told>, pause: Wait, why: &str) {
             Told::Ask(_, reply) => drop(reply.send(Err(LeaseError::Storage))),
             Told::Guard(_, _, reply) => drop(reply.send(Err(std::io::Error::other(why.to_owned())))),
             Told::Leave(reply) => drop(reply.send(Ok(()))),
+            Told::DeadBoots(reply) => drop(reply),
             Told::Standing(reply) => {
                 drop(reply.send(View { trouble: why.to_owned(), ..View::default() }));
             }
@@ -203,17 +219,38 @@ impl Running<'_> {
             self.keeper.handle_timeout(now());
             self.expire_ios();
             self.carry_out();
+            self.tell_dead_boots();
             if matches!(self.keeper.standing(), Standing::Left) {
                 return;
             }
             let due = self.ios.values().copied().min().unwrap_or(Instant::NEVER);
-            let sleep = self.keeper.poll_timeout().min(due).since(now());
+            let slow_at = self.note_slow_io(due);
+            let sleep = self.keeper.poll_timeout().min(due).min(slow_at).since(now());
             match told.recv_timeout(Wait::from_nanos(sleep.nanos()).min(SLEEP_MAX)) {
                 Ok(message) => self.take(message),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
+    }
+
+    /// Tells who asked, as soon as this host looked since.
+    fn tell_dead_boots(&mut self) {
+        let Some(looked) = self.keeper.looked_at() else { return };
+        for (_, reply) in self.asked_for_dead.extract_if(.., |(asked, _)| *asked <= looked) {
+            // Who asked may have given up.
+            let _ = reply.send(self.keeper.dead_boots());
+        }
+    }
+
+    /// Tells who looks after the connections whether the I/O that is due first is slow; gives when it will be, if it is not.
+    fn note_slow_io(&self, due: Instant) -> Instant {
+        let slow_at = due - IO_BOUND + SLOW;
+        let is_slow = now() >= slow_at;
+        if let Some(looked_after) = &self.looked_after {
+            looked_after.tell(is_slow);
+        }
+        if is_slow { Instant::NEVER } else { slow_at }
     }
 
     /// Answers I/O that the storage holds beyond the bound as failed.
@@ -244,6 +281,11 @@ impl Running<'_> {
                 drop(reply.send(guarded.map(|()| held)));
             }
             Told::Standing(reply) => drop(reply.send(self.view())),
+            Told::DeadBoots(reply) => {
+                // Nobody waits for those any more that no look came for.
+                self.asked_for_dead.retain(|(asked, _)| now().since(*asked) < ASKED_FOR_DEAD_MAX);
+                self.asked_for_dead.push((now(), reply));
+            }
             Told::Leave(reply) => {
                 let running = self.guard.running();
                 if running.is_empty() {
@@ -337,7 +379,11 @@ impl Running<'_> {
         View {
             held,
             renewed_ms: self.keeper.renewed_at().map_or(0, |at| now().since(at).millis()),
-            trouble: if held { String::new() } else { self.trouble.clone() },
+            trouble: match (held, self.lanes.area_is_gone()) {
+                (true, _) => String::new(),
+                (false, true) => AREA_IS_GONE.to_owned(),
+                (false, false) => self.trouble.clone(),
+            },
             hosts: self.keeper.hosts(),
             vms: self.keeper.known_vms(),
             area: Some(self.area.id),

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -73,6 +74,7 @@ struct PoolState {
 pub struct Lanes {
     path: PathBuf,
     area: AreaId,
+    gone: Arc<AtomicBool>,
     pools: BTreeMap<Lane, Arc<Pool>>,
 }
 
@@ -110,7 +112,12 @@ impl Pool {
 impl Lanes {
     /// Lanes to `area`, which lies at this path. Each thread opens it for itself, because opening may hang as well.
     pub fn new(path: PathBuf, area: AreaId) -> Self {
-        Self { path, area, pools: BTreeMap::new() }
+        Self { path, area, gone: Arc::default(), pools: BTreeMap::new() }
+    }
+
+    /// Whether another area, or none, was found in its place when it was opened last.
+    pub fn area_is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
     }
 
     /// Begins an I/O, not later than `begin_by`.
@@ -125,8 +132,9 @@ impl Lanes {
         pool.changed.notify_one();
         if wants_thread {
             let (path, area, own) = (self.path.clone(), self.area, Arc::clone(&pool));
+            let gone = Arc::clone(&self.gone);
             let name = format!("lease-{lane:?}").to_lowercase();
-            let started = std::thread::Builder::new().name(name).spawn(move || work(&own, &path, area));
+            let started = std::thread::Builder::new().name(name).spawn(move || work(&own, &path, area, &gone));
             if let Err(error) = started {
                 pool.state().threads -= 1;
                 log::error!("no thread for lease I/O: {error}");
@@ -144,26 +152,42 @@ impl Drop for Lanes {
     }
 }
 
-fn work(pool: &Pool, path: &Path, area: AreaId) {
+fn work(pool: &Pool, path: &Path, area: AreaId, gone: &AtomicBool) {
     let mut file = None;
     while let Some(Job { io, begin_by, ended }) = pool.next() {
         // What follows may still be held up between this look at the clock and the disk; the fences of DESIGN.md,
         // section 7, are there for a host that stops just here.
-        let result =
-            if Instant::now() < begin_by { carry_out(path, area, &mut file, io.access) } else { IoResult::Failed };
+        let result = if Instant::now() >= begin_by {
+            IoResult::Failed
+        } else {
+            if file.is_none() {
+                file = open(path, area, gone);
+            }
+            carry_out(&mut file, io.access)
+        };
         ended(io.id, result);
     }
 }
 
-fn carry_out(path: &Path, area: AreaId, opened: &mut Option<File>, access: Access) -> IoResult {
-    let file = match opened {
-        Some(file) => file,
-        None => match area::open(path) {
-            Ok((file, found)) if found.id == area => opened.insert(file),
-            Ok(_) => return failed("opening", 0, &std::io::Error::other("another lease area lies in its place")),
-            Err(error) => return failed("opening", 0, &error),
-        },
+/// Opens the area; no other that lies in its place.
+fn open(path: &Path, area: AreaId, gone: &AtomicBool) -> Option<File> {
+    let found = area::open(path);
+    let is_gone = match &found {
+        Ok((_, found)) => found.id != area,
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
     };
+    gone.store(is_gone, Ordering::Relaxed);
+    let refused = match found {
+        Ok((file, _)) if !is_gone => return Some(file),
+        Ok(_) => std::io::Error::other("another lease area lies in its place"),
+        Err(error) => error,
+    };
+    failed("opening", 0, &refused);
+    None
+}
+
+fn carry_out(opened: &mut Option<File>, access: Access) -> IoResult {
+    let Some(file) = opened else { return IoResult::Failed };
     let (what, offset, outcome) = match access {
         Access::Read { offset, bytes } => {
             let mut buffer = Aligned::new(bytes);
@@ -235,8 +259,10 @@ mod tests {
         let (told, tells) = channel();
         let write = Access::Write { offset: 8_192, data: vec![7; 4_096] };
         let ended: Ended = Box::new(move |_, result| told.send(result).expect("heard"));
+        assert!(!lanes.area_is_gone(), "nobody looked");
         lanes.begin(io(1, write), Instant::now() + BOUND, ended);
         assert_eq!(tells.recv_timeout(BOUND).expect("ended"), IoResult::Failed);
+        assert!(lanes.area_is_gone());
         std::fs::remove_dir_all(&folder).expect("removed");
     }
 }

@@ -5,6 +5,8 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -15,22 +17,39 @@ use crate::network::netlink::NetlinkError;
 /// Time between two looks, and the longest wait for the server to take a connection.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Looks after the connections to the server of the NFS mount that `area` lies in, on a thread of its own, until what is given is
-/// dropped. Nothing happens while it is no NFS.
+/// What is told to the thread that looks after connections. It ends when this is dropped.
+#[derive(Debug)]
+pub struct LookedAfter {
+    unanswered: Arc<AtomicBool>,
+    _until: Sender<()>,
+}
+
+impl LookedAfter {
+    /// Whether some I/O has not been answered for a while: only then the kernel is asked for its connections, which costs it a walk over all of
+    /// them.
+    pub fn tell(&self, unanswered: bool) {
+        self.unanswered.store(unanswered, Ordering::Relaxed);
+    }
+}
+
+/// Looks after the connections to the server of the NFS mount that `area` lies in, on a thread of its own. Nothing happens while it is no
+/// NFS.
 ///
 /// # Errors
 /// No thread is to be had.
-pub fn look_after(area: PathBuf) -> std::io::Result<Sender<()>> {
+pub fn look_after(area: PathBuf) -> std::io::Result<LookedAfter> {
     let (until, dropped) = channel();
-    std::thread::Builder::new().name("reconnect".to_owned()).spawn(move || run(&area, &dropped))?;
-    Ok(until)
+    let unanswered = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&unanswered);
+    std::thread::Builder::new().name("reconnect".to_owned()).spawn(move || run(&area, &told, &dropped))?;
+    Ok(LookedAfter { unanswered, _until: until })
 }
 
-fn run(area: &Path, dropped: &Receiver<()>) {
+fn run(area: &Path, unanswered: &AtomicBool, dropped: &Receiver<()>) {
     let mut failed = false;
     let mut again = Again::default();
     while dropped.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
-        if !again.is_due(Instant::now()) {
+        if !unanswered.load(Ordering::Relaxed) || !again.is_due(Instant::now()) {
             continue;
         }
         let Some(server) = nfs_mount::holding(area).and_then(|mount| mount.server) else { continue };

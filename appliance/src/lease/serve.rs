@@ -15,11 +15,11 @@ use protocol::lease::identity::{BootId, Epoch, HostId, Incarnation};
 use protocol::lease::keeper::HostView;
 use protocol::lease::record::Watchdog as Kind;
 use protocol::lease::vm_lease::{self, Answer, LeaseError, Request, Take, Taken};
-use protocol::lease::watch::{Death, Life};
+use protocol::lease::watch::{self, Death, Life};
 
 use crate::api::channel::{Channel, ChannelError};
 use crate::api::lease::{
-    DatastoreLease, GONE, Holder, HostLease, LeaseAnswer, LeaseEvent, LeaseRequest, TakenFrom, VmOnDatastore,
+    DatastoreLease, DeadBoot, GONE, Holder, HostLease, LeaseAnswer, LeaseEvent, LeaseRequest, TakenFrom, VmOnDatastore,
 };
 use crate::api::paths::RunDir;
 use crate::boot_id::boot_id;
@@ -33,6 +33,8 @@ type Connection = Arc<Channel<LeaseAnswer, LeaseRequest>>;
 const REPLY_BOUND: Duration = Duration::from_millis(limits::API_REQUEST_MS_MAX + limits::LEASE_EXPIRY_MS);
 /// How long a keeper may take to say how it stands: it never waits for its datastore but while it opens the lease area.
 const LOOK_BOUND: Duration = Duration::from_secs(2);
+/// How long a look at a datastore may take that is to begin after it was asked for.
+const FRESH_LOOK_BOUND: Duration = Duration::from_secs(4);
 /// How long a new datastore may take until its host lease is held: its last life may have to expire.
 const OPEN_BOUND: Duration = Duration::from_millis(2 * limits::LEASE_EXPIRY_MS);
 
@@ -121,6 +123,12 @@ impl Leases {
                 Ok(view) => LeaseAnswer::Hosts(view.hosts.iter().map(host_lease).collect()),
                 Err(why) => LeaseAnswer::Failed(why),
             },
+            LeaseRequest::DeadBoots(datastore) => {
+                match self.exchange_within(FRESH_LOOK_BOUND, &datastore, Told::DeadBoots) {
+                    Ok(dead) => LeaseAnswer::DeadBoots(dead.into_iter().map(dead_boot).collect()),
+                    Err(why) => LeaseAnswer::Failed(why),
+                }
+            }
             LeaseRequest::Status => LeaseAnswer::Status(self.status()),
             LeaseRequest::Prepare { vm, source, epoch } => {
                 let source = HostId(u128::from_be_bytes(source));
@@ -375,6 +383,10 @@ fn host_lease(view: &HostView) -> HostLease {
     let record = &view.record;
     let host = record.host.0.to_be_bytes();
     HostLease { host, name: record.name.clone(), generation: record.generation.0, alive, silent_ms }
+}
+
+fn dead_boot(watch::DeadBoot { host, boot, name, rebooted }: watch::DeadBoot) -> DeadBoot {
+    DeadBoot { host: host.0.to_be_bytes(), name, boot: boot.0, rebooted }
 }
 
 #[cfg(test)]

@@ -5,11 +5,13 @@
 //! unchanged. Counting from the *end* of the first and to the *start* of the second is what makes this host's own
 //! delayed reads harmless (sanlock 1d8cda209 learned it the hard way).
 
+use std::collections::{BTreeMap, VecDeque};
+
 use model::limits;
 use model::names::HostName;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::identity::{Generation, Incarnation, Slot};
+use super::identity::{BootId, Generation, HostId, Incarnation, Slot};
 use super::layout::Area;
 use super::record::{HostRecord, Watchdog};
 use super::register::{self, Register};
@@ -17,6 +19,11 @@ use crate::time::{Duration, Instant};
 
 /// A host lease that an observer saw unchanged for this long has expired.
 pub const EXPIRY: Duration = Duration::from_millis(limits::LEASE_EXPIRY_MS);
+
+/// How long a boot that died is told of: no server keeps what a silent client has for longer.
+const DEAD_BOOTS_TOLD: Duration = Duration::from_secs(600);
+/// How many boots are remembered whose slots have another by now.
+const FORMER_MAX: usize = 64;
 
 /// Why a life is over for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -45,6 +52,19 @@ pub enum Life {
     LookAgain,
 }
 
+/// A boot of a host that is over without its having left in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadBoot {
+    /// The host.
+    pub host: HostId,
+    /// The boot.
+    pub boot: BootId,
+    /// The host's name.
+    pub name: HostName,
+    /// Its slot shows a later boot of the same host.
+    pub rebooted: bool,
+}
+
 /// One slot as this host last saw it.
 #[derive(Clone, Debug)]
 pub struct Seen {
@@ -64,6 +84,8 @@ pub struct Seen {
 #[derive(Clone, Debug, Default)]
 pub struct Watch {
     seen: Vec<Seen>,
+    /// Boots that did not leave in order and whose slots show another, with when that was seen first.
+    former: VecDeque<(Slot, HostRecord, Instant)>,
     last_read_began: Option<Instant>,
 }
 
@@ -84,10 +106,51 @@ impl Watch {
                 Err(_) => (Register { sequence: 0, value: None }, true),
             };
             let Register { sequence, value: record } = register;
+            self.note_former(now, slot, record.as_ref());
             all.push(Seen { record, changed, sequence, corrupt, digest, unchanged_since: now });
         }
         self.seen = all;
         self.last_read_began = Some(began);
+    }
+
+    /// Takes note of the boot that a slot showed, where it shows another now.
+    fn note_former(&mut self, now: Instant, slot: Slot, shown: Option<&HostRecord>) {
+        let Some(before) = self.slot(slot).and_then(|seen| seen.record.clone()) else { return };
+        if !before.left && shown.is_some_and(|shown| shown.boot != before.boot) {
+            self.former.push_back((slot, before, now));
+            if self.former.len() > FORMER_MAX {
+                self.former.pop_front();
+            }
+        }
+    }
+
+    /// The boots that died lately: their last life has expired, or their slot shows another boot. Not those that left in order or live on in
+    /// a later life.
+    pub fn dead_boots(&self) -> Vec<DeadBoot> {
+        let Some(looked) = self.last_read_began else { return Vec::new() };
+        let shown = self.slots().filter_map(|(slot, seen)| Some((slot, seen, seen.record.as_ref()?)));
+        let (expired, others): (Vec<_>, Vec<_>) = shown.partition(|(slot, _, shown)| {
+            self.life(shown.incarnation(*slot), Instant::ZERO) == Life::Over(Death::Expired)
+        });
+        let expired = expired.into_iter().map(|(_, seen, record)| (record, seen.unchanged_since, false));
+        let former = self.former.iter().map(|(slot, record, since)| {
+            let shown = self.slot(*slot).and_then(|seen| seen.record.as_ref());
+            (record, *since, shown.is_some_and(|shown| shown.host == record.host))
+        });
+        let mut dead = BTreeMap::new();
+        for (record, since, rebooted) in former.chain(expired) {
+            let lives_on = others.iter().any(|(_, _, other)| other.boot == record.boot);
+            if !lives_on && looked.since(since) < DEAD_BOOTS_TOLD {
+                let HostRecord { host, boot, ref name, .. } = *record;
+                dead.insert(boot, DeadBoot { host, boot, name: name.clone(), rebooted });
+            }
+        }
+        dead.into_values().collect()
+    }
+
+    /// When the last successful look began.
+    pub fn looked_at(&self) -> Option<Instant> {
+        self.last_read_began
     }
 
     /// All slots in order.
@@ -158,23 +221,35 @@ mod tests {
     }
 
     fn bytes_of(sequence: u64, generation: u64, left: bool, expiry_ms: u32) -> Vec<u8> {
-        let bank = area().geometry.hosts();
-        let record = HostRecord {
+        written(sequence, HostRecord { generation: Generation(generation), expiry_ms, left, ..record(1) })
+    }
+
+    fn record(boot: u128) -> HostRecord {
+        HostRecord {
             host: HostId(1),
-            boot: BootId(1),
-            generation: Generation(generation),
+            boot: BootId(boot),
+            generation: Generation(1),
             name: "host-a".parse().expect("a name"),
-            renewed_at: sequence,
-            expiry_ms,
+            renewed_at: 0,
+            expiry_ms: 0,
             watchdog: Watchdog::None,
-            left,
+            left: false,
             declared_dead: vec![],
-        };
-        let (offset, data) = register::write(bank, AREA, Slot(0), sequence, &record);
-        let mut bytes = vec![0; bank.extent().bytes];
+        }
+    }
+
+    fn written(sequence: u64, record: HostRecord) -> Vec<u8> {
+        let mut bytes = vec![0; area().geometry.hosts().extent().bytes];
+        write(&mut bytes, Slot(0), sequence, &record);
+        bytes
+    }
+
+    fn write(bytes: &mut [u8], slot: Slot, sequence: u64, record: &HostRecord) {
+        let bank = area().geometry.hosts();
+        let record = HostRecord { renewed_at: sequence, ..record.clone() };
+        let (offset, data) = register::write(bank, AREA, slot, sequence, &record);
         let start = (offset - bank.extent().offset) as usize;
         bytes[start..start + data.len()].copy_from_slice(&data);
-        bytes
     }
 
     const WHO: Incarnation = Incarnation { slot: Slot(0), generation: Generation(1), host: HostId(1) };
@@ -210,6 +285,51 @@ mod tests {
         watch.observe(area(), at(0), at(1), &bytes(1, 1, false));
         watch.observe(area(), at(20_000), at(20_001), &bytes(1, 1, false));
         assert_eq!(watch.life(WHO, at(20_500)), Life::LookAgain);
+    }
+
+    /// A watch that sees this record at each of these moments.
+    fn sees(watch: &mut Watch, looks: &[u64], generation: u64, record: &HostRecord) {
+        let record = HostRecord { generation: Generation(generation), ..record.clone() };
+        for ms in looks {
+            watch.observe(area(), at(*ms), at(*ms), &written(generation, record.clone()));
+        }
+    }
+
+    #[test]
+    fn a_boot_is_dead_when_its_life_expired_or_its_slot_has_another_and_not_when_it_lives_on_or_left() {
+        let dead =
+            |watch: &Watch| watch.dead_boots().iter().map(|dead| (dead.boot.0, dead.rebooted)).collect::<Vec<_>>();
+        let mut watch = Watch::default();
+        sees(&mut watch, &[0], 1, &record(1));
+        assert!(dead(&watch).is_empty(), "it was seen just now");
+        sees(&mut watch, &[20_000], 1, &record(1));
+        assert_eq!(dead(&watch), [(1, false)], "it has expired");
+        // It was frozen, fenced its VMs and has a new life: another may not end what it has now.
+        sees(&mut watch, &[21_000], 2, &record(1));
+        assert!(dead(&watch).is_empty(), "it lives on");
+        sees(&mut watch, &[22_000], 3, &record(2));
+        assert_eq!(dead(&watch), [(1, true)], "it was reset");
+        sees(&mut watch, &[50_000], 3, &record(2));
+        assert_eq!(dead(&watch), [(1, true), (2, false)], "and died again");
+        // Another host has its slot: that says nothing of where the boots before may live.
+        sees(&mut watch, &[51_000], 4, &HostRecord { host: HostId(9), left: true, ..record(3) });
+        sees(&mut watch, &[99_000], 4, &HostRecord { host: HostId(9), left: true, ..record(3) });
+        assert_eq!(dead(&watch), [(1, false), (2, false)], "the third left in order");
+        sees(&mut watch, &[99_500], 5, &HostRecord { host: HostId(9), ..record(4) });
+        assert_eq!(dead(&watch), [(1, false), (2, false)], "and so it stays when another boot follows it");
+        sees(&mut watch, &[700_000], 6, &HostRecord { host: HostId(9), ..record(4) });
+        assert!(dead(&watch).is_empty(), "nobody keeps anything for them any more");
+    }
+
+    #[test]
+    fn a_boot_that_lives_in_another_slot_is_not_dead() {
+        let mut bytes = written(1, record(1));
+        let mut watch = Watch::default();
+        watch.observe(area(), at(0), at(0), &bytes);
+        write(&mut bytes, Slot(1), 1, &record(1));
+        watch.observe(area(), at(20_000), at(20_000), &bytes);
+        assert_eq!(watch.life(WHO, at(0)), Life::Over(Death::Expired));
+        assert_eq!(watch.dead_boots(), []);
     }
 
     #[test]

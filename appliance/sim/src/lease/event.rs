@@ -30,6 +30,8 @@ pub(crate) enum Event {
     GuestLand { host: usize, client: Client, vm: usize, instance: u64, epoch: Epoch },
     /// A VM asks for the lock of its disk.
     Lock { host: usize, vm: usize, instance: u64 },
+    /// A host makes the server give up what it keeps for a client that it took for dead.
+    RestartClient { host: usize, client: Client },
     /// A host tells another.
     Message { to: usize, vm: usize, message: Message, moving: Move },
     /// The source of a move has waited for long enough.

@@ -44,6 +44,9 @@ pub(crate) struct Faults {
     pub(crate) cut_every: Option<Duration>,
     /// Between two actions of the operator.
     pub(crate) action_every: Duration,
+    /// How long the server keeps the locks of a client that it does not hear of: less than the expiry of a host lease, so that a VM may
+    /// start elsewhere at once, or so long that nobody waits for it.
+    pub(crate) server_lease: Duration,
     /// How long things go wrong.
     pub(crate) lasts: Duration,
     /// Largest deviation of a clock's rate from true time, parts per million.
@@ -62,9 +65,12 @@ impl Faults {
         let (crash_every, restart_every) = (rare(10, 60), rare(5, 40));
         let (freeze_every, cut_every) = (rare(5, 40), rare(5, 40));
         let mut rate = |most: u64| if rng.chance(500_000) { rng.below(most) } else { 0 };
+        let slow_ppm = rate(20_000);
         Self {
             fences,
-            slow_ppm: rate(20_000),
+            slow_ppm,
+            // In three of four worlds as servers come.
+            server_lease: Duration::from_secs(if slow_ppm % 2 == 0 { 60 } else { 11 }),
             fail_ppm: rate(50_000),
             split_ppm: rate(400_000),
             message_loss_ppm: rate(300_000),

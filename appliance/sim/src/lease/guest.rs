@@ -2,11 +2,12 @@
 
 use protocol::lease::identity::Epoch;
 use protocol::lease::vm_lease::{Answer, LeaseError, Request};
+use protocol::lease::watch::DeadBoot;
 use protocol::time::Duration;
 
 use super::event::Event;
 use super::faults::Fences;
-use super::host::Frozen;
+use super::host::{Frozen, Host};
 use super::locks::Client;
 use super::wishes::Wish;
 use super::world::{World, vm_name};
@@ -81,8 +82,32 @@ impl World {
                 instance.stage = Stage::AwaitWord;
             }
             self.ask_to_be_assured(host, vm, instance);
+        } else {
+            self.restart_dead_clients(host);
         }
         self.queue.after(LOCK_AGAIN, Event::Lock { host, vm, instance: id });
+    }
+
+    /// Whoever waits for a lock makes the server give up what it keeps for boots that are dead, as its lease process sees it now.
+    fn restart_dead_clients(&mut self, host: usize) {
+        let Some(process) = &self.hosts[host].process else { return };
+        for dead in process.keeper.dead_boots() {
+            let client = Host::client_of(dead.boot);
+            let takes = self.net.latency(Duration::from_millis(1), Duration::from_secs(4));
+            self.queue.after(takes, Event::RestartClient { host, client });
+        }
+    }
+
+    pub(super) fn restart_client(&mut self, host: usize, client: Client) {
+        if !self.hosts[host].up || self.hosts[host].cut {
+            return;
+        }
+        if self.locks.restart(client) {
+            self.outcome.counts.restarted_clients += 1;
+            self.note(|| {
+                format!("host-{host} makes the server give up the locks of host-{}, boot {}", client.0, client.1)
+            });
+        }
     }
 
     /// Not only a look: the decision may not have been made known yet, or the next epoch be at stake.
@@ -175,6 +200,22 @@ impl World {
                 self.locks.hear(now, host.client());
             }
         }
+        for host in 0..self.hosts.len() {
+            self.tell_of_earlier_boots(host);
+        }
         self.queue.after(Duration::from_secs(1), Event::Hear);
+    }
+
+    /// A host that has its lease again after a reboot tells the server that what it was before is dead.
+    fn tell_of_earlier_boots(&mut self, host: usize) {
+        let it = &self.hosts[host];
+        let Some(process) = it.process.as_ref().filter(|_| it.frozen.is_none() && it.told_of_earlier < it.boot) else {
+            return;
+        };
+        let is_earlier = |dead: &DeadBoot| Host::client_of(dead.boot).0 == host;
+        if process.keeper.dead_boots().iter().any(is_earlier) {
+            self.hosts[host].told_of_earlier = self.hosts[host].boot;
+            self.restart_dead_clients(host);
+        }
     }
 }

@@ -36,6 +36,8 @@ pub(crate) struct Host {
     pub(crate) up: bool,
     /// How often it was booted.
     pub(crate) boot: u64,
+    /// The boot in which it told the server that its earlier ones are dead.
+    pub(crate) told_of_earlier: u64,
     /// Its clock.
     pub(crate) clock: Clock,
     /// What is stopped.
@@ -73,6 +75,7 @@ impl Host {
             index,
             up: false,
             boot: 0,
+            told_of_earlier: 0,
             clock,
             frozen: None,
             deferred: Vec::new(),
@@ -101,13 +104,23 @@ impl Host {
         self.processes += 1;
         let identity = HostIdentity {
             host: self.identity,
-            boot: BootId(u128::from(self.boot) << 16 | self.index as u128),
+            boot: self.boot_id(),
             name: format!("host-{}", self.index).parse().expect("a host name"),
             watchdog,
         };
         let keeper = Keeper::new(area, identity, self.remembered, chance, self.clock.shows(now));
         self.process = Some(Process { serial: self.processes, keeper, timer: 0 });
         self.processes
+    }
+
+    /// This boot, as hosts know it.
+    fn boot_id(&self) -> BootId {
+        BootId(u128::from(self.boot) << 16 | self.index as u128)
+    }
+
+    /// A boot, as the server's locks know it.
+    pub(crate) fn client_of(boot: BootId) -> Client {
+        ((boot.0 & 0xffff) as usize, (boot.0 >> 16) as u64)
     }
 
     /// A name for the next request.
@@ -118,7 +131,7 @@ impl Host {
 
     /// This boot, as the server's locks know it.
     pub(crate) fn client(&self) -> Client {
-        (self.index, self.boot)
+        Self::client_of(self.boot_id())
     }
 
     /// Whether the vCPUs of a VM run here at this moment.

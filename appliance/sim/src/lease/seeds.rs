@@ -29,6 +29,8 @@ pub struct Counts {
     pub takeovers: u64,
     /// Fences.
     pub fences: u64,
+    /// Clients of the server that had locks and were given up by a host which took them for dead.
+    pub restarted_clients: u64,
 }
 
 impl AddAssign for Counts {
@@ -38,6 +40,7 @@ impl AddAssign for Counts {
         self.moves += other.moves;
         self.takeovers += other.takeovers;
         self.fences += other.fences;
+        self.restarted_clients += other.restarted_clients;
     }
 }
 
@@ -85,11 +88,11 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.took.as_secs_f64().max(1e-9);
         let rate = |count: u64| count as f64 / seconds;
-        let Counts { events, starts, moves, takeovers, fences } = self.counts;
+        let Counts { events, starts, moves, takeovers, fences, restarted_clients } = self.counts;
         write!(
             f,
-            "lease: {} seeds, {events} events ({starts} starts, {moves} moves, {takeovers} takeovers, {fences} fences) in \
-             {seconds:.1} s: {:.0} schedules/s, {:.0} events/s; {} failures",
+            "lease: {} seeds, {events} events ({starts} starts, {moves} moves, {takeovers} takeovers, {fences} fences, \
+             {restarted_clients} clients given up) in {seconds:.1} s: {:.0} schedules/s, {:.0} events/s; {} failures",
             self.seeds,
             rate(self.seeds),
             rate(events),

@@ -25,6 +25,8 @@ pub(super) const HEALTHY: Duration = Duration::from_secs(90);
 #[derive(Debug)]
 pub(crate) struct World {
     pub(super) rng: Rng,
+    /// How long a server takes to be told of a dead host: drawn apart, so that the worlds of kept seeds go on as they did otherwise.
+    pub(super) net: Rng,
     pub(super) faults: Faults,
     pub(super) area: Area,
     pub(super) queue: EventQueue<Event>,
@@ -60,10 +62,11 @@ impl World {
         let mut world = Self {
             disk: Disk::new(geometry.area_bytes()),
             rng,
+            net: Rng::new(!seed),
+            locks: Locks::new(faults.server_lease),
             faults,
             area,
             queue: EventQueue::new(),
-            locks: Locks::default(),
             hosts: Vec::new(),
             vms: size.vms,
             checker: Checker::default(),
@@ -142,6 +145,7 @@ impl World {
             Event::Killed { host, .. }
             | Event::Guest { host, .. }
             | Event::Lock { host, .. }
+            | Event::RestartClient { host, .. }
             | Event::Patience { host, .. }
             | Event::Restart { host, .. }
             | Event::Again { host, .. } => (*host, false),
@@ -171,6 +175,7 @@ impl World {
                 self.guest_land(host, client, vm, instance, epoch);
             }
             Event::Lock { host, vm, instance } => self.lock(host, vm, instance),
+            Event::RestartClient { host, client } => self.restart_client(host, client),
             Event::Message { to, vm, message, moving } => self.told(to, vm, message, moving),
             Event::Patience { host, vm, instance } => self.patience(host, vm, instance),
             Event::Again { host, vm, wish } => self.again(host, vm, wish),

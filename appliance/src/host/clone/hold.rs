@@ -10,6 +10,7 @@ use crate::host::caller::Caller;
 use crate::host::clone::carry;
 use crate::host::clone::plan::Plan;
 use crate::host::control_plane::ControlPlane;
+use crate::host::disk_locks::LeftLocks;
 use crate::host::leases::LeaseFailure;
 use crate::host::located::Located;
 use crate::host::start::LOCK_AGAIN;
@@ -96,8 +97,8 @@ impl Drop for HeldLease<'_> {
     }
 }
 
-/// Shares the locks of a VM's disks, whose lease this is, waiting for those that a host which died has left on the server: what that one had sent may
-/// still arrive.
+/// Shares the locks of a VM's disks, whose lease this is. Those that a host which died has left on the server are given up, or waited for:
+/// what that one had sent may still arrive.
 ///
 /// # Errors
 /// One stays locked, the lease is lost, or the wait was cancelled.
@@ -110,14 +111,17 @@ pub fn lock_disks(
 ) -> Result<(), Reason> {
     let began = Instant::now();
     let most = Duration::from_millis(limits::DATASTORE_LOCK_MS_MAX);
+    let mut left = LeftLocks::default();
     let locked = loop {
-        let locked = match plan.lock() {
-            Ok(None) => break Ok(()),
-            Ok(Some(path)) => {
+        let is_locked = |locked: &Result<Option<_>, _>| matches!(locked, Ok(Some(_)));
+        let locked = match left.take(plane, &located.datastore, || plan.lock(), is_locked) {
+            Err(unanswered) => unanswered,
+            Ok(Ok(None)) => break Ok(()),
+            Ok(Ok(Some(path))) => {
                 let hint = format!("type it again when that one is done: lease show {}", located.name);
                 Reason { hint, ..located.locked_file(path) }
             }
-            Err(error) => break Err(carry::refused(&located.datastore, "a disk is not locked", &error)),
+            Ok(Err(error)) => break Err(carry::refused(&located.datastore, "a disk is not locked", &error)),
         };
         let passed = began.elapsed();
         if passed >= most {

@@ -1,6 +1,6 @@
 //! The hosts that share a datastore with this one, as their records tell.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,9 @@ use crate::api::migrate::Peer;
 const SILENCE: Duration = Duration::from_millis(3 * limits::HOST_HEARTBEAT_MS);
 /// How long it is remembered that two hosts have one name: they are seen by turns, and on a slow datastore seldom.
 const TWINS: Duration = Duration::from_millis(6 * limits::HOST_HEARTBEAT_MS);
+
+/// Boots of a host whose last record is remembered.
+const BOOTS_MAX: usize = 8;
 
 #[derive(Debug)]
 struct Seen {
@@ -46,6 +49,8 @@ impl Twins {
 #[derive(Debug, Default)]
 struct Said {
     on: BTreeMap<DatastoreName, Seen>,
+    /// The newest record of each of its last boots, wherever it was read.
+    boots: VecDeque<HostRecord>,
     /// The identities that showed a sign of life under this name, the last one last.
     lives: Vec<String>,
     twins: Option<Twins>,
@@ -58,6 +63,7 @@ impl Said {
     }
 
     fn note(&mut self, datastore: &DatastoreName, record: HostRecord, now: Instant) {
+        self.note_boot(&record);
         // What is read on one more datastore may be as old as can be: it shows no later life than is known already.
         let life = self.newest().map_or(now, |newest| newest.changed);
         match self.on.get_mut(datastore) {
@@ -75,6 +81,18 @@ impl Said {
             Some(known) => *known = Seen { record, changed: now, read: now },
             None => {
                 self.on.insert(datastore.clone(), Seen { record, changed: life, read: now });
+            }
+        }
+    }
+
+    fn note_boot(&mut self, record: &HostRecord) {
+        let known = self.boots.iter_mut().find(|known| known.boot == record.boot && known.identity == record.identity);
+        match known {
+            Some(known) if known.beat >= record.beat => {}
+            Some(known) => *known = record.clone(),
+            None => {
+                self.boots.push_back(record.clone());
+                self.boots.drain(..self.boots.len().saturating_sub(BOOTS_MAX));
             }
         }
     }
@@ -145,6 +163,17 @@ impl Hosts {
     /// What a host said last on a datastore, as it was read there.
     pub(super) fn record_on(&self, datastore: &DatastoreName, name: &HostName) -> Option<HostRecord> {
         Some(self.lock().get(name)?.on.get(datastore)?.record.clone())
+    }
+
+    /// Takes note of what a boot said of itself, also of one before that of this host.
+    pub(super) fn note_boot(&self, record: &HostRecord) {
+        self.lock().entry(record.name.clone()).or_default().note_boot(record);
+    }
+
+    /// What a boot (hex) of a host of this name said last, wherever it was read.
+    pub fn record_of_boot(&self, name: &HostName, boot: &str) -> Option<HostRecord> {
+        let said = self.lock();
+        said.get(name)?.boots.iter().find(|record| record.boot.as_deref() == Some(boot)).cloned()
     }
 
     /// Whether a host of this name can be moved to.

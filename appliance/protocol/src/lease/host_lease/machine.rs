@@ -79,6 +79,11 @@ impl HostLease {
         }
     }
 
+    /// The boot of this host.
+    pub fn boot(&self) -> BootId {
+        self.identity.boot
+    }
+
     /// How the lease stands.
     pub fn standing(&self) -> Standing {
         match &self.state {

@@ -16,7 +16,7 @@ use crate::lease::record::HostRecord;
 use crate::lease::register;
 use crate::lease::table::Home;
 use crate::lease::vm_lease::{Answer, LeaseError, Request};
-use crate::lease::watch::{Life, Watch};
+use crate::lease::watch::{DeadBoot, Life, Watch};
 use crate::time::Instant;
 
 /// What happens to a keeper.
@@ -148,6 +148,19 @@ impl Keeper {
             HostView { slot, record, life }
         })
         .collect()
+    }
+
+    /// The boots of other hosts, and of this one before its own, that died lately, as of the look that began at [`Keeper::looked_at`]. What
+    /// storage keeps for them can be given up.
+    pub fn dead_boots(&self) -> Vec<DeadBoot> {
+        let mut dead = self.watch.dead_boots();
+        dead.retain(|dead| dead.boot != self.own.boot());
+        dead
+    }
+
+    /// When the last successful look at the hosts began.
+    pub fn looked_at(&self) -> Option<Instant> {
+        self.watch.looked_at()
     }
 
     /// What the wall clock shows, seconds since 1970. It is written beside what this host comes to hold, for people.

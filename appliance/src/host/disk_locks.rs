@@ -1,0 +1,219 @@
+//! The locks of VMs' disks, where a host that died left them on the server: it is made to give them up, so that nobody waits until it misses that
+//! host. `docs/decisions/the-disk-locks.md` says why that ends nothing that lives.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use model::diagnosis::Reason;
+use model::names::HostName;
+
+use crate::api::lease::DeadBoot;
+use crate::datastore::Datastore;
+use crate::datastore::nfs_client::restart::{RestartError, restart};
+use crate::host::born::{Unattached, attach_disks};
+use crate::host::control_plane::ControlPlane;
+use crate::host::discovery::{HostRecord, hex_of};
+use crate::host::located::Located;
+use crate::host::running::Running;
+
+/// Pause before a server is asked again.
+const AGAIN: Duration = Duration::from_secs(3);
+/// How long after a host was asked for, and found dead, it counts as dead.
+const STAYS_DEAD: Duration = Duration::from_secs(3);
+/// What is known of each server that was asked.
+static SERVERS: Mutex<BTreeMap<SocketAddr, Arc<Mutex<Asked>>>> = Mutex::new(BTreeMap::new());
+
+/// What a server was asked, and by its lock who asks it: two that restart a client at once hinder each other.
+#[derive(Debug, Default)]
+struct Asked {
+    /// It has not said whether it gave up what it was told to, and what a person is told of it.
+    unanswered: Option<Reason>,
+}
+
+/// Gives a VM its disks, as [`attach_disks`] does, and makes the server give up the locks that dead hosts left there.
+///
+/// # Errors
+/// As those of [`attach_disks`].
+pub fn take_disks(
+    plane: &ControlPlane,
+    located: &Located,
+    running: &Running,
+    left: &mut LeftLocks,
+) -> Result<(), Unattached> {
+    let is_locked = |attached: &Result<(), Unattached>| matches!(attached, Err(Unattached::Locked(_)));
+    let tried = left.take(plane, &located.datastore, || attach_disks(located, running), is_locked);
+    tried.map_err(Unattached::Locked).flatten()
+}
+
+/// What one who wants locks has asked of their server.
+#[derive(Debug, Default)]
+pub struct LeftLocks {
+    asked: Option<Instant>,
+}
+
+impl LeftLocks {
+    /// Tries to take locks, and where they are another's, once more when the server gave up those of dead hosts.
+    ///
+    /// # Errors
+    /// The server was told that a host is dead, and has not said whether it gave up what that had: it may be about to, and still carry out what
+    /// the dead host wrote. Its locks are nobody's to take before.
+    pub fn take<T>(
+        &mut self,
+        plane: &ControlPlane,
+        datastore: &Datastore,
+        mut take: impl FnMut() -> T,
+        is_locked: impl Fn(&T) -> bool,
+    ) -> Result<T, Reason> {
+        let Some(server) = datastore.keeper_of_locks() else { return Ok(take()) };
+        if lock(&asked_of(server)).unanswered.is_some() {
+            self.give_up(plane, datastore)?;
+        }
+        let taken = take();
+        if is_locked(&taken) && self.give_up(plane, datastore)? { Ok(take()) } else { Ok(taken) }
+    }
+
+    /// Makes the server of a datastore give up what dead hosts have there, unless it was asked just now; whether there was any that might
+    /// have had something.
+    ///
+    /// # Errors
+    /// As those of [`LeftLocks::take`].
+    pub fn give_up(&mut self, plane: &ControlPlane, datastore: &Datastore) -> Result<bool, Reason> {
+        let Some(server) = datastore.keeper_of_locks() else { return Ok(false) };
+        let server_asked = asked_of(server);
+        let mut server_asked = lock(&server_asked);
+        if self.asked.is_some_and(|asked| asked.elapsed() < AGAIN) {
+            return server_asked.unanswered.clone().map_or(Ok(false), Err);
+        }
+        let by = Instant::now() + STAYS_DEAD;
+        let dead = dead_everywhere(plane, datastore);
+        let given_up = tell(server, datastore, &dead, by);
+        self.asked = Some(Instant::now());
+        server_asked.unanswered = given_up.as_ref().err().cloned();
+        given_up
+    }
+}
+
+fn asked_of(server: SocketAddr) -> Arc<Mutex<Asked>> {
+    Arc::clone(lock(&SERVERS).entry(server).or_default())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Tells the server that these are dead; whether it gave up what any of them may have had.
+fn tell(server: SocketAddr, datastore: &Datastore, dead: &[DeadBoot], by: Instant) -> Result<bool, Reason> {
+    let mut given_up = false;
+    for DeadBoot { name, boot, .. } in dead {
+        match restart(server, *boot, name.as_str(), by) {
+            Ok(()) => {
+                log::info!("datastore {}: its server was told that {name} is dead", datastore.name());
+                given_up = true;
+            }
+            Err(error @ RestartError::Unanswered(_)) => {
+                log::warn!("datastore {}: its server was told that {name} is dead: {error}", datastore.name());
+                let cause =
+                    format!("its server was told that {name} is dead, and has not said that it keeps nothing for it");
+                return Err(Reason::new(cause, format!("datastore show {}", datastore.name())));
+            }
+            Err(error) => {
+                log::warn!("datastore {}: its server was not told that {name} is dead: {error}", datastore.name());
+                break;
+            }
+        }
+    }
+    Ok(given_up)
+}
+
+/// The boots of hosts that died on a datastore, and live on no other.
+fn dead_everywhere(plane: &ControlPlane, datastore: &Datastore) -> Vec<DeadBoot> {
+    let dead_on = |datastore: &Datastore| plane.leases.dead_boots(datastore.name());
+    let mut dead = match dead_on(datastore) {
+        Ok(dead) => dead,
+        Err(failure) => {
+            log::warn!("datastore {}: which hosts are dead is not known: {failure}", datastore.name());
+            return Vec::new();
+        }
+    };
+    let here = plane.datastores.all();
+    dead.retain(|one| {
+        let dead_in = |area: &str| {
+            let has =
+                |datastore: &Arc<Datastore>| plane.hosts.area(plane.name(), datastore.name()).as_deref() == Some(area);
+            let there = here.iter().find(|datastore| has(datastore));
+            let dead = there.and_then(|datastore| dead_on(datastore).ok()).unwrap_or_default();
+            dead.iter().any(|dead| dead.boot == one.boot)
+        };
+        let said = plane.hosts.record_of_boot(&one.name, &hex_of(&one.boot.to_be_bytes()));
+        let is_only_one = |name: &HostName| plane.hosts.twins(name).is_none();
+        is_dead_everywhere(one, said.as_ref(), &dead_in, &is_only_one)
+    });
+    dead
+}
+
+/// Whether nothing of this boot is alive by any datastore, by what it said last and whether it is dead in those lease areas. A host that lost
+/// one of its datastores lives on by the others, and a server that has both knows it as one client.
+fn is_dead_everywhere(
+    dead: &DeadBoot,
+    said: Option<&HostRecord>,
+    dead_in: &dyn Fn(&str) -> bool,
+    is_only_one: &dyn Fn(&HostName) -> bool,
+) -> bool {
+    // Where a kernel does not tell its boot, all its boots are called 0.
+    if dead.boot == 0 {
+        return false;
+    }
+    match said {
+        // An area that it had not opened when it said so it may have opened since.
+        Some(said) => {
+            let mut areas = said.datastores.values().map(|datastore| datastore.area.as_deref());
+            areas.len() > 0 && areas.all(|area| area.is_some_and(dead_in))
+        }
+        // Its kernel is gone, whatever it had; unless two hosts are taken for one.
+        None => dead.rebooted && is_only_one(&dead.name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::discovery::{DatastoreRecord, example};
+
+    const DEAD: u128 = 0xdead;
+
+    fn dead(rebooted: bool) -> DeadBoot {
+        DeadBoot { host: [0; 16], name: "host-b".parse().expect("valid"), boot: DEAD, rebooted }
+    }
+
+    fn said(areas: &[Option<&str>]) -> HostRecord {
+        let datastore = |(n, area): (usize, &Option<&str>)| {
+            let record = DatastoreRecord { area: area.map(str::to_owned), available: true };
+            (format!("store{n}").parse().expect("valid"), record)
+        };
+        let datastores = areas.iter().enumerate().map(datastore).collect();
+        HostRecord { datastores, ..example("host-b", 7) }
+    }
+
+    #[test]
+    fn a_host_that_may_live_by_another_datastore_keeps_what_its_server_has_for_it() {
+        let may = |said: &HostRecord, dead_in: &dyn Fn(&str) -> bool| {
+            is_dead_everywhere(&dead(false), Some(said), dead_in, &|_| true)
+        };
+        let in_first = |area: &str| area == "1";
+        assert!(may(&said(&[Some("1")]), &in_first));
+        assert!(!may(&said(&[Some("1"), Some("2")]), &in_first));
+        assert!(may(&said(&[Some("1"), Some("2")]), &|_| true));
+        assert!(!may(&said(&[Some("1"), None]), &|_| true), "it had not opened that one");
+        assert!(!may(&said(&[]), &|_| true), "an older build does not tell");
+    }
+
+    #[test]
+    fn a_boot_of_which_nothing_is_known_is_dead_only_where_its_host_booted_again_and_nobody_shares_its_name() {
+        let may = |rebooted, alone| is_dead_everywhere(&dead(rebooted), None, &|_| true, &|_| alone);
+        assert_eq!([may(true, true), may(false, true), may(true, false)], [true, false, false]);
+        let nameless = DeadBoot { boot: 0, ..dead(true) };
+        assert!(!is_dead_everywhere(&nameless, Some(&said(&[Some("1")])), &|_| true, &|_| true));
+    }
+}
