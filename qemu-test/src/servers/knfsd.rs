@@ -6,7 +6,8 @@
 //!  vdc  fill       at the first start only: what the export begins with
 //! ```
 //!
-//! A web server beside it gives the lab the files of the export, and carries out the one order that there is: `restart`.
+//! A web server beside it gives the lab the files of the export, and carries out orders: `restart`; `exchange`, which puts a copy in the
+//! place of a folder that is exported, and `empty`, which puts an empty one there.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
@@ -19,7 +20,7 @@ use crate::error::{Doing, Result};
 use crate::home::Home;
 use crate::machine::{Accelerator, Boot, BootOutcome, Line};
 use crate::process::Background;
-use crate::servers::{Export, Make, Server, http, wait_until_it_answers};
+use crate::servers::{Export, Make, Replacement, Server, http, wait_until_it_answers};
 use crate::wire::{Wire, Wires};
 
 /// The machine's name on the wires.
@@ -70,11 +71,12 @@ mount --bind /srv/state /var/lib/nfs
 mkdir -p /run/rpc_pipefs
 mount -t rpc_pipefs rpc_pipefs /run/rpc_pipefs
 mount -t nfsd nfsd /proc/fs/nfsd
-mkdir -p /srv/readonly /srv/squashed /srv/private /srv/full
+mkdir -p /srv/spare /srv/readonly /srv/squashed /srv/private /srv/full
 mount -t tmpfs -o size=64k tmpfs /srv/full
 dd if=/dev/zero of=/srv/full/filler bs=4k 2>/dev/null
 cat >/etc/exports <<END
 /srv/lab *(rw,sync,no_subtree_check,no_root_squash,insecure)
+/srv/spare *(rw,sync,no_subtree_check,no_root_squash,insecure)
 /srv/readonly *(ro,sync,no_subtree_check,no_root_squash,insecure)
 /srv/squashed *(rw,sync,no_subtree_check,root_squash,insecure)
 /srv/private 10.77.2.250(rw,sync,no_subtree_check,no_root_squash,insecure)
@@ -91,13 +93,31 @@ exportfs -f
 /run/start
 printf 'Content-type: text/plain\r\n\r\n'
 END
+cat >/run/www/cgi-bin/exchange <<'END'
+#!/bin/sh
+cp -a /srv/spare /srv/copy
+/run/replace
+END
+cat >/run/www/cgi-bin/empty <<'END'
+#!/bin/sh
+mkdir /srv/copy
+/run/replace
+END
+cat >/run/replace <<'END'
+#!/bin/sh
+rm -rf /srv/replaced
+mv /srv/spare /srv/replaced
+mv /srv/copy /srv/spare
+exportfs -f
+printf 'Content-type: text/plain\r\n\r\n'
+END
 cat >/run/start <<END
 #!/bin/sh
 exportfs -r
 echo 1048576 >/proc/fs/nfsd/max_block_size
 rpc.nfsd --lease-time LEASE --grace-time GRACE 8
 END
-chmod 755 /run/start /run/www/cgi-bin/restart
+chmod 755 /run/start /run/replace /run/www/cgi-bin/*
 busybox httpd -p 80 -h /run/www
 
 rpcbind -w
@@ -129,6 +149,24 @@ impl Knfsd {
 
     pub(super) fn export() -> Export {
         Export { server: Wire::Datastore.host_address(NUMBER), path: "/srv/lab", version: "4.2" }
+    }
+
+    /// Its second export, which is empty.
+    pub(super) const SPARE: &str = "/srv/spare";
+
+    /// Puts a copy, or an empty folder, in the place of the second export: what clients have mounted is stale.
+    pub(super) fn replace_spare(&self, by: Replacement) -> Result<()> {
+        self.order(match by {
+            Replacement::Copy => "exchange",
+            Replacement::Nothing => "empty",
+        })
+    }
+
+    fn order(&self, order: &str) -> Result<()> {
+        http::get(&self.wires, Self::export().server, &format!("/cgi-bin/{order}"))?
+            .read_to_end(&mut Vec::new())
+            .doing(format!("telling the kernel's NFS server: {order}"))
+            .map(drop)
     }
 
     fn file_of(&self, name: &str) -> PathBuf {
@@ -207,10 +245,7 @@ impl Server for Knfsd {
     }
 
     fn restart(&self) -> Result<()> {
-        http::get(&self.wires, Self::export().server, "/cgi-bin/restart")?
-            .read_to_end(&mut Vec::new())
-            .doing("restarting the kernel's NFS server")
-            .map(drop)
+        self.order("restart")
     }
 
     fn file(&self, path: &str) -> Result<File> {

@@ -84,7 +84,27 @@ impl fmt::Display for Make {
     }
 }
 
-/// The NFS server of a fleet, with one export.
+/// The second export of the kernel's NFS server, empty at first.
+pub const SPARE: &str = Knfsd::SPARE;
+
+/// What an export is replaced by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replacement {
+    /// A copy of it, as after a restore.
+    Copy,
+    /// An empty folder.
+    Nothing,
+}
+
+/// Replaces that export: what hosts have mounted of it is stale.
+///
+/// # Errors
+/// The server does not do it.
+pub fn replace_spare(home: &Home, by: Replacement) -> Result<()> {
+    Knfsd::of(home).replace_spare(by)
+}
+
+/// The NFS server of a fleet.
 pub trait Server {
     /// The process that a power cut or a hang befalls.
     fn process(&self) -> Background;

@@ -10,5 +10,5 @@ mod nested;
 mod tally;
 
 pub use native::check_source;
-pub use nested::{check_nested, measure_take_overs};
+pub use nested::{check_nested, contend, measure_take_overs};
 pub use tally::Tally;

@@ -11,7 +11,7 @@ use crate::fleet::{self, Fleet};
 use crate::home::Home;
 use crate::servers::Make;
 use crate::setup::{self, Purpose};
-use crate::tests::measure_take_overs;
+use crate::tests::{contend, measure_take_overs};
 
 /// What to measure.
 #[derive(Debug, Clone, Subcommand)]
@@ -37,19 +37,31 @@ pub(super) enum Subject {
         #[arg(long, value_enum, default_value_t)]
         server: Make,
     },
+    /// Two nested hosts start ten VMs at the same instants, again and again; each is to be won by exactly one
+    SameInstant {
+        /// How many rounds
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+        rounds: u32,
+        /// The NFS server
+        #[arg(long, value_enum, default_value_t)]
+        server: Make,
+    },
 }
 
 /// Measures it.
 pub(super) fn run(home: &Home, subject: Subject) -> Result<ExitCode> {
     match subject {
         Subject::Migrate { repetitions, only, program } => migrate(home, repetitions, only, program),
-        Subject::TakeOver { times, server } => {
-            setup::ensure(&[Purpose::Build, Purpose::Image, Purpose::Fleet, Purpose::Guests])?;
-            measure_take_overs(home, server, times)?;
-            Fleet::down(home)?;
-            Ok(ExitCode::SUCCESS)
-        }
+        Subject::TakeOver { times, server } => on_a_fleet(home, |home| measure_take_overs(home, server, times)),
+        Subject::SameInstant { rounds, server } => on_a_fleet(home, |home| contend(home, server, rounds)),
     }
+}
+
+fn on_a_fleet(home: &Home, work: impl FnOnce(&Home) -> Result<()>) -> Result<ExitCode> {
+    setup::ensure(&[Purpose::Build, Purpose::Image, Purpose::Fleet, Purpose::Guests])?;
+    work(home)?;
+    Fleet::down(home)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn migrate(home: &Home, repetitions: u32, only: String, program: Option<PathBuf>) -> Result<ExitCode> {

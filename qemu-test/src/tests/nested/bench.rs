@@ -1,6 +1,7 @@
 //! What a nested test works with.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::console::Answer;
@@ -20,6 +21,9 @@ const COMMAND_BOUND: Duration = Duration::from_secs(120);
 /// How long a host may take to be well again: its last life has to expire, and what it wrote to settle.
 const COME_BACK_BOUND: Duration = Duration::from_secs(180);
 
+/// How long a host may take to find out what is wrong with a datastore.
+const SAY_BOUND: Duration = Duration::from_secs(60);
+
 /// A fleet of two hosts with the example VMs, and the image they booted.
 pub(super) struct Bench {
     pub(super) home: Home,
@@ -30,10 +34,20 @@ pub(super) struct Bench {
 impl Bench {
     /// Ends what an earlier run left and boots two hosts.
     pub(super) fn up(home: &Home, server: Make, image: Image) -> Result<Self> {
+        Self::up_with(home, server, image, guests::place_all)
+    }
+
+    /// The same, with what `place` puts on the datastore.
+    pub(super) fn up_with(
+        home: &Home,
+        server: Make,
+        image: Image,
+        place: impl FnOnce(&Home, &Path) -> Result<()>,
+    ) -> Result<Self> {
         let _held = fleet::hold(home)?;
         Fleet::down(home)?;
         let hosts = vec![HostSpec::usual(1), HostSpec::usual(2)];
-        let fleet = Fleet::up(home, server, hosts, |store| guests::place_all(home, store))?;
+        let fleet = Fleet::up(home, server, hosts, |store| place(home, store))?;
         Ok(Self { home: home.clone(), image, fleet })
     }
 
@@ -56,6 +70,14 @@ impl Bench {
         wait::until(&format!("{host} to have its datastore and its lease again"), COME_BACK_BOUND, || {
             let said = self.exec(host, "host check")?;
             Ok(if said.status == 0 { Ok(()) } else { Err(said.output) })
+        })
+    }
+
+    /// Waits until a command says something, whether it succeeds or not.
+    pub(super) fn says_in_the_end(&self, host: &str, command: &str, what: &str) -> Result<()> {
+        wait::until(&format!("`{command}` on {host} to say: {what}"), SAY_BOUND, || {
+            let said = self.exec(host, command)?.output;
+            Ok(if says(&said, what) { Ok(()) } else { Err(said) })
         })
     }
 

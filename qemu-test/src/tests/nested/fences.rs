@@ -28,7 +28,7 @@ pub(super) fn the_vm_of_a_host_without_its_datastore_starts_elsewhere_and_nowher
     std::thread::sleep(Duration::from_secs(2));
     let heard = talker.stop()?;
     bench.fleet.wires().cut("host-a", Wire::Datastore)?;
-    let started = bench.start_in_the_end("deb", "host-b");
+    let started = taken_over(bench);
     let said = bench.exec("host-a", "vm list");
     bench.fleet.wires().mend("host-a", Wire::Datastore)?;
     started?;
@@ -175,7 +175,7 @@ pub(super) fn the_vm_of_a_dead_host_starts_elsewhere_after_the_expiry(bench: &mu
     expect(early.status != 0 && early.output.contains("host-a"), || {
         format!("a VM was taken from a host whose lease had not expired: {}", early.output)
     })?;
-    let started = bench.start_in_the_end("deb", "host-b");
+    let started = taken_over(bench);
     bench.fleet.boot(std::slice::from_ref(&machine))?;
     started?;
     went_on(bench, &[heard])?;
@@ -216,7 +216,7 @@ pub(super) fn a_host_frozen_with_its_clock_writes_nothing_after_the_take_over(be
     let machine = bench.fleet.machine("host-a")?;
     machine.freeze()?;
     // What the thawed VM says to clients until it is killed, no fence of the storage can hold: none listens meanwhile.
-    let meanwhile = bench.start_in_the_end("deb", "host-b").and_then(|_| {
+    let meanwhile = taken_over(bench).and_then(|_| {
         let talker = bench.talk("deb")?;
         bench.listen(&talker)?;
         talker.stop()
@@ -243,7 +243,7 @@ pub(super) fn what_the_network_held_back_lands_in_no_disk_after_the_take_over(be
     let held = HeldFrames::of(bench.fleet.wires(), "host-a", Wire::Datastore)?;
     std::thread::sleep(Duration::from_secs(3));
     let before = talker.stop()?;
-    let taken = bench.start_in_the_end("deb", "host-b").and_then(|_| {
+    let taken = taken_over(bench).and_then(|_| {
         let talker = bench.talk("deb")?;
         bench.listen(&talker)?;
         Ok(talker)
@@ -259,6 +259,16 @@ pub(super) fn what_the_network_held_back_lands_in_no_disk_after_the_take_over(be
     went_on(bench, &[before])?;
     expect(bench.settled_on("deb")? == "host-b", || "deb does not run on host-b".into())?;
     Ok(Verdict::Passed)
+}
+
+/// Starts the VM of a lost host on host-b as soon as its lease lets it. No lock of the lost host is waited for: its server is told that
+/// it is dead, whatever the server's lease time.
+fn taken_over(bench: &Bench) -> Result<String> {
+    let waits = || Ok::<_, LabError>(bench.done("host-b", "log show host")?.matches("waits for a disk").count());
+    let before = waits()?;
+    let started = bench.start_in_the_end("deb", "host-b")?;
+    expect(waits()? == before, || "host-b waited for a lock that the lost host had left".into())?;
+    Ok(started)
 }
 
 /// Sees to it that the VM runs on this host; what a client then hears of it.

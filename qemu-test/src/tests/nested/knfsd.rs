@@ -1,14 +1,16 @@
 //! The kernel's NFS server, spoken to by NFS 4.2: what differs between servers, tried on a second one. It gives files out of its
 //! own cache, it has a grace period, and it keeps the locks of a client that it does not hear of until another asks for them.
 
+use std::fs;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::error::{LabError, Result};
+use crate::error::{Doing, LabError, Result};
+use crate::home::Home;
 use crate::machine::HostSpec;
-use crate::servers::Make;
-use crate::tests::nested::bench::{Bench, expect, says};
+use crate::servers::{Make, Replacement, SPARE, replace_spare};
+use crate::tests::nested::bench::{Bench, expect};
 use crate::tests::nested::guest::HOSTS;
 use crate::tests::nested::migration;
 use crate::tests::tally::Verdict;
@@ -16,8 +18,8 @@ use crate::wait;
 
 /// The host that these tests boot beside the fleet.
 const NUMBER: u8 = 3;
-/// How long a host may take to find out what is wrong with a datastore.
-const TOLD_BOUND: Duration = Duration::from_secs(60);
+/// How long a host may take to end the VMs of a datastore that is lost.
+const ENDED_BOUND: Duration = Duration::from_secs(60);
 
 pub(super) fn a_debian_guest_runs_from_the_kernels_nfs_server_and_moves_there_and_back(
     bench: &mut Bench,
@@ -69,10 +71,9 @@ pub(super) fn a_host_tells_what_mends_each_datastore_that_it_cannot_use_and_uses
     bench.with_host(spec, |bench, machine| {
         let host = &*machine.spec.name;
         for (name, .., told) in useless {
-            wait::until(&format!("{host} to tell of {name}"), TOLD_BOUND, || {
-                let said = bench.exec(host, &format!("datastore show {name}"))?.output;
-                Ok(if told.iter().all(|told| says(&said, told)) { Ok(()) } else { Err(said) })
-            })?;
+            for told in told {
+                bench.says_in_the_end(host, &format!("datastore show {name}"), told)?;
+            }
         }
         let check = bench.exec(host, "host check")?;
         let all = useless.iter().all(|(name, ..)| check.output.contains(&format!("datastore {name}")));
@@ -84,6 +85,71 @@ pub(super) fn a_host_tells_what_mends_each_datastore_that_it_cannot_use_and_uses
         bench.done(host, "vm start witness")?;
         bench.done(host, "vm kill witness").map(|_| Verdict::Passed)
     })
+}
+
+/// Three exports of two servers of different make: what befalls one datastore concerns its own VMs alone.
+pub(super) fn a_host_with_several_servers_loses_only_the_vms_of_the_one_that_hangs(
+    bench: &mut Bench,
+) -> Result<Verdict> {
+    bench.end("witness")?;
+    let other = Make::Ganesha.server(&bench.home);
+    serve_one_vm(&bench.home, "other")?;
+    other.start()?;
+    let mut spec = HostSpec::usual(NUMBER);
+    for (name, make, export) in [("other", Make::Ganesha, Make::Ganesha.export().path), ("spare", Make::Knfsd, SPARE)] {
+        let (server, version) = (make.export().server.to_string(), make.export().version);
+        spec.words.extend(datastore(name, &[("server", &server), ("export", export), ("version", version)]));
+    }
+    let outcome = bench.with_host(spec, |bench, machine| {
+        let host = &*machine.spec.name;
+        bench.comes_back(host)?;
+        for vm in ["witness", "other"] {
+            bench.done(host, &format!("vm start {vm}"))?;
+        }
+        other.freeze()?;
+        let states = bench.says_in_the_end(host, "datastore show other", "lost since").and_then(|()| {
+            wait::until("the VM of the lost datastore to be ended", ENDED_BOUND, || {
+                let state = bench.state(host, "other")?;
+                Ok(if state == "running" { Err(state) } else { Ok(()) })
+            })?;
+            bench.state(host, "witness")
+        });
+        other.thaw()?;
+        expect(states? == "running", || "the VM of the server that answers does not run any more".into())?;
+        bench.comes_back(host)?;
+        bench.start_in_the_end("other", host)?;
+        replace_spare(&bench.home, Replacement::Copy)?;
+        bench.says_in_the_end(
+            host,
+            "log show host",
+            "datastore spare: the export was replaced; it is mounted again",
+        )?;
+        bench.says_in_the_end(host, "datastore show spare", "available")?;
+        bench.comes_back(host)?;
+        // What another export has, or has not, no life may go on in.
+        replace_spare(&bench.home, Replacement::Nothing)?;
+        bench.says_in_the_end(host, "host check", "another lease area, or none, lies in the place of the one")?;
+        for vm in ["witness", "other"] {
+            expect(bench.state(host, vm)? == "running", || format!("{vm} does not run any more"))?;
+            bench.done(host, &format!("vm kill {vm}"))?;
+        }
+        Ok(Verdict::Passed)
+    });
+    other.kill()?;
+    outcome
+}
+
+/// Leaves one VM, a witness of this name, in the folder that nfs-ganesha serves. The kernel's server has a copy of what was there.
+fn serve_one_vm(home: &Home, name: &str) -> Result<()> {
+    let vms = home.datastore().join("vms");
+    let folder = vms.join(name);
+    fs::rename(vms.join("witness"), &folder).at("renaming", &folder)?;
+    for example in ["deb", "deb2"] {
+        fs::remove_dir_all(vms.join(example)).at("removing", &vms)?;
+    }
+    let file = folder.join("vm.toml");
+    let configuration = fs::read_to_string(&file).at("reading", &file)?;
+    fs::write(&file, configuration.replace("name = \"witness\"", &format!("name = \"{name}\""))).at("writing", &file)
 }
 
 /// Versions of NFS on one datastore: what one host wrote the other reads.

@@ -5,15 +5,18 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::console::SerialLine;
-use crate::error::Result;
+use crate::error::{LabError, Result};
 use crate::tests::nested::bench::{Bench, expect};
 use crate::tests::nested::guest::MOVE_BOUND;
 use crate::tests::tally::Verdict;
 
-/// Memory that the guest keeps rewriting, in MiB, and how many pages of it a second: several pre-copy rounds.
+/// Memory that the guest keeps rewriting, in MiB, and for how much of the link, in thousandths: several pre-copy rounds, and an end of
+/// them, whatever an emulated host carries today.
 pub(super) const LOAD: (u32, u32) = (32, 300);
 /// The same for two vCPUs on the one CPU of an emulated host.
 const LOAD_OF_TWO: (u32, u32) = (24, 150);
+/// Pages that a link of one Mbit/s carries a second.
+const PAGES_OF_MBIT: u32 = 1_000_000 / 8 / 4096;
 
 const CTRL_C: u8 = 3;
 
@@ -33,7 +36,10 @@ pub(super) fn a_vm_with_two_vcpus_moves_there_and_back(bench: &mut Bench) -> Res
 pub(super) fn there_and_back(bench: &Bench, vm: &str, times: u32, load: (u32, u32)) -> Result<Verdict> {
     bench.bring(vm, "host-a")?;
     let talker = bench.talk(vm)?;
-    bench.load_memory(vm, load)?;
+    let (mebibytes, share) = load;
+    let pages_per_second = link_mbits(bench, vm)? * PAGES_OF_MBIT * share / 1000;
+    println!("  load: {pages_per_second} pages/s");
+    bench.load_memory(vm, (mebibytes, pages_per_second))?;
     for _ in 0..times {
         for (from, to) in [("host-a", "host-b"), ("host-b", "host-a")] {
             let receipt = bench.move_vm(vm, from, to)?;
@@ -48,6 +54,15 @@ pub(super) fn there_and_back(bench: &Bench, vm: &str, times: u32, load: (u32, u3
     bench.listen(&talker)?;
     bench.judge(talker, vm)?;
     Ok(Verdict::Passed)
+}
+
+/// What the migration link carries, as the check of a move measured it, Mbit/s. Every link of the lab is so slow that it is told.
+fn link_mbits(bench: &Bench, vm: &str) -> Result<u32> {
+    bench.can_move(vm, "host-a", "host-b")?;
+    let said = bench.done("host-a", &format!("vm migrate {vm} host-b --check"))?;
+    let told = said.split(" Mbit/s were measured").next().and_then(|before| before.split_whitespace().last());
+    told.and_then(|mbits| mbits.parse().ok())
+        .ok_or_else(|| LabError::Input(format!("no speed of the link is told: {said}")))
 }
 
 /// Ctrl-C at the console that asked for the move: the VM never left, and nothing of the attempt is in the next one's way.

@@ -13,8 +13,10 @@ mod image;
 mod knfsd;
 mod migration;
 mod promises;
+mod same_instant;
 mod take_over;
 mod vm;
 
 pub use promises::check_nested;
+pub use same_instant::contend;
 pub use take_over::measure as measure_take_overs;

@@ -57,7 +57,6 @@ const ON_GANESHA: &[Promise] = promises![
     host: fences::a_server_that_hangs_fences_its_hosts_and_they_come_back_by_themselves,
     host: fences::the_clock_alone_ends_a_vm_before_another_host_may_run_it,
     host: fences::a_restart_of_the_server_takes_nothing_from_a_vm_that_it_was_promised,
-    host: fences::the_vm_of_a_dead_host_starts_elsewhere_after_the_expiry,
     host: fences::a_host_whose_lease_role_hangs_is_reset_and_its_vm_starts_elsewhere,
     host: fences::what_the_network_held_back_lands_in_no_disk_after_the_take_over,
     host: fences::a_host_frozen_with_its_clock_writes_nothing_after_the_take_over,
@@ -72,9 +71,11 @@ const ON_GANESHA: &[Promise] = promises![
 const ON_KNFSD: &[Promise] = promises![
     migrate: knfsd::a_debian_guest_runs_from_the_kernels_nfs_server_and_moves_there_and_back,
     host: knfsd::a_host_tells_what_mends_each_datastore_that_it_cannot_use_and_uses_the_others,
+    host: knfsd::a_host_with_several_servers_loses_only_the_vms_of_the_one_that_hangs,
     migrate: knfsd::a_debian_guest_runs_by_nfs_3_and_moves_to_a_host_that_mounts_by_nfs_4,
     host: knfsd::a_clone_is_copied_by_the_kernels_nfs_server_itself_and_runs,
     host: fences::a_restart_of_the_server_takes_nothing_from_a_vm_that_it_was_promised,
+    host: fences::the_vm_of_a_dead_host_starts_elsewhere_after_the_expiry,
     host: fences::the_vm_of_a_host_that_had_its_datastore_back_after_the_fence_starts_elsewhere,
     host: fences::a_host_frozen_with_its_clock_writes_nothing_after_the_take_over,
 ];
