@@ -127,30 +127,34 @@ fn tell(server: SocketAddr, datastore: &Datastore, dead: &[DeadBoot], by: Instan
     Ok(given_up)
 }
 
-/// The boots of hosts that died on a datastore, and live on no other.
+/// The boots of hosts that died on a datastore, and live on no other. A datastore is asked once, and only if one of them named it: it looks
+/// anew for each question, and may hang.
 fn dead_everywhere(plane: &ControlPlane, datastore: &Datastore) -> Vec<DeadBoot> {
-    let dead_on = |datastore: &Datastore| plane.leases.dead_boots(datastore.name());
-    let mut dead = match dead_on(datastore) {
+    let dead = match plane.leases.dead_boots(datastore.name()) {
         Ok(dead) => dead,
         Err(failure) => {
             log::warn!("datastore {}: which hosts are dead is not known: {failure}", datastore.name());
             return Vec::new();
         }
     };
-    let here = plane.datastores.all();
-    dead.retain(|one| {
-        let dead_in = |area: &str| {
-            let has =
-                |datastore: &Arc<Datastore>| plane.hosts.area(plane.name(), datastore.name()).as_deref() == Some(area);
-            let there = here.iter().find(|datastore| has(datastore));
-            let dead = there.and_then(|datastore| dead_on(datastore).ok()).unwrap_or_default();
-            dead.iter().any(|dead| dead.boot == one.boot)
-        };
-        let said = plane.hosts.record_of_boot(&one.name, &hex_of(&one.boot.to_be_bytes()));
-        let is_only_one = |name: &HostName| plane.hosts.twins(name).is_none();
-        is_dead_everywhere(one, said.as_ref(), &dead_in, &is_only_one)
-    });
-    dead
+    let area_of = |datastore: &Datastore| plane.hosts.area(plane.name(), datastore.name());
+    let mut dead_in: BTreeMap<String, Vec<DeadBoot>> = BTreeMap::new();
+    dead_in.extend(area_of(datastore).map(|area| (area, dead.clone())));
+    let mut is_dead_in = |area: &str, boot: u128| {
+        let dead = dead_in.entry(area.to_owned()).or_insert_with(|| {
+            let all = plane.datastores.all();
+            let there = all.iter().find(|datastore| area_of(datastore).as_deref() == Some(area));
+            there.and_then(|datastore| plane.leases.dead_boots(datastore.name()).ok()).unwrap_or_default()
+        });
+        dead.iter().any(|dead| dead.boot == boot)
+    };
+    let is_only_one = |name: &HostName| plane.hosts.twins(name).is_none();
+    dead.into_iter()
+        .filter(|one| {
+            let said = plane.hosts.record_of_boot(&one.name, &hex_of(&one.boot.to_be_bytes()));
+            is_dead_everywhere(one, said.as_ref(), &mut |area| is_dead_in(area, one.boot), &is_only_one)
+        })
+        .collect()
 }
 
 /// Whether nothing of this boot is alive by any datastore, by what it said last and whether it is dead in those lease areas. A host that lost
@@ -158,7 +162,7 @@ fn dead_everywhere(plane: &ControlPlane, datastore: &Datastore) -> Vec<DeadBoot>
 fn is_dead_everywhere(
     dead: &DeadBoot,
     said: Option<&HostRecord>,
-    dead_in: &dyn Fn(&str) -> bool,
+    dead_in: &mut dyn FnMut(&str) -> bool,
     is_only_one: &dyn Fn(&HostName) -> bool,
 ) -> bool {
     // Where a kernel does not tell its boot, all its boots are called 0.
@@ -169,7 +173,7 @@ fn is_dead_everywhere(
         // An area that it had not opened when it said so it may have opened since.
         Some(said) => {
             let mut areas = said.datastores.values().map(|datastore| datastore.area.as_deref());
-            areas.len() > 0 && areas.all(|area| area.is_some_and(dead_in))
+            areas.len() > 0 && areas.all(|area| area.is_some_and(&mut *dead_in))
         }
         // Its kernel is gone, whatever it had; unless two hosts are taken for one.
         None => dead.rebooted && is_only_one(&dead.name),
@@ -199,7 +203,7 @@ mod tests {
     #[test]
     fn a_host_that_may_live_by_another_datastore_keeps_what_its_server_has_for_it() {
         let may = |said: &HostRecord, dead_in: &dyn Fn(&str) -> bool| {
-            is_dead_everywhere(&dead(false), Some(said), dead_in, &|_| true)
+            is_dead_everywhere(&dead(false), Some(said), &mut |area| dead_in(area), &|_| true)
         };
         let in_first = |area: &str| area == "1";
         assert!(may(&said(&[Some("1")]), &in_first));
@@ -211,9 +215,9 @@ mod tests {
 
     #[test]
     fn a_boot_of_which_nothing_is_known_is_dead_only_where_its_host_booted_again_and_nobody_shares_its_name() {
-        let may = |rebooted, alone| is_dead_everywhere(&dead(rebooted), None, &|_| true, &|_| alone);
+        let may = |rebooted, alone| is_dead_everywhere(&dead(rebooted), None, &mut |_| true, &|_| alone);
         assert_eq!([may(true, true), may(false, true), may(true, false)], [true, false, false]);
         let nameless = DeadBoot { boot: 0, ..dead(true) };
-        assert!(!is_dead_everywhere(&nameless, Some(&said(&[Some("1")])), &|_| true, &|_| true));
+        assert!(!is_dead_everywhere(&nameless, Some(&said(&[Some("1")])), &mut |_| true, &|_| true));
     }
 }

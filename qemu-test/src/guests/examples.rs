@@ -62,6 +62,13 @@ pub fn place_all(home: &Home, datastore: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The configuration of a witness that has another name.
+pub fn witness_called(home: &Home, name: &str) -> Result<String> {
+    let example = home.source.join("config/examples/witness/vm.toml");
+    let configuration = fs::read_to_string(&example).at("reading", &example)?;
+    Ok(configuration.replace("name = \"witness\"", &format!("name = \"{name}\"")))
+}
+
 /// Reads the journal of an example VM as it lies on the datastore now. Reading it while the guest writes is fine: the
 /// record that is being written may be the newest only.
 pub fn audit_journal(server: &dyn Server, vm: &str) -> Result<Audit> {

@@ -10,5 +10,5 @@ mod witness;
 
 pub use client::{Hearing, Talker, ask_off, memory_report, set_memory_load};
 pub use debian::{JOURNAL_BYTES, build as build_debian};
-pub use examples::{Example, audit_journal, place_all};
+pub use examples::{Example, audit_journal, place_all, witness_called};
 pub use witness::build as build_witness;

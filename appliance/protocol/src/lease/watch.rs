@@ -115,9 +115,9 @@ impl Watch {
 
     /// Takes note of the boot that a slot showed, where it shows another now.
     fn note_former(&mut self, now: Instant, slot: Slot, shown: Option<&HostRecord>) {
-        let Some(before) = self.slot(slot).and_then(|seen| seen.record.clone()) else { return };
+        let Some(before) = self.slot(slot).and_then(|seen| seen.record.as_ref()) else { return };
         if !before.left && shown.is_some_and(|shown| shown.boot != before.boot) {
-            self.former.push_back((slot, before, now));
+            self.former.push_back((slot, before.clone(), now));
             if self.former.len() > FORMER_MAX {
                 self.former.pop_front();
             }

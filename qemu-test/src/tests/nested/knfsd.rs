@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::error::{Doing, LabError, Result};
+use crate::guests;
 use crate::home::Home;
 use crate::machine::HostSpec;
 use crate::servers::{Make, Replacement, SPARE, replace_spare};
@@ -148,8 +149,7 @@ fn serve_one_vm(home: &Home, name: &str) -> Result<()> {
         fs::remove_dir_all(vms.join(example)).at("removing", &vms)?;
     }
     let file = folder.join("vm.toml");
-    let configuration = fs::read_to_string(&file).at("reading", &file)?;
-    fs::write(&file, configuration.replace("name = \"witness\"", &format!("name = \"{name}\""))).at("writing", &file)
+    fs::write(&file, guests::witness_called(home, name)?).at("writing", &file)
 }
 
 /// Versions of NFS on one datastore: what one host wrote the other reads.

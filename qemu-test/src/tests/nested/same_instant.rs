@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::console::{Answer, SerialLine};
 use crate::error::{Doing, LabError, Result};
+use crate::guests;
 use crate::home::Home;
 use crate::image;
 use crate::servers::Make;
@@ -50,15 +51,12 @@ fn name(vm: usize) -> String {
 
 /// The VMs: copies of the witness that take little memory.
 fn place(home: &Home, datastore: &Path) -> Result<()> {
-    let witness = crate::guests::build_witness(home)?;
-    let example = home.source.join("config/examples/witness/vm.toml");
-    let configuration = fs::read_to_string(&example).at("reading", &example)?;
+    let witness = guests::build_witness(home)?;
     for vm in 0..VMS {
         let folder = datastore.join("vms").join(name(vm));
         fs::create_dir_all(&folder).at("creating", &folder)?;
         fs::copy(&witness, folder.join("witness")).at("copying", &witness)?;
-        let named = configuration.replace("name = \"witness\"", &format!("name = \"{}\"", name(vm)));
-        let configuration = named.replace("128 MiB", "32 MiB");
+        let configuration = guests::witness_called(home, &name(vm))?.replace("128 MiB", "32 MiB");
         fs::write(folder.join("vm.toml"), configuration).at("writing", &folder)?;
     }
     Ok(())
