@@ -5,7 +5,7 @@ mod world;
 use godwit::api::host::{HostAnswer, VmHolder, VmState};
 use model::receipt::Verdict;
 use world::command::Command;
-use world::{Cable, Datastore, Host, freeze_all, line, wait};
+use world::{Cable, Datastore, Host, finish, freeze_all, line, wait};
 
 /// Moves of each VM.
 const MOVES: usize = 8;
@@ -145,4 +145,38 @@ fn moves_to_a_host_take_slots_too_and_its_own_move_waits_for_one() {
         assert!(matches!(answer, HostAnswer::Migrated(_)), "{}", line(&answer));
     }
     assert_eq!(b.state("out"), VmState::Running);
+}
+
+#[test]
+fn moves_to_a_host_without_a_free_slot_are_queued_and_begin_by_themselves_even_where_they_cross() {
+    let Some(datastore) = Datastore::with_witness("full") else { return };
+    let Some(cable) = Cable::lay("full") else { return };
+    // A veth says that it carries 10 Gbit/s, and that is 8 moves at once.
+    let names = |side: &str| (1..=9).map(|number| format!("{side}-{number}")).collect::<Vec<_>>();
+    let (from_a, from_b) = (names("a"), names("b"));
+    for name in from_a.iter().chain(&from_b) {
+        datastore.add(name, 1, "16 MiB", "seed=1 start=idle nap=on scan=100 report_ms=0", "stun_ms_max = 5000");
+    }
+    let [a, b] = Host::boot_two(&datastore, &cable);
+    from_a.iter().for_each(|name| done(&a, &format!("vm start {name}")));
+    from_b.iter().for_each(|name| done(&b, &format!("vm start {name}")));
+    wait("nothing stands in the way", || b.ask("vm migrate b-1 host-a --check").0 == 0);
+    wait("nothing stands in the way", || a.ask("vm migrate a-1 host-b --check").0 == 0);
+    // Both engines hear of all moves before either can ask the other: each is full of its own.
+    let frozen = freeze_all(vec![a.migrate_pid(), b.migrate_pid()]);
+    let ways = [(&a, &from_a, "host-b"), (&b, &from_b, "host-a")];
+    let typed = ways.map(|(host, names, to)| {
+        names.iter().map(|name| host.begin(&format!("vm migrate {name} {to}"))).collect::<Vec<_>>()
+    });
+    wait("all moves are ordered", || [&a, &b].iter().all(|host| host.migrations().len() == from_a.len()));
+    frozen.thaw();
+    let mut found_no_slot = 0;
+    for command in typed.iter().flatten() {
+        let (told, answer) = finish(command);
+        assert!(matches!(answer, HostAnswer::Migrated(_)), "{}", line(&answer));
+        found_no_slot += usize::from(told.iter().any(|doing| doing.starts_with("queued: host-")));
+    }
+    assert!(found_no_slot > 0, "no host was full for the other's moves");
+    from_a.iter().for_each(|name| assert_eq!(b.state(name), VmState::Running, "{name}"));
+    from_b.iter().for_each(|name| assert_eq!(a.state(name), VmState::Running, "{name}"));
 }

@@ -33,15 +33,15 @@ type Taken = (&'static str, Option<Receipt>);
 
 /// Takes part in a migration to this host, on a thread of its own.
 pub fn incoming(plane: &Arc<ControlPlane>, incoming: Incoming) {
-    let said = plane.engine.listen(incoming.id);
+    let listening = plane.engine.listen(incoming.id);
     let (plane, id) = (Arc::clone(plane), incoming.id);
     let taken = std::thread::Builder::new().name(format!("in-{}", incoming.vm.name)).spawn(move || {
         // A check moves nothing, and stands in no list of moves.
         if !incoming.check_only {
             plane.moves.begin(id, &incoming.vm.name, &incoming.source, plane.name());
         }
-        let outcome = take_in(&plane, &incoming, &said);
-        plane.engine.forget(id);
+        let outcome = take_in(&plane, &incoming, &listening.said);
+        plane.engine.forget(&listening);
         match outcome {
             Ok((state, receipt)) => {
                 if state == "moved" {

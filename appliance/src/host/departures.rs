@@ -111,7 +111,7 @@ fn move_out(
     let facts = facts::facts(plane).ok_or_else(|| refused("KVM cannot be used here".to_owned(), "host check"))?;
     let facts = Box::new(facts);
     let outgoing = Outgoing { id, vm: to_move, facts, destination: destination.clone(), wish };
-    let said = plane.engine.listen(id);
+    let listening = plane.engine.listen(id);
     // A check moves nothing, and stands in no list of moves.
     if !wish.check_only {
         plane.moves.begin(id, vm, plane.name(), destination);
@@ -129,9 +129,9 @@ fn move_out(
             let cause = format!("the migrate role does not answer: {error}");
             Err(Unreported::failed(refused(cause, "log show migrate")))
         }
-        Ok(()) => wait_for_end(plane, held, id, &said, caller),
+        Ok(()) => wait_for_end(plane, held, id, &listening.said, caller),
     };
-    plane.engine.forget(id);
+    plane.engine.forget(&listening);
     conclude(plane, held, id, wish.check_only, ended)
 }
 
@@ -148,14 +148,14 @@ pub fn adopt(plane: &Arc<ControlPlane>, running: &Arc<Running>, moving_out: Movi
         };
         plane.moves.begin(id, vm, plane.name(), &destination);
         drop(taken);
-        let said = plane.engine.listen(id);
+        let listening = plane.engine.listen(id);
         let caller = Caller::nobody();
         let ended = if follow(&plane, id) {
-            wait_for_end(&plane, &mut held, id, &said, &caller)
+            wait_for_end(&plane, &mut held, id, &listening.said, &caller)
         } else {
             Err(without_engine(&plane, &mut held, &caller))
         };
-        plane.engine.forget(id);
+        plane.engine.forget(&listening);
         let concluded = conclude(&plane, &mut held, id, false, ended);
         note_over(&plane, &held, false);
         match concluded {

@@ -32,6 +32,15 @@ pub struct Engine {
     shared: Mutex<Shared>,
 }
 
+/// Who listens to what the engine says of a migration.
+#[derive(Debug)]
+pub struct Listening {
+    id: MigrationId,
+    number: u64,
+    /// What it says.
+    pub said: Receiver<FromMigrate>,
+}
+
 /// The migration stack as the engine last told of it.
 #[derive(Debug, Default)]
 enum Stack {
@@ -54,7 +63,8 @@ struct Shared {
     stack: Stack,
     /// When a stack that was up went away with its engine.
     away_since: Option<Instant>,
-    listeners: BTreeMap<MigrationId, Sender<FromMigrate>>,
+    listeners: BTreeMap<MigrationId, (u64, Sender<FromMigrate>)>,
+    listened: u64,
     progress: BTreeMap<MigrationId, MigrationProgress>,
     public_key: Option<String>,
     nic_waiters: Vec<Sender<Box<MigrationNicDetail>>>,
@@ -80,17 +90,23 @@ impl Engine {
     }
 
     /// Everything that the engine says of a migration from now on.
-    pub fn listen(&self, id: MigrationId) -> Receiver<FromMigrate> {
-        let (sender, receiver) = channel();
-        self.lock().listeners.insert(id, sender);
-        receiver
+    pub fn listen(&self, id: MigrationId) -> Listening {
+        let (sender, said) = channel();
+        let mut shared = self.lock();
+        shared.listened += 1;
+        let number = shared.listened;
+        shared.listeners.insert(id, (number, sender));
+        Listening { id, number, said }
     }
 
-    /// Nothing more of this migration is wanted.
-    pub fn forget(&self, id: MigrationId) {
-        let mut shared = self.lock();
-        shared.listeners.remove(&id);
-        shared.progress.remove(&id);
+    /// Nothing more is wanted by who listened so. Another may listen to the same migration by now: one that found no slot
+    /// here comes again.
+    pub fn forget(&self, listening: &Listening) {
+        let (mut shared, id) = (self.lock(), &listening.id);
+        if shared.listeners.get(id).is_some_and(|(number, _)| *number == listening.number) {
+            shared.listeners.remove(id);
+            shared.progress.remove(id);
+        }
     }
 
     /// How far the migrations under way are.
@@ -220,7 +236,8 @@ impl Engine {
                 shared.progress.insert(progress.id, progress.clone());
                 progress.id
             }
-            FromMigrate::Incoming(incoming) => incoming.id,
+            // One that found no slot here comes again, while who served it before may still listen.
+            FromMigrate::Incoming(_) => return Some(message),
             FromMigrate::OpenDisks(id)
             | FromMigrate::Resumed { id, .. }
             | FromMigrate::Release(id)
@@ -231,7 +248,7 @@ impl Engine {
             }
         };
         match shared.listeners.get(&id) {
-            Some(listener) => listener.send(message).err().map(|unsent| unsent.0),
+            Some((_, listener)) => listener.send(message).err().map(|unsent| unsent.0),
             None => Some(message),
         }
     }
@@ -240,6 +257,17 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_listened_before_takes_nothing_from_who_listens_now() {
+        let engine = Engine::new(&RunDir::at("/nowhere"));
+        let (first, second) = (engine.listen(1), engine.listen(1));
+        engine.forget(&first);
+        assert!(engine.take(FromMigrate::Unknown(1)).is_none());
+        assert!(matches!(second.said.try_recv(), Ok(FromMigrate::Unknown(1))));
+        engine.forget(&second);
+        assert!(engine.take(FromMigrate::Unknown(1)).is_some());
+    }
 
     #[test]
     fn a_stack_whose_engine_is_restarted_is_still_to_be_found_and_one_that_never_came_up_is_not() {

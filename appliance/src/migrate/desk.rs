@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use netstack::{Nic, PublicKey, Stack};
 use protocol::checks::facts::NicFacts;
+use protocol::slots::Slots;
 
 use super::clock::Clock;
 use super::hasher::Hasher;
@@ -22,6 +23,8 @@ pub struct Desk<'a> {
     pub hasher: &'a Hasher,
     /// The control plane.
     pub host: &'a mut HostLink,
+    /// How many moves go on.
+    pub slots: &'a mut Slots,
 }
 
 impl Desk<'_> {

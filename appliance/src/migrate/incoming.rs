@@ -11,8 +11,8 @@ use protocol::checks::facts::HostFacts;
 use protocol::destination::{Destination, Effect, Input, Phase, Progress, Welcome};
 use protocol::pages::PageSet;
 use protocol::session::{LeaseAsk, Outcome, PhaseName, RightToRun};
-use protocol::wire::ValidatedOffer;
 use protocol::wire::message::RunState;
+use protocol::wire::{self, ValidatedOffer};
 
 use super::clock::Clock;
 use super::defect::{defect, monitor_gone};
@@ -36,6 +36,10 @@ pub struct Arrival {
     own: Own,
     destination: Destination,
     vm: Option<VmToMove>,
+    /// How many slots were free for it.
+    slots_free: u16,
+    /// Nothing is built for it here: only that was asked, or there is no slot for it.
+    only_checked: bool,
     facts: Option<Box<HostFacts>>,
     /// The control plane's word, while the checks wait for it or after.
     verdict: Option<Result<(), Vec<Reason>>>,
@@ -74,6 +78,8 @@ impl Arrival {
             own,
             destination: Destination::new(clock.of(now), welcome),
             vm: None,
+            slots_free: 0,
+            only_checked: false,
             facts: None,
             verdict: None,
             guest: None,
@@ -154,8 +160,7 @@ impl Arrival {
     }
 
     fn take(&mut self, beside: Vec<OwnedFd>) -> Result<(), Reason> {
-        let check_only = self.destination.offer().is_some_and(|offer| offer.check_only);
-        if beside.is_empty() && check_only {
+        if beside.is_empty() && self.only_checked {
             return Ok(());
         }
         let [monitor, memory]: [OwnedFd; 2] =
@@ -172,7 +177,7 @@ impl Arrival {
             return;
         }
         let Some(mut facts) = self.facts.take() else { return };
-        facts.nic = wire.nic();
+        (facts.nic, facts.slots_free) = (wire.nic(), self.slots_free);
         let reasons = self.verdict.as_ref().and_then(|verdict| verdict.as_ref().err());
         let findings = reasons.into_iter().flatten().map(|reason| Finding::blocker("destination", reason.clone()));
         let findings = findings.collect();
@@ -310,7 +315,10 @@ impl Arrival {
         };
         self.vm = Some(vm.clone());
         self.told_host = true;
-        let incoming = Incoming { id: self.id(), vm, source: self.peer.name.clone(), check_only: offer.check_only };
+        let free = if offer.check_only { desk.slots.free() } else { desk.slots.admit(wire::MigrationId(self.id())) };
+        self.slots_free = u16::try_from(free).unwrap_or(u16::MAX);
+        self.only_checked = offer.check_only || free == 0;
+        let incoming = Incoming { id: self.id(), vm, source: self.peer.name.clone(), check_only: self.only_checked };
         desk.tell(FromMigrate::Incoming(Box::new(incoming)));
         None
     }

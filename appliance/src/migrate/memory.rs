@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use protocol::pages::PAGE_BYTES;
@@ -33,6 +33,12 @@ pub enum RamError {
     /// It cannot be looked at.
     #[error("the memory cannot be read")]
     Unusable(#[from] io::Error),
+}
+
+impl AsFd for GuestRam {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
 }
 
 impl GuestRam {

@@ -1,6 +1,7 @@
 //! Carries out what a source wants.
 
 use std::collections::VecDeque;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,7 +12,7 @@ use model::vm_config::{Verify, VmConfig};
 use netstack::ConnectionId;
 use netstack::probe::{PathReport, Probe};
 use protocol::checks::facts::{HostFacts, LinkFacts, NicFacts, VmFacts};
-use protocol::checks::{Severity, refusal};
+use protocol::checks::{Severity, refusal, slot};
 use protocol::convergence::{Costs, Policy};
 use protocol::pages::PageSet;
 use protocol::session::{LeaseAsk, Outcome, PhaseName, RightToRun};
@@ -69,6 +70,8 @@ pub struct Departure {
     assurance: Option<Assurance>,
     /// The phase that the log tells of.
     pub phase: Option<PhaseName>,
+    /// What came with the order, when the move is over for now because its destination had no slot for it.
+    pub put_back: Option<Vec<OwnedFd>>,
     ended: bool,
 }
 
@@ -103,6 +106,7 @@ impl Departure {
             goes_on_in: 0,
             assurance: None,
             phase: None,
+            put_back: None,
             ended: false,
         })
     }
@@ -296,6 +300,11 @@ impl Departure {
         if self.order.vm.paused { RunState::Paused } else { RunState::Running }
     }
 
+    /// What came with the order; nothing was asked of the monitor yet.
+    fn beside(&self) -> io::Result<Vec<OwnedFd>> {
+        [self.monitor.as_fd(), self.ram.as_fd()].iter().map(BorrowedFd::try_clone_to_owned).collect()
+    }
+
     /// Does what the machine wants, and sends what the transport takes. That takes time, in which the round and the stun go
     /// on: the machine is told the time as it is after each step, not as it was before the first.
     pub fn go_on(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>) {
@@ -440,6 +449,12 @@ impl Departure {
     fn finish(&mut self, desk: &mut Desk<'_>, outcome: Outcome) {
         self.ended = true;
         let vm = VmHere::of(&outcome.vm, &self.order.facts.host);
+        if !self.order.wish.check_only && slot::is_all_that_is_missing(&outcome.findings) {
+            match self.beside() {
+                Ok(beside) => return self.put_back = Some(beside),
+                Err(error) => log::warn!("a move is not tried again: {error}"),
+            }
+        }
         let blocked = outcome.findings.iter().any(|finding| finding.severity == Severity::Blocker);
         // A check that found nothing in the way ends the migration too, but is no failure.
         let checked = self.order.wish.check_only && !blocked && outcome.verdict == Verdict::Cancelled;

@@ -2,11 +2,9 @@
 
 use std::os::fd::OwnedFd;
 
-use protocol::checks::facts::HostFacts;
-
 use super::turn::Engine;
 use crate::api::channel::ChannelError;
-use crate::api::migrate::{FromMigrate, MigrationId, ToMigrate};
+use crate::api::migrate::{FromMigrate, ToMigrate};
 
 impl Engine {
     pub(super) fn host_connects(&mut self) {
@@ -43,7 +41,9 @@ impl Engine {
             ToMigrate::Start(order) => self.order(*order, beside),
             ToMigrate::Cancel(id) => self.cancel(id),
             ToMigrate::Follow(id) => self.tell_of(id),
-            ToMigrate::Facts(id, facts) => self.facts(id, facts),
+            ToMigrate::Facts(id, facts) => {
+                self.arrival_of(id, |arrival, now, desk, wire| arrival.facts(now, desk, wire, facts));
+            }
             ToMigrate::Accept(id) => {
                 self.arrival_of(id, |arrival, now, desk, wire| arrival.judged(now, desk, wire, Ok(beside)));
             }
@@ -61,14 +61,6 @@ impl Engine {
                 let detail = self.detail();
                 self.host.tell(FromMigrate::Nic(Box::new(detail)));
             }
-        }
-    }
-
-    /// A move to here is to be judged: it takes a slot, unless it ended before the control plane said anything.
-    fn facts(&mut self, id: MigrationId, mut facts: Box<HostFacts>) {
-        if self.arrivals.iter().any(|arrival| arrival.id() == id) {
-            facts.slots_free = self.take_slot(id);
-            self.arrival_of(id, |arrival, now, desk, wire| arrival.facts(now, desk, wire, facts));
         }
     }
 }

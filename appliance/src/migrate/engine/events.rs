@@ -28,9 +28,8 @@ impl Engine {
                 Event::Writable(connection) => self.departure_over(connection, Departure::go_on),
                 Event::Closed { connection, reason } => self.closed(connection, &reason.to_string()),
                 Event::Link(link) => {
-                    for next in self.slots.link_changed(link.speed_mbit) {
-                        self.begin(next.0);
-                    }
+                    let next = self.slots.link_changed(link.speed_mbit);
+                    self.begin_all(next);
                 }
             }
         }

@@ -1,11 +1,11 @@
-//! The moves away from here: each begins when a slot is free for it, in the order in which they were wanted. A move to
-//! here takes a slot too, because it shares the link.
+//! The moves away from here: each begins when a slot is free for it, in the order in which they were wanted, and waits
+//! again where its destination has none.
 
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use model::diagnosis::{Diagnosis, Reason, chain};
-use model::names::VmName;
+use model::names::{HostName, VmName};
 use protocol::destination;
 use protocol::session::PhaseName;
 use protocol::slots::Turn;
@@ -19,11 +19,17 @@ use crate::migrate::outgoing::Departure;
 /// What a move does before its first phase.
 const CONNECT: &str = "connect";
 
+/// What a move does whose destination had no slot for it.
+fn queued_for(destination: &HostName) -> String {
+    format!("queued: {destination} carries as many moves as its link allows")
+}
+
 impl Engine {
     pub(super) fn order(&mut self, order: Outgoing, beside: Vec<OwnedFd>) {
         let id = order.id;
-        self.waiting.push_back((order, beside));
-        match self.slots.ask(wire::MigrationId(id)) {
+        let turn = self.slots.ask(wire::MigrationId(id), &order.destination);
+        self.waiting.push((order, beside));
+        match turn {
             Turn::After(before) => self.tell_progress(id, None, format!("queued: {before} before it")),
             Turn::Now => self.begin(id),
         }
@@ -49,7 +55,7 @@ impl Engine {
 
     pub(super) fn begin(&mut self, id: MigrationId) {
         let Some(place) = self.waiting.iter().position(|(order, _)| order.id == id) else { return };
-        let Some((order, beside)) = self.waiting.remove(place) else { return };
+        let (order, beside) = self.waiting.remove(place);
         let refused = (order.id, order.vm.epoch, order.vm.name.clone());
         match self.depart(order, beside) {
             Ok(()) => self.tell_progress(id, None, CONNECT.to_owned()),
@@ -91,25 +97,29 @@ impl Engine {
         self.leave_slot(id);
     }
 
-    /// A move to here wants a slot; gives how many were free for it.
-    pub(super) fn take_slot(&mut self, id: MigrationId) -> u16 {
-        let free = self.slots.free();
-        if free > 0 {
-            self.slots.ask(wire::MigrationId(id));
-        }
-        u16::try_from(free).unwrap_or(u16::MAX)
+    pub(super) fn leave_slot(&mut self, id: MigrationId) {
+        let next = self.slots.leave(wire::MigrationId(id));
+        self.begin_all(next);
     }
 
-    pub(super) fn leave_slot(&mut self, id: MigrationId) {
-        for next in self.slots.leave(wire::MigrationId(id)) {
-            self.begin(next.0);
+    /// A move whose destination had no slot for it waits again.
+    pub(super) fn put_back(&mut self, order: Outgoing, beside: Vec<OwnedFd>) {
+        let id = order.id;
+        self.tell_progress(id, None, queued_for(&order.destination));
+        self.waiting.push((order, beside));
+        let next = self.slots.put_back(wire::MigrationId(id), self.clock.of(Instant::now()));
+        self.begin_all(next);
+    }
+
+    pub(super) fn begin_all(&mut self, next: Vec<wire::MigrationId>) {
+        for id in next {
+            self.begin(id.0);
         }
     }
 
     pub(super) fn cancel(&mut self, id: MigrationId) {
-        if let Some(place) = self.waiting.iter().position(|(order, _)| order.id == id)
-            && let Some((order, _)) = self.waiting.remove(place)
-        {
+        if let Some(place) = self.waiting.iter().position(|(order, _)| order.id == id) {
+            let (order, _) = self.waiting.remove(place);
             let reason = Reason::new("it was cancelled while it was queued", "vm migrate starts it again");
             return self.refuse((id, order.vm.epoch, order.vm.name), reason);
         }

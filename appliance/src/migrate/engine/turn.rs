@@ -1,6 +1,5 @@
 //! One turn of the loop after the other.
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -49,8 +48,8 @@ pub struct Engine {
     pub(super) trouble: Option<String>,
     pub(super) slots: Slots,
     pub(super) departures: Vec<Departure>,
-    /// Orders that wait for a slot.
-    pub(super) waiting: VecDeque<(Outgoing, Vec<OwnedFd>)>,
+    /// Orders that wait for a slot; in which order they begin, the slots know.
+    pub(super) waiting: Vec<(Outgoing, Vec<OwnedFd>)>,
     pub(super) arrivals: Vec<Arrival>,
     pub(super) lingering: Vec<Lingering>,
 }
@@ -86,7 +85,7 @@ impl Engine {
             trouble: None,
             slots: Slots::new(None),
             departures: Vec::new(),
-            waiting: VecDeque::new(),
+            waiting: Vec::new(),
             arrivals: Vec::new(),
             lingering: Vec::new(),
         })
@@ -178,9 +177,10 @@ impl Engine {
         index: usize,
         work: impl FnOnce(&mut Departure, Instant, &mut Desk<'_>, &mut Wire<'_>),
     ) {
-        let Self { clock, run_dir, hasher, host, stack, departures, .. } = self;
+        let Self { clock, run_dir, hasher, host, slots, stack, departures, .. } = self;
         if let (Some(departure), Some(stack)) = (departures.get_mut(index), stack) {
-            work(departure, Instant::now(), &mut Desk { clock: *clock, run_dir, hasher, host }, &mut Wire { stack });
+            let mut desk = Desk { clock: *clock, run_dir, hasher, host, slots };
+            work(departure, Instant::now(), &mut desk, &mut Wire { stack });
         }
     }
 
@@ -189,9 +189,10 @@ impl Engine {
         index: usize,
         work: impl FnOnce(&mut Arrival, Instant, &mut Desk<'_>, &mut Wire<'_>),
     ) {
-        let Self { clock, run_dir, hasher, host, stack, arrivals, .. } = self;
+        let Self { clock, run_dir, hasher, host, slots, stack, arrivals, .. } = self;
         if let (Some(arrival), Some(stack)) = (arrivals.get_mut(index), stack) {
-            work(arrival, Instant::now(), &mut Desk { clock: *clock, run_dir, hasher, host }, &mut Wire { stack });
+            let mut desk = Desk { clock: *clock, run_dir, hasher, host, slots };
+            work(arrival, Instant::now(), &mut desk, &mut Wire { stack });
         }
     }
 
@@ -236,6 +237,8 @@ impl Engine {
     /// Lets deadlines pass, and lets every move go on with what there is room for now.
     fn wake(&mut self) {
         let now = Instant::now();
+        let next = self.slots.wake(self.clock.of(now));
+        self.begin_all(next);
         for index in 0..self.departures.len() {
             self.with_departure(index, |departure, now, desk, wire| {
                 if departure.deadline(now, desk.clock).is_some_and(|at| at <= now) {
@@ -269,13 +272,14 @@ impl Engine {
         let settled = self.arrivals.iter().filter(|arrival| arrival.is_here());
         let mut free: Vec<MigrationId> = settled.map(Arrival::id).collect();
         let lingering = &mut self.lingering;
-        self.departures.retain(|departure| {
-            if departure.is_ended() {
-                free.push(departure.order.id);
-                lingering.extend(departure.connection.map(|connection| Lingering { connection, until }));
+        let mut back = Vec::new();
+        for departure in self.departures.extract_if(.., |departure| departure.is_ended()) {
+            lingering.extend(departure.connection.map(|connection| Lingering { connection, until }));
+            match departure.put_back {
+                Some(beside) => back.push((departure.order, beside)),
+                None => free.push(departure.order.id),
             }
-            !departure.is_ended()
-        });
+        }
         self.arrivals.retain(|arrival| {
             if arrival.is_ended() {
                 free.push(arrival.id());
@@ -285,6 +289,9 @@ impl Engine {
         });
         for id in free {
             self.leave_slot(id);
+        }
+        for (order, beside) in back {
+            self.put_back(order, beside);
         }
     }
 }
