@@ -1,13 +1,13 @@
 //! Memory that is rewritten page by page at a rate, and checked before each rewrite.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::words::MemoryReport;
 
 const PAGE_WORDS: usize = 512;
 
-/// What to do; a change takes effect within some milliseconds.
+/// What to do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Load {
     /// Pages in the working set.
@@ -23,27 +23,32 @@ const PERIOD: Duration = Duration::from_millis(20);
 #[derive(Clone, Default)]
 pub struct Dirtier {
     shared: Arc<Mutex<(Load, MemoryReport)>>,
+    changed: Arc<Condvar>,
 }
 
 impl Dirtier {
     /// Changes the load.
     pub fn set(&self, load: Load) {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner).0 = load;
+        self.lock().0 = load;
+        self.changed.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (Load, MemoryReport)> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How it went so far.
     pub fn report(&self) -> MemoryReport {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner).1
+        self.lock().1
     }
 
-    /// Works for ever.
+    /// Works for ever; while there is nothing to do, it sleeps.
     pub fn run(&self) {
         let mut pages = Pages::default();
         let mut last = Instant::now();
         let mut due = 0.0;
         loop {
-            std::thread::sleep(PERIOD);
-            let load = self.shared.lock().unwrap_or_else(PoisonError::into_inner).0;
+            let load = self.lock().0;
             pages.resize(load.pages);
             // What was missed while the guest stood still is not made up for.
             due = (due + last.elapsed().as_secs_f64().min(0.1) * f64::from(load.pages_per_second)).min(100_000.0);
@@ -51,7 +56,15 @@ impl Dirtier {
             let whole = due as u64;
             due -= whole as f64;
             pages.rewrite(if load.pages == 0 { 0 } else { whole });
-            self.shared.lock().unwrap_or_else(PoisonError::into_inner).1 = pages.report();
+            let mut shared = self.lock();
+            shared.1 = pages.report();
+            if load.pages == 0 || load.pages_per_second == 0 {
+                let unchanged = |shared: &mut (Load, MemoryReport)| shared.0 == load;
+                drop(self.changed.wait_while(shared, unchanged));
+            } else {
+                drop(shared);
+                std::thread::sleep(PERIOD);
+            }
         }
     }
 }
@@ -114,6 +127,27 @@ fn is_filled(words: &[u64], page: usize, version: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_load_that_rests_begins_when_it_is_wanted_and_ends() {
+        let dirtier = Dirtier::default();
+        let worker = dirtier.clone();
+        std::thread::spawn(move || worker.run());
+        let wait = |holds: &dyn Fn(MemoryReport) -> bool| {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while !holds(dirtier.report()) {
+                assert!(Instant::now() < deadline, "{:?}", dirtier.report());
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        for _ in 0..3 {
+            let before = dirtier.report().writes;
+            dirtier.set(Load { pages: 4, pages_per_second: 1_000 });
+            wait(&|report| report.pages == 4 && report.writes > before);
+            dirtier.set(Load::default());
+            wait(&|report| report.pages == 0);
+        }
+    }
 
     #[test]
     fn every_page_is_rewritten_in_turn_and_stays_sound() {

@@ -15,10 +15,10 @@ use crate::power_button::{self, power_off};
 use crate::words::{Ask, PORT, Tock};
 
 /// Time between two journal records.
-const RECORD_PERIOD: Duration = Duration::from_millis(100);
+const RECORD_PERIOD: Duration = Duration::from_millis(200);
 /// Time between two looks at the clock: the resolution of the gap that is reported. Every look is a timer, and in an
-/// emulated host every timer of the guest costs several switches between guest and host: 1 ms kept half of a CPU busy.
-const LOOK_PERIOD: Duration = Duration::from_millis(20);
+/// emulated host every timer of the guest costs several switches between guest and host, of some milliseconds together.
+const LOOK_PERIOD: Duration = Duration::from_millis(50);
 
 /// What the threads share.
 #[derive(Clone, Default)]
