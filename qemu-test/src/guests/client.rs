@@ -15,7 +15,7 @@ use crate::wait;
 use crate::wire::Wires;
 
 /// Time between two ticks.
-const PERIOD: Duration = Duration::from_millis(50);
+const PERIOD: Duration = Duration::from_millis(100);
 /// A connection that is silent for this long counts as lost.
 const SILENCE_BOUND: Duration = Duration::from_secs(60);
 
