@@ -1,11 +1,11 @@
 //! How many moves go on at once: 4 on a migration link of 1 Gbit/s, 8 from 10 Gbit/s on; the others wait in order.
 //!
 //! A host counts incoming and outgoing moves alike, because they share the link. An outgoing move that finds no slot
-//! waits and starts by itself. An incoming one finds none either while moves away wait that could begin: the check `slot`
-//! tells its source, which puts it back into its own queue and asks again later. A move that waits for another host holds
-//! nothing here, so two hosts that are full of moves to each other do not wait for ever. A move gives its slot back as soon
-//! as its VM runs here, and so before its source does: a host that empties itself into another asks for no more than are
-//! free.
+//! waits and starts by itself. An incoming one that finds none is refused by the check `slot`, and its source puts it back
+//! into its own queue: after a while the first of those that wait for that host asks again, and the others follow when it
+//! got in. A move that waits for another host holds nothing here, so two hosts that are full of moves to each other do not
+//! wait for ever. A move gives its slot back as soon as its VM runs here, and so before its source does: a host that empties
+//! itself into another asks for no more than are free.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -33,6 +33,15 @@ struct Asked {
     place: u64,
 }
 
+/// A host that had no slot for a move.
+#[derive(Clone, Copy, Debug)]
+struct Full {
+    /// When it is asked again.
+    again: Instant,
+    /// The move that asks it again.
+    asking: Option<MigrationId>,
+}
+
 /// The slots of one host.
 #[derive(Clone, Debug)]
 pub struct Slots {
@@ -43,8 +52,7 @@ pub struct Slots {
     to_here: Vec<MigrationId>,
     /// The moves away that wait, in the order in which they were asked for.
     waiting: VecDeque<Asked>,
-    /// The hosts that had no slot for a move, and when they are asked again.
-    full: BTreeMap<HostName, Instant>,
+    full: BTreeMap<HostName, Full>,
     places: u64,
 }
 
@@ -65,7 +73,7 @@ impl Slots {
     pub fn ask(&mut self, id: MigrationId, to: &HostName) -> Turn {
         let asked = Asked { id, to: to.clone(), place: self.places };
         self.places += 1;
-        if self.may_begin(&asked) && self.free() > 0 {
+        if self.free() > 0 && !self.is_full(to) {
             self.away.push(asked);
             return Turn::Now;
         }
@@ -82,20 +90,30 @@ impl Slots {
         free
     }
 
-    /// How many slots are free for a move that comes from outside: none while moves wait here that could begin.
+    /// How many slots are free.
     pub fn free(&self) -> usize {
-        if self.waiting.iter().any(|waiting| self.may_begin(waiting)) {
-            return 0;
-        }
         self.limit.saturating_sub(self.away.len() + self.to_here.len())
     }
 
+    /// Whether that host had no slot when it was last asked.
+    pub fn is_full(&self, host: &HostName) -> bool {
+        self.full.contains_key(host)
+    }
+
     /// A move ended, or does not want to wait any longer. Gives the moves that start now.
-    pub fn leave(&mut self, id: MigrationId) -> Vec<MigrationId> {
-        self.away.retain(|away| away.id != id);
+    pub fn leave(&mut self, id: MigrationId, now: Instant) -> Vec<MigrationId> {
+        if let Some(index) = self.away.iter().position(|away| away.id == id) {
+            let Asked { to, .. } = self.away.remove(index);
+            match self.full.get_mut(&to) {
+                Some(full) if full.asking == Some(id) => drop(self.full.remove(&to)),
+                // Its slot there is free too, or was taken by another already.
+                Some(full) => full.again = now,
+                None => {}
+            }
+        }
         self.to_here.retain(|here| *here != id);
         self.waiting.retain(|waiting| waiting.id != id);
-        self.fill()
+        self.fill(now)
     }
 
     /// The destination of a move away has no slot for it: the move waits again, in its old place, and nothing is begun to
@@ -103,42 +121,61 @@ impl Slots {
     pub fn put_back(&mut self, id: MigrationId, now: Instant) -> Vec<MigrationId> {
         if let Some(index) = self.away.iter().position(|away| away.id == id) {
             let back = self.away.remove(index);
-            // The migration's number is random: two hosts that refuse each other do not ask at the same time again.
+            // The migration's number is random: two hosts that refuse each other drift apart.
             let spread = id.0 % limits::MIGRATION_FULL_MS;
-            self.full.insert(back.to.clone(), now + Duration::from_millis(limits::MIGRATION_FULL_MS + spread));
+            let again = now + Duration::from_millis(limits::MIGRATION_FULL_MS + spread);
+            let full = self.full.entry(back.to.clone()).or_insert(Full { again, asking: None });
+            if full.asking == Some(id) {
+                *full = Full { again, asking: None };
+            }
             let before = self.waiting.partition_point(|waiting| waiting.place < back.place);
             self.waiting.insert(before, back);
         }
-        self.fill()
+        self.fill(now)
+    }
+
+    /// A move away got in at its destination. Gives the moves that start now.
+    pub fn got_in(&mut self, id: MigrationId, now: Instant) -> Vec<MigrationId> {
+        let known = self.full.len();
+        self.full.retain(|_, full| full.asking != Some(id));
+        if self.full.len() < known { self.fill(now) } else { Vec::new() }
     }
 
     /// Time passed. Gives the moves that start now, because their destinations are to be asked again.
     pub fn wake(&mut self, now: Instant) -> Vec<MigrationId> {
-        let full = self.full.len();
-        self.full.retain(|_, again| *again > now);
-        if self.full.len() < full { self.fill() } else { Vec::new() }
+        if self.full.is_empty() { Vec::new() } else { self.fill(now) }
     }
 
     /// The link has another speed now. Moves that go on keep their slot. Gives the moves that start now.
-    pub fn link_changed(&mut self, link_mbits: Option<u32>) -> Vec<MigrationId> {
+    pub fn link_changed(&mut self, link_mbits: Option<u32>, now: Instant) -> Vec<MigrationId> {
         self.limit = limit_of(link_mbits);
-        self.fill()
+        self.fill(now)
     }
 
-    fn may_begin(&self, asked: &Asked) -> bool {
-        !self.full.contains_key(&asked.to)
-    }
-
-    fn fill(&mut self) -> Vec<MigrationId> {
+    fn fill(&mut self, now: Instant) -> Vec<MigrationId> {
         let mut starting = Vec::new();
         for asked in std::mem::take(&mut self.waiting) {
-            if self.away.len() + self.to_here.len() < self.limit && self.may_begin(&asked) {
+            let has_room = self.free() > 0;
+            let begins = match self.full.get_mut(&asked.to) {
+                Some(full) if has_room && full.asking.is_none() && full.again <= now => {
+                    full.asking = Some(asked.id);
+                    true
+                }
+                Some(_) => false,
+                None => has_room,
+            };
+            if begins {
                 starting.push(asked.id);
                 self.away.push(asked);
             } else {
                 self.waiting.push_back(asked);
             }
         }
+        // Nobody wants to know any more.
+        let waiting = &self.waiting;
+        self.full.retain(|to, full| {
+            full.asking.is_some() || full.again > now || waiting.iter().any(|waiting| waiting.to == *to)
+        });
         starting
     }
 }
@@ -173,7 +210,10 @@ mod tests {
         slots
     }
 
-    const SECOND: Duration = Duration::from_millis(1_000);
+    const NOW: Instant = Instant::from_nanos(1_000_000_000_000);
+    /// A host that is full is not asked before the first and is after the second.
+    const PAUSE_LEAST: Duration = Duration::from_millis(limits::MIGRATION_FULL_MS - 1);
+    const PAUSE_MOST: Duration = Duration::from_millis(2 * limits::MIGRATION_FULL_MS);
 
     #[test]
     fn four_moves_share_a_gigabit_and_eight_ten() {
@@ -189,15 +229,15 @@ mod tests {
         assert_eq!(slots.ask(MigrationId(4), &host("host-b")), Turn::After(0));
         assert_eq!(slots.ask(MigrationId(5), &host("host-c")), Turn::After(1));
         assert_eq!(slots.free(), 0);
-        assert_eq!(slots.leave(MigrationId(2)), ids(4..5));
-        assert_eq!(slots.leave(MigrationId(5)), []);
-        assert_eq!(slots.leave(MigrationId(0)), []);
+        assert_eq!(slots.leave(MigrationId(2), NOW), ids(4..5));
+        assert_eq!(slots.leave(MigrationId(5), NOW), []);
+        assert_eq!(slots.leave(MigrationId(0), NOW), []);
         assert_eq!(slots.free(), 1);
     }
 
     #[test]
     fn a_faster_link_starts_those_who_wait() {
-        assert_eq!(asked(7).link_changed(Some(10_000)), ids(4..7));
+        assert_eq!(asked(7).link_changed(Some(10_000), NOW), ids(4..7));
     }
 
     #[test]
@@ -206,32 +246,56 @@ mod tests {
         assert_eq!(slots.admit(MigrationId(10)), 1);
         assert_eq!(slots.admit(MigrationId(11)), 0);
         assert_eq!(slots.ask(MigrationId(3), &host("host-b")), Turn::After(0));
-        assert_eq!(slots.leave(MigrationId(11)), [], "it had none");
-        assert_eq!(slots.leave(MigrationId(10)), ids(3..4));
+        assert_eq!(slots.leave(MigrationId(11), NOW), [], "it had none");
+        assert_eq!(slots.leave(MigrationId(10), NOW), ids(3..4));
     }
 
-    #[test]
-    fn a_move_whose_destination_is_full_waits_in_its_place_and_asks_again() {
-        let mut slots = asked(6);
-        let now = Instant::ZERO + SECOND;
-        // Those that wait for the same host do not begin in its place, and one for another host does.
-        slots.ask(MigrationId(6), &host("host-c"));
-        assert_eq!(slots.put_back(MigrationId(1), now), ids(6..7));
-        assert_eq!(slots.ask(MigrationId(7), &host("host-b")), Turn::After(3));
-        assert_eq!(slots.leave(MigrationId(0)), []);
-        assert_eq!(slots.wake(now + SECOND), [], "too early");
-        assert_eq!(slots.wake(now + SECOND + SECOND), ids(1..2));
-        assert_eq!(slots.leave(MigrationId(2)), ids(4..5));
-    }
-
-    #[test]
-    fn what_waits_for_another_host_keeps_none_from_coming() {
+    /// Of four moves to host-b two were refused, and a fifth waits.
+    fn refused_twice() -> Slots {
         let mut slots = asked(5);
-        assert_eq!(slots.free(), 0);
-        for id in ids(0..4) {
-            slots.put_back(id, Instant::ZERO);
-        }
-        assert_eq!(slots.free(), 4, "all five wait for host-b");
+        assert_eq!(slots.put_back(MigrationId(3), NOW), []);
+        assert_eq!(slots.put_back(MigrationId(1), NOW), []);
+        slots
+    }
+
+    #[test]
+    fn nothing_is_begun_to_a_host_that_is_full_and_moves_to_others_are() {
+        let mut slots = refused_twice();
+        assert!(slots.is_full(&host("host-b")));
+        assert_eq!(slots.ask(MigrationId(5), &host("host-b")), Turn::After(3));
+        assert_eq!(slots.ask(MigrationId(6), &host("host-c")), Turn::Now);
+        assert_eq!(slots.wake(NOW + PAUSE_LEAST), [], "too early");
+    }
+
+    #[test]
+    fn the_first_in_the_queue_asks_a_full_host_again_and_the_others_follow_when_it_got_in() {
+        let mut slots = refused_twice();
+        let later = NOW + PAUSE_MOST;
+        assert_eq!(slots.wake(later), ids(1..2));
+        assert_eq!(slots.wake(later), [], "one asks");
+        assert_eq!(slots.put_back(MigrationId(1), later), []);
+        assert_eq!(slots.wake(later), [], "it was refused again");
+        assert_eq!(slots.wake(later + PAUSE_MOST), ids(1..2));
+        assert_eq!(slots.got_in(MigrationId(1), later + PAUSE_MOST), ids(3..4));
+        assert!(!slots.is_full(&host("host-b")));
+        assert_eq!(slots.leave(MigrationId(0), later), ids(4..5));
+    }
+
+    #[test]
+    fn a_full_host_is_asked_again_when_a_move_to_it_has_ended_or_the_one_that_asks_has() {
+        let mut slots = refused_twice();
+        assert_eq!(slots.leave(MigrationId(0), NOW), ids(1..2), "its slot is free there");
+        assert_eq!(slots.leave(MigrationId(2), NOW), [], "one asks already");
+        assert_eq!(slots.leave(MigrationId(1), NOW), ids(3..5), "the next find out for themselves");
+    }
+
+    #[test]
+    fn a_host_that_nobody_waits_for_is_not_full_for_ever() {
+        let mut slots = asked(1);
+        slots.put_back(MigrationId(0), NOW);
+        assert_eq!(slots.leave(MigrationId(0), NOW), []);
+        slots.wake(NOW + PAUSE_MOST);
+        assert_eq!(slots.ask(MigrationId(1), &host("host-b")), Turn::Now);
     }
 
     #[test]
@@ -241,7 +305,7 @@ mod tests {
         for id in ids(100..106) {
             b.ask(id, &host("host-a"));
         }
-        let mut now = Instant::ZERO;
+        let mut now = NOW;
         let (mut running_a, mut running_b) = (ids(0..4), ids(100..104));
         let mut done = 0;
         for _ in 0..1_000 {
@@ -249,8 +313,9 @@ mod tests {
                 for id in std::mem::take(running) {
                     if there.admit(id) > 0 {
                         done += 1;
-                        running.extend(here.leave(id));
-                        there.leave(id);
+                        running.extend(here.got_in(id, now));
+                        running.extend(here.leave(id, now));
+                        there.leave(id, now);
                     } else {
                         running.extend(here.put_back(id, now));
                     }

@@ -43,6 +43,7 @@ pub fn incoming(plane: &Arc<ControlPlane>, incoming: Incoming) {
         let outcome = take_in(&plane, &incoming, &listening.said);
         plane.engine.forget(&listening);
         match outcome {
+            Ok(_) if incoming.check_only => {}
             Ok((state, receipt)) => {
                 if state == "moved" {
                     let (vm, source) = (&incoming.vm.name, &incoming.source);

@@ -116,6 +116,11 @@ impl Departure {
         self.ended
     }
 
+    /// Whether the destination has a slot for it.
+    pub fn is_in(&self) -> bool {
+        !matches!(self.phase, None | Some(PhaseName::Hello | PhaseName::Probe | PhaseName::Offer))
+    }
+
     /// The connection is there, to a NIC of this MTU.
     pub fn connected(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>, peer_mtu: u16) {
         self.peer_mtu = peer_mtu;
@@ -183,9 +188,12 @@ impl Departure {
         self.go_on(now, desk, wire);
     }
 
-    /// The connection is gone.
-    pub fn lost(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>, cause: String) {
+    /// The connection is gone; `is_busy` if the peer took none, because it has too many.
+    pub fn lost(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>, cause: String, is_busy: bool) {
         if self.source.is_none() && !self.ended {
+            if is_busy && self.waits_again() {
+                return;
+            }
             let hint = format!("network migration-nic; on {}: network migration-nic", self.order.destination);
             return self.refuse(desk, Reason::new(cause, hint));
         }
@@ -300,9 +308,24 @@ impl Departure {
         if self.order.vm.paused { RunState::Paused } else { RunState::Running }
     }
 
-    /// What came with the order; nothing was asked of the monitor yet.
-    fn beside(&self) -> io::Result<Vec<OwnedFd>> {
-        [self.monitor.as_fd(), self.ram.as_fd()].iter().map(BorrowedFd::try_clone_to_owned).collect()
+    /// Ends for now, because the destination has no slot, and takes out what came with the order: nothing was asked of the
+    /// monitor yet. False for a check, which wants to hear of it.
+    fn waits_again(&mut self) -> bool {
+        if self.order.wish.check_only {
+            return false;
+        }
+        let beside = [self.monitor.as_fd(), self.ram.as_fd()];
+        match beside.iter().map(BorrowedFd::try_clone_to_owned).collect::<io::Result<Vec<_>>>() {
+            Ok(beside) => {
+                self.put_back = Some(beside);
+                self.ended = true;
+                true
+            }
+            Err(error) => {
+                log::warn!("a move is not tried again: {error}");
+                false
+            }
+        }
     }
 
     /// Does what the machine wants, and sends what the transport takes. That takes time, in which the round and the stun go
@@ -449,11 +472,8 @@ impl Departure {
     fn finish(&mut self, desk: &mut Desk<'_>, outcome: Outcome) {
         self.ended = true;
         let vm = VmHere::of(&outcome.vm, &self.order.facts.host);
-        if !self.order.wish.check_only && slot::is_all_that_is_missing(&outcome.findings) {
-            match self.beside() {
-                Ok(beside) => return self.put_back = Some(beside),
-                Err(error) => log::warn!("a move is not tried again: {error}"),
-            }
+        if slot::is_all_that_is_missing(&outcome.findings) && self.waits_again() {
+            return;
         }
         let blocked = outcome.findings.iter().any(|finding| finding.severity == Severity::Blocker);
         // A check that found nothing in the way ends the migration too, but is no failure.

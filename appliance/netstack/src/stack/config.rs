@@ -53,8 +53,8 @@ pub struct TransportLimits {
 impl Default for TransportLimits {
     fn default() -> Self {
         Self {
-            connections_max: 16,
-            handshakes_max: 8,
+            connections_max: 64,
+            handshakes_max: 32,
             handshake_timeout: Duration::from_millis(limits::MIGRATION_HANDSHAKE_MS),
             idle_timeout: Duration::from_millis(limits::MIGRATION_IDLE_MS),
             keepalive_interval: Duration::from_millis(limits::MIGRATION_KEEPALIVE_MS),
@@ -97,7 +97,7 @@ pub enum StackError {
     #[error("{0} is this host's own migration address")]
     OurselvesAsPeer(SocketAddr),
     /// Too many connections.
-    #[error("there are {0} migration connections already, the most that limits.toml allows")]
+    #[error("there are {0} migration connections already, the most that a host has at once")]
     TooManyConnections(usize),
     /// The NIC does not do what IPv6 needs.
     #[error("cannot receive neighbour discovery on {nic}")]

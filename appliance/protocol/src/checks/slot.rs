@@ -16,7 +16,7 @@ pub fn check(conditions: &Conditions<'_>) -> Vec<Finding> {
         return Vec::new();
     }
     let cause = format!("as many moves as its link carries already go on at {host}");
-    let hint = format!("try again when one has ended; on {host}: migration list");
+    let hint = format!("a move waits for its turn; on {host}: migration list");
     vec![Finding::blocker(NAME, Reason::new(cause, hint))]
 }
 

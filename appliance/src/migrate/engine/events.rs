@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use netstack::{ConnectionId, Event, PublicKey, Stack};
+use netstack::{CloseReason, ConnectionId, Event, PublicKey, Stack};
 use protocol::{destination, source};
 
 use super::turn::Engine;
@@ -26,9 +26,9 @@ impl Engine {
                 Event::Control(connection) => self.control(connection),
                 Event::Records(connection) => self.records(connection),
                 Event::Writable(connection) => self.departure_over(connection, Departure::go_on),
-                Event::Closed { connection, reason } => self.closed(connection, &reason.to_string()),
+                Event::Closed { connection, reason } => self.closed(connection, &reason),
                 Event::Link(link) => {
-                    let next = self.slots.link_changed(link.speed_mbit);
+                    let next = self.slots.link_changed(link.speed_mbit, self.clock.of(Instant::now()));
                     self.begin_all(next);
                 }
             }
@@ -73,6 +73,19 @@ impl Engine {
             } else if let Some(index) = self.arrival_index(connection) {
                 let input = destination::Input::Control(bytes);
                 self.with_arrival(index, |arrival, now, desk, wire| arrival.hear(now, desk, wire, input));
+                self.replaces_older(index);
+            }
+        }
+    }
+
+    /// A move that found no slot here comes again under its number, and the connection of its attempt before may be gone
+    /// without a word: that attempt is over.
+    fn replaces_older(&mut self, index: usize) {
+        let Some(id) = self.arrivals.get(index).map(Arrival::id).filter(|id| *id != 0) else { return };
+        for older in (0..self.arrivals.len()).filter(|older| *older != index) {
+            if self.arrivals[older].id() == id && !self.arrivals[older].is_ended() {
+                let input = destination::Input::LinkDown { cause: "its source began again".to_owned() };
+                self.with_arrival(older, |arrival, now, desk, wire| arrival.hear(now, desk, wire, input));
             }
         }
     }
@@ -92,17 +105,18 @@ impl Engine {
         }
     }
 
-    fn closed(&mut self, connection: ConnectionId, cause: &str) {
+    fn closed(&mut self, connection: ConnectionId, reason: &CloseReason) {
         // What was received before the end still counts.
         self.control(connection);
         self.records(connection);
         self.lingering.retain(|lingering| lingering.connection != connection);
         if let Some(index) = self.departure_index(connection) {
-            let cause = cause.to_owned();
-            self.with_departure(index, |departure, now, desk, wire| departure.lost(now, desk, wire, cause));
+            let is_busy = matches!(reason, CloseReason::Busy { .. });
+            let cause = reason.to_string();
+            self.with_departure(index, |departure, now, desk, wire| departure.lost(now, desk, wire, cause, is_busy));
         }
         if let Some(index) = self.arrival_index(connection) {
-            let input = destination::Input::LinkDown { cause: cause.to_owned() };
+            let input = destination::Input::LinkDown { cause: reason.to_string() };
             self.with_arrival(index, |arrival, now, desk, wire| arrival.hear(now, desk, wire, input));
         }
         if let Some(stack) = &mut self.stack {

@@ -19,8 +19,9 @@ impl Engine {
         if !same {
             match self.bring_up(&own.nic) {
                 Ok(stack) => {
-                    self.slots.link_changed(stack.link().speed_mbit);
+                    let next = self.slots.link_changed(stack.link().speed_mbit, self.clock.of(Instant::now()));
                     self.stack = Some(stack);
+                    self.begin_all(next);
                     self.trouble = None;
                 }
                 Err(trouble) => {

@@ -26,12 +26,14 @@ fn queued_for(destination: &HostName) -> String {
 
 impl Engine {
     pub(super) fn order(&mut self, order: Outgoing, beside: Vec<OwnedFd>) {
-        let id = order.id;
-        let turn = self.slots.ask(wire::MigrationId(id), &order.destination);
+        let (id, check_only, to) = (order.id, order.wish.check_only, order.destination.clone());
         self.waiting.push((order, beside));
+        // What moves nothing waits for nothing.
+        let turn = if check_only { Turn::Now } else { self.slots.ask(wire::MigrationId(id), &to) };
         match turn {
-            Turn::After(before) => self.tell_progress(id, None, format!("queued: {before} before it")),
             Turn::Now => self.begin(id),
+            Turn::After(_) if self.slots.is_full(&to) => self.tell_progress(id, None, queued_for(&to)),
+            Turn::After(before) => self.tell_progress(id, None, format!("queued: {before} before it")),
         }
     }
 
@@ -98,14 +100,16 @@ impl Engine {
     }
 
     pub(super) fn leave_slot(&mut self, id: MigrationId) {
-        let next = self.slots.leave(wire::MigrationId(id));
+        let next = self.slots.leave(wire::MigrationId(id), self.clock.of(Instant::now()));
         self.begin_all(next);
     }
 
     /// A move whose destination had no slot for it waits again.
     pub(super) fn put_back(&mut self, order: Outgoing, beside: Vec<OwnedFd>) {
         let id = order.id;
-        self.tell_progress(id, None, queued_for(&order.destination));
+        let doing = queued_for(&order.destination);
+        log::info!("migration {id:016x} of {} to {}: {doing}", order.vm.name, order.destination);
+        self.tell_progress(id, None, doing);
         self.waiting.push((order, beside));
         let next = self.slots.put_back(wire::MigrationId(id), self.clock.of(Instant::now()));
         self.begin_all(next);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use netstack::{ConnectionId, KeyPair, Nic, Stack};
 use protocol::slots::Slots;
-use protocol::{destination, source};
+use protocol::{destination, source, wire};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::api::channel::{Channel, Listener};
@@ -237,7 +237,11 @@ impl Engine {
     /// Lets deadlines pass, and lets every move go on with what there is room for now.
     fn wake(&mut self) {
         let now = Instant::now();
-        let next = self.slots.wake(self.clock.of(now));
+        let (at, slots) = (self.clock.of(now), &mut self.slots);
+        let inside = self.departures.iter().filter(|departure| departure.is_in());
+        let mut next: Vec<_> =
+            inside.flat_map(|departure| slots.got_in(wire::MigrationId(departure.order.id), at)).collect();
+        next.extend(slots.wake(at));
         self.begin_all(next);
         for index in 0..self.departures.len() {
             self.with_departure(index, |departure, now, desk, wire| {
@@ -287,11 +291,12 @@ impl Engine {
             }
             !arrival.is_ended()
         });
-        for id in free {
-            self.leave_slot(id);
-        }
+        // First what is told of hosts that are full, then what begins in the place of what ended.
         for (order, beside) in back {
             self.put_back(order, beside);
+        }
+        for id in free {
+            self.leave_slot(id);
         }
     }
 }
