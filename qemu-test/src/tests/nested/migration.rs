@@ -12,9 +12,9 @@ use crate::tests::tally::Verdict;
 
 /// Memory that the guest keeps rewriting, in MiB, and for how much of the link, in thousandths: several pre-copy rounds, and an end of
 /// them, whatever an emulated host carries today.
-pub(super) const LOAD: (u32, u32) = (32, 300);
+pub(super) const LOAD: (u32, u32) = (32, 120);
 /// The same for two vCPUs on the one CPU of an emulated host.
-const LOAD_OF_TWO: (u32, u32) = (24, 150);
+const LOAD_OF_TWO: (u32, u32) = (24, 60);
 /// Pages that a link of one Mbit/s carries a second.
 const PAGES_OF_MBIT: u32 = 1_000_000 / 8 / 4096;
 
