@@ -431,3 +431,24 @@ fn a_migration_nic_that_appears_late_comes_up_and_the_host_tells_the_truth_meanw
     assert_eq!(migrate(&a, "host-b").verdict, Verdict::Moved);
     runner(&a, &b);
 }
+
+#[test]
+fn a_move_takes_no_more_of_the_link_than_it_may() {
+    let Some(datastore) = Datastore::with_witness("paced") else { return };
+    let Some(cable) = Cable::lay("paced") else { return };
+    datastore.add("paced", 1, "32 MiB", "seed=7 rate=200 set=8M scan=500 nap=on report_ms=500", "stun_ms_max = 5000");
+    let [a, b] = Host::boot_two(&datastore, &cable);
+    assert_eq!(a.ask("vm start paced").0, 0);
+    a.serial("paced").wait_for("witness: ready");
+    wait("nothing stands in the way", || a.ask("vm migrate paced host-b --check").0 == 0);
+    let (status, answer) = a.ask("vm migrate paced host-b --bandwidth-max 40");
+    let HostAnswer::Migrated(receipt) = answer else { panic!("{status}: {}", line(&answer)) };
+    let (_, with_guest) = receipt.rounds.split_last().expect("there were rounds");
+    assert!(with_guest[0].bytes > 4 << 20, "{receipt:?}");
+    for round in with_guest.iter().filter(|round| round.bytes > 1 << 20) {
+        // The pace makes up for 20 ms that were missed, and the first record of a round does not wait.
+        let allowed = 5_000_000 * (round.us + 20_000) / 1_000_000 + model::limits::MIGRATION_RECORD_BYTES_MAX;
+        assert!(round.bytes <= allowed, "{} bytes in {} us", round.bytes, round.us);
+    }
+    assert_eq!(b.state("paced"), VmState::Running);
+}

@@ -48,6 +48,9 @@ pub struct Policy {
     pub throttle: bool,
     /// And if that does not help.
     pub no_convergence: NoConvergence,
+    /// How much of the link the rounds may take, bytes a second. What they teach of the link is no more than that, so the stun,
+    /// which takes all of it, is predicted longer than it will be.
+    pub bandwidth_max: Option<u64>,
 }
 
 /// The parts of a stun that do not depend on how much is left to send.
@@ -303,8 +306,12 @@ impl Convergence {
 mod tests {
     use super::*;
 
-    const POLICY: Policy =
-        Policy { stun_max: Duration::from_millis(300), throttle: true, no_convergence: NoConvergence::Abort };
+    const POLICY: Policy = Policy {
+        stun_max: Duration::from_millis(300),
+        throttle: true,
+        no_convergence: NoConvergence::Abort,
+        bandwidth_max: None,
+    };
 
     fn convergence(policy: Policy) -> Convergence {
         let rtt = Duration::from_micros(200);

@@ -63,7 +63,12 @@ fn what_the_probe_of_the_link_finds_is_judged_before_the_first_page() {
 
 #[test]
 fn a_stun_that_overruns_while_memory_is_hashed_is_called_off_and_the_rounds_go_on() {
-    let policy = Policy { stun_max: Duration::from_millis(80), throttle: false, no_convergence: NoConvergence::Abort };
+    let policy = Policy {
+        stun_max: Duration::from_millis(80),
+        throttle: false,
+        no_convergence: NoConvergence::Abort,
+        bandwidth_max: None,
+    };
     let hashed = Setup { verify: Verify::Full, policy, hashing: Duration::from_millis(120), ..Setup::calm(5) };
     let ended = run(hashed.clone());
     assert!(!ended.moved() && ended.stuns >= 1, "{ended:?}");
@@ -103,7 +108,7 @@ fn a_paused_vm_arrives_paused() {
 #[test]
 fn a_stun_that_overruns_is_called_off_and_the_vm_stays() {
     let stun_max = Duration::from_millis(80);
-    let policy = Policy { stun_max, throttle: false, no_convergence: NoConvergence::Abort };
+    let policy = Policy { stun_max, throttle: false, no_convergence: NoConvergence::Abort, bandwidth_max: None };
     let ended = run(Setup { policy, stop: Duration::from_millis(120), ..Setup::calm(3) });
     assert!(!ended.moved() && ended.stuns >= 1, "{ended:?}");
     assert_eq!(ended.runner, Side::Source);
@@ -120,7 +125,12 @@ fn a_guest_that_dirties_all_the_time_is_moved() {
 /// Its lease is prepared again and again until a preparation was quick, and told anew each time: in the stun, too.
 #[test]
 fn a_move_over_a_slow_datastore_moves() {
-    let policy = Policy { stun_max: Duration::from_secs(2), throttle: true, no_convergence: NoConvergence::Abort };
+    let policy = Policy {
+        stun_max: Duration::from_secs(2),
+        throttle: true,
+        no_convergence: NoConvergence::Abort,
+        bandwidth_max: None,
+    };
     for seed in 0..200 {
         // Stopping takes so long that the next preparation falls into the stun.
         let (datastore, stop) = (Duration::from_millis(400), Duration::from_millis(700));

@@ -56,7 +56,7 @@ pub enum HostRequest {
     },
     /// `vm console VM`; beside the answer: a connection to the VM's monitor (`api::vmm`).
     VmConsole(VmName),
-    /// `vm migrate VM HOST [--check] [--force] [--on-no-convergence wait|force|abort]`
+    /// `vm migrate VM HOST [--check] [--force] [--bandwidth-max MBITS] [--on-no-convergence wait|force|abort]`
     VmMigrate {
         /// The VM.
         vm: VmName,

@@ -135,6 +135,36 @@ pub struct Wish {
     pub force_link: bool,
     /// What to do with a guest that dirties its memory faster than the link carries.
     pub no_convergence: NoConvergence,
+    /// How much of the link it may take while the guest runs; the stun takes all of it.
+    pub bandwidth_max: Option<BandwidthMax>,
+}
+
+/// A bound on what a move sends, in Mbit/s: 1 to [`BandwidthMax::MOST`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BandwidthMax(u32);
+
+impl BandwidthMax {
+    /// The greatest, Mbit/s: more than any link carries.
+    pub const MOST: u32 = 1_000_000;
+
+    /// The same in bytes a second.
+    pub fn bytes_per_s(self) -> u64 {
+        u64::from(self.0) * 1_000_000 / 8
+    }
+}
+
+/// A text that is no bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it is a whole number of Mbit/s, from 1 to {most}", most = BandwidthMax::MOST)]
+pub struct UnknownBandwidthMax;
+
+impl std::str::FromStr for BandwidthMax {
+    type Err = UnknownBandwidthMax;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mbits = text.parse().ok().filter(|mbits| (1..=Self::MOST).contains(mbits));
+        mbits.map(Self).ok_or(UnknownBandwidthMax)
+    }
 }
 
 /// A VM as both hosts of a migration have to know it.

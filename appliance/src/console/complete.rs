@@ -124,7 +124,10 @@ mod tests {
         assert_eq!(offered("vm migrate web "), ["host-b"]);
         assert_eq!(offered("vm clone "), ["db", "web"]);
         assert!(offered("vm clone web ").is_empty(), "the name of a clone is a new one");
-        assert_eq!(offered("vm migrate web host-b --"), ["--check", "--force", "--json", "--on-no-convergence"]);
+        assert_eq!(
+            offered("vm migrate web host-b --"),
+            ["--bandwidth-max", "--check", "--force", "--json", "--on-no-convergence"]
+        );
         assert_eq!(offered("vm migrate web host-b --on-no-convergence "), ["abort", "force", "wait"]);
         assert_eq!(offered("network port"), ["port-group"]);
         assert!(offered("vm start web ").is_empty());

@@ -29,6 +29,7 @@ pub mod lease;
 pub mod memory;
 pub mod monitor;
 pub mod outgoing;
+pub mod pace;
 pub mod progress;
 pub mod records;
 pub mod role;

@@ -6,11 +6,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use model::diagnosis::{Diagnosis, Reason};
 use model::receipt::Verdict;
 use model::vm_config::{Verify, VmConfig};
-use netstack::ConnectionId;
 use netstack::probe::{PathReport, Probe};
+use netstack::{ConnectionId, SendError};
 use protocol::checks::facts::{HostFacts, LinkFacts, NicFacts, VmFacts};
 use protocol::checks::{Severity, refusal, slot};
 use protocol::convergence::{Costs, Policy};
@@ -29,9 +30,10 @@ use super::dirty_pages::DirtyPages;
 use super::lease::{Assurance, Question};
 use super::memory::GuestRam;
 use super::monitor::{self, Monitor, Purpose};
+use super::pace::Pace;
 use super::records::{Sending, SendingError, Step};
 use crate::api::lease::VmOnDatastore;
-use crate::api::migrate::{Ended, FromMigrate, Outgoing, Peer, VmHere};
+use crate::api::migrate::{BandwidthMax, Ended, FromMigrate, Outgoing, Peer, VmHere};
 use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest};
 use crate::migrate::progress::shown;
 use crate::wall_clock;
@@ -62,6 +64,8 @@ pub struct Departure {
     /// The measurement of the link, while it goes on.
     probe: Option<Probe>,
     sending: VecDeque<Sending>,
+    /// How fast it may be sent while the guest runs.
+    pace: Option<Pace>,
     compressor: Compressor,
     questions: Vec<Question>,
     /// The epoch in which the VM goes on here, 0 before it does.
@@ -85,6 +89,7 @@ impl Departure {
             .try_into()
             .map_err(|_| defect("the monitor and the memory of the VM did not come with the order"))?;
         let ram = GuestRam::over(memory, order.vm.spec.memory_bytes).map_err(|error| defect(error.to_string()))?;
+        let bound = order.wish.bandwidth_max.map(BandwidthMax::bytes_per_s);
         let config = VmConfig::parse("vm.toml", &order.vm.config).map_err(|errors| {
             defect(errors.first().map_or_else(|| "the vm.toml cannot be read".to_owned(), ToString::to_string))
         })?;
@@ -101,6 +106,7 @@ impl Departure {
             peer_mtu: 0,
             probe: None,
             sending: VecDeque::new(),
+            pace: bound.map(|bytes_per_s| Pace::new(Instant::now(), bytes_per_s)),
             compressor: Compressor::default(),
             questions: Vec::new(),
             goes_on_in: 0,
@@ -163,7 +169,12 @@ impl Departure {
             destination: self.order.destination.clone(),
             build: env!("CARGO_PKG_VERSION").to_owned(),
             costs,
-            policy: Policy { stun_max, throttle: true, no_convergence: self.order.wish.no_convergence },
+            policy: Policy {
+                stun_max,
+                throttle: true,
+                no_convergence: self.order.wish.no_convergence,
+                bandwidth_max: self.order.wish.bandwidth_max.map(BandwidthMax::bytes_per_s),
+            },
             offer,
             started_unix_s: wall_clock::unix_s(),
         })
@@ -213,7 +224,9 @@ impl Departure {
     pub fn deadline(&self, now: Instant, clock: Clock) -> Option<Instant> {
         let source = self.source.as_ref()?.poll_timeout().map(|deadline| clock.back(deadline.at));
         let probe = self.probe.as_ref().map(|probe| probe.deadline(now));
-        [source, probe].into_iter().flatten().min()
+        // A pace that is free waits for room on the wire, and that is told.
+        let paced = self.pace.filter(|pace| !self.sending.is_empty() && !pace.is_free(now)).map(|pace| pace.free_at());
+        [source, probe, paced].into_iter().flatten().min()
     }
 
     /// A deadline may have passed.
@@ -355,11 +368,22 @@ impl Departure {
     /// Sends until the transport is full, a batch is done, or the memory fails.
     fn send(&mut self, wire: &mut Wire<'_>) -> Option<Input> {
         let (connection, sending) = (self.connection?, self.sending.front_mut()?);
+        let mut pace = self.pace.as_mut().filter(|_| self.phase == Some(PhaseName::PreCopy));
         let estimates = wire.stack.estimates(connection).unwrap_or_default();
         self.compressor.link_carries(estimates.delivery_rate_bytes);
         let stack = std::cell::RefCell::new(wire);
         let buffer = || stack.borrow_mut().stack.buffer(connection);
-        let send = |record| stack.borrow_mut().stack.send_record(connection, record);
+        let send = |record: Bytes| {
+            let (now, bytes) = (Instant::now(), record.len() as u64);
+            if pace.as_ref().is_some_and(|pace| !pace.is_free(now)) {
+                return Err(SendError::Full);
+            }
+            stack.borrow_mut().stack.send_record(connection, record)?;
+            if let Some(pace) = &mut pace {
+                pace.sent(now, bytes);
+            }
+            Ok(())
+        };
         match sending.go_on(&self.ram, &mut self.compressor, buffer, send) {
             Ok(Step::Full) => None,
             Ok(Step::Done(sent)) => {
