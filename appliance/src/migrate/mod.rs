@@ -11,7 +11,7 @@
 //!
 //! In reading order: [`role`] is the process; [`engine`] its loop; [`desk`] what a move needs of it; [`outgoing`]
 //! carries out what a source wants, [`incoming`] what a destination wants; [`progress`] is what is told of it meanwhile; [`records`] reads pages into records and
-//! writes records into pages, on [`memory`], and [`compression`] says which are worth compressing; [`dirty_pages`] is
+//! writes records into pages, on [`memory`], and [`compression`] says which are worth compressing, [`pace`] how fast they leave; [`dirty_pages`] is
 //! the dirty log as it is shared with a monitor; [`monitor`], [`lease`] and [`host_link`] are the conversations with the
 //! other roles; [`hasher`] is the second thread; [`clock`], [`key`] and [`defect`] are what they say.
 
