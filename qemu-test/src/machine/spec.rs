@@ -101,7 +101,9 @@ impl HostSpec {
     pub fn configuration_file(&self) -> String {
         let words = self.configuration_words();
         let pairs = words.iter().filter_map(|word| word.trim_start_matches("godwit.").split_once('='));
-        pairs.map(|(key, value)| format!("{key} = \"{value}\"\n")).collect()
+        let is_number = |value: &str| value.parse::<u32>().is_ok();
+        let quote = |value: &str| if is_number(value) { value.to_owned() } else { format!("\"{value}\"") };
+        pairs.map(|(key, value)| format!("{key} = {}\n", quote(value))).collect()
     }
 }
 
