@@ -457,4 +457,11 @@ mod tests {
         assert_eq!(hint("vm clone web"), "vm clone VM NEW");
         assert_eq!(hint("vm clone web ../x"), "vm clone VM NEW");
     }
+
+    #[test]
+    fn every_line_of_help_fits_the_terminal() {
+        for line in help(&[]).expect("there are commands").lines() {
+            assert!(line.len() <= 80, "{line}");
+        }
+    }
 }
