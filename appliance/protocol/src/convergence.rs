@@ -48,9 +48,9 @@ pub struct Policy {
     pub throttle: bool,
     /// And if that does not help.
     pub no_convergence: NoConvergence,
-    /// How much of the link the rounds may take, bytes a second. What they teach of the link is no more than that, so the stun,
-    /// which takes all of it, is predicted longer than it will be.
-    pub bandwidth_max: Option<u64>,
+    /// The rounds may take a part of the link only. They teach no more of it than that, so the stun, which takes all of the link,
+    /// is predicted longer than it will be.
+    pub bounded: bool,
 }
 
 /// The parts of a stun that do not depend on how much is left to send.
@@ -310,7 +310,7 @@ mod tests {
         stun_max: Duration::from_millis(300),
         throttle: true,
         no_convergence: NoConvergence::Abort,
-        bandwidth_max: None,
+        bounded: false,
     };
 
     fn convergence(policy: Policy) -> Convergence {

@@ -7,7 +7,7 @@
 //! wait for ever. A move gives its slot back as soon as its VM runs here, and so before its source does: a host that empties
 //! itself into another asks for no more than are free.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use model::limits;
 use model::names::HostName;
@@ -42,6 +42,12 @@ struct Full {
     asking: Option<MigrationId>,
 }
 
+impl Full {
+    fn is_to_be_asked(&self, now: Instant) -> bool {
+        self.asking.is_none() && self.again <= now
+    }
+}
+
 /// The slots of one host.
 #[derive(Clone, Debug)]
 pub struct Slots {
@@ -51,7 +57,7 @@ pub struct Slots {
     /// The moves to here that have one.
     to_here: Vec<MigrationId>,
     /// The moves away that wait, in the order in which they were asked for.
-    waiting: VecDeque<Asked>,
+    waiting: Vec<Asked>,
     full: BTreeMap<HostName, Full>,
     places: u64,
 }
@@ -63,7 +69,7 @@ impl Slots {
             limit: limit_of(link_mbits),
             away: Vec::new(),
             to_here: Vec::new(),
-            waiting: VecDeque::new(),
+            waiting: Vec::new(),
             full: BTreeMap::new(),
             places: 0,
         }
@@ -77,7 +83,7 @@ impl Slots {
             self.away.push(asked);
             return Turn::Now;
         }
-        self.waiting.push_back(asked);
+        self.waiting.push(asked);
         Turn::After(self.waiting.len() - 1)
     }
 
@@ -102,8 +108,7 @@ impl Slots {
 
     /// A move ended, or does not want to wait any longer. Gives the moves that start now.
     pub fn leave(&mut self, id: MigrationId, now: Instant) -> Vec<MigrationId> {
-        if let Some(index) = self.away.iter().position(|away| away.id == id) {
-            let Asked { to, .. } = self.away.remove(index);
+        if let Some(Asked { to, .. }) = self.take_from_away(id) {
             match self.full.get_mut(&to) {
                 Some(full) if full.asking == Some(id) => drop(self.full.remove(&to)),
                 // Its slot there is free too, or was taken by another already.
@@ -119,8 +124,7 @@ impl Slots {
     /// The destination of a move away has no slot for it: the move waits again, in its old place, and nothing is begun to
     /// that host for a while. Gives the moves that start now.
     pub fn put_back(&mut self, id: MigrationId, now: Instant) -> Vec<MigrationId> {
-        if let Some(index) = self.away.iter().position(|away| away.id == id) {
-            let back = self.away.remove(index);
+        if let Some(back) = self.take_from_away(id) {
             // The migration's number is random: two hosts that refuse each other drift apart.
             let spread = id.0 % limits::MIGRATION_FULL_MS;
             let again = now + Duration::from_millis(limits::MIGRATION_FULL_MS + spread);
@@ -143,7 +147,8 @@ impl Slots {
 
     /// Time passed. Gives the moves that start now, because their destinations are to be asked again.
     pub fn wake(&mut self, now: Instant) -> Vec<MigrationId> {
-        if self.full.is_empty() { Vec::new() } else { self.fill(now) }
+        let one_begins = self.free() > 0 && self.full.values().any(|full| full.is_to_be_asked(now));
+        if one_begins { self.fill(now) } else { Vec::new() }
     }
 
     /// The link has another speed now. Moves that go on keep their slot. Gives the moves that start now.
@@ -152,12 +157,17 @@ impl Slots {
         self.fill(now)
     }
 
+    fn take_from_away(&mut self, id: MigrationId) -> Option<Asked> {
+        let index = self.away.iter().position(|away| away.id == id)?;
+        Some(self.away.remove(index))
+    }
+
     fn fill(&mut self, now: Instant) -> Vec<MigrationId> {
         let mut starting = Vec::new();
         for asked in std::mem::take(&mut self.waiting) {
             let has_room = self.free() > 0;
             let begins = match self.full.get_mut(&asked.to) {
-                Some(full) if has_room && full.asking.is_none() && full.again <= now => {
+                Some(full) if has_room && full.is_to_be_asked(now) => {
                     full.asking = Some(asked.id);
                     true
                 }
@@ -168,7 +178,7 @@ impl Slots {
                 starting.push(asked.id);
                 self.away.push(asked);
             } else {
-                self.waiting.push_back(asked);
+                self.waiting.push(asked);
             }
         }
         // Nobody wants to know any more.

@@ -67,7 +67,7 @@ fn a_stun_that_overruns_while_memory_is_hashed_is_called_off_and_the_rounds_go_o
         stun_max: Duration::from_millis(80),
         throttle: false,
         no_convergence: NoConvergence::Abort,
-        bandwidth_max: None,
+        bounded: false,
     };
     let hashed = Setup { verify: Verify::Full, policy, hashing: Duration::from_millis(120), ..Setup::calm(5) };
     let ended = run(hashed.clone());
@@ -108,7 +108,7 @@ fn a_paused_vm_arrives_paused() {
 #[test]
 fn a_stun_that_overruns_is_called_off_and_the_vm_stays() {
     let stun_max = Duration::from_millis(80);
-    let policy = Policy { stun_max, throttle: false, no_convergence: NoConvergence::Abort, bandwidth_max: None };
+    let policy = Policy { stun_max, throttle: false, no_convergence: NoConvergence::Abort, bounded: false };
     let ended = run(Setup { policy, stop: Duration::from_millis(120), ..Setup::calm(3) });
     assert!(!ended.moved() && ended.stuns >= 1, "{ended:?}");
     assert_eq!(ended.runner, Side::Source);
@@ -129,7 +129,7 @@ fn a_move_over_a_slow_datastore_moves() {
         stun_max: Duration::from_secs(2),
         throttle: true,
         no_convergence: NoConvergence::Abort,
-        bandwidth_max: None,
+        bounded: false,
     };
     for seed in 0..200 {
         // Stopping takes so long that the next preparation falls into the stun.

@@ -38,8 +38,6 @@ pub struct Arrival {
     vm: Option<VmToMove>,
     /// How many slots were free for it.
     slots_free: u16,
-    /// Nothing is built for it here: only that was asked, or there is no slot for it.
-    only_checked: bool,
     facts: Option<Box<HostFacts>>,
     /// The control plane's word, while the checks wait for it or after.
     verdict: Option<Result<(), Vec<Reason>>>,
@@ -79,7 +77,6 @@ impl Arrival {
             destination: Destination::new(clock.of(now), welcome),
             vm: None,
             slots_free: 0,
-            only_checked: false,
             facts: None,
             verdict: None,
             guest: None,
@@ -160,7 +157,8 @@ impl Arrival {
     }
 
     fn take(&mut self, beside: Vec<OwnedFd>) -> Result<(), Reason> {
-        if beside.is_empty() && self.only_checked {
+        let check_only = self.destination.offer().is_some_and(|offer| offer.check_only);
+        if beside.is_empty() && (check_only || self.slots_free == 0) {
             return Ok(());
         }
         let [monitor, memory]: [OwnedFd; 2] =
@@ -317,8 +315,9 @@ impl Arrival {
         self.told_host = true;
         let free = if offer.check_only { desk.slots.free() } else { desk.slots.admit(wire::MigrationId(self.id())) };
         self.slots_free = u16::try_from(free).unwrap_or(u16::MAX);
-        self.only_checked = offer.check_only || free == 0;
-        let incoming = Incoming { id: self.id(), vm, source: self.peer.name.clone(), check_only: self.only_checked };
+        // Nothing is built where there is no slot.
+        let check_only = offer.check_only || free == 0;
+        let incoming = Incoming { id: self.id(), vm, source: self.peer.name.clone(), check_only };
         desk.tell(FromMigrate::Incoming(Box::new(incoming)));
         None
     }

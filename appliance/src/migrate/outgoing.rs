@@ -11,9 +11,9 @@ use model::diagnosis::{Diagnosis, Reason};
 use model::receipt::Verdict;
 use model::vm_config::{Verify, VmConfig};
 use netstack::probe::{PathReport, Probe};
-use netstack::{ConnectionId, SendError};
+use netstack::{CloseReason, ConnectionId, SendError};
 use protocol::checks::facts::{HostFacts, LinkFacts, NicFacts, VmFacts};
-use protocol::checks::{Severity, refusal, slot};
+use protocol::checks::{Severity, blockers, refusal, slot};
 use protocol::convergence::{Costs, Policy};
 use protocol::pages::PageSet;
 use protocol::session::{LeaseAsk, Outcome, PhaseName, RightToRun};
@@ -173,7 +173,7 @@ impl Departure {
                 stun_max,
                 throttle: true,
                 no_convergence: self.order.wish.no_convergence,
-                bandwidth_max: self.order.wish.bandwidth_max.map(BandwidthMax::bytes_per_s),
+                bounded: self.pace.is_some(),
             },
             offer,
             started_unix_s: wall_clock::unix_s(),
@@ -199,10 +199,11 @@ impl Departure {
         self.go_on(now, desk, wire);
     }
 
-    /// The connection is gone; `is_busy` if the peer took none, because it has too many.
-    pub fn lost(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>, cause: String, is_busy: bool) {
+    /// The connection is gone.
+    pub fn lost(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>, reason: &CloseReason) {
+        let cause = reason.to_string();
         if self.source.is_none() && !self.ended {
-            if is_busy && self.waits_again() {
+            if matches!(reason, CloseReason::Busy { .. }) && self.waits_again() {
                 return;
             }
             let hint = format!("network migration-nic; on {}: network migration-nic", self.order.destination);
@@ -495,11 +496,11 @@ impl Departure {
 
     fn finish(&mut self, desk: &mut Desk<'_>, outcome: Outcome) {
         self.ended = true;
-        let vm = VmHere::of(&outcome.vm, &self.order.facts.host);
         if slot::is_all_that_is_missing(&outcome.findings) && self.waits_again() {
             return;
         }
-        let blocked = outcome.findings.iter().any(|finding| finding.severity == Severity::Blocker);
+        let vm = VmHere::of(&outcome.vm, &self.order.facts.host);
+        let blocked = blockers(&outcome.findings).next().is_some();
         // A check that found nothing in the way ends the migration too, but is no failure.
         let checked = self.order.wish.check_only && !blocked && outcome.verdict == Verdict::Cancelled;
         let failure = if blocked {

@@ -101,9 +101,10 @@ impl HostSpec {
     pub fn configuration_file(&self) -> String {
         let words = self.configuration_words();
         let pairs = words.iter().filter_map(|word| word.trim_start_matches("godwit.").split_once('='));
-        let is_number = |value: &str| value.parse::<u32>().is_ok();
-        let quote = |value: &str| if is_number(value) { value.to_owned() } else { format!("\"{value}\"") };
-        pairs.map(|(key, value)| format!("{key} = {}\n", quote(value))).collect()
+        // A word that is a whole number counts as one on the kernel's command line too.
+        let typed =
+            |value: &str| value.parse::<i64>().map_or_else(|_| format!("{value:?}"), |number| number.to_string());
+        pairs.map(|(key, value)| format!("{key} = {}\n", typed(value))).collect()
     }
 }
 

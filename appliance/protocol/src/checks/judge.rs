@@ -119,10 +119,14 @@ impl Judged {
     }
 }
 
+/// Those of the findings that stand in the way.
+pub fn blockers(findings: &[Finding]) -> impl Iterator<Item = &Finding> {
+    findings.iter().filter(|finding| finding.severity == Severity::Blocker)
+}
+
 /// The refusal that a person reads, if any finding stands in the way.
 pub fn refusal(vm: &VmName, source: &HostName, findings: &[Finding]) -> Option<Diagnosis> {
-    let blockers = findings.iter().filter(|finding| finding.severity == Severity::Blocker);
-    let reasons: Vec<_> = blockers.map(|finding| finding.reason.clone()).collect();
+    let reasons: Vec<_> = blockers(findings).map(|finding| finding.reason.clone()).collect();
     (!reasons.is_empty()).then(|| {
         Diagnosis::of(format!("VM {vm} was not migrated"), reasons).vm_now(format!("it is still running on {source}"))
     })

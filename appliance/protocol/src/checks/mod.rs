@@ -20,4 +20,4 @@ pub mod slot;
 pub mod storage;
 pub mod versions;
 
-pub use judge::{Conditions, FINDINGS_MAX, Finding, Judged, Severity, by_condition, judge, refusal};
+pub use judge::{Conditions, FINDINGS_MAX, Finding, Judged, Severity, blockers, by_condition, judge, refusal};

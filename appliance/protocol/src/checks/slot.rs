@@ -2,7 +2,7 @@
 
 use model::diagnosis::Reason;
 
-use super::judge::{Conditions, Finding, Severity};
+use super::judge::{Conditions, Finding, blockers};
 
 /// The condition's name.
 pub const NAME: &str = "slot";
@@ -22,7 +22,7 @@ pub fn check(conditions: &Conditions<'_>) -> Vec<Finding> {
 
 /// Whether a move was refused for want of a slot and for nothing else: it can be asked for again as it is.
 pub fn is_all_that_is_missing(findings: &[Finding]) -> bool {
-    let mut blockers = findings.iter().filter(|finding| finding.severity == Severity::Blocker).peekable();
+    let mut blockers = blockers(findings).peekable();
     blockers.peek().is_some() && blockers.all(|blocker| blocker.condition == NAME)
 }
 

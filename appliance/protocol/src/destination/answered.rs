@@ -8,7 +8,7 @@ use super::effect::Timer;
 use super::greeting::end;
 use super::machine::{Phase, Step};
 use super::reserving::Reserving;
-use crate::checks::Severity;
+use crate::checks::blockers;
 use crate::time::Duration;
 use crate::wire::Message;
 
@@ -26,7 +26,7 @@ impl Answered {
 
 impl Step for Answered {
     fn message(self, cx: &mut Context, message: Message) -> Phase {
-        let blocked = cx.findings.iter().any(|finding| finding.severity == Severity::Blocker);
+        let blocked = blockers(&cx.findings).next().is_some();
         match message {
             Message::Reserve if !blocked => Reserving::begin(cx).into(),
             other => {

@@ -9,7 +9,7 @@ use super::effect::Timer;
 use super::greeting::{end, ends_unnoticed};
 use super::machine::{Phase, Step};
 use super::reserving::Reserving;
-use crate::checks::Severity;
+use crate::checks::blockers;
 use crate::checks::link::Seen;
 use crate::session::PhaseName;
 use crate::time::Duration;
@@ -33,8 +33,7 @@ impl Offered {
         cx.findings = answer.findings;
         let offer = &cx.plan.offer;
         cx.link = Some(Seen { here: offer.source.nic, there: answer.nic, measured: offer.link });
-        let blockers = cx.findings.iter().filter(|finding| finding.severity == Severity::Blocker);
-        let reasons: Vec<_> = blockers.map(|finding| finding.reason.clone()).collect();
+        let reasons: Vec<_> = blockers(&cx.findings).map(|finding| finding.reason.clone()).collect();
         if !reasons.is_empty() {
             return end(cx, &Ending { verdict: Verdict::Failed, reasons }).into();
         }

@@ -190,8 +190,8 @@ impl Precopy {
             prediction.bandwidth_bytes_per_s >> 20,
         );
         let vm = &cx.plan.offer.vm.name;
-        let bound = self.convergence.policy().bandwidth_max;
-        let more = if bound.is_some() { "let it take more of the link (--bandwidth-max), " } else { "" };
+        let more =
+            if self.convergence.policy().bounded { "let it take more of the link (--bandwidth-max), " } else { "" };
         let hint = format!(
             "{more}move it when it is calmer, raise stun_ms_max in [migration] of the vm.toml of {vm}, or accept a stun of any length: \
              --on-no-convergence force"

@@ -46,7 +46,7 @@ impl Setup {
                 stun_max: Duration::from_millis(300),
                 throttle: true,
                 no_convergence: NoConvergence::Abort,
-                bandwidth_max: None,
+                bounded: false,
             },
             stop: Duration::from_millis(1),
             datastore: Duration::from_millis(20),

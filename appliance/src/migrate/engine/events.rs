@@ -72,17 +72,20 @@ impl Engine {
                 self.with_departure(index, |departure, now, desk, wire| departure.hear(now, desk, wire, input));
             } else if let Some(index) = self.arrival_index(connection) {
                 let input = destination::Input::Control(bytes);
+                let was_unknown = self.arrivals[index].id() == 0;
                 self.with_arrival(index, |arrival, now, desk, wire| arrival.hear(now, desk, wire, input));
-                self.replaces_older(index);
+                if was_unknown {
+                    self.replace_older(index);
+                }
             }
         }
     }
 
     /// A move that found no slot here comes again under its number, and the connection of its attempt before may be gone
     /// without a word: that attempt is over.
-    fn replaces_older(&mut self, index: usize) {
-        let Some(id) = self.arrivals.get(index).map(Arrival::id).filter(|id| *id != 0) else { return };
-        for older in (0..self.arrivals.len()).filter(|older| *older != index) {
+    fn replace_older(&mut self, index: usize) {
+        let id = self.arrivals[index].id();
+        for older in (0..self.arrivals.len()).filter(|older| id != 0 && *older != index) {
             if self.arrivals[older].id() == id && !self.arrivals[older].is_ended() {
                 let input = destination::Input::LinkDown { cause: "its source began again".to_owned() };
                 self.with_arrival(older, |arrival, now, desk, wire| arrival.hear(now, desk, wire, input));
@@ -111,9 +114,7 @@ impl Engine {
         self.records(connection);
         self.lingering.retain(|lingering| lingering.connection != connection);
         if let Some(index) = self.departure_index(connection) {
-            let is_busy = matches!(reason, CloseReason::Busy { .. });
-            let cause = reason.to_string();
-            self.with_departure(index, |departure, now, desk, wire| departure.lost(now, desk, wire, cause, is_busy));
+            self.with_departure(index, |departure, now, desk, wire| departure.lost(now, desk, wire, reason));
         }
         if let Some(index) = self.arrival_index(connection) {
             let input = destination::Input::LinkDown { cause: reason.to_string() };
