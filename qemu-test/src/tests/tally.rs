@@ -23,7 +23,7 @@ pub struct Tally {
     pub failed: u32,
     /// Checks that could not be tried here.
     pub skipped: u32,
-    /// Names of those that failed.
+    /// Those that failed: the name, and what is known of the reason.
     pub failures: Vec<String>,
 }
 
@@ -61,7 +61,9 @@ impl Tally {
     /// Counts a failure and prints it.
     pub fn fail(&mut self, name: &str, error: &LabError) {
         self.failed += 1;
-        self.failures.push(name.to_owned());
+        // The first line alone: the rest, which may be a whole log, stands where it happened.
+        let reason = error.to_string();
+        self.failures.push(format!("{name}: {}", reason.lines().next().unwrap_or_default()));
         println!("error: {error}");
         let mut cause = std::error::Error::source(error);
         while let Some(error) = cause {
@@ -115,12 +117,12 @@ mod tests {
     }
 
     #[test]
-    fn a_check_that_fails_is_counted_and_named() {
+    fn a_check_that_fails_is_counted_and_named_with_its_reason() {
         let mut tally = Tally::default();
         tally.check("good", || Ok(Verdict::Passed));
         tally.check("absent", || Ok(Verdict::Skipped("no KVM".into())));
-        tally.check("bad", || Err(LabError::Input("broken".into())));
+        tally.check("bad", || Err(LabError::Input("broken\nits log".into())));
         assert_eq!(tally.to_string(), "1 passed, 1 failed, 1 skipped");
-        assert_eq!(tally.failures, ["bad"]);
+        assert_eq!(tally.failures, ["bad: broken"]);
     }
 }

@@ -23,10 +23,7 @@ const BRIEFLY: Duration = Duration::from_secs(5);
 pub(super) fn the_vm_of_a_host_without_its_datastore_starts_elsewhere_and_nowhere_twice(
     bench: &mut Bench,
 ) -> Result<Verdict> {
-    bench.bring("deb", "host-a")?;
-    let talker = bench.talk("deb")?;
-    std::thread::sleep(Duration::from_secs(2));
-    let heard = talker.stop()?;
+    let heard = heard_on(bench, "host-a")?;
     bench.fleet.wires().cut("host-a", Wire::Datastore)?;
     let started = taken_over(bench);
     let said = bench.exec("host-a", "vm list");
@@ -35,10 +32,7 @@ pub(super) fn the_vm_of_a_host_without_its_datastore_starts_elsewhere_and_nowher
     let said = said?.output;
     expect(!said.contains("running here"), || format!("host-a calls a VM running that it has killed: {said}"))?;
     expect(said.contains("deb "), || format!("host-a denies its VM while its datastore is away: {said}"))?;
-    let talker = bench.talk("deb")?;
-    std::thread::sleep(Duration::from_secs(2));
-    bench.judge(talker, "deb")?;
-    bench.nothing_is_lost(&heard, "deb")?;
+    went_on(bench, &[heard])?;
     let log = bench.done("host-a", "log show lease")?;
     let last = log.lines().rev().find(|line| line.contains("connections to the server were")).unwrap_or_default();
     expect(last.ends_with(" were ended") && !last.contains(": 0 connections"), || {
@@ -254,7 +248,6 @@ pub(super) fn what_the_network_held_back_lands_in_no_disk_after_the_take_over(be
     let writes = delivered.iter().filter(|frame| holds(frame)).count();
     println!("  {} frames were delivered late, {writes} of them with records of the journal", delivered.len());
     expect(writes > 0, || "no write of the guest was held back".into())?;
-    bench.listen(&talker)?;
     bench.judge(talker, "deb")?;
     went_on(bench, &[before])?;
     expect(bench.settled_on("deb")? == "host-b", || "deb does not run on host-b".into())?;
@@ -282,7 +275,6 @@ pub(super) fn heard_on(bench: &Bench, host: &str) -> Result<Hearing> {
 /// The VM answers a new client, and its journal holds what it said to that one and to those of before.
 pub(super) fn went_on(bench: &Bench, before: &[Hearing]) -> Result<()> {
     let talker = bench.talk("deb")?;
-    bench.listen(&talker)?;
     bench.judge(talker, "deb")?;
     before.iter().try_for_each(|heard| bench.nothing_is_lost(heard, "deb").map(|_| ()))
 }

@@ -143,13 +143,11 @@ impl Bench {
         talker.hear_more(RECORDS, GUEST_BOUND)
     }
 
-    /// Ends a client and holds what it heard against the VM's journal.
+    /// Lets a client and its guest talk on, ends the client, and holds what it heard against the VM's journal.
     pub(super) fn judge(&self, talker: Talker, vm: &str) -> Result<()> {
+        self.listen(&talker)?;
         let heard = talker.stop()?;
         let records = self.nothing_is_lost(&heard, vm)?;
-        expect(heard.acknowledged.len() > 10, || {
-            format!("only {} records were acknowledged", heard.acknowledged.len())
-        })?;
         println!(
             "  {} answers, longest wait {:.0} ms, guest's own longest gap {:.0} ms, {records} records",
             heard.ticks,

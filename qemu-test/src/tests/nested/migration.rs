@@ -51,7 +51,6 @@ pub(super) fn there_and_back(bench: &Bench, vm: &str, times: u32, load: (u32, u3
         }
     }
     bench.judge_memory(vm)?;
-    bench.listen(&talker)?;
     bench.judge(talker, vm)?;
     Ok(Verdict::Passed)
 }
@@ -81,7 +80,6 @@ pub(super) fn ctrl_c_cancels_a_move_and_the_vm_stays(bench: &mut Bench) -> Resul
     expect(told, || bench.unexpected("host-a", "vm migrate deb host-b and Ctrl-C", &answer).to_string())?;
     expect(bench.settled_on("deb")? == "host-a", || "deb does not run where it ran".into())?;
     check_receipt(&bench.move_vm("deb", "host-a", "host-b")?)?;
-    bench.listen(&talker)?;
     bench.judge(talker, "deb")?;
     Ok(Verdict::Passed)
 }
@@ -97,7 +95,6 @@ pub(super) fn a_paused_vm_arrives_paused_and_goes_on_there(bench: &mut Bench) ->
     expect(bench.monitors("deb")? == ["host-b"], || "deb has not one monitor, on host-b".into())?;
     bench.done("host-b", "vm resume deb")?;
     expect(bench.settled_on("deb")? == "host-b", || "deb does not run where it arrived".into())?;
-    bench.listen(&talker)?;
     bench.judge(talker, "deb")?;
     Ok(Verdict::Passed)
 }
