@@ -64,6 +64,28 @@ fn records_arrive_whole_and_messages_in_order_over_a_path_that_loses_and_reorder
 }
 
 #[test]
+fn what_was_said_last_has_arrived_when_a_finished_connection_may_be_closed() {
+    for seed in 0..20 {
+        let nature = Nature::new(1, Duration::from_millis(1)).losing(200_000);
+        let mut world = Simulated::connected(nature, seed, &TransportLimits::default());
+        let (from, to) = (world.from, world.to);
+        world.a.send_control(from, b"cancel").unwrap();
+        world.a.finish(from);
+        assert_eq!(world.a.send_control(from, b"more"), Err(SendError::NotConnected));
+        let mut heard = None;
+        world.until(MINUTE, |world| {
+            let now = world.now();
+            if world.a.is_flushed(from) {
+                world.a.close(from, 0, "done", now);
+            }
+            heard = heard.take().or_else(|| world.b.recv_control(to, now));
+            heard.is_some()
+        });
+        assert_eq!(heard.as_deref(), Some(&b"cancel"[..]), "seed {seed}");
+    }
+}
+
+#[test]
 fn mangled_frames_do_no_more_harm_than_lost_ones() {
     for seed in 0..4 {
         everything_arrives(Nature { mangled_ppm: 20_000, ..Nature::new(1, Duration::from_millis(1)) }, seed);

@@ -243,8 +243,15 @@ impl<P: Port> Stack<P> {
         self.connections.get_mut(&id).map(Connection::buffer)
     }
 
-    /// Whether the peer's transport has acknowledged all records and taken all control messages. It is no proof that
-    /// the peer's application has them.
+    /// No control message follows on this connection: [`Self::is_flushed`] tells when it may be closed without the last being lost.
+    pub fn finish(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.finish();
+        }
+    }
+
+    /// Whether the peer's transport has acknowledged all records and, of a connection that was finished, all control messages; one that is gone
+    /// has nothing more to send. It is no proof that the peer's application has them.
     pub fn is_flushed(&self, id: ConnectionId) -> bool {
         self.connections.get(&id).is_none_or(Connection::is_flushed)
     }

@@ -203,6 +203,7 @@ impl Connection {
             StreamEvent::Readable { id } => self.read(id),
             StreamEvent::Finished { id } => {
                 self.outgoing.acknowledged(id);
+                self.control.acknowledged(id);
                 Ok(())
             }
             StreamEvent::Stopped { .. } => Err("the peer does not want what we send".to_owned()),
@@ -323,9 +324,16 @@ impl Connection {
         }
     }
 
-    /// Whether everything that was sent has been acknowledged by the peer's transport.
+    /// No control message follows.
+    pub(crate) fn finish(&mut self) {
+        self.control.finish();
+        // What hinders it now `advance` meets again.
+        let _ = self.control.write(&mut self.quic);
+    }
+
+    /// Whether the peer's transport has acknowledged everything that was sent, the end of the control messages too.
     pub(crate) fn is_flushed(&self) -> bool {
-        self.outgoing.queued_bytes() == 0 && self.control.queued_bytes() == 0
+        self.outgoing.queued_bytes() == 0 && self.control.is_acknowledged()
     }
 
     pub(crate) fn close(&mut self, now: Instant, code: u32, reason: &str) {

@@ -44,12 +44,26 @@ impl Hello {
     }
 }
 
+/// How far our direction is with its end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum End {
+    #[default]
+    Open,
+    /// Nothing follows what is queued.
+    Wanted,
+    /// The peer was told so.
+    Told,
+    /// The peer's transport has acknowledged that, and all before it.
+    Acknowledged,
+}
+
 /// Both directions of the control stream of one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Control {
     outgoing: Option<StreamId>,
     queue: VecDeque<Bytes>,
     queued_bytes: usize,
+    end: End,
     incoming: Option<StreamId>,
     partial: BytesMut,
     waiting: VecDeque<Bytes>,
@@ -68,8 +82,11 @@ impl Control {
         Ok(())
     }
 
-    /// Queues a message. Errors: it is larger than [`CONTROL_MESSAGE_MAX`]; more than `most` bytes would wait.
+    /// Queues a message. Errors: it is larger than [`CONTROL_MESSAGE_MAX`]; more than `most` bytes would wait; our direction was ended.
     pub(crate) fn send(&mut self, message: &[u8], most: usize) -> Result<(), SendError> {
+        if self.end != End::Open {
+            return Err(SendError::NotConnected);
+        }
         if message.len() > CONTROL_MESSAGE_MAX {
             return Err(SendError::TooLarge { size: message.len(), most: CONTROL_MESSAGE_MAX });
         }
@@ -110,7 +127,30 @@ impl Control {
                 Err(error) => return Err(format!("the control stream broke: {error}")),
             }
         }
+        if self.end == End::Wanted {
+            quic.send_stream(stream).finish().map_err(|error| format!("the control stream broke: {error}"))?;
+            self.end = End::Told;
+        }
         Ok(())
+    }
+
+    /// Nothing follows what was sent. Only by its end QUIC tells that the peer's transport has all of a stream.
+    pub(crate) fn finish(&mut self) {
+        if self.end == End::Open {
+            self.end = End::Wanted;
+        }
+    }
+
+    /// The peer's transport has all of a stream of ours.
+    pub(crate) fn acknowledged(&mut self, stream: StreamId) {
+        if self.outgoing == Some(stream) {
+            self.end = End::Acknowledged;
+        }
+    }
+
+    /// Whether our direction was ended and the peer's transport has all of it, or it never began.
+    pub(crate) fn is_acknowledged(&self) -> bool {
+        self.outgoing.is_none() || self.end == End::Acknowledged
     }
 
     /// Whether `stream` is the peer's direction: the first it opened.
@@ -135,8 +175,8 @@ impl Control {
         loop {
             match chunks.next(64 << 10) {
                 Ok(Some(chunk)) => self.partial.extend_from_slice(&chunk.bytes),
-                Ok(None) => return Err("the peer ended its control stream".to_owned()),
-                Err(ReadError::Blocked) => break,
+                // The peer has said all that it will, and ends the connection when it knows that we have it.
+                Ok(None) | Err(ReadError::Blocked) => break,
                 Err(error) => return Err(format!("the control stream broke: {error}")),
             }
             // One message may exceed the bound on waiting ones, and then is what waits.

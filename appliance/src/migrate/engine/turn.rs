@@ -275,10 +275,14 @@ impl Engine {
         // A VM that runs here already only audits: its slot is another's, before the source's own is.
         let settled = self.arrivals.iter().filter(|arrival| arrival.is_here());
         let mut free: Vec<MigrationId> = settled.map(Arrival::id).collect();
-        let lingering = &mut self.lingering;
         let mut back = Vec::new();
+        let mut linger = |connection: ConnectionId| {
+            // What was said last must arrive.
+            self.stack.iter_mut().for_each(|stack| stack.finish(connection));
+            self.lingering.push(Lingering { connection, until });
+        };
         for departure in self.departures.extract_if(.., |departure| departure.is_ended()) {
-            lingering.extend(departure.connection.map(|connection| Lingering { connection, until }));
+            departure.connection.into_iter().for_each(&mut linger);
             match departure.put_back {
                 Some(beside) => back.push((departure.order, beside)),
                 None => free.push(departure.order.id),
@@ -287,7 +291,7 @@ impl Engine {
         self.arrivals.retain(|arrival| {
             if arrival.is_ended() {
                 free.push(arrival.id());
-                lingering.push(Lingering { connection: arrival.connection, until });
+                linger(arrival.connection);
             }
             !arrival.is_ended()
         });
