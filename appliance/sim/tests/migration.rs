@@ -107,13 +107,18 @@ fn a_paused_vm_arrives_paused() {
 
 #[test]
 fn a_stun_that_overruns_is_called_off_and_the_vm_stays() {
+    let ended = run(overrunning(3));
+    assert!(!ended.moved() && ended.stuns >= 2, "it is tried again: {ended:?}");
+    assert_eq!(ended.runner, Side::Source);
+    let force = Policy { no_convergence: NoConvergence::Force, ..overrunning(3).policy };
+    assert!(run(Setup { policy: force, ..overrunning(3) }).moved());
+}
+
+/// Every stun takes too long and is called off.
+fn overrunning(seed: u64) -> Setup {
     let stun_max = Duration::from_millis(80);
     let policy = Policy { stun_max, throttle: false, no_convergence: NoConvergence::Abort, bounded: false };
-    let ended = run(Setup { policy, stop: Duration::from_millis(120), ..Setup::calm(3) });
-    assert!(!ended.moved() && ended.stuns >= 1, "{ended:?}");
-    assert_eq!(ended.runner, Side::Source);
-    let force = Policy { no_convergence: NoConvergence::Force, ..policy };
-    assert!(run(Setup { policy: force, stop: Duration::from_millis(120), ..Setup::calm(3) }).moved());
+    Setup { policy, stop: Duration::from_millis(85), ..Setup::calm(seed) }
 }
 
 #[test]
@@ -150,16 +155,17 @@ fn all_faults() -> Vec<Fault> {
     faults
 }
 
-/// Every fault before every single thing that the machines are told.
+/// Every fault before every single thing that the machines are told, of a move that goes well and of one whose stuns are called off.
 fn at_every_step(faults: &[Fault], also: &[Fault]) {
-    let setup = Setup::calm(7);
-    let steps = run(setup.clone()).steps;
-    assert!(steps > 100, "{steps} steps");
-    for fault in faults {
-        for step in 1..=steps {
-            let mut faults = vec![(When::Step(step), *fault)];
-            faults.extend(also.iter().map(|other| (When::Step(step), *other)));
-            run(Setup { faults, ..setup.clone() });
+    for setup in [Setup::calm(7), overrunning(7)] {
+        let steps = run(setup.clone()).steps;
+        assert!(steps > 100, "{steps} steps");
+        for fault in faults {
+            for step in 1..=steps {
+                let mut faults = vec![(When::Step(step), *fault)];
+                faults.extend(also.iter().map(|other| (When::Step(step), *other)));
+                run(Setup { faults, ..setup.clone() });
+            }
         }
     }
 }

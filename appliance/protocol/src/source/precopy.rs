@@ -56,6 +56,8 @@ pub struct Precopy {
     pub(super) pending: PageSet,
     pub(super) waiting: Waiting,
     pub(super) ready: bool,
+    /// The guest was stunned and is being resumed: it does not run yet.
+    pub(super) resuming: bool,
 }
 
 impl Precopy {
@@ -67,7 +69,7 @@ impl Precopy {
         let convergence = Convergence::new(cx.now, plan.policy, plan.costs, plan.offer.state_bytes, rtt, bandwidth);
         let pump = Pump::new(pages);
         let pending = PageSet::full(pages);
-        let mut precopy = Self { pump, convergence, pending, waiting: Waiting::Harvest, ready: false };
+        let mut precopy = Self { pump, convergence, pending, waiting: Waiting::Harvest, ready: false, resuming: false };
         // A log that begins with every page marked sees no write of a page before its mark was taken.
         precopy.harvest(cx);
         cx.deadline(Timer::SwitchReady, SWITCH_READY);
@@ -77,13 +79,13 @@ impl Precopy {
         precopy
     }
 
-    /// Ends the migration; the guest never stopped.
+    /// Ends the migration; the guest runs, or is about to.
     pub fn abort(self, cx: &mut Context, ending: Ending) -> Running {
         if self.convergence.throttle_percent() > 0 {
             cx.effect(Effect::Throttle { percent: 0 });
         }
         cx.effect(Effect::StopDirtyLog);
-        Running::never_stopped(cx, ending)
+        if self.resuming { Running::being_resumed(cx, ending) } else { Running::never_stopped(cx, ending) }
     }
 
     fn next_round(&mut self, cx: &mut Context) {
@@ -104,7 +106,7 @@ impl Precopy {
     fn note(&self, cx: &Context) -> Option<String> {
         let percent = self.convergence.throttle_percent();
         let throttled = (percent > 0).then(|| format!("vCPUs that dirty are slowed by {percent} %"));
-        let waiting = self.waiting == Waiting::Ready;
+        let waiting = self.waiting == Waiting::Ready && !self.ready;
         throttled.or_else(|| waiting.then(|| format!("{} is getting ready", cx.plan.destination)))
     }
 
@@ -149,7 +151,8 @@ impl Precopy {
         if self.waiting != Waiting::Harvest {
             return self.into();
         }
-        if !self.ready {
+        // One that is being resumed cannot be stunned.
+        if !self.ready || self.resuming {
             self.waiting = Waiting::Ready;
             cx.deadline(Timer::NextHarvest, NEXT_HARVEST);
             self.report(cx);
@@ -232,7 +235,7 @@ impl Step for Precopy {
             Input::PagesSent(sent) => self.sent(cx, &sent),
             Input::DirtyHarvested(Ok(dirty)) => self.harvested(cx, &dirty),
             Input::DirtyHarvested(Err(reason)) => self.lost(cx, reason),
-            // The guest goes on after a stun that was called off.
+            Input::GuestResumed(Ok(())) => Self { resuming: false, ..self }.into(),
             Input::GuestResumed(Err(reason)) => self.guest_gone(cx, reason),
             _ => self.into(),
         }

@@ -17,19 +17,21 @@ pub struct Running {
 
 impl Running {
     pub(super) fn never_stopped(cx: &mut Context, ending: Ending) -> Self {
-        Self::begin(cx, ending, None)
+        Self::begin(cx, ending, false)
     }
 
     pub(super) fn resuming(cx: &mut Context, ending: Ending, right: RightToRun) -> Self {
-        Self::begin(cx, ending, Some(right))
+        cx.effect(Effect::ResumeGuest(right));
+        Self::begin(cx, ending, true)
     }
 
-    fn begin(cx: &mut Context, ending: Ending, right: Option<RightToRun>) -> Self {
+    /// The guest was told to go on, and has not answered yet.
+    pub(super) fn being_resumed(cx: &mut Context, ending: Ending) -> Self {
+        Self::begin(cx, ending, true)
+    }
+
+    fn begin(cx: &mut Context, ending: Ending, resuming: bool) -> Self {
         cx.timers.clear();
-        let resuming = right.is_some();
-        if let Some(right) = right {
-            cx.effect(Effect::ResumeGuest(right));
-        }
         if let Some(reason) = ending.reasons.first() {
             cx.say(&Message::Cancel(reason.clone()));
         }

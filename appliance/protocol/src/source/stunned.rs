@@ -209,7 +209,14 @@ impl Stunned {
                 Waiting::Harvest
             }
         };
-        Precopy { pump: self.pump, convergence: self.convergence, pending: self.pending, waiting, ready: true }
+        Precopy {
+            pump: self.pump,
+            convergence: self.convergence,
+            pending: self.pending,
+            waiting,
+            ready: true,
+            resuming: true,
+        }
     }
 }
 

@@ -74,7 +74,12 @@ impl World {
                 let (after, generation) = (self.short() + self.setup.hashing, self.host(Side::Source).generation);
                 self.queue.after(after, Event::SourceHears(generation, Box::new(Input::RangeHashed { first, hashes })));
             }
-            Effect::ResumeGuest(right) => self.source_will(SourceDoing::Resume(right)),
+            Effect::ResumeGuest(right) => {
+                // The monitor takes the disks, and the lease is asked, before the vCPUs start.
+                let after = self.rng.latency(Duration::from_micros(50), Duration::from_millis(500));
+                let generation = self.host(Side::Source).generation;
+                self.queue.after(after, Event::SourceDoes(generation, SourceDoing::Resume(right)));
+            }
             Effect::Throttle { percent } => self.host(Side::Source).throttle = percent,
             Effect::StopDirtyLog => self.host(Side::Source).vmm.iter_mut().for_each(|vmm| vmm.log = false),
             Effect::Lease(ask) => self.engine_asks(Side::Source, ask)?,
@@ -107,13 +112,13 @@ impl World {
             }
             SourceDoing::Read(_) => {}
             SourceDoing::Stun => self.stun(alive),
+            // It is the engine that takes step after step.
+            SourceDoing::Resume(_right) if !alive => {}
             SourceDoing::Resume(_right) => {
                 if let Some(vmm) = &mut self.host(Side::Source).vmm {
                     vmm.life = Life::Running;
                     self.guest_is_let_go(Side::Source)?;
-                    if alive {
-                        self.answer_source(Input::GuestResumed(Ok(())));
-                    }
+                    self.answer_source(Input::GuestResumed(Ok(())));
                 }
             }
             SourceDoing::Release => {
