@@ -99,10 +99,11 @@ impl Cable {
         assert!(ip(&["-n", namespace, "link", "set", to, "up"]));
     }
 
-    /// Pulls the cable out, or plugs it in again.
+    /// Pulls the first host's cable out of its switch, or plugs it in again. (A NIC that is switched off at the host itself the host switches on
+    /// again.)
     pub(crate) fn plugged(&self, plugged: bool) {
         let state = if plugged { "up" } else { "down" };
-        assert!(ip(&["-n", &self.namespaces[0], "link", "set", "mig0", state]));
+        assert!(ip(&["-n", &self.namespaces[2], "link", "set", "port-a", state]));
     }
 }
 

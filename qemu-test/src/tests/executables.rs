@@ -55,8 +55,10 @@ pub(super) fn check(tally: &mut Tally, cargo: Child) {
         }
         drop(told);
         for (executable, said, outcome) in done {
+            let (said, skips) = apart(&said);
             print!("     Running {} ({})\n{said}", executable.name, executable.path.display());
-            tally.add(&judged(&executable.name, &said, outcome));
+            skips.iter().for_each(|(test, why)| println!("test {test} ... skipped: {why}"));
+            tally.add(&judged(&executable.name, &said, skips.len(), outcome));
         }
     });
 }
@@ -110,7 +112,7 @@ fn run<'a>(executable: &'a Executable, told: &Sender<Ended<'a>>) {
 /// What it prints on both its outputs, in order, and whether it succeeded.
 fn whole_output(executable: &Executable) -> Result<(String, bool)> {
     let (mut said, both) = std::io::pipe().doing("making a pipe")?;
-    let mut command = Child::new(&executable.path, [""; 0]).in_folder(&executable.folder).into_command();
+    let mut command = Child::new(&executable.path, ["--show-output"]).in_folder(&executable.folder).into_command();
     command.stderr(both.try_clone().doing("making a pipe")?).stdout(both);
     let mut child = command.spawn().at("starting", &executable.path)?;
     // It holds the writing ends: the output would not end with the child's.
@@ -121,13 +123,43 @@ fn whole_output(executable: &Executable) -> Result<(String, bool)> {
     Ok((String::from_utf8_lossy(&text).into_owned(), status.success()))
 }
 
-/// A run that ends badly without a failed test (a test ended the process) is itself a failure.
-fn judged(name: &str, said: &str, outcome: Result<bool>) -> Tally {
+/// Takes the output of tests that passed out of what an executable said; and gives those of them that could not be tried here, and said so:
+/// the test runner knows no word for a test that finds that out by itself.
+fn apart(said: &str) -> (String, Vec<(String, String)>) {
+    let (mut rest, mut skips, mut of) = (String::new(), Vec::new(), None);
+    for line in said.lines() {
+        match line {
+            "successes:" => of = Some(""),
+            "failures:" => of = None,
+            _ if line.starts_with("test result: ") => of = None,
+            _ => {}
+        }
+        match (of.as_mut(), line.strip_prefix("---- "), line.strip_prefix("skipped: ")) {
+            (None, ..) => rest.extend([line, "\n"]),
+            (Some(of), Some(begun), _) => *of = begun.trim_end_matches(" stdout ----"),
+            (Some(of), None, Some(why)) => skips.push(((*of).to_owned(), why.to_owned())),
+            (Some(_), None, None) => {}
+        }
+    }
+    skips.dedup_by(|one, other| one.0 == other.0);
+    (rest, skips)
+}
+
+/// A run that ends badly without a failed test (a test ended the process) is itself a failure. A test that another starts in a process of its own
+/// is none that was skipped.
+fn judged(name: &str, said: &str, skips: usize, outcome: Result<bool>) -> Tally {
     let mut tally = Tally::default();
     said.lines().for_each(|line| tally.add_cargo_line(line));
+    let skips = u32::try_from(skips).unwrap_or(u32::MAX);
+    tally.passed = tally.passed.saturating_sub(skips);
+    let elsewhere = said.lines().filter(|line| line.contains(" ... ignored, started by the test above")).count();
+    tally.skipped = (tally.skipped + skips).saturating_sub(u32::try_from(elsewhere).unwrap_or(u32::MAX));
     match outcome {
         Ok(true) => {}
-        Ok(false) if tally.failed > 0 => tally.failures.push(name.to_owned()),
+        Ok(false) if tally.failed > 0 => {
+            let failed = said.lines().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
+            tally.failures.push(format!("{name}: {}", failed.collect::<Vec<_>>().join(", ")));
+        }
         Ok(false) => tally.fail(name, &LabError::Input("it ended before its tests did (see above)".into())),
         Err(error) => tally.fail(name, &error),
     }
@@ -155,13 +187,25 @@ mod tests {
     }
 
     #[test]
+    fn a_test_that_could_not_be_tried_is_skipped_with_its_reason_and_what_others_printed_is_passed_over() {
+        let said = "running 3 tests\ntest a ... ok\ntest b ... ok\ntest c ... ignored, started by the test above, in a process of its own\n\n\
+                    successes:\n\n---- a stdout ----\nskipped: no root\n\n---- b stdout ----\nmuch\n\n\n\
+                    successes:\n    a\n    b\n\ntest result: ok. 2 passed; 0 failed; 1 ignored; 0 measured";
+        let (rest, skips) = apart(said);
+        assert_eq!(skips, [("a".to_owned(), "no root".to_owned())]);
+        assert!(!rest.contains("much") && rest.contains("test b ... ok"), "{rest}");
+        assert_eq!(judged("x", &rest, 1, Ok(true)).to_string(), "1 passed, 0 failed, 1 skipped");
+    }
+
+    #[test]
     fn a_process_that_ends_before_its_tests_is_a_failure_and_so_is_one_that_is_not_there() {
         assert_eq!(
-            judged("x", "test result: ok. 2 passed; 0 failed", Ok(true)).to_string(),
+            judged("x", "test result: ok. 2 passed; 0 failed", 0, Ok(true)).to_string(),
             "2 passed, 0 failed, 0 skipped"
         );
-        assert_eq!(judged("x", "running 2 tests", Ok(false)).to_string(), "0 passed, 1 failed, 0 skipped");
-        assert_eq!(judged("x", "test result: FAILED. 1 passed; 1 failed", Ok(false)).failures, ["x"]);
+        assert_eq!(judged("x", "running 2 tests", 0, Ok(false)).to_string(), "0 passed, 1 failed, 0 skipped");
+        let said = "test a ... FAILED\ntest b ... ok\ntest result: FAILED. 1 passed; 1 failed";
+        assert_eq!(judged("x", said, 0, Ok(false)).failures, ["x: a"]);
         let nowhere = Executable { name: "x".into(), path: "/nowhere".into(), folder: "/".into() };
         whole_output(&nowhere).expect_err("it is not there");
     }
