@@ -1,8 +1,8 @@
 //! The rooms of the one binary. `main.rs` maps a name to a role; everything else is here, so that tests outside can walk in.
 //!
 //! In reading order: [`role`] (the manifest), [`init`] (PID 1), [`api`] (what roles say to each other), [`console`] (one
-//! for each terminal), and what roles share: [`journal`], [`configuration`], [`datastore`], [`network`], [`boot_id`],
-//! [`wall_clock`].
+//! for each terminal), [`host`] (the control plane), [`lease`] (who may run a VM), [`vmm`] (one running VM), [`migrate`] (moves), and
+//! what roles share: [`journal`], [`configuration`], [`datastore`], [`network`], [`boot_id`], [`wall_clock`], [`sigterm`].
 
 pub mod api;
 pub mod boot_id;

@@ -140,6 +140,14 @@ fn make_root(home: &Home, recipe: &Recipe, result: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Fetches everything that comes from Debian's mirror and is not in the cache yet.
+pub fn fetch_all(home: &Home) -> Result<()> {
+    for flavour in [Flavour::Generic, Flavour::Cloud] {
+        fetch(home, flavour)?;
+    }
+    bootstrapped(home).map(drop)
+}
+
 /// The folder with Debian's base system, from the cache or from apt's mirror.
 fn bootstrapped(home: &Home) -> Result<PathBuf> {
     let tree = home.cache().join("debian-base");

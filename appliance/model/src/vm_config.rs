@@ -66,7 +66,7 @@ pub struct Disk {
 pub struct Nic {
     /// The label of the port group that it is plugged into.
     pub port_group: PortGroupName,
-    /// Its address; absent until one is made and written back.
+    /// Its address; where it is absent, the host makes one from the names of the datastore and the VM, the same at each start.
     pub mac: Option<MacAddress>,
 }
 

@@ -27,6 +27,11 @@ pub enum HostRequest {
     HostCpuCompare(HostName),
     /// `host cpu --baseline`
     HostCpuBaseline,
+    /// `host maintenance enter`, or `exit`
+    HostMaintenance {
+        /// It is to be in maintenance.
+        on: bool,
+    },
     /// `host reboot`
     HostReboot,
     /// `host shutdown`
@@ -258,6 +263,8 @@ pub struct HostDetail {
     pub addresses: Vec<String>,
     /// Whether KVM can be used.
     pub kvm: bool,
+    /// It is in maintenance: no VM starts here or moves to here.
+    pub maintenance: bool,
     /// Errors in the configuration that it came up with.
     pub config_errors: Vec<ConfigError>,
 }
@@ -271,6 +278,8 @@ pub struct HostRow {
     pub state: HostState,
     /// Two living hosts have this name: the rest is what the one said that spoke last.
     pub named_twice: bool,
+    /// It is in maintenance: no VM starts there or moves to there.
+    pub maintenance: bool,
     /// Seconds since its last sign of life, as this host's clock saw it, or the datastore's before this host looked.
     pub seen_s: u64,
     /// VMs that run there.

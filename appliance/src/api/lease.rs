@@ -1,9 +1,18 @@
 //! What is asked of the lease role: the right to run VMs, on each datastore. A connection carries one request at a
 //! time; one that watches carries events only. DESIGN.md, section 7.
 
+use std::time::Duration;
+
+use model::limits;
 use model::names::{DatastoreName, HostName, VmName};
 use protocol::lease::record::Watchdog;
 use serde::{Deserialize, Serialize};
+
+/// How long a host lease may take until it is held: after a crash this host's last life has to expire, what it had begun to write has to
+/// have settled, and a slot has to be claimed.
+pub const HELD_BOUND: Duration = Duration::from_millis(
+    limits::LEASE_EXPIRY_MS + limits::LEASE_SETTLE_MS + limits::LEASE_CLAIM_IO_MS + limits::LEASE_CLAIM_WAIT_MS,
+);
 
 /// A VM on a datastore.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -107,6 +107,12 @@ pub const COMMANDS: &[Command] = &[
             (Some(_), true) => Err("--compare and --baseline are two questions".to_owned()),
         },
     },
+    plain(&["host", "maintenance", "enter"], &[], "no VM starts here or moves to here", |_| {
+        Ok(HostRequest::HostMaintenance { on: true })
+    }),
+    plain(&["host", "maintenance", "exit"], &[], "VMs start here and move to here again", |_| {
+        Ok(HostRequest::HostMaintenance { on: false })
+    }),
     aliased(
         "esxcli system shutdown reboot",
         plain(&["host", "reboot"], &[], "shut the VMs down and restart", |_| Ok(HostRequest::HostReboot)),

@@ -16,7 +16,7 @@ use crate::host::control_plane::{ControlPlane, logical_processors};
 use crate::host::discovery::hex_of;
 use crate::host::located::{Located, locate, vm_folders, vm_names};
 use crate::host::whereabouts::{is_idle, told_by_lease, told_here};
-use crate::host::{checks, health, lease_view, logs, mac_addresses, processors, receipts};
+use crate::host::{checks, health, lease_view, logs, mac_addresses, maintenance, processors, receipts};
 
 /// Answers a request that only asks.
 ///
@@ -85,6 +85,7 @@ fn host(plane: &ControlPlane) -> HostDetail {
         vms: u32::try_from(plane.vms.all_running().len()).unwrap_or(u32::MAX),
         addresses: addresses.unwrap_or_default(),
         kvm: checks::kvm_problem().is_none(),
+        maintenance: plane.maintenance.is_on(),
         config_errors: plane.configuration.errors.clone(),
     }
 }
@@ -203,6 +204,7 @@ fn vm_checks(plane: &ControlPlane, name: &VmName) -> Result<Vec<Check>, Diagnosi
     let located = locate(plane, name, &format!("VM {name} is not checked"))?;
     let draft = located.draft();
     let mut checks = checks::start_checks(plane, &located, &draft);
+    checks.push(maintenance::condition(plane));
     if let Ok(config) = &draft.config {
         checks.extend(mac_addresses::check(plane, &located, config));
     }

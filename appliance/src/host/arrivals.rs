@@ -25,7 +25,7 @@ use crate::host::record::MovingIn;
 use crate::host::running::Running;
 use crate::host::settling::{ENGINE_DIED, StandsStill, go_on};
 use crate::host::vms::{Claim, Unclaimed};
-use crate::host::{checks, ends, facts, owed, receipts, record};
+use crate::host::{checks, ends, facts, maintenance, owed, receipts, record};
 use crate::journal;
 
 /// What came of a migration to here, in a word for the list, and its receipt where this host has to keep it.
@@ -137,14 +137,14 @@ fn follow(
     said: &Receiver<FromMigrate>,
 ) -> Result<Taken, String> {
     let id = incoming.id;
-    let mut disks_open = false;
+    let (mut disks_open, mut left) = (false, LeftLocks::default());
     let running = Arc::clone(&born.running);
     // Taken when the VM is this host's and runs: what follows is only the audit of what arrived.
     let mut arriving = Some(born);
     loop {
         match (said.recv(), &arriving) {
             (Ok(FromMigrate::OpenDisks(_)), Some(born)) => {
-                let opened = take_disks(plane, located, &born.running, &mut LeftLocks::default())
+                let opened = take_disks(plane, located, &born.running, &mut left)
                     .map_err(Unattached::reason)
                     .and_then(|()| still_ours(plane, &born.running, incoming.vm.epoch + 1))
                     .and_then(|()| plane.open_taps(&born.running))
@@ -257,6 +257,7 @@ fn ask_lease(
         return Err(NotHere { why: String::new(), may_hold: false });
     }
     let mut why = "its lease does not tell whose it is".to_owned();
+    let mut left = LeftLocks::default();
     let deadline = Instant::now() + Duration::from_millis(limits::LEASE_EXPIRY_MS * 2);
     while Instant::now() < deadline {
         match plane.leases.holder(&born.running.vm) {
@@ -265,7 +266,7 @@ fn ask_lease(
                 let opened = if disks_open || life(&born.running) == Some(VmmLife::Running) {
                     Ok(())
                 } else {
-                    open(plane, &born.running, holder.epoch)
+                    open(plane, &born.running, holder.epoch, &mut left)
                 };
                 match opened {
                     Ok(()) => match go_on(plane, &born.running, holder.epoch, paused) {
@@ -304,12 +305,12 @@ fn still_ours(plane: &ControlPlane, running: &Running, epoch: u64) -> Result<(),
 }
 
 /// Opens the disks and taps of a VM that is this host's in this epoch.
-fn open(plane: &ControlPlane, running: &Running, epoch: u64) -> Result<(), String> {
+fn open(plane: &ControlPlane, running: &Running, epoch: u64, left: &mut LeftLocks) -> Result<(), String> {
     let vm = &running.vm;
     let datastore = plane.datastores.get(&vm.datastore);
     let datastore = datastore.ok_or_else(|| format!("datastore {} is not configured here any more", vm.datastore))?;
     let located = Located { name: vm.vm.clone(), datastore, config_text: running.config_text.clone() };
-    let opened = take_disks(plane, &located, running, &mut LeftLocks::default()).map_err(Unattached::reason);
+    let opened = take_disks(plane, &located, running, left).map_err(Unattached::reason);
     let opened = opened.and_then(|()| still_ours(plane, running, epoch)).and_then(|()| plane.open_taps(running));
     opened.map_err(|reason| reason.cause)
 }
@@ -372,6 +373,9 @@ fn prepare<'a>(plane: &'a Arc<ControlPlane>, incoming: &Incoming) -> Result<Prep
     let vm = &incoming.vm;
     let what = format!("VM {} cannot come to {}", vm.name, plane.name());
     plane.refuse_if_ending(&what).map_err(|refusal| refusal.reasons)?;
+    if let Some(reason) = maintenance::reason(plane) {
+        return Err(vec![reason]);
+    }
     let located = locate(plane, &vm.name, &what).map_err(|refusal| refusal.reasons)?;
     if *located.datastore.name() != vm.datastore {
         let hint = "give the shared datastore one name on all hosts: config show";

@@ -17,9 +17,11 @@ use crate::boot_id::boot_id;
 use crate::configuration::Configuration;
 use crate::datastore::{Datastore, Datastores};
 use crate::host::discovery::{HostRecord, Hosts, MigrationRecord, RUNNING_MAX, hex_of};
+use crate::host::disk_locks::Servers;
 use crate::host::ends::Unwatched;
 use crate::host::engine::Engine;
 use crate::host::leases::Leases;
+use crate::host::maintenance::Maintenance;
 use crate::host::moves::Moves;
 use crate::host::owed::Owed;
 use crate::host::running::Running;
@@ -53,6 +55,8 @@ pub struct ControlPlane {
     pub engine: Engine,
     /// Hosts that share a datastore.
     pub hosts: Arc<Hosts>,
+    /// Servers that were told of dead hosts.
+    pub servers: Servers,
     /// VMs that this host has to do with.
     pub vms: Vms,
     /// Migrations that it takes or took part in.
@@ -63,6 +67,8 @@ pub struct ControlPlane {
     pub(super) listed: Mutex<BTreeMap<DatastoreName, Vec<VmRow>>>,
     /// VMs that nobody watches yet.
     pub unwatched: Unwatched,
+    /// Whether VMs may come to run here.
+    pub maintenance: Maintenance,
     /// It is being shut down: nothing begins any more.
     pub(super) ending: AtomicBool,
     /// It gives its leases on the datastores up: none is asked for any more.
@@ -256,6 +262,7 @@ impl ControlPlane {
             beat,
             boot: Some(format!("{:032x}", boot_id())),
             left: false,
+            maintenance: self.maintenance.is_on(),
             vms: u32::try_from(running.len()).unwrap_or(u32::MAX),
             running: running.into_iter().take(RUNNING_MAX).collect(),
             cpus: Some(logical_processors()),

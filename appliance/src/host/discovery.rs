@@ -87,7 +87,7 @@ pub fn keep(plane: &Arc<ControlPlane>) {
         }
         // The first records are exchanged at once when a datastore comes up, and often while hosts are new.
         let pause = if beat < 20 { 1_000 } else { limits::HOST_HEARTBEAT_MS };
-        std::thread::sleep(Duration::from_millis(pause));
+        plane.maintenance.wait(Duration::from_millis(pause));
     }
 }
 
@@ -98,7 +98,9 @@ pub fn leave(plane: &ControlPlane) {
         for datastore in plane.datastores.all().into_iter().filter(|datastore| datastore.available()) {
             let Some(record) = plane.hosts.record_on(datastore.name(), plane.name()) else { continue };
             let beat = record.beat + 1;
-            let last = HostRecord { left: true, beat, vms: 0, running: Vec::new(), migration: None, ..record };
+            let maintenance = plane.maintenance.is_on();
+            let last =
+                HostRecord { left: true, maintenance, beat, vms: 0, running: Vec::new(), migration: None, ..record };
             scope.spawn(move || {
                 if let Err(error) = write(&datastore, &last) {
                     let name = datastore.name();
@@ -201,10 +203,16 @@ fn exchange(
     if let Some(twin) = remembered.look(datastore, own, found) {
         plane.hosts.note_twin(own, &twin, Instant::now());
     }
+    if plane.maintenance.was_left(remembered.last_boot.was_in_maintenance()) {
+        log::warn!(
+            "this host was in maintenance when it went down, and still is: no VM starts here or moves to here until: host maintenance exit"
+        );
+    }
+    let maintenance = plane.maintenance.is_on();
     let earlier = remembered.past.get(datastore.name()).cloned().unwrap_or_default();
     let twins = plane.hosts.twins(&own.name);
     let twin = twins.and_then(|twins| twins.identities.into_iter().find(|identity| *identity != own.identity));
-    let own = HostRecord { earlier, twin, ..own.clone() };
+    let own = HostRecord { earlier, twin, maintenance, ..own.clone() };
     let file = record_file(&own.name);
     write(datastore, &own)?;
     remembered.wrote(datastore);
@@ -274,9 +282,11 @@ fn read(datastore: &Datastore, name: &HostName) -> Result<Result<Option<HostReco
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::host::HostState;
+    use crate::api::host::{HostState, VmState};
     use crate::api::lease::{GONE, Holder, LeaseAnswer, VmOnDatastore};
+    use crate::host::caller::Caller;
     use crate::host::control_plane::stand_in::Place;
+    use crate::host::{maintenance, start};
 
     #[test]
     fn a_record_that_cannot_be_read_hides_no_other_host_and_is_told_once() {
@@ -311,6 +321,36 @@ mod tests {
         hosts.note(datastore.name(), left, Instant::now());
         let other = "host-z".parse().expect("valid");
         assert_eq!(hosts.all(&other).remove(0).state, HostState::Off);
+    }
+
+    #[test]
+    fn a_host_that_went_down_in_maintenance_is_in_it_after_its_boot_and_takes_no_vm_in_until_somebody_ends_it() {
+        let place = Place::without_datastore("was-in-maintenance", |_| LeaseAnswer::Holder(None));
+        let left = HostRecord { boot: Some("old".to_owned()), left: true, maintenance: true, ..example("host-a", 9) };
+        place.write("hosts/host-a/record.toml", &toml::to_string(&left).expect("written"));
+        let plane = &place.plane;
+        let datastore = plane.datastores.all().remove(0);
+        place.wait("the datastore is there", || datastore.available());
+        let mut remembered = Remembered::default();
+        let web = "web".parse().expect("valid");
+        let mut exchanged = |beat| {
+            exchange(plane, &datastore, &plane.own_record(beat), &mut remembered).expect("exchanged");
+            read(&datastore, plane.name()).expect("read").expect("understood").expect("written").maintenance
+        };
+        assert!(exchanged(1), "others are told");
+        let refusal = start::start(plane, &web, &Caller::nobody()).expect_err("refused").to_string();
+        assert!(refusal.contains("host-a is in maintenance") && refusal.contains("host maintenance exit"), "{refusal}");
+        // A guest that restarts is none that comes.
+        let ended = plane.vms.claim(&web, VmState::Releasing, "it ends").expect("nothing else is done with it");
+        let refusal = start::start_again(plane, &web, ended).expect_err("there is no such VM").to_string();
+        assert!(!refusal.contains("maintenance"), "{refusal}");
+        maintenance::exit(plane).expect("noted");
+        assert!(!exchanged(2));
+        let refusal = start::start(plane, &web, &Caller::nobody()).expect_err("there is no such VM").to_string();
+        assert!(!refusal.contains("maintenance"), "{refusal}");
+        maintenance::enter(plane).expect("noted");
+        leave(plane);
+        assert!(read(&datastore, plane.name()).expect("read").expect("understood").expect("written").maintenance);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use model::diagnosis::Reason;
-use model::names::HostName;
+use model::names::{DatastoreName, HostName};
 
 use crate::api::lease::DeadBoot;
 use crate::datastore::Datastore;
@@ -22,14 +22,53 @@ use crate::host::running::Running;
 const AGAIN: Duration = Duration::from_secs(3);
 /// How long after a host was asked for, and found dead, it counts as dead.
 const STAYS_DEAD: Duration = Duration::from_secs(3);
-/// What is known of each server that was asked.
-static SERVERS: Mutex<BTreeMap<SocketAddr, Arc<Mutex<Asked>>>> = Mutex::new(BTreeMap::new());
-
-/// What a server was asked, and by its lock who asks it: two that restart a client at once hinder each other.
+/// What is known of each server that was told of dead hosts.
 #[derive(Debug, Default)]
-struct Asked {
-    /// It has not said whether it gave up what it was told to, and what a person is told of it.
-    unanswered: Option<Reason>,
+pub struct Servers {
+    told: Mutex<BTreeMap<SocketAddr, Arc<Mutex<Unanswered>>>>,
+}
+
+impl Servers {
+    fn of(&self, server: SocketAddr) -> Arc<Mutex<Unanswered>> {
+        Arc::clone(lock(&self.told).entry(server).or_default())
+    }
+}
+
+/// The boots that a server was told to be dead, and of which it has not said that it gave up what they had, each by the datastore by which it
+/// was known to be dead, with what a person is told. Its lock is held by who tells the server: two that restart a client at once
+/// hinder each other.
+#[derive(Debug, Default)]
+struct Unanswered {
+    boots: BTreeMap<(DatastoreName, u128), Reason>,
+}
+
+impl Unanswered {
+    /// A look at a datastore found these boots dead: of others nothing can land there late, because who lives again has ended what it ran.
+    fn only_dead(&mut self, datastore: &DatastoreName, dead: &[DeadBoot]) {
+        self.boots.retain(|(of, boot), _| of != datastore || dead.iter().any(|dead| dead.boot == *boot));
+    }
+
+    /// The server was told of a boot. What it did not do leaves what was so before.
+    fn told(&mut self, datastore: &DatastoreName, boot: &DeadBoot, outcome: &Result<(), RestartError>) {
+        let of = (datastore.clone(), boot.boot);
+        match outcome {
+            Ok(()) => drop(self.boots.remove(&of)),
+            Err(RestartError::Unanswered(_)) => {
+                let cause = format!(
+                    "its server was told that {} is dead, and has not said that it keeps nothing for it",
+                    boot.name
+                );
+                self.boots.insert(of, Reason::new(cause, format!("datastore show {datastore}")));
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Whether locks of a datastore may be taken.
+    fn may_lock(&self, datastore: &DatastoreName) -> Result<(), Reason> {
+        let mut waits = self.boots.iter().filter(|((of, _), _)| of == datastore);
+        waits.next().map_or(Ok(()), |(_, reason)| Err(reason.clone()))
+    }
 }
 
 /// Gives a VM its disks, as [`attach_disks`] does, and makes the server give up the locks that dead hosts left there.
@@ -67,7 +106,8 @@ impl LeftLocks {
         is_locked: impl Fn(&T) -> bool,
     ) -> Result<T, Reason> {
         let Some(server) = datastore.keeper_of_locks() else { return Ok(take()) };
-        if lock(&asked_of(server)).unanswered.is_some() {
+        let may_lock = lock(&plane.servers.of(server)).may_lock(datastore.name());
+        if may_lock.is_err() {
             self.give_up(plane, datastore)?;
         }
         let taken = take();
@@ -81,62 +121,62 @@ impl LeftLocks {
     /// As those of [`LeftLocks::take`].
     pub fn give_up(&mut self, plane: &ControlPlane, datastore: &Datastore) -> Result<bool, Reason> {
         let Some(server) = datastore.keeper_of_locks() else { return Ok(false) };
-        let server_asked = asked_of(server);
-        let mut server_asked = lock(&server_asked);
-        if self.asked.is_some_and(|asked| asked.elapsed() < AGAIN) {
-            return server_asked.unanswered.clone().map_or(Ok(false), Err);
+        let unanswered = plane.servers.of(server);
+        let mut unanswered = lock(&unanswered);
+        let mut given_up = false;
+        if self.asked.is_none_or(|asked| asked.elapsed() >= AGAIN) {
+            let by = Instant::now() + STAYS_DEAD;
+            match plane.leases.dead_boots(datastore.name()) {
+                Ok(dead) => {
+                    unanswered.only_dead(datastore.name(), &dead);
+                    given_up = tell(server, datastore, &dead_everywhere(plane, datastore, dead), by, &mut unanswered);
+                }
+                Err(failure) => {
+                    log::warn!("datastore {}: which hosts are dead is not known: {failure}", datastore.name());
+                }
+            }
+            self.asked = Some(Instant::now());
         }
-        let by = Instant::now() + STAYS_DEAD;
-        let dead = dead_everywhere(plane, datastore);
-        let given_up = tell(server, datastore, &dead, by);
-        self.asked = Some(Instant::now());
-        server_asked.unanswered = given_up.as_ref().err().cloned();
-        given_up
+        unanswered.may_lock(datastore.name()).map(|()| given_up)
     }
-}
-
-fn asked_of(server: SocketAddr) -> Arc<Mutex<Asked>> {
-    Arc::clone(lock(&SERVERS).entry(server).or_default())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Tells the server that these are dead; whether it gave up what any of them may have had.
-fn tell(server: SocketAddr, datastore: &Datastore, dead: &[DeadBoot], by: Instant) -> Result<bool, Reason> {
+/// Tells the server that these are dead, until it does not do it; whether it gave up what any of them may have had.
+fn tell(
+    server: SocketAddr,
+    datastore: &Datastore,
+    dead: &[DeadBoot],
+    by: Instant,
+    unanswered: &mut Unanswered,
+) -> bool {
     let mut given_up = false;
-    for DeadBoot { name, boot, .. } in dead {
-        match restart(server, *boot, name.as_str(), by) {
-            Ok(()) => {
-                log::info!("datastore {}: its server was told that {name} is dead", datastore.name());
-                given_up = true;
-            }
+    for one in dead {
+        let (store, name) = (datastore.name(), &one.name);
+        let outcome = restart(server, one.boot, name.as_str(), by);
+        unanswered.told(store, one, &outcome);
+        match outcome {
+            Ok(()) => log::info!("datastore {store}: its server was told that {name} is dead"),
             Err(error @ RestartError::Unanswered(_)) => {
-                log::warn!("datastore {}: its server was told that {name} is dead: {error}", datastore.name());
-                let cause =
-                    format!("its server was told that {name} is dead, and has not said that it keeps nothing for it");
-                return Err(Reason::new(cause, format!("datastore show {}", datastore.name())));
+                log::warn!("datastore {store}: its server was told that {name} is dead: {error}");
+                break;
             }
             Err(error) => {
-                log::warn!("datastore {}: its server was not told that {name} is dead: {error}", datastore.name());
+                log::warn!("datastore {store}: its server was not told that {name} is dead: {error}");
                 break;
             }
         }
+        given_up = true;
     }
-    Ok(given_up)
+    given_up
 }
 
-/// The boots of hosts that died on a datastore, and live on no other. A datastore is asked once, and only if one of them named it: it looks
-/// anew for each question, and may hang.
-fn dead_everywhere(plane: &ControlPlane, datastore: &Datastore) -> Vec<DeadBoot> {
-    let dead = match plane.leases.dead_boots(datastore.name()) {
-        Ok(dead) => dead,
-        Err(failure) => {
-            log::warn!("datastore {}: which hosts are dead is not known: {failure}", datastore.name());
-            return Vec::new();
-        }
-    };
+/// The boots among those that are `dead` on a datastore that live on no other. A datastore is asked once, and only if one of them named it:
+/// it looks anew for each question, and may hang.
+fn dead_everywhere(plane: &ControlPlane, datastore: &Datastore, dead: Vec<DeadBoot>) -> Vec<DeadBoot> {
     let area_of = |datastore: &Datastore| plane.hosts.area(plane.name(), datastore.name());
     let mut dead_in: BTreeMap<String, Vec<DeadBoot>> = BTreeMap::new();
     dead_in.extend(area_of(datastore).map(|area| (area, dead.clone())));
@@ -211,6 +251,32 @@ mod tests {
         assert!(may(&said(&[Some("1"), Some("2")]), &|_| true));
         assert!(!may(&said(&[Some("1"), None]), &|_| true), "it had not opened that one");
         assert!(!may(&said(&[]), &|_| true), "an older build does not tell");
+    }
+
+    #[test]
+    fn no_lock_is_taken_until_the_server_has_said_that_it_keeps_nothing_for_the_dead() {
+        let (lab, spare): (DatastoreName, DatastoreName) =
+            ("lab".parse().expect("valid"), "spare".parse().expect("valid"));
+        let dead = dead(false);
+        let silent = || Err(RestartError::Unanswered(std::io::ErrorKind::TimedOut.into()));
+        let mut unanswered = Unanswered::default();
+        unanswered.told(&lab, &dead, &silent());
+        let refusal = unanswered.may_lock(&lab).expect_err("it may be about to").cause;
+        assert!(refusal.contains("told that host-b is dead"), "{refusal}");
+        // Asked again it is too late, or not reached; another datastore of that server knows nothing of that host.
+        for outcome in [Err(RestartError::TooLate), Err(RestartError::Io(std::io::ErrorKind::TimedOut.into()))] {
+            unanswered.told(&lab, &dead, &outcome);
+            unanswered.only_dead(&spare, &[]);
+            unanswered.only_dead(&lab, std::slice::from_ref(&dead));
+            assert!(unanswered.may_lock(&lab).is_err(), "{outcome:?}");
+            assert!(unanswered.may_lock(&spare).is_ok(), "that host had nothing there");
+        }
+        unanswered.told(&lab, &dead, &Ok(()));
+        assert!(unanswered.may_lock(&lab).is_ok());
+        // Or it lives again, and so has ended what it ran.
+        unanswered.told(&lab, &dead, &silent());
+        unanswered.only_dead(&lab, &[]);
+        assert!(unanswered.may_lock(&lab).is_ok());
     }
 
     #[test]

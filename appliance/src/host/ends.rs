@@ -8,10 +8,10 @@ use std::time::Duration;
 use crate::api::channel::ChannelError;
 use crate::api::vmm::{VmmAnswer, VmmEvent, VmmRequest};
 use crate::host::born::Born;
-use crate::host::caller::Caller;
 use crate::host::control_plane::ControlPlane;
 use crate::host::reap::{self, GONE_BOUND};
 use crate::host::running::Running;
+use crate::host::vms::Claim;
 use crate::host::{owed, start};
 use crate::journal;
 
@@ -112,8 +112,7 @@ fn watch_to_end(plane: &Arc<ControlPlane>, running: &Arc<Running>, child: Option
     log::info!(target: journal::NEWS, "VM {} ended: {}{again}", vm.vm, plane.vms.last_end(&vm.vm).unwrap_or(told));
     running.drop_taps();
     if matches!(end, End::Reset) {
-        drop(releasing);
-        restart(plane, &running);
+        restart(plane, &running, releasing);
     } else {
         // Tried again if it cannot be done now.
         let _ = owed::give_up(plane, vm);
@@ -158,9 +157,9 @@ fn hear(running: &Running) -> Result<End, ChannelError> {
 }
 
 /// Starts a VM again whose guest asked for a reset, under the lease that this host still holds.
-fn restart(plane: &Arc<ControlPlane>, before: &Running) {
+fn restart(plane: &Arc<ControlPlane>, before: &Running, ended: Claim<'_>) {
     let name = &before.vm.vm;
-    if let Err(refusal) = start::start(plane, name, &Caller::nobody()) {
+    if let Err(refusal) = start::start_again(plane, name, ended) {
         log::error!("VM {name} was reset by its guest and did not come up again: {refusal}");
         owed::owe(plane, &before.vm);
     }

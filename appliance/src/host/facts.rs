@@ -31,7 +31,7 @@ pub fn facts(plane: &ControlPlane) -> Option<HostFacts> {
         memory_free: plane.memory_free(),
         datastores: plane.datastores.all().iter().map(|datastore| datastore_facts(plane, datastore)).collect(),
         port_groups: groups.collect(),
-        maintenance: false,
+        maintenance: plane.maintenance.is_on(),
         // The migration engine knows it.
         nic: NicFacts::default(),
         // The migration engine counts them.

@@ -11,6 +11,7 @@ use crate::host::clashes;
 use crate::host::clone::leftovers;
 use crate::host::control_plane::ControlPlane;
 use crate::host::leases::LeaseFailure;
+use crate::host::maintenance;
 
 /// Looks at everything that can be wrong with this host.
 pub fn checks(plane: &ControlPlane) -> Vec<Check> {
@@ -32,6 +33,7 @@ pub fn checks(plane: &ControlPlane) -> Vec<Check> {
     };
     let mut checks = vec![
         check("configuration", "read without errors", config.collect()),
+        maintenance::check(plane),
         check("KVM", "usable", kvm_problem().into_iter().collect()),
         check("network", "as configured", network),
         check("migration stack", stack, trouble.into_iter().collect()),
@@ -44,7 +46,7 @@ pub fn checks(plane: &ControlPlane) -> Vec<Check> {
     let leases = plane.leases.status();
     checks.push(check("leases", "renewed", lease_problems(plane, &leases)));
     let device = plane.configuration.config.as_ref().and_then(|config| config.watchdog.clone());
-    let armed = leases.ok().and_then(|leases| Some(leases.first()?.watchdog));
+    let armed = leases.ok().and_then(|leases| Some(leases.iter().find(|lease| lease.held)?.watchdog));
     let (found, problem) = watchdog(device.as_deref(), armed);
     checks.push(check("watchdog", &found, problem.into_iter().collect()));
     checks.push(clashes::check(plane));

@@ -6,10 +6,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use model::limits;
 use model::names::{DatastoreName, VmName};
 
-use crate::api::lease::{LeaseEvent, LeaseRequest};
+use crate::api::lease::{HELD_BOUND, LeaseEvent, LeaseRequest};
 use crate::datastore::Datastore;
 use crate::host::caller::Caller;
 use crate::host::control_plane::ControlPlane;
@@ -21,11 +20,6 @@ use crate::journal;
 const KEEP: Duration = Duration::from_secs(1);
 /// Name of the lease area of a datastore, from its root.
 const LEASE_AREA: &str = "godwit/lease";
-/// How long a host lease may take: after a crash this host's last life has to expire, what it had begun to write has to
-/// have settled, and a slot has to be claimed.
-const HELD_BOUND: Duration = Duration::from_millis(
-    limits::LEASE_EXPIRY_MS + limits::LEASE_SETTLE_MS + limits::LEASE_CLAIM_IO_MS + limits::LEASE_CLAIM_WAIT_MS,
-);
 /// Pause between two questions whether a host lease is held.
 const ASK: Duration = Duration::from_millis(500);
 

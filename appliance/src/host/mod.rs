@@ -11,6 +11,7 @@
 //!                 ├─────> clone        a stopped VM is copied (plan, hold, carry)
 //!                 ├─────> lease_break  a lease that is to be nobody's
 //!                 ├─────> departures   migrations away from here, with the migration role (engine)
+//!                 ├─────> maintenance  no VM comes to run here any more
 //!                 └─────> ending       the end of the host
 //!
 //!              ends       what follows when a guest, or its monitor (reap, kernel_log), ends
@@ -55,6 +56,7 @@ pub mod load;
 pub mod located;
 pub mod logs;
 pub mod mac_addresses;
+pub mod maintenance;
 pub mod monitor;
 pub mod moves;
 pub mod news;

@@ -12,9 +12,11 @@ use crate::configuration;
 use crate::datastore::Datastores;
 use crate::host::control_plane::ControlPlane;
 use crate::host::discovery::{self, Hosts, bytes_of_hex};
+use crate::host::disk_locks::Servers;
 use crate::host::ends::Unwatched;
 use crate::host::engine::Engine;
 use crate::host::leases::Leases;
+use crate::host::maintenance::Maintenance;
 use crate::host::moves::Moves;
 use crate::host::owed::{self, Owed};
 use crate::host::vms::Vms;
@@ -94,11 +96,13 @@ pub(super) fn plane(run_dir: &RunDir) -> io::Result<ControlPlane> {
         leases: Leases::new(run_dir, Arc::clone(&hosts)),
         engine: Engine::new(run_dir),
         hosts,
+        servers: Servers::default(),
         vms: Vms::default(),
         moves: Moves::default(),
         owed: Owed::default(),
         listed: std::sync::Mutex::default(),
         unwatched: Unwatched::default(),
+        maintenance: Maintenance::of_this_boot(run_dir),
         ending: AtomicBool::new(false),
         leaving: AtomicBool::new(false),
         asking: RwLock::new(()),

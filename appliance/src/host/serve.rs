@@ -12,7 +12,7 @@ use crate::api::init::InitRequest;
 use crate::host::caller::Caller;
 use crate::host::control_plane::ControlPlane;
 use crate::host::news::NEWS;
-use crate::host::{answers, clone, departures, lease_break, lifecycle, moves, start, whereabouts};
+use crate::host::{answers, clone, departures, lease_break, lifecycle, maintenance, moves, start, whereabouts};
 
 /// Serves consoles until the process ends.
 pub fn serve(plane: &Arc<ControlPlane>, listener: &Listener) {
@@ -97,6 +97,8 @@ fn carry_out(plane: &Arc<ControlPlane>, request: HostRequest, caller: &Caller<'_
             let (last, items) = NEWS.after(after);
             alone(Ok(HostAnswer::News { last, items }))
         }
+        HostRequest::HostMaintenance { on: true } => line(maintenance::enter(plane)),
+        HostRequest::HostMaintenance { on: false } => line(maintenance::exit(plane)),
         HostRequest::HostReboot => line(plane.end_host(InitRequest::Reboot)),
         HostRequest::HostShutdown => line(plane.end_host(InitRequest::Shutdown)),
         other => alone(answers::answer(plane, &other)),

@@ -21,7 +21,7 @@ use crate::host::host_lease::Waited;
 use crate::host::located::{KERNEL_HINT, Located, locate};
 use crate::host::running::Running;
 use crate::host::vms::{Claim, Unclaimed};
-use crate::host::{checks, ends, host_lease, owed, record, settling};
+use crate::host::{checks, ends, host_lease, maintenance, owed, record, settling};
 
 /// Pause before a disk's lock is tried again.
 pub(super) const LOCK_AGAIN: Duration = Duration::from_secs(1);
@@ -34,7 +34,27 @@ const IS_NOT_HERE: [VmState; 3] = [VmState::MovingIn, VmState::Cloning, VmState:
 /// # Errors
 /// Every reason why it cannot start here, or who holds it.
 pub fn start(plane: &Arc<ControlPlane>, name: &VmName, caller: &Caller<'_>) -> Result<String, Diagnosis> {
-    let what = format!("VM {name} was not started");
+    match maintenance::reason(plane) {
+        Some(reason) => Err(Diagnosis::of(not_started(name), vec![reason])),
+        None => carry_out(plane, name, caller, None),
+    }
+}
+
+/// The same for a VM whose guest restarts, under the claim that its end here left: maintenance ends nothing that runs.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_again<'a>(plane: &'a Arc<ControlPlane>, name: &VmName, ended: Claim<'a>) -> Result<String, Diagnosis> {
+    carry_out(plane, name, &Caller::nobody(), Some(ended))
+}
+
+fn carry_out<'a>(
+    plane: &'a Arc<ControlPlane>,
+    name: &VmName,
+    caller: &Caller<'_>,
+    ended: Option<Claim<'a>>,
+) -> Result<String, Diagnosis> {
+    let what = not_started(name);
     plane.refuse_if_ending(&what)?;
     caller.progress(&format!("starting {name}"), None);
     let located = locate(plane, name, &what)?;
@@ -42,7 +62,7 @@ pub fn start(plane: &Arc<ControlPlane>, name: &VmName, caller: &Caller<'_>) -> R
     let Ok(config) = &draft.config else {
         return Err(Diagnosis::of(&what, checks::start_problems(plane, &located, &draft)));
     };
-    let _claim = claim(plane, &located, &draft, config.memory, &what, caller)?;
+    let _claim = claim(plane, &located, &draft, config.memory, &what, caller, ended)?;
     let problems = checks::start_problems(plane, &located, &draft);
     if !problems.is_empty() {
         return Err(Diagnosis::of(&what, problems));
@@ -78,6 +98,10 @@ pub fn start(plane: &Arc<ControlPlane>, name: &VmName, caller: &Caller<'_>) -> R
     started.map_err(|reason| Diagnosis::of(&what, vec![reason]))
 }
 
+fn not_started(name: &VmName) -> String {
+    format!("VM {name} was not started")
+}
+
 /// Begins to work on the VM, with its memory, as soon as a lease of an earlier start is given up.
 fn claim<'a>(
     plane: &'a ControlPlane,
@@ -86,16 +110,21 @@ fn claim<'a>(
     memory: Bytes,
     what: &str,
     caller: &Caller<'_>,
+    ended: Option<Claim<'a>>,
 ) -> Result<Claim<'a>, Diagnosis> {
     let name = &located.name;
-    while plane.vms.state(name) == Some(VmState::Releasing) {
+    while ended.is_none() && plane.vms.state(name) == Some(VmState::Releasing) {
         caller.progress(&format!("waiting until an earlier lease of {name} is given up"), None);
         if caller.cancelled_within(LOOK) {
             break;
         }
     }
     let most = plane.memory_for_vms().0;
-    plane.vms.claim_with(name, VmState::Starting, what, memory.0, most).map_err(|unclaimed| match unclaimed {
+    let claimed = match ended {
+        Some(ended) => ended.followed_by(VmState::Starting, memory.0, most),
+        None => plane.vms.claim_with(name, VmState::Starting, what, memory.0, most),
+    };
+    claimed.map_err(|unclaimed| match unclaimed {
         // Until its move is committed it is its source's; what is copied or made does not run.
         Unclaimed::Busy(busy) if plane.vms.state(name).is_some_and(|now| IS_NOT_HERE.contains(&now)) => busy,
         Unclaimed::Busy(busy) => busy.vm_now(format!("it is on {}, this host", plane.name())),

@@ -148,14 +148,25 @@ impl Vms {
         most: u64,
     ) -> Result<Claim<'_>, Unclaimed> {
         let mut entries = self.lock();
-        let free = most.saturating_sub(entries.memory_beside(Some(vm)));
-        let entry = entries.vms.entry(vm.clone()).or_default();
-        if let Some(now) = entry.state() {
+        if let Some(now) = entries.vms.get(vm).and_then(Entry::state) {
             return Err(Unclaimed::Busy(busy(vm, now, what)));
         }
+        self.begin(&mut entries, vm, doing, memory, most)
+    }
+
+    fn begin(
+        &self,
+        entries: &mut Entries,
+        vm: &VmName,
+        doing: VmState,
+        memory: u64,
+        most: u64,
+    ) -> Result<Claim<'_>, Unclaimed> {
+        let free = most.saturating_sub(entries.memory_beside(Some(vm)));
         if memory > free {
             return Err(Unclaimed::Short { free });
         }
+        let entry = entries.vms.entry(vm.clone()).or_default();
         entry.end_is_known = false;
         entry.booked = memory;
         let ticket = entries.begin_work(vm, doing);
@@ -302,7 +313,20 @@ pub struct Claim<'a> {
     ticket: u64,
 }
 
-impl Claim<'_> {
+impl<'a> Claim<'a> {
+    /// Another claim follows without a moment in which somebody else could have the VM; as [`Vms::claim_with`] otherwise.
+    ///
+    /// # Errors
+    /// There is not enough memory beside the other VMs; nothing is claimed then.
+    pub fn followed_by(self, doing: VmState, memory: u64, most: u64) -> Result<Claim<'a>, Unclaimed> {
+        let vms = self.vms;
+        let mut entries = vms.lock();
+        // Dropped after it, this claim clears nothing that has the ticket of another.
+        let next = vms.begin(&mut entries, &self.vm, doing, memory, most);
+        drop(entries);
+        next
+    }
+
     /// Whether the VM did not come to run here yet.
     pub fn is_open(&self) -> bool {
         let entries = self.vms.lock();

@@ -13,6 +13,7 @@ use protocol::lease::host_lease::{HostIdentity, Remembered, Standing};
 use protocol::lease::identity::AreaId;
 use protocol::lease::keeper::{Effect, HostView, Input, IoId, IoResult, Keeper, RequestId};
 use protocol::lease::layout::Area;
+use protocol::lease::record::Watchdog as Kind;
 use protocol::lease::vm_lease::{Answer, LeaseError, Request};
 use protocol::lease::watch::DeadBoot;
 use protocol::time::{Duration, Instant};
@@ -159,10 +160,16 @@ fn run(place: &Place, watchdog: &Watchdog, own: &Sender<Told>, told: &Receiver<T
             Err(error) => {
                 let why = plain(&error);
                 log::error!("lease area of datastore {}: {why}", place.datastore);
-                refuse_for(told, RETRY, &why);
+                if refuse_for(told, RETRY, &why) {
+                    return;
+                }
             }
         }
     };
+    // Not before: nothing feeds it while a server does not let the area be opened, and no VM runs that it would have to end.
+    let armed = place.watchdog.as_deref().map_or(Kind::None, |device| watchdog.arm(device));
+    let identity = HostIdentity { watchdog: armed, ..place.identity.clone() };
+    let place = &Place { identity, ..place.clone() };
     let chance = now().nanos() ^ u64::from(std::process::id());
     let mut running = Running {
         place,
@@ -194,15 +201,18 @@ fn look_after_connections(place: &Place) -> Option<LookedAfter> {
         .ok()
 }
 
-/// Answers that nothing can be done, for a while.
-fn refuse_for(told: &Receiver<Told>, pause: Wait, why: &str) {
+/// Answers that nothing can be done, for a while; whether it is to be given up.
+fn refuse_for(told: &Receiver<Told>, pause: Wait, why: &str) -> bool {
     let until = std::time::Instant::now() + pause;
     while let Ok(message) = told.recv_timeout(until.saturating_duration_since(std::time::Instant::now())) {
         // Who asked may have given up.
         match message {
             Told::Ask(_, reply) => drop(reply.send(Err(LeaseError::Storage))),
             Told::Guard(_, _, reply) => drop(reply.send(Err(std::io::Error::other(why.to_owned())))),
-            Told::Leave(reply) => drop(reply.send(Ok(()))),
+            Told::Leave(reply) => {
+                drop(reply.send(Ok(())));
+                return true;
+            }
             Told::DeadBoots(reply) => drop(reply),
             Told::Standing(reply) => {
                 drop(reply.send(View { trouble: why.to_owned(), ..View::default() }));
@@ -210,6 +220,7 @@ fn refuse_for(told: &Receiver<Told>, pause: Wait, why: &str) {
             Told::IoEnded(..) | Told::Killed(_) => {}
         }
     }
+    false
 }
 
 impl Running<'_> {

@@ -19,7 +19,8 @@ use protocol::lease::watch::{self, Death, Life};
 
 use crate::api::channel::{Channel, ChannelError};
 use crate::api::lease::{
-    DatastoreLease, DeadBoot, GONE, Holder, HostLease, LeaseAnswer, LeaseEvent, LeaseRequest, TakenFrom, VmOnDatastore,
+    DatastoreLease, DeadBoot, GONE, HELD_BOUND, Holder, HostLease, LeaseAnswer, LeaseEvent, LeaseRequest, TakenFrom,
+    VmOnDatastore,
 };
 use crate::api::paths::RunDir;
 use crate::boot_id::boot_id;
@@ -35,8 +36,6 @@ const REPLY_BOUND: Duration = Duration::from_millis(limits::API_REQUEST_MS_MAX +
 const LOOK_BOUND: Duration = Duration::from_secs(2);
 /// How long a look at a datastore may take that is to begin after it was asked for.
 const FRESH_LOOK_BOUND: Duration = Duration::from_secs(4);
-/// How long a new datastore may take until its host lease is held: its last life may have to expire.
-const OPEN_BOUND: Duration = Duration::from_millis(2 * limits::LEASE_EXPIRY_MS);
 
 /// A datastore's thread, and who this host is there.
 #[derive(Clone)]
@@ -175,13 +174,13 @@ impl Leases {
         if datastores.contains_key(datastore) {
             return Ok(());
         }
-        let kind = watchdog.as_deref().map_or(Kind::None, |device| self.watchdog.arm(device));
         let place = Place {
             datastore: datastore.clone(),
             area,
             guards: self.run_dir.path().join(format!("guards-{datastore}")),
             memory: self.run_dir.path().to_owned(),
-            identity: HostIdentity { host, boot: BootId(boot_id()), name, watchdog: kind },
+            // Known when it is armed.
+            identity: HostIdentity { host, boot: BootId(boot_id()), name, watchdog: Kind::None },
             watchdog,
             inherited,
         };
@@ -202,7 +201,7 @@ impl Leases {
         if let Err(error) = self.keep(datastore, area, who, watchdog, None) {
             return LeaseAnswer::Failed(format!("no thread for the datastore: {error}"));
         }
-        let deadline = Instant::now() + if known { Duration::ZERO } else { OPEN_BOUND };
+        let deadline = Instant::now() + if known { Duration::ZERO } else { HELD_BOUND };
         loop {
             match self.view(datastore) {
                 Ok(view) if view.held => return LeaseAnswer::Done,

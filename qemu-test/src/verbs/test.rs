@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
+use crate::debian;
 use crate::error::Result;
 use crate::home::Home;
 use crate::setup::{self, Purpose};
@@ -17,9 +18,14 @@ pub(super) fn run(home: &Home, quick: bool, nested_only: Option<&str>) -> Result
     }
     setup::ensure(&purposes)?;
     let mut tally = Tally::default();
-    if nested_only.is_none() {
-        check_source(home, &mut tally);
-    }
+    std::thread::scope(|scope| {
+        // The mirror takes minutes, in which the machine compiles. What fails here is tried again, and told, where it is needed.
+        let fetching = (!quick).then(|| scope.spawn(|| debian::fetch_all(home)));
+        if nested_only.is_none() {
+            check_source(home, &mut tally);
+        }
+        fetching.map(|fetching| fetching.join());
+    });
     if !quick {
         check_nested(home, nested_only.unwrap_or_default(), &mut tally);
     }

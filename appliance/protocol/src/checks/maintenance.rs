@@ -1,6 +1,7 @@
 //! The destination takes VMs in.
 
 use model::diagnosis::Reason;
+use model::names::HostName;
 
 use super::judge::{Conditions, Finding};
 
@@ -15,8 +16,12 @@ pub fn check(conditions: &Conditions<'_>) -> Vec<Finding> {
     if !conditions.destination.maintenance {
         return Vec::new();
     }
-    let reason = Reason::new(format!("{host} is in maintenance"), format!("on {host}: host maintenance exit"));
-    vec![Finding::blocker(NAME, reason)]
+    vec![Finding::blocker(NAME, reason(host))]
+}
+
+/// Why no VM comes to run on a host that is in maintenance.
+pub fn reason(host: &HostName) -> Reason {
+    Reason::new(format!("{host} is in maintenance"), format!("on {host}: host maintenance exit"))
 }
 
 #[cfg(test)]

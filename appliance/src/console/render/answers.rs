@@ -88,6 +88,7 @@ fn host_text(host: &HostDetail) -> String {
         .line("KVM", if host.kvm { "usable" } else { "not usable: host check tells why" })
         .line("memory", memory)
         .line("VMs", host.vms)
+        .some("maintenance", host.maintenance.then_some("no VM starts here or moves to here"))
         .each("address", &host.addresses)
         .each("configuration error", &host.config_errors)
         .to_string()

@@ -9,6 +9,7 @@ pub(super) fn list(hosts: &[HostRow]) -> String {
     for host in hosts {
         let state = match (host.named_twice, host.state) {
             (true, _) => "named twice".to_owned(),
+            (false, state) if host.maintenance && state.runs() => "maintenance".to_owned(),
             (false, HostState::ThisHost) => "this host".to_owned(),
             (false, HostState::Alive) => "alive".to_owned(),
             (false, HostState::Silent) => format!("silent {}", span(host.seen_s)),
@@ -42,6 +43,7 @@ mod tests {
             name: name.parse().expect("valid"),
             state,
             named_twice,
+            maintenance: false,
             seen_s: 10_000,
             vms: 12,
             cpus: Some(64),
@@ -51,12 +53,16 @@ mod tests {
             migration_address: Some("192.168.100.111".parse().expect("valid")),
             version: "0.1.0".to_owned(),
         };
+        let closed = HostRow { maintenance: true, ..row("host-e", HostState::Alive, false) };
+        let off = HostRow { maintenance: true, ..row("host-f", HostState::Off, false) };
         let older = HostRow { busy_permille: None, cpus: None, ..row("host-d", HostState::Alive, false) };
         let rows = [
             row("host-a", HostState::ThisHost, false),
             row("host-b", HostState::Silent, false),
             row("host-c", HostState::Alive, true),
             older,
+            closed,
+            off,
         ];
         assert_eq!(
             list(&rows),
@@ -64,7 +70,9 @@ mod tests {
              host-a  this host    12   99 %  251.5 GiB  120.5 GiB  192.168.100.111  0.1.0\n\
              host-b  silent 2 h   12   -     251.5 GiB  120.5 GiB  192.168.100.111  0.1.0\n\
              host-c  named twice  12   99 %  251.5 GiB  120.5 GiB  192.168.100.111  0.1.0\n\
-             host-d  alive        12   -     251.5 GiB  120.5 GiB  192.168.100.111  0.1.0"
+             host-d  alive        12   -     251.5 GiB  120.5 GiB  192.168.100.111  0.1.0\n\
+             host-e  maintenance  12   99 %  251.5 GiB  120.5 GiB  192.168.100.111  0.1.0\n\
+             host-f  off 2 h      12   -     251.5 GiB  120.5 GiB  192.168.100.111  0.1.0"
         );
     }
 }

@@ -43,8 +43,14 @@ pub enum RestartError {
 /// The server did not do it, or it is not known whether it did: it may be asked again.
 pub fn restart(server: SocketAddr, boot: u128, host: &str, by: Instant) -> Result<(), RestartError> {
     // A host speaks one of them, and which is not known.
-    let outcomes = MINORS.map(|minor| restart_minor(server, minor, boot, host, by));
-    outcomes.into_iter().collect()
+    worst(MINORS.map(|minor| restart_minor(server, minor, boot, host, by)))
+}
+
+/// What is to be told of several tries: that one is not answered may hide behind no other failure.
+fn worst<const N: usize>(outcomes: [Result<(), RestartError>; N]) -> Result<(), RestartError> {
+    let (silent, others): (Vec<_>, Vec<_>) =
+        outcomes.into_iter().partition(|outcome| matches!(outcome, Err(RestartError::Unanswered(_))));
+    silent.into_iter().chain(others).collect()
 }
 
 fn restart_minor(server: SocketAddr, minor: u32, boot: u128, host: &str, by: Instant) -> Result<(), RestartError> {

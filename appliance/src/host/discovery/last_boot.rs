@@ -42,6 +42,11 @@ impl LastBoot {
         }
     }
 
+    /// Whether it was in maintenance, as far as is known by now.
+    pub(super) fn was_in_maintenance(&self) -> bool {
+        self.newest.as_ref().is_some_and(|newest| newest.maintenance)
+    }
+
     /// What a person is to be told, once, when all `datastores` were looked at or were waited for.
     pub(super) fn news<'a>(&mut self, mut datastores: impl Iterator<Item = &'a DatastoreName>) -> Option<String> {
         let waited = self.since?.elapsed() >= PATIENCE;

@@ -36,6 +36,9 @@ pub struct HostRecord {
     /// The host was shut down: this is its last word.
     #[serde(default)]
     pub left: bool,
+    /// It is in maintenance: no VM starts there or moves to there.
+    #[serde(default)]
+    pub maintenance: bool,
     /// VMs that run there.
     pub vms: u32,
     /// Which they are, the first [`RUNNING_MAX`] by name.
@@ -103,6 +106,7 @@ pub(crate) fn example(name: &str, beat: u64) -> HostRecord {
         beat,
         boot: None,
         left: false,
+        maintenance: false,
         vms: 0,
         running: Vec::new(),
         cpus: Some(8),

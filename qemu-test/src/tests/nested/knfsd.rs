@@ -25,7 +25,7 @@ const ENDED_BOUND: Duration = Duration::from_secs(60);
 pub(super) fn a_debian_guest_runs_from_the_kernels_nfs_server_and_moves_there_and_back(
     bench: &mut Bench,
 ) -> Result<Verdict> {
-    migration::there_and_back(bench, "deb", 1, migration::LOAD)?;
+    migration::there_and_back(bench, "deb", 1)?;
     // NFS 4.2 has more to offer than reads and writes, and a server may refuse it.
     for host in HOSTS {
         let log = bench.done(host, "log show vmm")?;

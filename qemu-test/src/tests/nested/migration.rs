@@ -7,36 +7,34 @@ use serde_json::Value;
 use crate::console::SerialLine;
 use crate::error::{LabError, Result};
 use crate::tests::nested::bench::{Bench, expect};
-use crate::tests::nested::guest::MOVE_BOUND;
+use crate::tests::nested::guest::{HOSTS, MOVE_BOUND};
 use crate::tests::tally::Verdict;
 
 /// Memory that the guest keeps rewriting, in MiB, and for how much of the link, in thousandths: several pre-copy rounds, and an end of
-/// them, whatever an emulated host carries today.
-pub(super) const LOAD: (u32, u32) = (32, 120);
-/// The same for two vCPUs on the one CPU of an emulated host.
-const LOAD_OF_TWO: (u32, u32) = (24, 60);
+/// them, whatever an emulated host carries today, also with two vCPUs on its one CPU.
+const LOAD: (u32, u32) = (24, 60);
 /// Pages that a link of one Mbit/s carries a second.
 const PAGES_OF_MBIT: u32 = 1_000_000 / 8 / 4096;
 
 const CTRL_C: u8 = 3;
 
 pub(super) fn a_vm_moves_there_and_back_three_times_while_its_client_talks(bench: &mut Bench) -> Result<Verdict> {
-    there_and_back(bench, "deb", 3, LOAD)
+    there_and_back(bench, "deb", 3)
 }
 
 pub(super) fn a_vm_with_two_vcpus_moves_there_and_back_three_times(bench: &mut Bench) -> Result<Verdict> {
     bench.end("deb")?;
-    let outcome = there_and_back(bench, "deb2", 3, LOAD_OF_TWO);
+    let outcome = there_and_back(bench, "deb2", 3);
     bench.end("deb2")?;
     outcome
 }
 
-/// Moves a VM so many times there and back, under this load on its memory and with a client that talks all the time: each
+/// Moves a VM so many times there and back, under load on its memory and with a client that talks all the time: each
 /// move is audited, no page is damaged, the disk and the client have lost nothing.
-pub(super) fn there_and_back(bench: &Bench, vm: &str, times: u32, load: (u32, u32)) -> Result<Verdict> {
+pub(super) fn there_and_back(bench: &Bench, vm: &str, times: u32) -> Result<Verdict> {
     bench.bring(vm, "host-a")?;
     let talker = bench.talk(vm)?;
-    let (mebibytes, share) = load;
+    let (mebibytes, share) = LOAD;
     let pages_per_second = link_mbits(bench, vm)? * PAGES_OF_MBIT * share / 1000;
     println!("  load: {pages_per_second} pages/s");
     bench.load_memory(vm, (mebibytes, pages_per_second))?;
@@ -115,6 +113,32 @@ pub(super) fn a_move_to_nowhere_is_refused_and_the_vm_stays(bench: &mut Bench) -
         expect(explained, || bench.unexpected("host-a", &command, &answer).to_string())?;
     }
     std::thread::sleep(Duration::from_millis(500));
+    expect(bench.settled_on("deb")? == "host-a", || "the VM left".into())?;
+    Ok(Verdict::Passed)
+}
+
+/// Nothing comes, and what is there stays and can leave.
+pub(super) fn a_host_in_maintenance_takes_no_vm_in(bench: &mut Bench) -> Result<Verdict> {
+    bench.bring("deb", "host-a")?;
+    bench.end("witness")?;
+    bench.can_move("deb", "host-a", "host-b")?;
+    bench.done("host-b", "host maintenance enter")?;
+    let refused = (|| {
+        for (host, command) in [("host-a", "vm migrate deb host-b --check"), ("host-b", "vm start witness")] {
+            let answer = bench.exec(host, command)?;
+            let told = answer.output.matches("host-b is in maintenance").count();
+            let explained = answer.status != 0 && told == 1 && answer.output.contains("host maintenance exit");
+            expect(explained, || bench.unexpected(host, command, &answer).to_string())?;
+        }
+        bench.says_in_the_end("host-a", "host list", "maintenance")?;
+        let entered = bench.done("host-a", "host maintenance enter")?;
+        expect(entered.contains("still here: deb;"), || format!("what is still there is not told: {entered}"))
+    })();
+    for host in HOSTS {
+        bench.done(host, "host maintenance exit")?;
+    }
+    refused?;
+    bench.can_move("deb", "host-a", "host-b")?;
     expect(bench.settled_on("deb")? == "host-a", || "the VM left".into())?;
     Ok(Verdict::Passed)
 }

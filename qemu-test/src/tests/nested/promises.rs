@@ -39,6 +39,7 @@ const ON_GANESHA: &[Promise] = promises![
     host: vm::a_damaged_lease_keeps_vms_from_starting_and_says_what_mends_it,
     migrate: migration::the_check_alone_moves_nothing,
     migrate: migration::a_move_to_nowhere_is_refused_and_the_vm_stays,
+    migrate: migration::a_host_in_maintenance_takes_no_vm_in,
     migrate: migration::ctrl_c_cancels_a_move_and_the_vm_stays,
     migrate: migration::a_paused_vm_arrives_paused_and_goes_on_there,
     migrate: migration::a_vm_moves_there_and_back_three_times_while_its_client_talks,
