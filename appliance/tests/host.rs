@@ -236,9 +236,7 @@ fn a_lease_that_is_broken_by_force_ends_the_vm_where_it_ran_and_any_host_may_sta
 fn a_vm_that_wants_it_is_started_once_by_a_boot_of_a_host_and_again_by_the_next_boot_after_a_crash() {
     let Some(datastore) = Datastore::with_witness("autostart") else { return };
     datastore.add("other", 1, "64 MiB", "", "");
-    let config = datastore.path("vms/witness/vm.toml");
-    let text = std::fs::read_to_string(&config).expect("it is there");
-    std::fs::write(&config, text.replacen("[vm]", "[vm]\nautostart = true", 1)).expect("written");
+    datastore.autostarts("witness");
     let mut a = Host::boot(&datastore, "host-a", 1);
     let running = |host: &Host| host.state("witness") == VmState::Running;
     wait("it starts", || running(&a));
@@ -255,6 +253,33 @@ fn a_vm_that_wants_it_is_started_once_by_a_boot_of_a_host_and_again_by_the_next_
     a.lose_memory();
     let a = Host::boot(&datastore, "host-a", 9);
     wait("it runs again", || running(&a));
+    // The power fails for all of them, and another host is back first: that the VM's host is dead, it knows after a while.
+    a.lose_memory();
+    b.lose_memory();
+    let b = Host::boot(&datastore, "host-b", 8);
+    wait("it runs on the host that is back", || running(&b));
+}
+
+#[test]
+fn a_host_in_maintenance_stays_in_it_over_a_reboot_and_a_restart_until_somebody_ends_it() {
+    let Some(datastore) = Datastore::with_witness("maintenance") else { return };
+    datastore.autostarts("witness");
+    let a = Host::boot(&datastore, "host-a", 1);
+    wait("it starts", || a.state("witness") == VmState::Running);
+    let (status, told) = a.ask("host maintenance enter");
+    assert!(status == 0 && line(&told).contains("still here: witness;"), "{told:?}");
+    let record = datastore.path("hosts/host-a/record.toml");
+    wait("it is written down", || std::fs::read_to_string(&record).is_ok_and(|text| text.contains("on = true")));
+    a.lose_memory();
+    let mut a = Host::boot(&datastore, "host-a", 2);
+    for _ in 0..2 {
+        let (status, refusal) = a.ask("vm start witness");
+        assert!(status == 1 && line(&refusal).contains("host-a is in maintenance"), "{refusal:?}");
+        a.restart_control_plane();
+    }
+    assert!(!a.has_started_what_wants_it("lab"));
+    assert_eq!(a.ask("host maintenance exit").0, 0);
+    wait("what wants to run is started", || a.state("witness") == VmState::Running);
 }
 
 #[test]

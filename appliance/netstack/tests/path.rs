@@ -75,11 +75,12 @@ fn what_was_said_last_has_arrived_when_a_finished_connection_may_be_closed() {
         let mut heard = None;
         world.until(MINUTE, |world| {
             let now = world.now();
-            if world.a.is_flushed(from) {
+            let is_flushed = world.a.is_flushed(from);
+            if is_flushed {
                 world.a.close(from, 0, "done", now);
             }
             heard = heard.take().or_else(|| world.b.recv_control(to, now));
-            heard.is_some()
+            is_flushed && heard.is_some()
         });
         assert_eq!(heard.as_deref(), Some(&b"cancel"[..]), "seed {seed}");
     }

@@ -214,7 +214,7 @@ impl Convergence {
         self.harvested = now;
     }
 
-    /// A stun had to be called off after `took`. Three quarters of what nothing explains are expected again: all of it would leave no
+    /// A stun had to be called off after `took`. Three quarters of what goes beyond the fixed parts are expected again: all of it would leave no
     /// stun that could ever be begun, for a packet that was lost once; what takes so long each time is expected nearly whole after some.
     pub fn stun_overran(&mut self, took: Duration) {
         let known = self.costs.sum();

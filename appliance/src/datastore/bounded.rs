@@ -40,6 +40,11 @@ pub enum DatastoreError {
 }
 
 impl DatastoreError {
+    /// Whether nothing was answered.
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::NoAnswer(_) | Self::Hanging(_) | Self::NotMounted)
+    }
+
     /// Whether the answer was that there is no such file.
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Io(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory))

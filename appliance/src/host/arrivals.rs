@@ -373,9 +373,7 @@ fn prepare<'a>(plane: &'a Arc<ControlPlane>, incoming: &Incoming) -> Result<Prep
     let vm = &incoming.vm;
     let what = format!("VM {} cannot come to {}", vm.name, plane.name());
     plane.refuse_if_ending(&what).map_err(|refusal| refusal.reasons)?;
-    if let Some(reason) = maintenance::reason(plane) {
-        return Err(vec![reason]);
-    }
+    maintenance::refuse(plane, &what).map_err(|refusal| refusal.reasons)?;
     let located = locate(plane, &vm.name, &what).map_err(|refusal| refusal.reasons)?;
     if *located.datastore.name() != vm.datastore {
         let hint = "give the shared datastore one name on all hosts: config show";
@@ -400,6 +398,8 @@ fn prepare<'a>(plane: &'a Arc<ControlPlane>, incoming: &Incoming) -> Result<Prep
         return Ok(Prepared { located, built: None });
     }
     let claimed = Claimed::new(plane, &located.vm(), &what, vm.spec.memory_bytes, plane.memory_for_vms().0)?;
+    // Who enters it now is told of this VM.
+    maintenance::refuse(plane, &what).map_err(|refusal| refusal.reasons)?;
     let begun = record::begin(&plane.run_dir, &located.vm());
     begun.map_err(|error| vec![Reason::new(format!("its arrival cannot be noted: {error}"), "host check")])?;
     let born = Born::of_spec(plane, &located, &config, vm.spec.clone(), 0).map_err(|reason| vec![reason])?;

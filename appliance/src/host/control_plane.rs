@@ -262,7 +262,7 @@ impl ControlPlane {
             beat,
             boot: Some(format!("{:032x}", boot_id())),
             left: false,
-            maintenance: self.maintenance.is_on(),
+            maintenance: self.maintenance.last(),
             vms: u32::try_from(running.len()).unwrap_or(u32::MAX),
             running: running.into_iter().take(RUNNING_MAX).collect(),
             cpus: Some(logical_processors()),

@@ -22,6 +22,7 @@ mod record;
 use last_boot::LastBoot;
 
 pub use hosts::{Hosts, Known, Twins};
+pub use last_boot::PATIENCE as LAST_BOOT_PATIENCE;
 pub(super) use record::RUNNING_MAX;
 #[cfg(test)]
 pub(crate) use record::example;
@@ -98,7 +99,7 @@ pub fn leave(plane: &ControlPlane) {
         for datastore in plane.datastores.all().into_iter().filter(|datastore| datastore.available()) {
             let Some(record) = plane.hosts.record_on(datastore.name(), plane.name()) else { continue };
             let beat = record.beat + 1;
-            let maintenance = plane.maintenance.is_on();
+            let maintenance = plane.maintenance.last();
             let last =
                 HostRecord { left: true, maintenance, beat, vms: 0, running: Vec::new(), migration: None, ..record };
             scope.spawn(move || {
@@ -200,15 +201,16 @@ fn exchange(
     if let Some(found) = &found {
         plane.hosts.note_boot(found);
     }
+    let left = found.as_ref().map(|found| found.maintenance);
     if let Some(twin) = remembered.look(datastore, own, found) {
         plane.hosts.note_twin(own, &twin, Instant::now());
     }
-    if plane.maintenance.was_left(remembered.last_boot.was_in_maintenance()) {
+    if plane.maintenance.looked_at(datastore.name(), left) {
         log::warn!(
             "this host was in maintenance when it went down, and still is: no VM starts here or moves to here until: host maintenance exit"
         );
     }
-    let maintenance = plane.maintenance.is_on();
+    let maintenance = plane.maintenance.last();
     let earlier = remembered.past.get(datastore.name()).cloned().unwrap_or_default();
     let twins = plane.hosts.twins(&own.name);
     let twin = twins.and_then(|twins| twins.identities.into_iter().find(|identity| *identity != own.identity));
@@ -267,9 +269,7 @@ fn read(datastore: &Datastore, name: &HostName) -> Result<Result<Option<HostReco
     let text = match datastore.read_text(&record_file(name), RECORD_BYTES_MAX) {
         Ok(text) => text,
         Err(error) if error.is_missing() => return Ok(Ok(None)),
-        Err(error @ (DatastoreError::NoAnswer(_) | DatastoreError::Hanging(_) | DatastoreError::NotMounted)) => {
-            return Err(error);
-        }
+        Err(error) if error.is_away() => return Err(error),
         Err(error) => return Ok(Err(error.to_string())),
     };
     Ok(match toml::from_str::<HostRecord>(&text) {
@@ -286,7 +286,8 @@ mod tests {
     use crate::api::lease::{GONE, Holder, LeaseAnswer, VmOnDatastore};
     use crate::host::caller::Caller;
     use crate::host::control_plane::stand_in::Place;
-    use crate::host::{maintenance, start};
+    use crate::host::maintenance::{self, Decision};
+    use crate::host::start;
 
     #[test]
     fn a_record_that_cannot_be_read_hides_no_other_host_and_is_told_once() {
@@ -326,7 +327,12 @@ mod tests {
     #[test]
     fn a_host_that_went_down_in_maintenance_is_in_it_after_its_boot_and_takes_no_vm_in_until_somebody_ends_it() {
         let place = Place::without_datastore("was-in-maintenance", |_| LeaseAnswer::Holder(None));
-        let left = HostRecord { boot: Some("old".to_owned()), left: true, maintenance: true, ..example("host-a", 9) };
+        let left = HostRecord {
+            boot: Some("old".to_owned()),
+            left: true,
+            maintenance: Decision { number: 1, on: true },
+            ..example("host-a", 9)
+        };
         place.write("hosts/host-a/record.toml", &toml::to_string(&left).expect("written"));
         let plane = &place.plane;
         let datastore = plane.datastores.all().remove(0);
@@ -335,7 +341,7 @@ mod tests {
         let web = "web".parse().expect("valid");
         let mut exchanged = |beat| {
             exchange(plane, &datastore, &plane.own_record(beat), &mut remembered).expect("exchanged");
-            read(&datastore, plane.name()).expect("read").expect("understood").expect("written").maintenance
+            read(&datastore, plane.name()).expect("read").expect("understood").expect("written").maintenance.on
         };
         assert!(exchanged(1), "others are told");
         let refusal = start::start(plane, &web, &Caller::nobody()).expect_err("refused").to_string();
@@ -350,7 +356,7 @@ mod tests {
         assert!(!refusal.contains("maintenance"), "{refusal}");
         maintenance::enter(plane).expect("noted");
         leave(plane);
-        assert!(read(&datastore, plane.name()).expect("read").expect("understood").expect("written").maintenance);
+        assert!(read(&datastore, plane.name()).expect("read").expect("understood").expect("written").maintenance.on);
     }
 
     #[test]

@@ -22,6 +22,9 @@ use crate::host::running::Running;
 const AGAIN: Duration = Duration::from_secs(3);
 /// How long after a host was asked for, and found dead, it counts as dead.
 const STAYS_DEAD: Duration = Duration::from_secs(3);
+/// How long a server may take to answer what it was told. It has missed the dead host by itself long before.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(600);
+
 /// What is known of each server that was told of dead hosts.
 #[derive(Debug, Default)]
 pub struct Servers {
@@ -35,19 +38,14 @@ impl Servers {
 }
 
 /// The boots that a server was told to be dead, and of which it has not said that it gave up what they had, each by the datastore by which it
-/// was known to be dead, with what a person is told. Its lock is held by who tells the server: two that restart a client at once
+/// was known to be dead, with when it was told and what a person is told. Its lock is held by who tells the server: two that restart a client at once
 /// hinder each other.
 #[derive(Debug, Default)]
 struct Unanswered {
-    boots: BTreeMap<(DatastoreName, u128), Reason>,
+    boots: BTreeMap<(DatastoreName, u128), (Instant, Reason)>,
 }
 
 impl Unanswered {
-    /// A look at a datastore found these boots dead: of others nothing can land there late, because who lives again has ended what it ran.
-    fn only_dead(&mut self, datastore: &DatastoreName, dead: &[DeadBoot]) {
-        self.boots.retain(|(of, boot), _| of != datastore || dead.iter().any(|dead| dead.boot == *boot));
-    }
-
     /// The server was told of a boot. What it did not do leaves what was so before.
     fn told(&mut self, datastore: &DatastoreName, boot: &DeadBoot, outcome: &Result<(), RestartError>) {
         let of = (datastore.clone(), boot.boot);
@@ -58,7 +56,8 @@ impl Unanswered {
                     "its server was told that {} is dead, and has not said that it keeps nothing for it",
                     boot.name
                 );
-                self.boots.insert(of, Reason::new(cause, format!("datastore show {datastore}")));
+                let reason = Reason::new(cause, format!("datastore show {datastore}"));
+                self.boots.insert(of, (Instant::now(), reason));
             }
             Err(_) => {}
         }
@@ -66,8 +65,8 @@ impl Unanswered {
 
     /// Whether locks of a datastore may be taken.
     fn may_lock(&self, datastore: &DatastoreName) -> Result<(), Reason> {
-        let mut waits = self.boots.iter().filter(|((of, _), _)| of == datastore);
-        waits.next().map_or(Ok(()), |(_, reason)| Err(reason.clone()))
+        let waits = self.boots.iter().find(|((of, _), (told, _))| of == datastore && told.elapsed() < ANSWERS_WITHIN);
+        waits.map_or(Ok(()), |(_, (_, reason))| Err(reason.clone()))
     }
 }
 
@@ -128,7 +127,6 @@ impl LeftLocks {
             let by = Instant::now() + STAYS_DEAD;
             match plane.leases.dead_boots(datastore.name()) {
                 Ok(dead) => {
-                    unanswered.only_dead(datastore.name(), &dead);
                     given_up = tell(server, datastore, &dead_everywhere(plane, datastore, dead), by, &mut unanswered);
                 }
                 Err(failure) => {
@@ -266,16 +264,10 @@ mod tests {
         // Asked again it is too late, or not reached; another datastore of that server knows nothing of that host.
         for outcome in [Err(RestartError::TooLate), Err(RestartError::Io(std::io::ErrorKind::TimedOut.into()))] {
             unanswered.told(&lab, &dead, &outcome);
-            unanswered.only_dead(&spare, &[]);
-            unanswered.only_dead(&lab, std::slice::from_ref(&dead));
             assert!(unanswered.may_lock(&lab).is_err(), "{outcome:?}");
             assert!(unanswered.may_lock(&spare).is_ok(), "that host had nothing there");
         }
         unanswered.told(&lab, &dead, &Ok(()));
-        assert!(unanswered.may_lock(&lab).is_ok());
-        // Or it lives again, and so has ended what it ran.
-        unanswered.told(&lab, &dead, &silent());
-        unanswered.only_dead(&lab, &[]);
         assert!(unanswered.may_lock(&lab).is_ok());
     }
 

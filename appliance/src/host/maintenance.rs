@@ -1,39 +1,50 @@
 //! Maintenance: somebody is to work on this host, and no VM starts here or moves to here. Those that run here go on until they
 //! are moved or stopped. It lasts over a restart of the control plane and, by what this host left on its datastores, over a reboot.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use model::diagnosis::{Diagnosis, Reason};
+use model::names::{DatastoreName, VmName};
 use protocol::checks::maintenance;
+use serde::{Deserialize, Serialize};
 
-use crate::api::host::Check;
+use crate::api::host::{Check, VmState};
 use crate::api::paths::RunDir;
 use crate::host::control_plane::ControlPlane;
-
-/// What stands in the file while this host is in maintenance, and after somebody ended it.
-const WORDS: (&str, &str) = ("in", "out");
+use crate::host::discovery::LAST_BOOT_PATIENCE;
 
 /// What the checks call it.
 const SUBJECT: &str = "maintenance";
 
+/// What a person decided. Of two decisions the one with the greater number is the later one, wherever and in whatever boot it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Decision {
+    /// Counts this host's decisions.
+    pub number: u64,
+    /// It is in maintenance.
+    pub on: bool,
+}
+
 /// Whether this host is in maintenance.
 #[derive(Debug)]
 pub struct Maintenance {
-    /// What a person decided in this boot.
+    /// The last decision that is known, for the next control plane of this boot.
     file: PathBuf,
+    began: Instant,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    on: bool,
-    /// A person said so in this boot: what an earlier one left counts no more.
-    decided: bool,
+    last: Decision,
+    /// Datastores on which it was looked what this host left.
+    looked_at: BTreeSet<DatastoreName>,
     /// It changed since it was last waited for.
     news: bool,
 }
@@ -42,9 +53,9 @@ impl Maintenance {
     /// As an earlier control plane of this boot left it; off where there was none.
     pub fn of_this_boot(run_dir: &RunDir) -> Self {
         let file = run_dir.path().join("maintenance");
-        let decided = fs::read_to_string(&file).ok();
-        let state = State { on: decided.as_deref() == Some(WORDS.0), decided: decided.is_some(), news: false };
-        Self { file, state: Mutex::new(state), changed: Condvar::new() }
+        let left = fs::read(&file).ok().and_then(|bytes| postcard::from_bytes(&bytes).ok());
+        let state = State { last: left.unwrap_or_default(), ..State::default() };
+        Self { file, began: Instant::now(), state: Mutex::new(state), changed: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -53,7 +64,12 @@ impl Maintenance {
 
     /// Whether it is.
     pub fn is_on(&self) -> bool {
-        self.lock().on
+        self.last().on
+    }
+
+    /// The last decision, for this host's record.
+    pub fn last(&self) -> Decision {
+        self.lock().last
     }
 
     /// Somebody decides.
@@ -62,21 +78,36 @@ impl Maintenance {
     /// It cannot be noted, and stays as it was.
     fn decide(&self, on: bool) -> io::Result<()> {
         let mut state = self.lock();
-        fs::write(&self.file, if on { WORDS.0 } else { WORDS.1 })?;
-        *state = State { on, decided: true, news: state.news || state.on != on };
+        let decision = Decision { number: state.last.number + 1, on };
+        self.note(decision)?;
+        state.news |= state.last.on != on;
+        state.last = decision;
         self.changed.notify_all();
         Ok(())
     }
 
-    /// An earlier boot of this host was in maintenance when it spoke last, or was not; whether this one is for that reason, and was not.
-    /// What was decided in this boot stands.
-    pub fn was_left(&self, on: bool) -> bool {
+    fn note(&self, decision: Decision) -> io::Result<()> {
+        let new = self.file.with_extension("new");
+        fs::write(&new, postcard::to_stdvec(&decision).map_err(io::Error::other)?)?;
+        fs::rename(&new, &self.file)
+    }
+
+    /// It was looked on a datastore what this host left there; whether it is in maintenance for that reason, and was not.
+    pub fn looked_at(&self, datastore: &DatastoreName, left: Option<Decision>) -> bool {
         let mut state = self.lock();
-        if state.decided || state.on == on {
-            return false;
+        state.looked_at.insert(datastore.clone());
+        let Some(left) = left.filter(|left| *left > state.last) else { return false };
+        if let Err(error) = self.note(left) {
+            log::warn!("a restart of the control plane would not know whether this host is in maintenance: {error}");
         }
-        state.on = on;
-        on
+        let was_on = std::mem::replace(&mut state.last, left).on;
+        left.on && !was_on
+    }
+
+    /// Whether all `datastores` were looked at, or waited for: no earlier decision will come up.
+    pub fn is_known<'a>(&self, mut datastores: impl Iterator<Item = &'a DatastoreName>) -> bool {
+        let state = self.lock();
+        self.began.elapsed() >= LAST_BOOT_PATIENCE || datastores.all(|name| state.looked_at.contains(name))
     }
 
     /// Waits until it changes, `pause` at most.
@@ -90,6 +121,14 @@ impl Maintenance {
 /// Why no VM comes to run here now, if for this.
 pub fn reason(plane: &ControlPlane) -> Option<Reason> {
     plane.maintenance.is_on().then(|| maintenance::reason(plane.name()))
+}
+
+/// Refuses `what` while this host is in maintenance.
+///
+/// # Errors
+/// It is.
+pub fn refuse(plane: &ControlPlane, what: &str) -> Result<(), Diagnosis> {
+    reason(plane).map_or(Ok(()), |reason| Err(Diagnosis::of(what, vec![reason])))
 }
 
 /// What `host check` says of it: nothing is wrong with a host that is in maintenance.
@@ -114,8 +153,10 @@ pub fn enter(plane: &ControlPlane) -> Result<String, Diagnosis> {
         plane.name()
     );
     // Those among them that are only coming were let in before.
-    let mut here: Vec<String> = plane.vms.all_running().iter().map(|(running, _)| running.vm.vm.to_string()).collect();
-    here.sort();
+    let coming = plane.vms.all_in(&[VmState::Starting, VmState::MovingIn]);
+    let running = plane.vms.all_running().into_iter().map(|(running, _)| running.vm.vm.clone());
+    let here: BTreeSet<VmName> = running.chain(coming).collect();
+    let here: Vec<&str> = here.iter().map(VmName::as_str).collect();
     if !here.is_empty() {
         told += &format!("\nstill here: {}; vm migrate VM HOST moves one away, vm stop VM ends it", here.join(", "));
     }
@@ -166,18 +207,28 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_boot_left_holds_until_somebody_decides_in_this_one() {
-        let run_dir = run_dir("maintenance-left");
-        let maintenance = Maintenance::of_this_boot(&run_dir);
-        assert!(maintenance.was_left(true), "it is news");
-        assert!(maintenance.is_on() && !maintenance.was_left(true), "it is none any more");
-        // A later word of that boot, read on another datastore.
-        assert!(!maintenance.was_left(false) && !maintenance.is_on());
-        maintenance.was_left(true);
-        maintenance.decide(false).expect("noted");
-        assert!(!maintenance.was_left(true) && !maintenance.is_on());
-        assert!(!Maintenance::of_this_boot(&run_dir).was_left(true));
-        fs::remove_dir_all(run_dir.path()).expect("removed");
+    fn the_last_decision_holds_in_whatever_order_what_an_earlier_boot_left_is_found() {
+        let [lab, spare] = ["lab", "spare"].map(|name| name.parse().expect("valid"));
+        for (earlier, later) in [(true, false), (false, true)] {
+            let run_dir = run_dir(&format!("maintenance-left-{later}"));
+            let left = [Decision { number: 1, on: earlier }, Decision { number: 2, on: later }];
+            for [first, second] in [left, [left[1], left[0]]] {
+                let _ = fs::remove_file(run_dir.path().join("maintenance"));
+                let maintenance = Maintenance::of_this_boot(&run_dir);
+                assert_eq!(maintenance.looked_at(&lab, Some(first)), first.on);
+                assert!(!maintenance.is_known([&lab, &spare].into_iter()));
+                maintenance.looked_at(&spare, Some(second));
+                assert!(maintenance.is_known([&lab, &spare].into_iter()));
+                assert_eq!(maintenance.is_on(), later);
+                assert_eq!(Maintenance::of_this_boot(&run_dir).is_on(), later, "the next control plane");
+                // What was found once more, or what is not there, is no news.
+                assert!(!maintenance.looked_at(&lab, Some(first)) && !maintenance.looked_at(&lab, None));
+                maintenance.decide(!later).expect("noted");
+                maintenance.looked_at(&spare, Some(left[1]));
+                assert_eq!(maintenance.is_on(), !later, "what was decided since");
+            }
+            fs::remove_dir_all(run_dir.path()).expect("removed");
+        }
     }
 
     #[test]
@@ -185,7 +236,9 @@ mod tests {
         let run_dir = run_dir("maintenance-news");
         let maintenance = Maintenance::of_this_boot(&run_dir);
         maintenance.decide(false).expect("noted");
-        maintenance.wait(Duration::from_millis(1));
+        let (began, pause) = (Instant::now(), Duration::from_millis(50));
+        maintenance.wait(pause);
+        assert!(began.elapsed() >= pause, "nothing had changed");
         maintenance.decide(true).expect("noted");
         // It would last for ever.
         maintenance.wait(Duration::MAX);

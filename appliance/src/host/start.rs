@@ -34,10 +34,7 @@ const IS_NOT_HERE: [VmState; 3] = [VmState::MovingIn, VmState::Cloning, VmState:
 /// # Errors
 /// Every reason why it cannot start here, or who holds it.
 pub fn start(plane: &Arc<ControlPlane>, name: &VmName, caller: &Caller<'_>) -> Result<String, Diagnosis> {
-    match maintenance::reason(plane) {
-        Some(reason) => Err(Diagnosis::of(not_started(name), vec![reason])),
-        None => carry_out(plane, name, caller, None),
-    }
+    carry_out(plane, name, caller, None)
 }
 
 /// The same for a VM whose guest restarts, under the claim that its end here left: maintenance ends nothing that runs.
@@ -54,8 +51,11 @@ fn carry_out<'a>(
     caller: &Caller<'_>,
     ended: Option<Claim<'a>>,
 ) -> Result<String, Diagnosis> {
-    let what = not_started(name);
+    let what = format!("VM {name} was not started");
+    let restarts = ended.is_some();
+    let refuse_new = || if restarts { Ok(()) } else { maintenance::refuse(plane, &what) };
     plane.refuse_if_ending(&what)?;
+    refuse_new()?;
     caller.progress(&format!("starting {name}"), None);
     let located = locate(plane, name, &what)?;
     let draft = located.draft();
@@ -63,6 +63,8 @@ fn carry_out<'a>(
         return Err(Diagnosis::of(&what, checks::start_problems(plane, &located, &draft)));
     };
     let _claim = claim(plane, &located, &draft, config.memory, &what, caller, ended)?;
+    // Who enters it now is told of this VM.
+    refuse_new()?;
     let problems = checks::start_problems(plane, &located, &draft);
     if !problems.is_empty() {
         return Err(Diagnosis::of(&what, problems));
@@ -72,6 +74,8 @@ fn carry_out<'a>(
             format!("it was cancelled while the host lease on datastore {} was waited for", located.datastore.name());
         return Err(Diagnosis::new(&what, cause, format!("vm start {name} starts it again")));
     }
+    // What an earlier boot left may have come up meanwhile.
+    refuse_new()?;
     let vm = located.vm();
     let noted = record::begin(&plane.run_dir, &vm);
     noted.map_err(|error| Diagnosis::new(&what, format!("its start cannot be noted: {error}"), "host check"))?;
@@ -96,10 +100,6 @@ fn carry_out<'a>(
         record::remove(&plane.run_dir, name);
     }
     started.map_err(|reason| Diagnosis::of(&what, vec![reason]))
-}
-
-fn not_started(name: &VmName) -> String {
-    format!("VM {name} was not started")
 }
 
 /// Begins to work on the VM, with its memory, as soon as a lease of an earlier start is given up.

@@ -67,6 +67,13 @@ impl Datastore {
         std::fs::copy(witness(), self.path(&format!("vms/{name}/witness.elf"))).expect("copied");
     }
 
+    /// Lets a VM be started by each boot of a host.
+    pub(crate) fn autostarts(&self, name: &str) {
+        let config = self.path(&format!("vms/{name}/vm.toml"));
+        let text = std::fs::read_to_string(&config).expect("it is there");
+        std::fs::write(&config, text.replacen("[vm]", "[vm]\nautostart = true", 1)).expect("written");
+    }
+
     /// Gives a VM a disk; its file.
     pub(crate) fn add_disk(&self, name: &str) -> PathBuf {
         let disk = self.path(&format!("vms/{name}/disk.img"));

@@ -161,7 +161,7 @@ impl Hosts {
     }
 
     /// What a host said last on a datastore, as it was read there.
-    pub(in crate::host) fn record_on(&self, datastore: &DatastoreName, name: &HostName) -> Option<HostRecord> {
+    pub(super) fn record_on(&self, datastore: &DatastoreName, name: &HostName) -> Option<HostRecord> {
         Some(self.lock().get(name)?.on.get(datastore)?.record.clone())
     }
 
@@ -237,7 +237,7 @@ impl Hosts {
             name: record.name,
             state,
             named_twice: twins.is_some(),
-            maintenance: record.maintenance,
+            maintenance: record.maintenance.on,
             seen_s: silent.as_secs(),
             vms: record.vms,
             cpus: record.cpus,

@@ -8,7 +8,7 @@ use model::names::{DatastoreName, VmName};
 use super::record::HostRecord;
 
 /// How long it is waited for the datastores that are not there yet.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What was found of the last boot until it is told.
 #[derive(Debug, Default)]
@@ -40,11 +40,6 @@ impl LastBoot {
             Some(_) if found.left => {}
             _ => (self.newest, self.left) = (Some(found.clone()), found.left),
         }
-    }
-
-    /// Whether it was in maintenance, as far as is known by now.
-    pub(super) fn was_in_maintenance(&self) -> bool {
-        self.newest.as_ref().is_some_and(|newest| newest.maintenance)
     }
 
     /// What a person is to be told, once, when all `datastores` were looked at or were waited for.

@@ -8,6 +8,8 @@ use model::names::{DatastoreName, HostName, VmName};
 use model::units::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::host::maintenance::Decision;
+
 /// Identities that a host remembers to have had.
 pub(super) const EARLIER_MAX: usize = 32;
 /// VMs that a host tells to run there: with names as long as can be, the record stays far below what is read of one.
@@ -36,9 +38,6 @@ pub struct HostRecord {
     /// The host was shut down: this is its last word.
     #[serde(default)]
     pub left: bool,
-    /// It is in maintenance: no VM starts there or moves to there.
-    #[serde(default)]
-    pub maintenance: bool,
     /// VMs that run there.
     pub vms: u32,
     /// Which they are, the first [`RUNNING_MAX`] by name.
@@ -52,6 +51,9 @@ pub struct HostRecord {
     pub memory: Bytes,
     /// Memory that is free for VMs.
     pub memory_free: Bytes,
+    /// Whether it is in maintenance.
+    #[serde(default)]
+    pub maintenance: Decision,
     /// How its migration stack is reached, if it has one.
     pub migration: Option<MigrationRecord>,
     /// Its datastores; none are told by an older build.
@@ -106,7 +108,7 @@ pub(crate) fn example(name: &str, beat: u64) -> HostRecord {
         beat,
         boot: None,
         left: false,
-        maintenance: false,
+        maintenance: Decision::default(),
         vms: 0,
         running: Vec::new(),
         cpus: Some(8),

@@ -22,6 +22,13 @@ pub(super) const MOVE_BOUND: Duration = Duration::from_secs(300);
 
 pub(super) const HOSTS: [&str; 2] = ["host-a", "host-b"];
 
+/// From where to where a VM moves.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Way {
+    pub(super) source: &'static str,
+    pub(super) destination: &'static str,
+}
+
 impl Bench {
     /// What a host says of a VM: `running`, `stopped`, `elsewhere host-b`, ...
     pub(super) fn state(&self, host: &str, vm: &str) -> Result<String> {
@@ -83,6 +90,16 @@ impl Bench {
             }
         }
         expect(self.settled_on(vm)? == host, || format!("{vm} does not run on {host}"))
+    }
+
+    /// Sees to it that the VM runs; gives the way of a move to the other host. A test that works from either is not to pay for a move first.
+    pub(super) fn way(&self, vm: &str) -> Result<Way> {
+        if self.monitors(vm)?.is_empty() {
+            self.done(HOSTS[0], &format!("vm start {vm}"))?;
+        }
+        let source = self.settled_on(vm)?;
+        let destination = if source == HOSTS[0] { HOSTS[1] } else { HOSTS[0] };
+        Ok(Way { source, destination })
     }
 
     /// Sees to it that the VM runs nowhere.

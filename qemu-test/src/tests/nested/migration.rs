@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::console::SerialLine;
 use crate::error::{LabError, Result};
 use crate::tests::nested::bench::{Bench, expect};
-use crate::tests::nested::guest::{HOSTS, MOVE_BOUND};
+use crate::tests::nested::guest::{HOSTS, MOVE_BOUND, Way};
 use crate::tests::tally::Verdict;
 
 /// Memory that the guest keeps rewriting, in MiB, and for how much of the link, in thousandths: several pre-copy rounds, and an end of
@@ -32,14 +32,14 @@ pub(super) fn a_vm_with_two_vcpus_moves_there_and_back_three_times(bench: &mut B
 /// Moves a VM so many times there and back, under load on its memory and with a client that talks all the time: each
 /// move is audited, no page is damaged, the disk and the client have lost nothing.
 pub(super) fn there_and_back(bench: &Bench, vm: &str, times: u32) -> Result<Verdict> {
-    bench.bring(vm, "host-a")?;
+    let Way { source, destination } = bench.way(vm)?;
     let talker = bench.talk(vm)?;
     let (mebibytes, share) = LOAD;
     let pages_per_second = link_mbits(bench, vm)? * PAGES_OF_MBIT * share / 1000;
     println!("  load: {pages_per_second} pages/s");
     bench.load_memory(vm, (mebibytes, pages_per_second))?;
     for _ in 0..times {
-        for (from, to) in [("host-a", "host-b"), ("host-b", "host-a")] {
+        for (from, to) in [(source, destination), (destination, source)] {
             let receipt = bench.move_vm(vm, from, to)?;
             println!("  {from} to {to}: {}", summary(&receipt));
             check_receipt(&receipt)?;
@@ -55,8 +55,9 @@ pub(super) fn there_and_back(bench: &Bench, vm: &str, times: u32) -> Result<Verd
 
 /// What the migration link carries, as the check of a move measured it, Mbit/s. Every link of the lab is so slow that it is told.
 fn link_mbits(bench: &Bench, vm: &str) -> Result<u32> {
-    bench.can_move(vm, "host-a", "host-b")?;
-    let said = bench.done("host-a", &format!("vm migrate {vm} host-b --check"))?;
+    let Way { source, destination } = bench.way(vm)?;
+    bench.can_move(vm, source, destination)?;
+    let said = bench.done(source, &format!("vm migrate {vm} {destination} --check"))?;
     let told = said.split(" Mbit/s were measured").next().and_then(|before| before.split_whitespace().last());
     told.and_then(|mbits| mbits.parse().ok())
         .ok_or_else(|| LabError::Input(format!("no speed of the link is told: {said}")))
@@ -64,35 +65,36 @@ fn link_mbits(bench: &Bench, vm: &str) -> Result<u32> {
 
 /// Ctrl-C at the console that asked for the move: the VM never left, and nothing of the attempt is in the next one's way.
 pub(super) fn ctrl_c_cancels_a_move_and_the_vm_stays(bench: &mut Bench) -> Result<Verdict> {
-    bench.bring("deb", "host-a")?;
+    let Way { source, destination } = bench.way("deb")?;
     let talker = bench.talk("deb")?;
-    bench.can_move("deb", "host-a", "host-b")?;
-    let moving = bench.fleet.order_when("host-a", "pre-copy", "processes")?;
-    let mut line = SerialLine::open(&bench.fleet.machine("host-a")?)?;
-    let token = line.type_command("vm migrate deb host-b")?;
+    bench.can_move("deb", source, destination)?;
+    let moving = bench.fleet.order_when(source, "pre-copy", "processes")?;
+    let mut line = SerialLine::open(&bench.fleet.machine(source)?)?;
+    let command = format!("vm migrate deb {destination}");
+    let token = line.type_command(&command)?;
     moving.wait(MOVE_BOUND)?;
     line.send(&[CTRL_C])?;
     let answer = line.finish(&token, MOVE_BOUND)?;
     drop(line);
-    let told = answer.status != 0 && answer.output.contains("cancelled") && answer.output.contains("host-a");
-    expect(told, || bench.unexpected("host-a", "vm migrate deb host-b and Ctrl-C", &answer).to_string())?;
-    expect(bench.settled_on("deb")? == "host-a", || "deb does not run where it ran".into())?;
-    check_receipt(&bench.move_vm("deb", "host-a", "host-b")?)?;
+    let told = answer.status != 0 && answer.output.contains("cancelled") && answer.output.contains(source);
+    expect(told, || bench.unexpected(source, &format!("{command} and Ctrl-C"), &answer).to_string())?;
+    expect(bench.settled_on("deb")? == source, || "deb does not run where it ran".into())?;
+    check_receipt(&bench.move_vm("deb", source, destination)?)?;
     bench.judge(talker, "deb")?;
     Ok(Verdict::Passed)
 }
 
 pub(super) fn a_paused_vm_arrives_paused_and_goes_on_there(bench: &mut Bench) -> Result<Verdict> {
-    bench.bring("deb", "host-a")?;
+    let Way { source, destination } = bench.way("deb")?;
     let talker = bench.talk("deb")?;
     bench.listen(&talker)?;
-    bench.done("host-a", "vm pause deb")?;
-    check_receipt(&bench.move_vm("deb", "host-a", "host-b")?)?;
-    bench.wait_for_state("host-b", "deb", "paused")?;
-    bench.wait_for_state("host-a", "deb", "elsewhere host-b")?;
-    expect(bench.monitors("deb")? == ["host-b"], || "deb has not one monitor, on host-b".into())?;
-    bench.done("host-b", "vm resume deb")?;
-    expect(bench.settled_on("deb")? == "host-b", || "deb does not run where it arrived".into())?;
+    bench.done(source, "vm pause deb")?;
+    check_receipt(&bench.move_vm("deb", source, destination)?)?;
+    bench.wait_for_state(destination, "deb", "paused")?;
+    bench.wait_for_state(source, "deb", &format!("elsewhere {destination}"))?;
+    expect(bench.monitors("deb")? == [destination], || "deb has not one monitor, where it arrived".into())?;
+    bench.done(destination, "vm resume deb")?;
+    expect(bench.settled_on("deb")? == destination, || "deb does not run where it arrived".into())?;
     bench.judge(talker, "deb")?;
     Ok(Verdict::Passed)
 }
