@@ -12,6 +12,7 @@ pub mod console;
 pub mod debian;
 pub mod error;
 pub mod fleet;
+pub mod frames;
 pub mod guests;
 pub mod held_frames;
 pub mod home;

@@ -56,6 +56,8 @@ pub enum VmmRequest {
         /// 0 to 99.
         percent: u8,
     },
+    /// Asks the guest to announce itself on its networks; not waited for.
+    Announce,
     /// Stops the vCPUs, drains the devices and saves their state. Answered with the state in a memfd.
     Save,
     /// Restores the state of a machine of the same specification. Beside it: a memfd that holds it.

@@ -159,6 +159,7 @@ fn follow(
                 let frames = plane.announce(&running);
                 // If the engine is away, the receipt does without, and the end of its messages says so next.
                 let _ = plane.engine.tell(&ToMigrate::Announced { id, frames }, &[]);
+                plane.announce_by_guest(&running);
                 if let Some(born) = arriving.take() {
                     settle_in(plane, incoming.vm.paused, born, epoch);
                 }
@@ -272,6 +273,7 @@ fn ask_lease(
                     Ok(()) => match go_on(plane, &born.running, holder.epoch, paused) {
                         Ok(epoch) => {
                             plane.announce(&born.running);
+                            plane.announce_by_guest(&born.running);
                             settle_in(plane, paused, born, epoch);
                             tell_disks_open(plane, id);
                             return Ok("moved");

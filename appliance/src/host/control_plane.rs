@@ -13,6 +13,7 @@ use model::units::Bytes;
 use crate::api::host::{NicRow, VmRow};
 use crate::api::migrate::{Own, ToMigrate};
 use crate::api::paths::RunDir;
+use crate::api::vmm::VmmRequest;
 use crate::boot_id::boot_id;
 use crate::configuration::Configuration;
 use crate::datastore::{Datastore, Datastores};
@@ -167,6 +168,14 @@ impl ControlPlane {
             }
         });
         frames
+    }
+
+    /// Has the guest tell the network too: its own word, of addresses that the host does not know, also where the host has no descriptor of its
+    /// taps, as after a restart of the control plane.
+    pub fn announce_by_guest(&self, running: &Running) {
+        if let Err(error) = running.monitor.ask(&VmmRequest::Announce, &[]) {
+            log::warn!("VM {}: its guest is not asked to announce itself: {error}", running.vm.vm);
+        }
     }
 
     /// What is wrong with a port group on this host, if anything is.

@@ -101,6 +101,11 @@ impl Session<'_> {
                 }))
             }
             VmmRequest::Throttle { percent } => done(self.with_machine(|machine| throttle(machine, percent))),
+            VmmRequest::Announce => done(self.with_machine(|machine| {
+                // Drivers that cannot leave it to the host's own announcement.
+                machine.announce();
+                Ok(())
+            })),
             VmmRequest::Save => self.save(),
             VmmRequest::Restore { length } => done(self.restore(length, beside)),
             VmmRequest::Watch | VmmRequest::SerialAttach | VmmRequest::Serial(_) | VmmRequest::Quit => {

@@ -1,18 +1,24 @@
 //! Moves that go well.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::console::SerialLine;
 use crate::error::{LabError, Result};
+use crate::frames::Frames;
 use crate::tests::nested::bench::{Bench, expect};
-use crate::tests::nested::guest::{HOSTS, MOVE_BOUND, Way};
+use crate::tests::nested::guest::{HOSTS, MOVE_BOUND, Way, address};
 use crate::tests::tally::Verdict;
+use crate::wait;
+use crate::wire::Wire;
 
 /// Memory that the guest keeps rewriting, in MiB, and for how much of the link, in thousandths: several pre-copy rounds, and an end of
 /// them, whatever an emulated host carries today, also with two vCPUs on its one CPU.
-const LOAD: (u32, u32) = (24, 60);
+const LOAD: (u32, u32) = (8, 60);
+/// How long the guest may take to announce itself.
+const ANNOUNCED_BOUND: Duration = Duration::from_secs(60);
 /// Pages that a link of one Mbit/s carries a second.
 const PAGES_OF_MBIT: u32 = 1_000_000 / 8 / 4096;
 
@@ -40,17 +46,35 @@ pub(super) fn there_and_back(bench: &Bench, vm: &str, times: u32) -> Result<Verd
     bench.load_memory(vm, (mebibytes, pages_per_second))?;
     for _ in 0..times {
         for (from, to) in [(source, destination), (destination, source)] {
+            let frames = Frames::of(bench.fleet.wires(), &Wire::Guests.to_string())?;
             let receipt = bench.move_vm(vm, from, to)?;
             println!("  {from} to {to}: {}", summary(&receipt));
             check_receipt(&receipt)?;
             let rounds = rounds(&receipt);
             expect(rounds > 2, || format!("the load needed no more than {rounds} rounds"))?;
             expect(bench.settled_on(vm)? == to, || format!("{vm} does not run on {to}"))?;
+            is_announced(frames, address(vm)?)?;
         }
     }
     bench.judge_memory(vm)?;
     bench.judge(talker, vm)?;
     Ok(Verdict::Passed)
+}
+
+/// The network heard where the guest is now: from its host by reverse ARP (RFC 903), and from the guest itself by an ARP packet that asks for its
+/// own address (RFC 5227, 3).
+fn is_announced(frames: Frames, address: Ipv4Addr) -> Result<()> {
+    const ARP: [u8; 2] = [0x08, 0x06];
+    const RARP: [u8; 2] = [0x80, 0x35];
+    let is = |frame: &[u8], kind: [u8; 2]| frame.get(12..14) == Some(&kind[..]) && frame[..6] == [0xff; 6];
+    // Behind 14 bytes of Ethernet: the sender's addresses at 8 and 14, the protocol address that is asked for at 24.
+    let own = |frame: &[u8]| [28, 38].iter().all(|at| frame.get(*at..at + 4) == Some(&address.octets()[..]));
+    wait::until("the announcements of a guest that moved", ANNOUNCED_BOUND, || {
+        let by_host = frames.any(|frame| is(frame, RARP));
+        let by_guest = frames.any(|frame| is(frame, ARP) && own(frame));
+        Ok(if by_host && by_guest { Ok(()) } else { Err(format!("by its host: {by_host}, by itself: {by_guest}")) })
+    })?;
+    frames.end().map(drop)
 }
 
 /// What the migration link carries, as the check of a move measured it, Mbit/s. Every link of the lab is so slow that it is told.
