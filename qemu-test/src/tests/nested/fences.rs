@@ -286,6 +286,8 @@ fn survives_a_restart(bench: &Bench) -> Result<bool> {
     let fences_before = fences()?;
     let talker = bench.talk("deb")?;
     bench.fleet.server().restart()?;
+    // The disks may go on at once, and the lease area hang until the host fences itself.
+    std::thread::sleep(Duration::from_millis(model::limits::LEASE_EXPIRY_MS));
     bench.listen(&talker)?;
     let heard = match talker.stop() {
         Ok(heard) => heard,
