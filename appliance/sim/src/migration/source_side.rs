@@ -66,8 +66,7 @@ impl World {
                 }
             }
             Effect::StunGuest => {
-                let generation = self.host(Side::Source).generation;
-                self.queue.after(self.setup.stop, Event::SourceDoes(generation, SourceDoing::Stun));
+                self.source_will_after(self.setup.stop, SourceDoing::Stun);
             }
             Effect::HashRange { first, count } => {
                 let hashes = self.hashes(Side::Source, first, count);
@@ -77,8 +76,7 @@ impl World {
             Effect::ResumeGuest(right) => {
                 // The monitor takes the disks, and the lease is asked, before the vCPUs start.
                 let after = self.rng.latency(Duration::from_micros(50), Duration::from_millis(500));
-                let generation = self.host(Side::Source).generation;
-                self.queue.after(after, Event::SourceDoes(generation, SourceDoing::Resume(right)));
+                self.source_will_after(after, SourceDoing::Resume(right));
             }
             Effect::Throttle { percent } => self.host(Side::Source).throttle = percent,
             Effect::StopDirtyLog => self.host(Side::Source).vmm.iter_mut().for_each(|vmm| vmm.log = false),
@@ -96,7 +94,12 @@ impl World {
     }
 
     fn source_will(&mut self, doing: SourceDoing) {
-        let (after, generation) = (self.short(), self.host(Side::Source).generation);
+        let after = self.short();
+        self.source_will_after(after, doing);
+    }
+
+    fn source_will_after(&mut self, after: Duration, doing: SourceDoing) {
+        let generation = self.host(Side::Source).generation;
         self.queue.after(after, Event::SourceDoes(generation, doing));
     }
 

@@ -12,8 +12,8 @@ use crate::wire::Wire;
 
 /// Longer than a peer may be silent.
 const CABLE_AWAY: Duration = Duration::from_secs(8);
-/// Memory under load in a move that is broken, MiB, and its pages a second: enough to see a page that was lost.
-const LOAD: (u32, u32) = (8, 50);
+/// Memory under load in a move that is broken, MiB, and its pages a second.
+const LOAD: (u32, u32) = (16, 200);
 /// Moves that are begun until one can be stopped in a phase that lasts some milliseconds only.
 const TRIES: u32 = 6;
 
@@ -73,16 +73,16 @@ pub(super) fn the_monitor_killed_at_the_source_ends_the_vm_and_its_move(bench: &
     let kill = |bench: &Bench, at: &str| bench.fleet.order(at, "kill vmm deb").map(|_| ());
     let fault = Fault::Within { still: &kill, afterwards: &|_, _| Ok(()) };
     for phase in ["pre-copy", "stun"] {
-        let answer = until_hit(phase, || {
+        let (source, answer) = until_hit(phase, || {
             let way = bench.way("deb")?;
             let (hit, answer) = strike(bench, way, End::Source, phase, &fault)?;
             // All had been handed over when the role stood still, and the commit overtook the kill.
             let overtaken = hit && answer.status == 0 && bench.settled_on("deb")? == way.destination;
-            Ok((hit && !overtaken, answer))
+            Ok((hit && !overtaken, (way.source, answer)))
         })?;
         println!("  killed in {phase}: {}", answer.output.lines().next().unwrap_or_default());
         let told = answer.status != 0 && answer.output.contains("stopped") && answer.output.contains("vm start deb");
-        expect(told, || bench.unexpected("the source", "vm migrate", &answer).to_string())?;
+        expect(told, || bench.unexpected(source, "vm migrate", &answer).to_string())?;
         for host in HOSTS {
             bench.wait_for_state(host, "deb", "stopped")?;
         }

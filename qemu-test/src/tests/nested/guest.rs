@@ -113,10 +113,10 @@ impl Bench {
         Ok(())
     }
 
-    /// Waits until nothing speaks against a move.
-    pub(super) fn can_move(&self, vm: &str, from: &str, to: &str) -> Result<()> {
+    /// Waits until nothing speaks against a move; gives what the check said.
+    pub(super) fn can_move(&self, vm: &str, from: &str, to: &str) -> Result<String> {
         let command = format!("vm migrate {vm} {to} --check");
-        self.succeeds_in_the_end(&format!("{vm} to be movable to {to}"), from, &command).map(drop)
+        self.succeeds_in_the_end(&format!("{vm} to be movable to {to}"), from, &command)
     }
 
     /// Waits until a host that has to wait for another's lease to expire has started a VM; gives what it said.
@@ -165,6 +165,9 @@ impl Bench {
         self.listen(&talker)?;
         let heard = talker.stop()?;
         let records = self.nothing_is_lost(&heard, vm)?;
+        expect(heard.acknowledged.len() > 10, || {
+            format!("only {} records were acknowledged", heard.acknowledged.len())
+        })?;
         println!(
             "  {} answers, longest wait {:.0} ms, guest's own longest gap {:.0} ms, {records} records",
             heard.ticks,

@@ -16,7 +16,7 @@ use crate::wire::Wire;
 
 /// Memory that the guest keeps rewriting, in MiB, and for how much of the link, in thousandths: several pre-copy rounds, and an end of
 /// them, whatever an emulated host carries today, also with two vCPUs on its one CPU.
-const LOAD: (u32, u32) = (8, 60);
+const LOAD: (u32, u32) = (24, 60);
 /// How long the guest may take to announce itself.
 const ANNOUNCED_BOUND: Duration = Duration::from_secs(60);
 /// Pages that a link of one Mbit/s carries a second.
@@ -38,10 +38,11 @@ pub(super) fn a_vm_with_two_vcpus_moves_there_and_back_three_times(bench: &mut B
 /// Moves a VM so many times there and back, under load on its memory and with a client that talks all the time: each
 /// move is audited, no page is damaged, the disk and the client have lost nothing.
 pub(super) fn there_and_back(bench: &Bench, vm: &str, times: u32) -> Result<Verdict> {
-    let Way { source, destination } = bench.way(vm)?;
+    let way = bench.way(vm)?;
+    let Way { source, destination } = way;
     let talker = bench.talk(vm)?;
     let (mebibytes, share) = LOAD;
-    let pages_per_second = link_mbits(bench, vm)? * PAGES_OF_MBIT * share / 1000;
+    let pages_per_second = link_mbits(bench, vm, way)? * PAGES_OF_MBIT * share / 1000;
     println!("  load: {pages_per_second} pages/s");
     bench.load_memory(vm, (mebibytes, pages_per_second))?;
     for _ in 0..times {
@@ -78,10 +79,8 @@ fn is_announced(frames: Frames, address: Ipv4Addr) -> Result<()> {
 }
 
 /// What the migration link carries, as the check of a move measured it, Mbit/s. Every link of the lab is so slow that it is told.
-fn link_mbits(bench: &Bench, vm: &str) -> Result<u32> {
-    let Way { source, destination } = bench.way(vm)?;
-    bench.can_move(vm, source, destination)?;
-    let said = bench.done(source, &format!("vm migrate {vm} {destination} --check"))?;
+fn link_mbits(bench: &Bench, vm: &str, way: Way) -> Result<u32> {
+    let said = bench.can_move(vm, way.source, way.destination)?;
     let told = said.split(" Mbit/s were measured").next().and_then(|before| before.split_whitespace().last());
     told.and_then(|mbits| mbits.parse().ok())
         .ok_or_else(|| LabError::Input(format!("no speed of the link is told: {said}")))
