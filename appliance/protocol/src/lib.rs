@@ -11,6 +11,7 @@ pub mod convergence;
 pub mod destination;
 pub mod lease;
 pub mod pages;
+pub mod ping;
 pub mod session;
 pub mod slots;
 pub mod source;

@@ -97,6 +97,8 @@ pub enum HostRequest {
     PortGroupList,
     /// `network migration-nic`
     MigrationNic,
+    /// `network ping HOST`
+    NetworkPing(HostName),
     /// `log show [ROLE]`
     LogShow {
         /// All roles if absent.
@@ -190,6 +192,8 @@ pub enum HostAnswer {
     Lease(Box<LeaseDetail>),
     /// To `MigrationNic`.
     MigrationNic(Box<MigrationNicDetail>),
+    /// To `NetworkPing`.
+    Ping(Box<PingDetail>),
     /// To `LogShow`.
     Log(Vec<LogLine>),
     /// To `ConfigShow`.
@@ -652,8 +656,35 @@ pub struct MigrationNicDetail {
     pub frames_in: u64,
     /// Frames that were dropped.
     pub drops: u64,
+    /// Connections to other hosts: moves and measurements under way.
+    pub connections: u32,
     /// What is wrong with it.
     pub problems: Vec<Reason>,
+}
+
+/// The path to another host over the migration NIC, as it was measured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PingDetail {
+    /// The host.
+    pub host: HostName,
+    /// The address and port of its migration stack.
+    pub address: String,
+    /// The least round-trip time, microseconds.
+    pub rtt_us: u64,
+    /// What arrived, bytes a second.
+    pub bandwidth_bytes_per_s: u64,
+    /// The part of what was sent to measure the bandwidth that was lost, thousandths.
+    pub loss_permille: u16,
+    /// The largest IP packet that arrived, bytes; absent where the search for it did not end in time.
+    pub path_mtu: Option<u16>,
+    /// The MTU of this host's migration NIC.
+    pub mtu_here: u16,
+    /// The MTU of the other's.
+    pub mtu_there: u16,
+    /// What stands in the way of a move.
+    pub problems: Vec<Reason>,
+    /// What a person should know although nothing is wrong.
+    pub warnings: Vec<Reason>,
 }
 
 /// A line of a log.

@@ -14,7 +14,7 @@ use protocol::session::{PhaseName, VmNow};
 use serde::{Deserialize, Serialize};
 use vmm::machine::spec::MachineSpec;
 
-use crate::api::host::MigrationNicDetail;
+use crate::api::host::{MigrationNicDetail, PingDetail};
 
 /// Identity of a migration, shown as 16 hex digits.
 pub type MigrationId = u64;
@@ -51,6 +51,8 @@ pub enum ToMigrate {
     },
     /// Asks for `Nic`.
     Nic,
+    /// Measures the path to a host, with a number of its own; `Cancel` gives it up. Answered by `Progress` and `Pinged`.
+    Ping(MigrationId, HostName),
 }
 
 /// What the migration engine says to the control plane.
@@ -60,6 +62,8 @@ pub enum FromMigrate {
     Configured(Result<(), String>),
     /// The state of the migration NIC.
     Nic(Box<MigrationNicDetail>),
+    /// To `Ping`: what was measured, or why nothing was.
+    Pinged(MigrationId, Result<Box<PingDetail>, Reason>),
     /// A peer wants to move a VM to here.
     Incoming(Box<Incoming>),
     /// To `Follow`: no such move is under way.

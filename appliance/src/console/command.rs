@@ -187,6 +187,12 @@ pub const COMMANDS: &[Command] = &[
         plain(&["network", "port-group", "list"], &[], "port groups", |_| Ok(HostRequest::PortGroupList)),
     ),
     plain(&["network", "migration-nic"], &[], "the NIC of the migration stack", |_| Ok(HostRequest::MigrationNic)),
+    aliased(
+        "vmkping",
+        plain(&["network", "ping"], &[Host], "measure the migration link to it", |w| {
+            Ok(HostRequest::NetworkPing(w.parsed(0)?))
+        }),
+    ),
     plain(&["log", "show"], &[OptionalRole], "the last lines of the logs", |w| {
         Ok(HostRequest::LogShow { role: w.arguments.first().map(|role| (*role).to_owned()), lines: 100 })
     }),

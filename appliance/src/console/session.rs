@@ -133,6 +133,7 @@ impl Session {
         let status = match &answer {
             HostAnswer::Refused(_) => Status::Refused,
             HostAnswer::Checks(checks) if checks.iter().any(|check| !check.problems.is_empty()) => Status::Refused,
+            HostAnswer::Ping(path) if !path.problems.is_empty() => Status::Refused,
             _ => Status::Done,
         };
         if let (HostAnswer::Console, Some(monitor)) = (&answer, descriptors.into_iter().next()) {

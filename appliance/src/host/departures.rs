@@ -22,7 +22,7 @@ use crate::host::settling::{
     ENGINE_DIED, MOVED, Unreported, by_lease, goes_on, hold_in, release, still_here, without_engine,
 };
 use crate::host::vms::Held;
-use crate::host::{facts, owed, receipts, record};
+use crate::host::{facts, owed, peer, receipts, record};
 use crate::journal;
 
 /// How long a move may take to be given up before a kill ends the monitor all the same: a monitor that cannot finish its
@@ -77,23 +77,7 @@ fn move_out(
     let what = format!("VM {vm} was not migrated");
     let refused = |cause: String, hint: &str| Diagnosis::new(&what, cause, hint);
     plane.refuse_if_ending(&what)?;
-    if *destination == *plane.name() {
-        return Err(refused(format!("{destination} is this host"), "host list"));
-    }
-    if plane.hosts.twins(destination).is_some() {
-        let cause = format!("two living hosts have the name {destination}: which of them is meant is not known");
-        return Err(refused(cause, "host check tells which two; give one of them another hostname"));
-    }
-    if let Some(trouble) = plane.migration_trouble() {
-        return Err(Diagnosis::of(&what, vec![trouble]));
-    }
-    if plane.hosts.is_off(destination) {
-        return Err(refused(format!("{destination} was shut down"), "switch it on; host list tells when it is back"));
-    }
-    if !plane.hosts.knows(destination) {
-        let cause = format!("no host {destination} with a migration NIC shares a datastore with this one");
-        return Err(refused(cause, "host list"));
-    }
+    peer::check(plane, destination).map_err(|reason| Diagnosis::of(&what, vec![reason]))?;
     let id = random_id().map_err(|error| refused(format!("no random number is to be had: {error}"), "host check"))?;
     let monitor = running.monitor.connect();
     let monitor =
@@ -316,7 +300,7 @@ fn judged(place: String, link: &str, findings: &[Finding]) -> Vec<Check> {
     [Check::well("the VM", place)].into_iter().chain(conditions).collect()
 }
 
-fn random_id() -> std::io::Result<MigrationId> {
+pub(super) fn random_id() -> std::io::Result<MigrationId> {
     let mut bytes = [0; 8];
     rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())?;
     Ok(MigrationId::from_le_bytes(bytes))

@@ -238,6 +238,10 @@ impl Engine {
             }
             // One that found no slot here comes again, while who served it before may still listen.
             FromMigrate::Incoming(_) => return Some(message),
+            FromMigrate::Pinged(id, _) => {
+                shared.progress.remove(id);
+                *id
+            }
             FromMigrate::OpenDisks(id)
             | FromMigrate::Resumed { id, .. }
             | FromMigrate::Release(id)

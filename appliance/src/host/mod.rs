@@ -11,6 +11,7 @@
 //!                 ├─────> clone        a stopped VM is copied (plan, hold, carry)
 //!                 ├─────> lease_break  a lease that is to be nobody's
 //!                 ├─────> departures   migrations away from here, with the migration role (engine)
+//!                 ├─────> ping         the path to another host is measured (peer: whether it can be)
 //!                 ├─────> maintenance  no VM comes to run here any more
 //!                 └─────> ending       the end of the host
 //!
@@ -61,6 +62,8 @@ pub mod monitor;
 pub mod moves;
 pub mod news;
 pub mod owed;
+pub mod peer;
+pub mod ping;
 pub mod pinned;
 pub mod processors;
 pub mod reap;

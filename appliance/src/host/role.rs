@@ -61,7 +61,8 @@ pub fn run(run_dir: &RunDir) -> io::Result<()> {
             FromMigrate::Incoming(incoming) => arrivals::incoming(plane, *incoming),
             FromMigrate::Ended(ended) => receipts::take_over(plane, *ended),
             // Of a move that an earlier control plane began: the lease, which is watched, says what came of it.
-            FromMigrate::Progress(_) | FromMigrate::Release(_) => {}
+            // Of a measurement whose console an earlier control plane had: nobody waits for it.
+            FromMigrate::Progress(_) | FromMigrate::Release(_) | FromMigrate::Pinged(..) => {}
             other => log::warn!("the migration engine said what concerns nobody: {other:?}"),
         });
     })?;

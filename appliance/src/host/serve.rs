@@ -12,7 +12,7 @@ use crate::api::init::InitRequest;
 use crate::host::caller::Caller;
 use crate::host::control_plane::ControlPlane;
 use crate::host::news::NEWS;
-use crate::host::{answers, clone, departures, lease_break, lifecycle, maintenance, moves, start, whereabouts};
+use crate::host::{answers, clone, departures, lease_break, lifecycle, maintenance, moves, ping, start, whereabouts};
 
 /// Serves consoles until the process ends.
 pub fn serve(plane: &Arc<ControlPlane>, listener: &Listener) {
@@ -91,6 +91,9 @@ fn carry_out(plane: &Arc<ControlPlane>, request: HostRequest, caller: &Caller<'_
         },
         HostRequest::VmMigrate { vm, destination, wish } => {
             alone(departures::migrate(plane, &vm, &destination, wish, caller))
+        }
+        HostRequest::NetworkPing(host) => {
+            alone(ping::ping(plane, &host, caller).map(|measured| HostAnswer::Ping(Box::new(measured))))
         }
         HostRequest::MigrationCancel(id) => line(moves::cancel(plane, &id)),
         HostRequest::News { after } => {

@@ -10,7 +10,8 @@
 //! it all; a second one hashes memory for the audit, so that no hash ever delays a packet.
 //!
 //! In reading order: [`role`] is the process; [`engine`] its loop; [`desk`] what a move needs of it; [`outgoing`]
-//! carries out what a source wants, [`incoming`] what a destination wants; [`progress`] is what is told of it meanwhile; [`records`] reads pages into records and
+//! carries out what a source wants, [`incoming`] what a destination wants, [`ping`] what a measurement without a VM wants ([`measured`] is what a
+//! probe of the path found); [`progress`] is what is told of it meanwhile; [`records`] reads pages into records and
 //! writes records into pages, on [`memory`], and [`compression`] says which are worth compressing, [`pace`] how fast they leave; [`dirty_pages`] is
 //! the dirty log as it is shared with a monitor; [`monitor`], [`lease`] and [`host_link`] are the conversations with the
 //! other roles; [`hasher`] is the second thread; [`clock`], [`key`] and [`defect`] are what they say.
@@ -26,10 +27,12 @@ pub mod host_link;
 pub mod incoming;
 pub mod key;
 pub mod lease;
+pub mod measured;
 pub mod memory;
 pub mod monitor;
 pub mod outgoing;
 pub mod pace;
+pub mod ping;
 pub mod progress;
 pub mod records;
 pub mod role;

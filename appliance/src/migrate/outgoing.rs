@@ -10,7 +10,7 @@ use bytes::Bytes;
 use model::diagnosis::{Diagnosis, Reason};
 use model::receipt::Verdict;
 use model::vm_config::{Verify, VmConfig};
-use netstack::probe::{PathReport, Probe};
+use netstack::probe::Probe;
 use netstack::{CloseReason, ConnectionId, SendError};
 use protocol::checks::facts::{HostFacts, LinkFacts, NicFacts, VmFacts};
 use protocol::checks::{Severity, blockers, refusal, slot};
@@ -28,6 +28,7 @@ use super::defect::{defect, monitor_gone};
 use super::desk::{Desk, Wire};
 use super::dirty_pages::DirtyPages;
 use super::lease::{Assurance, Question};
+use super::measured::measured;
 use super::memory::GuestRam;
 use super::monitor::{self, Monitor, Purpose};
 use super::pace::Pace;
@@ -519,14 +520,5 @@ impl Departure {
         let link = outcome.link.map_or_else(String::new, |link| link.to_string());
         let ended = Ended { id: self.order.id, vm, epoch, receipt, failure, findings, link };
         desk.tell(FromMigrate::Ended(Box::new(ended)));
-    }
-}
-
-/// What a probe found, as the checks want it.
-fn measured(report: &PathReport) -> LinkFacts {
-    LinkFacts {
-        rtt_us: u64::try_from(report.rtt_min.as_micros()).unwrap_or(u64::MAX),
-        bandwidth_bytes_per_s: Some(report.bandwidth_bytes),
-        mtu: report.path_mtu,
     }
 }

@@ -4,8 +4,10 @@ use std::process::{Command, Stdio};
 
 /// Two network namespaces that are joined. Removed at the end.
 pub(crate) struct Cable {
-    /// The two ends, and where there is one the switch.
+    /// The two ends, and where there is one the switch or the router.
     namespaces: Vec<String>,
+    /// The ends lie in different networks.
+    is_routed: bool,
 }
 
 impl Cable {
@@ -45,8 +47,43 @@ impl Cable {
         Some(cable)
     }
 
+    /// The same with a router between the ends, each of which lies in a network of its own. The NICs carry 9000 bytes, what
+    /// lies behind the router so many.
+    pub(crate) fn lay_through_router(name: &str, behind_mtu: u16) -> Option<Self> {
+        let mut cable = Self::namespaces(name, &["a", "b", "r"])?;
+        cable.is_routed = true;
+        let [a, b, router] = &cable.namespaces[..] else { panic!("two ends and the router") };
+        for (end, namespace) in [("a", a), ("b", b)] {
+            let port = format!("to-{end}");
+            let nic = ["-n", namespace, "link", "add", "mig0", "mtu", "9000", "type", "veth", "peer", "name"];
+            assert!(ip(&[&nic[..], &[&port, "mtu", "9000", "netns", router]].concat()), "a veth pair");
+            assert!(ip(&["-n", namespace, "link", "set", "mig0", "up"]));
+            assert!(ip(&["-n", router, "link", "set", &port, "up"]));
+        }
+        let mtu = behind_mtu.to_string();
+        for (port, address, network) in
+            [("to-a", "10.99.0.254/24", "10.99.0.0/24"), ("to-b", "10.98.0.254/24", "10.98.0.0/24")]
+        {
+            assert!(ip(&["-n", router, "address", "add", address, "dev", port]));
+            // Not the MTU of the link: a veth refuses what its peer is too narrow for, where a router drops it.
+            assert!(ip(&["-n", router, "route", "replace", network, "dev", port, "mtu", "lock", &mtu]));
+        }
+        let forwards = ["netns", "exec", router, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"];
+        assert!(ip(&forwards), "it forwards");
+        Some(cable)
+    }
+
+    /// The address of one end, and what leads to the other's network, as the configuration of its host has them.
+    pub(crate) fn address(&self, end: usize) -> String {
+        match (self.is_routed, end) {
+            (false, end) => format!("address = \"10.99.0.{}/24\"", end + 1),
+            (true, 0) => "address = \"10.99.0.1/24\"\ngateway = \"10.99.0.254\"".to_owned(),
+            (true, _) => "address = \"10.98.0.2/24\"\ngateway = \"10.98.0.254\"".to_owned(),
+        }
+    }
+
     fn namespaces(name: &str, ends: &[&str]) -> Option<Self> {
-        let mut cable = Self { namespaces: Vec::new() };
+        let mut cable = Self { namespaces: Vec::new(), is_routed: false };
         for end in ends {
             let namespace = format!("gw-{name}-{end}-{}", std::process::id());
             if !ip(&["netns", "add", &namespace]) || !ip(&["-n", &namespace, "link", "set", "lo", "up"]) {

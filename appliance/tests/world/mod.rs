@@ -180,7 +180,7 @@ impl Host {
 
     fn begin_at(datastore: &Datastore, cable: &Cable, end: usize, nic: &str, more: &str) -> Self {
         let name = ["host-a", "host-b"][end];
-        let more = format!("[migration_nic]\nnic = \"{nic}\"\naddress = \"10.99.0.{}/24\"\n{more}", end + 1);
+        let more = format!("[migration_nic]\nnic = \"{nic}\"\n{}\n{more}", cable.address(end));
         let namespace = cable.namespace(end).to_owned();
         let mut host = Self::prepare(datastore, name, 0xa0 + end as u8, &more, Some(namespace));
         host.start_lease();
@@ -233,6 +233,7 @@ impl Host {
         let refused = match &answer {
             HostAnswer::Refused(_) => true,
             HostAnswer::Checks(checks) => checks.iter().any(|check| !check.problems.is_empty()),
+            HostAnswer::Ping(path) => !path.problems.is_empty(),
             _ => false,
         };
         Some((u8::from(refused), answer))

@@ -9,7 +9,7 @@ use model::diagnosis::Reason;
 use model::limits;
 use model::names::HostName;
 
-use super::facts::{HostFacts, LinkFacts, NicFacts};
+use super::facts::{LinkFacts, NicFacts};
 use super::judge::{Conditions, Finding};
 
 /// The condition's name.
@@ -23,22 +23,31 @@ const ARRIVES_PERCENT: u64 = 75;
 /// Judges it.
 pub fn check(conditions: &Conditions<'_>) -> Vec<Finding> {
     let (link, source, destination) = (conditions.link, conditions.source, conditions.destination);
-    let between = format!("between {} and {}", source.host, destination.host);
     let mut found: Vec<Finding> =
         [source, destination].into_iter().flat_map(|host| nic(&host.host, host.nic, conditions.force_link)).collect();
     if found.is_empty() {
-        found.extend(link.bandwidth_bytes_per_s.and_then(|bytes| bandwidth(bytes, &between)));
+        let slow = link.bandwidth_bytes_per_s.and_then(|bytes| bandwidth(bytes, &source.host, &destination.host));
+        found.extend(slow.map(|reason| Finding::warning(NAME, reason)));
     }
     let refusal = |reason| {
         if conditions.force_link { Finding::warning(NAME, reason) } else { Finding::blocker(NAME, reason) }
     };
-    if link.rtt_us > limits::MIGRATION_RTT_MS_MAX * 1_000 {
-        let (most, rtt) = (limits::MIGRATION_RTT_MS_MAX, link.rtt_us / 1_000);
-        let cause = format!("the round trip {between} takes {rtt} ms; at most {most} ms are accepted");
-        found.push(refusal(Reason::new(cause, "look for a shorter way between the hosts; --force accepts a long one")));
-    }
-    found.extend(mtu(link, source, destination).map(refusal));
+    let ends = [(&source.host, source.nic.mtu), (&destination.host, destination.nic.mtu)];
+    found.extend(path(link, ends).into_iter().map(refusal));
     found
+}
+
+/// What makes a path too long or too narrow for moves, as it was measured between two hosts whose NICs have these MTUs.
+pub fn path(link: &LinkFacts, ends: [(&HostName, u16); 2]) -> Vec<Reason> {
+    let [(here, _), (there, _)] = ends;
+    distance(link.rtt_us, here, there).into_iter().chain(mtu(link, ends)).collect()
+}
+
+fn distance(rtt_us: u64, here: &HostName, there: &HostName) -> Option<Reason> {
+    let (most, rtt) = (limits::MIGRATION_RTT_MS_MAX, rtt_us / 1_000);
+    let cause = format!("the round trip between {here} and {there} takes {rtt} ms; at most {most} ms are accepted");
+    let hint = "look for a shorter way between the hosts; --force accepts a long one";
+    (rtt_us > most * 1_000).then(|| Reason::new(cause, hint))
 }
 
 /// What one NIC tells of its link.
@@ -62,35 +71,30 @@ fn speed(mbits: u32, host: &HostName, forced: bool) -> Option<Finding> {
     (u64::from(mbits) < wanted).then(|| Finding::warning(NAME, Reason::new(cause, hint)))
 }
 
-/// What arrived, where neither NIC is known to be slow.
-fn bandwidth(bytes_per_s: u64, between: &str) -> Option<Finding> {
+/// What is to be known of a path over which so many bytes a second arrived.
+pub fn bandwidth(bytes_per_s: u64, here: &HostName, there: &HostName) -> Option<Reason> {
     let (mbits, wanted) = (bytes_per_s / 125_000, limits::MIGRATION_LINK_MBITS_WARN);
     if mbits >= wanted * ARRIVES_PERCENT / 100 {
         return None;
     }
-    let cause = format!("{mbits} Mbit/s were measured {between}");
+    let cause = format!("{mbits} Mbit/s were measured between {here} and {there}");
     let hint = "expect a long move; look for other moves on the link (migration list), a slow switch, or busy hosts";
-    Some(Finding::warning(NAME, Reason::new(cause, hint)))
+    Some(Reason::new(cause, hint))
 }
 
 /// Frames of the size that the NICs are set to arrive.
-fn mtu(link: &LinkFacts, source: &HostFacts, destination: &HostFacts) -> Option<Reason> {
-    let (here, there) = (source.nic.mtu, destination.nic.mtu);
+fn mtu(link: &LinkFacts, ends: [(&HostName, u16); 2]) -> Option<Reason> {
+    let [(source, here), (destination, there)] = ends;
     if here != there {
-        let (smaller, larger, least) =
-            if here < there { (source, destination, here) } else { (destination, source, there) };
-        let cause = format!(
-            "the migration NIC of {} has an MTU of {here}, that of {} of {there}",
-            source.host, destination.host
-        );
-        let (wide, narrow, most) = (&larger.host, &smaller.host, here.max(there));
+        let (narrow, wide) = if here < there { (source, destination) } else { (destination, source) };
+        let (least, most) = (here.min(there), here.max(there));
+        let cause = format!("the migration NIC of {source} has an MTU of {here}, that of {destination} of {there}");
         let hint = format!("set mtu = {least} in [migration_nic] of {wide}, or mtu = {most} in that of {narrow}");
         return Some(Reason::new(cause, hint));
     }
     let path = link.mtu.filter(|path| *path < here)?;
     let cause = format!(
-        "frames of {here} bytes, the MTU of both migration NICs, are lost between {} and {}; the largest that arrive have {path}",
-        source.host, destination.host
+        "frames of {here} bytes, the MTU of both migration NICs, are lost between {source} and {destination}; the largest that arrive have {path}"
     );
     let hint = format!(
         "raise the MTU of the switch between them to {here}, or set mtu = {path} in [migration_nic] of both hosts"

@@ -27,6 +27,11 @@ impl Greeting {
         Self { greeted: false }
     }
 
+    /// Whether the versions are agreed. The source measures the link then, and has to hear that we live.
+    pub(super) fn has_greeted(&self) -> bool {
+        self.greeted
+    }
+
     fn hello(self, cx: &mut Context, hello: &Hello) -> Phase {
         cx.migration = hello.migration;
         // Our hello goes out in any case: the other side then knows why nothing comes of it.

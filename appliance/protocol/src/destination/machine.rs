@@ -280,7 +280,7 @@ impl Destination {
 
     /// A keepalive before the versions are agreed could not be understood.
     fn has_greeted(&self) -> bool {
-        !matches!(self.phase, Some(Phase::Greeting(_)))
+        !matches!(&self.phase, Some(Phase::Greeting(greeting)) if !greeting.has_greeted())
     }
 
     fn hear(&mut self, bytes: &[u8]) {

@@ -7,11 +7,10 @@ use model::units::Bytes;
 use super::clone;
 use super::record::Record;
 use super::table::Table;
-use super::{hosts, processors};
+use super::{hosts, network, processors};
 use crate::api::host::{
     Check, ConfigDetail, DatastoreDetail, DatastoreRow, Flaw, HolderLife, HostAnswer, HostDetail, LeaseDetail,
-    LeaseHolder, LeaseRow, LogLine, MigrationNicDetail, MigrationRow, NicRow, PortGroupRow, VmDetail, VmHolder, VmRow,
-    VmState,
+    LeaseHolder, LeaseRow, LogLine, MigrationRow, NicRow, PortGroupRow, VmDetail, VmHolder, VmRow, VmState,
 };
 use crate::api::lease::GONE;
 use crate::wall_clock;
@@ -54,7 +53,8 @@ pub fn text(answer: &HostAnswer) -> String {
         HostAnswer::PortGroups(port_groups) => port_groups_text(port_groups),
         HostAnswer::Leases(leases) => leases_text(leases),
         HostAnswer::Lease(lease) => lease_detail_text(lease),
-        HostAnswer::MigrationNic(nic) => migration_nic_text(nic),
+        HostAnswer::MigrationNic(nic) => network::migration_nic(nic),
+        HostAnswer::Ping(path) => network::ping(path),
         HostAnswer::Log(lines) => log_text(lines),
         HostAnswer::Config(config) => config_text(config),
         // The console itself asks for these.
@@ -370,23 +370,6 @@ fn lease_detail_text(lease: &LeaseDetail) -> String {
             .line("host lease", life_text(row.life)),
     };
     record.some("place", place.clone()).line("next", next).to_string()
-}
-
-fn migration_nic_text(nic: &MigrationNicDetail) -> String {
-    if nic.nic.is_empty() {
-        return format!("no migration NIC is in use{}", problems(&nic.problems));
-    }
-    let record = Record::default()
-        .line("NIC", &nic.nic)
-        .some("MAC", nic.mac)
-        .line("address", &nic.address)
-        .line("UDP port", nic.port)
-        .line("link", if nic.link { "up" } else { "down" })
-        .some("speed", nic.speed_mbits.map(|speed| format!("{speed} Mbit/s")))
-        .line("MTU", nic.mtu)
-        .line("public key", &nic.public_key)
-        .line("frames", format!("{} out, {} in, {} dropped", nic.frames_out, nic.frames_in, nic.drops));
-    format!("{record}{}", problems(&nic.problems))
 }
 
 fn log_text(lines: &[LogLine]) -> String {

@@ -57,6 +57,7 @@ impl Engine {
                 let input = protocol::destination::Input::Announced { frames };
                 self.arrival_of(id, |arrival, now, desk, wire| arrival.hear(now, desk, wire, input));
             }
+            ToMigrate::Ping(id, to) => self.ping(id, &to),
             ToMigrate::Nic => {
                 let detail = self.detail();
                 self.host.tell(FromMigrate::Nic(Box::new(detail)));

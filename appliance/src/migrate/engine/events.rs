@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use netstack::{CloseReason, ConnectionId, Event, PublicKey, Stack};
-use protocol::{destination, source};
+use protocol::{destination, ping, source};
 
 use super::turn::Engine;
 use crate::migrate::desk::{Desk, Wire, key_of};
@@ -22,6 +22,9 @@ impl Engine {
                     self.departure_over(connection, |departure, now, desk, wire| {
                         departure.connected(now, desk, wire, peer_mtu);
                     });
+                    if let Some(index) = self.ping_index(connection) {
+                        self.with_ping(index, |ping, now, desk, wire| ping.connected(now, desk, wire, peer_mtu));
+                    }
                 }
                 Event::Control(connection) => self.control(connection),
                 Event::Records(connection) => self.records(connection),
@@ -77,6 +80,9 @@ impl Engine {
                 if was_unknown {
                     self.replace_older(index);
                 }
+            } else if let Some(index) = self.ping_index(connection) {
+                let input = ping::Input::Control(bytes);
+                self.with_ping(index, |ping, now, desk, wire| ping.hear(now, desk, wire, input));
             }
         }
     }
@@ -119,6 +125,9 @@ impl Engine {
         if let Some(index) = self.arrival_index(connection) {
             let input = destination::Input::LinkDown { cause: reason.to_string() };
             self.with_arrival(index, |arrival, now, desk, wire| arrival.hear(now, desk, wire, input));
+        }
+        if let Some(index) = self.ping_index(connection) {
+            self.with_ping(index, |ping, now, desk, wire| ping.lost(now, desk, wire, reason));
         }
         if let Some(stack) = &mut self.stack {
             stack.forget(connection, Instant::now());

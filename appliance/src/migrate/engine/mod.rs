@@ -2,12 +2,13 @@
 //! to the moves that it concerns.
 //!
 //! In reading order: [`turn`] is the loop with all that it owns; [`control_plane`] is what the control plane says;
-//! [`queue`] are the moves away, of which so many go on at once as there are slots; [`events`] is what happens on the
-//! wire; [`nic`] brings the stack up and tells of it.
+//! [`queue`] are the moves away, of which so many go on at once as there are slots; [`pings`] are measurements of
+//! paths; [`events`] is what happens on the wire; [`nic`] brings the stack up and tells of it.
 
 pub mod control_plane;
 pub mod events;
 pub mod nic;
+pub mod pings;
 pub mod queue;
 pub mod turn;
 

@@ -84,6 +84,10 @@ impl Engine {
             frames_out: counters.sent_frames,
             frames_in: counters.received_frames,
             drops: counters.dropped_by_socket + counters.device_receive_errors,
+            connections: self
+                .stack
+                .as_ref()
+                .map_or(0, |stack| u32::try_from(stack.open_connections()).unwrap_or(u32::MAX)),
             problems: self.trouble.iter().map(|trouble| Reason::new(trouble.clone(), "config show")).collect(),
         }
     }

@@ -6,13 +6,14 @@ use std::time::Instant;
 
 use model::diagnosis::{Diagnosis, Reason, chain};
 use model::names::{HostName, VmName};
+use netstack::ConnectionId;
 use protocol::destination;
 use protocol::session::PhaseName;
 use protocol::slots::Turn;
 use protocol::wire;
 
 use super::turn::Engine;
-use crate::api::migrate::{Ended, FromMigrate, MigrationId, MigrationProgress, Outgoing};
+use crate::api::migrate::{Ended, FromMigrate, MigrationId, MigrationProgress, Outgoing, Own, Peer};
 use crate::migrate::desk::{address_of, key_of};
 use crate::migrate::outgoing::Departure;
 
@@ -66,29 +67,39 @@ impl Engine {
     }
 
     fn depart(&mut self, order: Outgoing, beside: Vec<OwnedFd>) -> Result<(), Reason> {
-        let own =
-            self.own.clone().ok_or_else(|| Reason::new("the migration stack is not configured", "config show"))?;
-        let peer = self.peers.iter().find(|peer| peer.name == order.destination).cloned();
-        let peer = peer
-            .ok_or_else(|| Reason::new(format!("{} has published no migration NIC", order.destination), "host list"))?;
-        let key = key_of(&peer)
-            .ok_or_else(|| Reason::new(format!("the key of {} cannot be read", peer.name), "host list"))?;
+        let (own, peer) = (self.own()?, self.peer(&order.destination)?);
         // A control plane that was restarted may not know of it. Both would take pages out of one dirty log.
         if self.departures.iter().any(|departure| departure.order.vm.name == order.vm.name) {
             let cause = "an earlier move of it is still under way";
             return Err(Reason::new(cause, format!("vm show {} tells where it is; try again then", order.vm.name)));
         }
         let mut departure = Departure::new(order, peer, own.identity, beside)?;
-        let address = address_of(&departure.peer);
+        departure.connection = Some(self.call(&departure.peer)?);
+        self.departures.push(departure);
+        Ok(())
+    }
+
+    /// What this host is, once the control plane has said it.
+    pub(super) fn own(&self) -> Result<Own, Reason> {
+        self.own.clone().ok_or_else(|| Reason::new("the migration stack is not configured", "config show"))
+    }
+
+    /// A host that can be called.
+    pub(super) fn peer(&self, name: &HostName) -> Result<Peer, Reason> {
+        let peer = self.peers.iter().find(|peer| peer.name == *name).cloned();
+        peer.ok_or_else(|| Reason::new(format!("{name} has published no migration NIC"), "host list"))
+    }
+
+    /// Begins a connection to a host.
+    pub(super) fn call(&mut self, peer: &Peer) -> Result<ConnectionId, Reason> {
+        let key =
+            key_of(peer).ok_or_else(|| Reason::new(format!("the key of {} cannot be read", peer.name), "host list"))?;
         let trouble = self.trouble.clone().unwrap_or_else(|| "it is not configured".to_owned());
         let stack = self.stack.as_mut();
         let stack = stack
             .ok_or_else(|| Reason::new(format!("the migration stack is not up: {trouble}"), "network migration-nic"))?;
-        let connection = stack.connect(address, key, Instant::now());
-        let connection = connection.map_err(|error| Reason::new(chain(&error), "network migration-nic"))?;
-        departure.connection = Some(connection);
-        self.departures.push(departure);
-        Ok(())
+        let connection = stack.connect(address_of(peer), key, Instant::now());
+        connection.map_err(|error| Reason::new(chain(&error), "network migration-nic"))
     }
 
     /// Ends a move that never began.
@@ -127,6 +138,7 @@ impl Engine {
             let reason = Reason::new("it was cancelled while it was queued", "vm migrate starts it again");
             return self.refuse((id, order.vm.epoch, order.vm.name), reason);
         }
+        self.cancel_ping(id);
         self.departure_of(id, Departure::cancel);
         self.arrival_of(id, |arrival, now, desk, wire| arrival.hear(now, desk, wire, destination::Input::Cancel));
     }

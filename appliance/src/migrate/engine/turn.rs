@@ -19,6 +19,7 @@ use crate::migrate::host_link::HostLink;
 use crate::migrate::incoming::Arrival;
 use crate::migrate::key;
 use crate::migrate::outgoing::Departure;
+use crate::migrate::ping::Ping;
 
 /// How long the last words of a migration may take to leave.
 const LINGER: Duration = Duration::from_secs(3);
@@ -51,6 +52,7 @@ pub struct Engine {
     /// Orders that wait for a slot; in which order they begin, the slots know.
     pub(super) waiting: Vec<(Outgoing, Vec<OwnedFd>)>,
     pub(super) arrivals: Vec<Arrival>,
+    pub(super) pings: Vec<Ping>,
     pub(super) lingering: Vec<Lingering>,
 }
 
@@ -87,6 +89,7 @@ impl Engine {
             departures: Vec::new(),
             waiting: Vec::new(),
             arrivals: Vec::new(),
+            pings: Vec::new(),
             lingering: Vec::new(),
         })
     }
@@ -154,7 +157,8 @@ impl Engine {
     fn deadline(&self, now: Instant) -> Instant {
         let moves = self.departures.iter().filter_map(|departure| departure.deadline(now, self.clock));
         let moves = moves.chain(self.arrivals.iter().filter_map(|arrival| arrival.deadline(self.clock)));
-        moves.chain([now + IDLE]).min().unwrap_or(now)
+        let pings = self.pings.iter().filter_map(|ping| ping.deadline(now, self.clock));
+        moves.chain(pings).chain([now + IDLE]).min().unwrap_or(now)
     }
 
     fn happen(&mut self, ready: Ready) {
@@ -259,6 +263,9 @@ impl Engine {
                 }
             });
         }
+        for index in 0..self.pings.len() {
+            self.with_ping(index, Ping::wake);
+        }
         let Some(stack) = &mut self.stack else { return };
         self.lingering.retain(|lingering| {
             let stays = now < lingering.until && !stack.is_flushed(lingering.connection);
@@ -295,6 +302,9 @@ impl Engine {
             }
             !arrival.is_ended()
         });
+        for ping in self.pings.extract_if(.., |ping| ping.is_ended()) {
+            linger(ping.connection);
+        }
         // First what is told of hosts that are full, then what begins in the place of what ended.
         for (order, beside) in back {
             self.put_back(order, beside);
