@@ -2,10 +2,14 @@
 
 mod world;
 
+use godwit::api::channel::Channel;
+use godwit::api::host::HostRequest;
 use godwit::api::host::{HostAnswer, MigrationNicDetail, PingDetail};
+use godwit::api::lease::LeaseRequest;
 use model::receipt::Verdict;
 use world::command::Command;
-use world::{Cable, Datastore, Host, line, wait};
+use world::lease_line::{LeaseLine, Word};
+use world::{Cable, Datastore, Host, finish, line, wait};
 
 /// Two hosts that know each other.
 fn two_hosts(name: &str, cable: &Cable) -> Option<(Datastore, Host, Host)> {
@@ -116,4 +120,144 @@ fn a_router_that_carries_less_than_the_nics_is_named_with_both_figures() {
     assert!(told.contains(&cause), "{told}");
     assert!(told.contains("hint:  raise the MTU of the switch between them to 9000, or set mtu = "), "{told}");
     assert_eq!(a.ask("network ping host-b").0, 1, "a program sees that something is wrong");
+}
+
+#[test]
+fn the_migration_nic_shows_its_link_its_addresses_whom_it_reaches_and_what_it_carried() {
+    let Some(cable) = Cable::lay("shown") else { return };
+    let Some((_datastore, a, b)) = two_hosts("shown", &cable) else { return };
+    let before = nic(&a);
+    measured(&a, "host-b");
+    let after = nic(&a);
+    assert!(after.bytes_out > before.bytes_out + 1_000_000 && after.frames_out > before.frames_out, "{after:?}");
+    assert!(after.bytes_in > before.bytes_in && after.frames_in > before.frames_in, "{after:?}");
+    assert!(after.link && after.mac.is_some() && after.speed_mbits == Some(10_000), "{after:?}");
+    let told = line(&HostAnswer::MigrationNic(Box::new(after)));
+    let there = line(&HostAnswer::MigrationNic(Box::new(nic(&b))));
+    let mac = there.lines().find_map(|line| line.strip_prefix("MAC")).expect("it has one").trim();
+    for shown in [
+        "link         up",
+        "speed        10000 Mbit/s",
+        "MTU          1500",
+        "VLAN         untagged",
+        "address      10.99.0.1/24",
+        "gateway      none",
+        &format!("peer         host-b, 10.99.0.2 port 7780, at {mac}"),
+        &format!("neighbour    10.99.0.2 at {mac}, "),
+    ] {
+        assert!(told.contains(shown), "{shown}: {told}");
+    }
+}
+
+#[test]
+fn a_peer_behind_a_router_is_shown_with_the_gateway_that_leads_to_it() {
+    let Some(cable) = Cable::lay_through_router("shown-far", 9000) else { return };
+    let Some((_datastore, a, _b)) = two_hosts("shown-far", &cable) else { return };
+    measured(&a, "host-b");
+    let told = line(&HostAnswer::MigrationNic(Box::new(nic(&a))));
+    assert!(told.contains("gateway      10.99.0.254\n"), "{told}");
+    let gateway = told.lines().find_map(|line| line.strip_prefix("neighbour    10.99.0.254 at ")).expect("resolved");
+    let mac = gateway.split(',').next().expect("an address");
+    assert!(told.contains(&format!("peer         host-b, 10.98.0.2 port 7780, by the gateway at {mac}")), "{told}");
+}
+
+#[test]
+fn an_address_that_another_nic_uses_too_is_told_with_that_nic_and_borne_until_it_is_gone() {
+    let Some(mut cable) = Cable::lay_through_switches("twice", 9000) else { return };
+    let Some((_datastore, mut a, b)) = two_hosts("twice", &cable) else { return };
+    measured(&a, "host-b");
+    let other = cable.intrude("10.99.0.1/24");
+    let cause = format!("the address 10.99.0.1 of the migration NIC is also used by the NIC {other}");
+    let shown = |host: &Host| line(&host.ask("network migration-nic").1);
+    wait("the conflict is shown", || {
+        cable.intruder_asks_for("10.99.0.2");
+        shown(&a).contains(&cause)
+    });
+    let checks = line(&a.ask("host check").1);
+    assert!(checks.contains(&format!("warn  migration stack: up\ncause: {cause}\nhint:  ")), "{checks}");
+    assert!(a.whole_log("host").contains(&format!("warning: {cause}")), "it is news");
+    measured(&a, "host-b");
+    // A stack that comes up finds by its own question that the other is there.
+    a.restart_migrate();
+    wait("the stack is up", || a.stack_is_up());
+    wait("the conflict is found anew", || shown(&a).contains(&cause));
+    cable.intruder_leaves();
+    wait("it is over", || !shown(&a).contains("also used by"));
+    wait("the check sees it", || line(&a.ask("host check").1).contains("ok    migration stack: up"));
+    measured(&a, "host-b");
+    measured(&b, "host-a");
+}
+
+/// Begins a move that stays in its rounds: the destination cannot get its lease ready for the switchover.
+fn hold_in_pre_copy(from: &Host, to: &Host) -> (LeaseLine, Channel<HostRequest, HostAnswer>) {
+    assert_eq!(from.ask("vm start witness").0, 0);
+    wait("nothing stands in the way", || from.ask("vm migrate witness host-b --check").0 == 0);
+    let lease = LeaseLine::cut_into(to);
+    lease.becomes(|request| match request {
+        LeaseRequest::Prepare { .. } => Word::IsUnknown,
+        _ => Word::Passes,
+    });
+    let moving = from.begin("vm migrate witness host-b");
+    wait("pre-copy", || from.migrations().iter().any(|row| row.state.starts_with("pre-copy")));
+    (lease, moving)
+}
+
+fn moved((lease, moving): (LeaseLine, Channel<HostRequest, HostAnswer>), to: &Host) {
+    lease.mend();
+    let (_, answer) = finish(&moving);
+    let HostAnswer::Migrated(receipt) = answer else { panic!("{}", line(&answer)) };
+    assert_eq!(receipt.verdict, Verdict::Moved);
+    to.serial("witness").wait_for("bad=0");
+}
+
+#[test]
+fn a_move_outlives_a_flap_of_the_link_that_is_told() {
+    let Some(cable) = Cable::lay_through_switches("flap", 9000) else { return };
+    let Some((_datastore, a, b)) = two_hosts("flap", &cable) else { return };
+    let under_way = hold_in_pre_copy(&a, &b);
+    cable.plugged(false);
+    wait("it is told", || a.whole_log("host").contains("warning: the link of migration NIC mig0 went down"));
+    cable.plugged(true);
+    wait("the end is told", || a.whole_log("host").contains("info: the link of migration NIC mig0 is up again"));
+    moved(under_way, &b);
+}
+
+#[test]
+fn a_move_that_ends_by_a_link_that_is_down_says_that_it_was_the_link() {
+    let Some(cable) = Cable::lay_through_switches("down", 9000) else { return };
+    let Some((_datastore, a, b)) = two_hosts("down", &cable) else { return };
+    let (_lease, moving) = hold_in_pre_copy(&a, &b);
+    cable.plugged(false);
+    let said = line(&finish(&moving).1);
+    assert!(said.contains("cause: the link of migration NIC mig0 went down"), "{said}");
+    assert!(said.contains("it is still running on host-a"), "{said}");
+    let (shown, checks) = (line(&a.ask("network migration-nic").1), line(&a.ask("host check").1));
+    assert!(shown.contains("link         down") && shown.contains("is down\nhint:  look at its cable"), "{shown}");
+    assert!(checks.contains("warn  migration stack: up\ncause: the link of migration NIC mig0 is down"), "{checks}");
+}
+
+#[test]
+fn a_nic_that_is_unplugged_and_plugged_in_again_is_taken_up_and_a_move_goes_on() {
+    let Some(cable) = Cable::lay_through_switches("replug", 9000) else { return };
+    let Some((_datastore, a, b)) = two_hosts("replug", &cable) else { return };
+    let before = nic(&a).mac;
+    cable.unplug_nic();
+    let checked = |host: &Host| line(&host.ask("host check").1);
+    wait("it is told", || {
+        checked(&a).contains("the migration stack of host-a is not up: the migration NIC mig0 is gone")
+    });
+    assert!(a.whole_log("host").contains("warning: the migration NIC mig0 is gone"), "it is news");
+    let (status, refusal) = a.ask("network ping host-b");
+    assert!(status == 1 && line(&refusal).contains("the migration NIC mig0 is gone"), "{refusal:?}");
+    cable.plug_nic_in();
+    wait("it is taken up", || checked(&a).contains("ok    migration stack: up") && a.stack_is_up());
+    assert!(a.whole_log("host").contains("info: the migration NIC mig0 is back and taken up again"), "it is news");
+    assert_ne!(nic(&a).mac, before, "it is another one");
+    measured(&a, "host-b");
+    wait("it is known again", || b.ask("network ping host-a").0 == 0);
+    let under_way = hold_in_pre_copy(&a, &b);
+    cable.unplug_nic();
+    cable.plug_nic_in();
+    wait("it is taken up", || a.whole_log("host").matches("is back and taken up again").count() == 2);
+    moved(under_way, &b);
 }

@@ -15,6 +15,7 @@ use smoltcp::time::Instant;
 
 use crate::nic::offload::{self, HEADER_MAX};
 use crate::nic::port::{FRAME_MAX, FrameBatch, FrameBuffer, OutgoingFrame, Port};
+use crate::stack::neighbour::{self, Said};
 
 /// Batches under way between the transport and the NIC.
 pub(crate) const BATCHES: usize = 16;
@@ -50,6 +51,7 @@ pub(crate) struct FrameDevice<P> {
     received: FrameBatch,
     sender: Sender,
     refused: Option<SocketAddr>,
+    said: Option<Said>,
 }
 
 /// The sending half, apart so that a received frame can be looked at while its answer is sent.
@@ -72,7 +74,7 @@ impl<P: Port> FrameDevice<P> {
             udp_port,
             failed: 0,
         };
-        Self { port, received: FrameBatch::new(RECEIVE_FRAMES), sender, refused: None }
+        Self { port, received: FrameBatch::new(RECEIVE_FRAMES), sender, refused: None, said: None }
     }
 
     /// The number of a batch that is not under way.
@@ -116,6 +118,19 @@ impl<P: Port> FrameDevice<P> {
     /// To whom we sent something that came back as "port unreachable", since the last call.
     pub(crate) fn take_refused(&mut self) -> Option<SocketAddr> {
         self.refused.take()
+    }
+
+    /// What ARP or neighbour discovery said in the frame that was received last.
+    pub(crate) fn take_said(&mut self) -> Option<Said> {
+        self.said.take()
+    }
+
+    /// Sends a frame that nothing waits for.
+    pub(crate) fn send_alone(&mut self, frame: &[u8]) {
+        let frame = OutgoingFrame { header: frame, body: &[], udp_start: None, segment: None };
+        if self.port.send(&frame).is_err() {
+            self.sender.failed += 1;
+        }
     }
 
     /// Whether frames were taken from the NIC and not looked at yet.
@@ -260,6 +275,7 @@ impl<P: Port> phy::Device for FrameDevice<P> {
             return None;
         }
         let frame = self.received.take()?;
+        self.said = neighbour::said(&frame.bytes[..frame.length]);
         self.refused = self.refused.or_else(|| refused_by(&frame.bytes[..frame.length], self.sender.udp_port));
         Some((ReceivedFrame(frame), Leave { sender: &mut self.sender, port: &mut self.port }))
     }

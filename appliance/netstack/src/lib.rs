@@ -26,5 +26,5 @@ pub mod stack;
 pub mod stream;
 
 pub use nic::{Nic, NicConfig, NicError, NicSelector};
-pub use stack::{ConnectionId, Event, Stack, StackConfig, StackError};
+pub use stack::{Conflict, ConnectionId, Event, Neighbour, Stack, StackConfig, StackError};
 pub use stream::{Allowed, CloseReason, Estimates, KeyPair, PublicKey, SendError};

@@ -3,7 +3,7 @@
 mod world;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use netstack::nic::{FrameBatch, Port};
 use netstack::{Event, NicError};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, ipproto, sendto, socket};
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::{EthernetAddress, Icmpv6Packet, Icmpv6Repr, IpProtocol, Ipv6Packet, Ipv6Repr, NdiscRepr};
 use world::{Host, Wire, connect, run, transfer};
 
 /// An echo request from the kernel of `namespace`; whether the answer came.
@@ -336,4 +338,111 @@ fn datagrams_to_a_port_that_is_not_ours_are_refused_by_the_stack() {
         })
     });
     assert!(refused, "no ICMP port unreachable");
+}
+
+/// An ARP request (RFC 826) for an address, from host 2.
+fn who_has(address: [u8; 4]) -> Vec<u8> {
+    let mut frame = vec![0xff; 6];
+    frame.extend([2, 0, 0, 0, 0, 0x0b, 0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 0x0b, 10, 74, 0, 2]);
+    frame.extend([0; 6]);
+    frame.extend(address);
+    frame
+}
+
+/// An echo request (RFC 792) to an address, from host 2.
+fn echo(address: [u8; 4]) -> Vec<u8> {
+    let mut ip = vec![0x45, 0, 0, 32, 0, 0, 0x40, 0, 64, 1, 0, 0, 10, 74, 0, 2];
+    ip.extend(address);
+    let sum = checksum(&ip);
+    ip[10..12].copy_from_slice(&sum);
+    let mut icmp = vec![8, 0, 0, 0, 0x47, 0x57, 0, 1, b'p', b'i', b'n', b'g'];
+    let sum = checksum(&icmp);
+    icmp[2..4].copy_from_slice(&sum);
+    [&[2, 0, 0, 0, 0, 0x0a, 2, 0, 0, 0, 0, 0x0b, 0x08, 0][..], &ip, &icmp].concat()
+}
+
+/// A neighbour solicitation (RFC 4861 section 4.3) for an address, from host 2, to its solicited-node group.
+fn solicit(address: Ipv6Addr) -> Vec<u8> {
+    let [.., x, y, z] = address.octets();
+    let (from, to) = (
+        world::address(2, true),
+        Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(x), u16::from_be_bytes([y, z])),
+    );
+    let IpAddr::V6(from) = from else { panic!("IPv6") };
+    let mac = EthernetAddress([2, 0, 0, 0, 0, 0x0b]);
+    let icmp = Icmpv6Repr::Ndisc(NdiscRepr::NeighborSolicit { target_addr: address, lladdr: Some(mac.into()) });
+    let length = icmp.buffer_len();
+    let ip =
+        Ipv6Repr { src_addr: from, dst_addr: to, next_header: IpProtocol::Icmpv6, payload_len: length, hop_limit: 255 };
+    let mut frame = vec![0x33, 0x33, 0xff, x, y, z, 2, 0, 0, 0, 0, 0x0b, 0x86, 0xdd];
+    frame.resize(14 + ip.buffer_len() + length, 0);
+    let mut packet = Ipv6Packet::new_unchecked(&mut frame[14..]);
+    ip.emit(&mut packet);
+    icmp.emit(&from, &to, &mut Icmpv6Packet::new_unchecked(packet.payload_mut()), &ChecksumCapabilities::default());
+    frame
+}
+
+/// Whose address a frame gives as its sender's, where it is an ARP reply, an echo reply or a neighbour advertisement.
+fn answers_for(frame: &[u8]) -> Option<IpAddr> {
+    match (frame.get(12..14)?, frame.get(20..22)?) {
+        ([0x08, 0x06], [0, 2]) => Some(IpAddr::from(*frame.get(28..32)?.first_chunk::<4>()?)),
+        ([0x08, 0x00], _) if frame.get(23) == Some(&1) && frame.get(34) == Some(&0) => {
+            Some(IpAddr::from(*frame.get(26..30)?.first_chunk::<4>()?))
+        }
+        ([0x86, 0xdd], [58, _]) if frame.get(54) == Some(&136) => {
+            Some(IpAddr::from(*frame.get(62..78)?.first_chunk::<16>()?))
+        }
+        _ => None,
+    }
+}
+
+#[test]
+fn kernel_and_stack_never_answer_for_each_others_addresses() {
+    if world::cannot_run() {
+        return;
+    }
+    for ipv6 in [false, true] {
+        let wire = Wire::new(1500, 1500);
+        // The kernel of a has addresses of the very network elsewhere, where Linux would answer for them on every interface.
+        run(&format!("ip -n {} link set lo up", wire.a));
+        run(&format!("ip -n {} addr add 10.74.0.9/32 dev lo", wire.a));
+        run(&format!("ip -n {} addr add fd00:7474::9/128 dev lo nodad", wire.a));
+        let mut listener = Wire::nic(&wire.b, None).unwrap();
+        let mut a = Host::new(Wire::nic(&wire.a, None).unwrap(), 1, ipv6);
+        let (kernels, stacks) = (world::address(9, ipv6), world::address(1, ipv6));
+        // What is asked of the stack comes last: when that is answered, what was asked before was heard.
+        let asked: Vec<Vec<u8>> = match ipv6 {
+            false => [[10, 74, 0, 9], [10, 74, 0, 1]].into_iter().flat_map(|to| [who_has(to), echo(to)]).collect(),
+            true => ["fd00:7474::9", "fd00:7474::1"].map(|to| solicit(to.parse().unwrap())).to_vec(),
+        };
+        let wanted = asked.len() / 2;
+        let mut heard = Vec::new();
+        let mut batch = FrameBatch::new(16);
+        let start = Instant::now();
+        let mut asked_at = None;
+        while heard.iter().filter(|address| **address == stacks).count() < wanted {
+            assert!(start.elapsed() < world::BOUND, "{heard:?}");
+            // A link that has just come up may lose what is sent first.
+            if asked_at.is_none_or(|at: Instant| at.elapsed() > Duration::from_secs(1)) {
+                heard.retain(|address| *address != stacks);
+                for frame in &asked {
+                    let frame =
+                        netstack::nic::OutgoingFrame { header: frame, body: &[], udp_start: None, segment: None };
+                    listener.send(&frame).unwrap();
+                }
+                asked_at = Some(Instant::now());
+            }
+            a.poll();
+            let now = Instant::now();
+            a.stack.wait(now, Some(now + Duration::from_millis(5)), &[]).unwrap();
+            if batch.is_empty() {
+                listener.receive(&mut batch).unwrap();
+            }
+            while let Some(frame) = batch.take() {
+                heard.extend(answers_for(&frame.bytes[..frame.length]));
+            }
+        }
+        assert!(!heard.contains(&kernels), "somebody answered for the kernel's address: {heard:?}");
+        assert!(heard.iter().all(|address| *address == stacks), "{heard:?}");
+    }
 }

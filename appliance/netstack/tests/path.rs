@@ -247,3 +247,32 @@ fn two_connections_share_a_link() {
     assert!(least * 4 > most, "one starves the other: {delivered:?}");
     assert!(least + most > 90_000_000, "{delivered:?}");
 }
+
+#[test]
+fn a_connection_outlives_every_outage_that_is_shorter_than_its_patience() {
+    let limits = TransportLimits::default();
+    for outage_ms in [200, 1_000, 2_000, 3_000, 3_900, 4_300, 4_600] {
+        let mut world = Simulated::connected(Nature::new(1, Duration::from_micros(200)), outage_ms, &limits);
+        // In the middle of a load: all that may be under way is.
+        let record = Bytes::from(vec![1; RECORD_MAX]);
+        let load = |world: &mut Simulated, time: Duration| {
+            let until = world.now() + time;
+            world.until(MINUTE, |world| {
+                let now = world.now();
+                while world.pair.a.send_record(world.from, record.clone()).is_ok() {}
+                while world.pair.b.recv_record(world.to, now).is_some() {}
+                now >= until
+            });
+        };
+        load(&mut world, Duration::from_millis(300));
+        world.link.borrow_mut().cut(false);
+        load(&mut world, Duration::from_millis(outage_ms));
+        world.link.borrow_mut().cut(true);
+        let before = world.a.estimates(world.from).unwrap().delivered_bytes;
+        load(&mut world, Duration::from_secs(2));
+        let closed = |event: &&Event| matches!(event, Event::Closed { .. });
+        assert_eq!(world.events_a.iter().find(closed), None, "{outage_ms} ms");
+        let delivered = world.a.estimates(world.from).unwrap().delivered_bytes - before;
+        assert!(delivered > 1 << 20, "{delivered} bytes after an outage of {outage_ms} ms");
+    }
+}

@@ -83,6 +83,13 @@ pub enum FromMigrate {
     },
     /// At the source: the VM runs elsewhere; its monitor here may end.
     Release(MigrationId),
+    /// Something happened to the migration NIC by itself.
+    News {
+        /// Somebody should look at it.
+        warning: bool,
+        /// What.
+        text: String,
+    },
     /// A migration ended, on either host.
     Ended(Box<Ended>),
 }

@@ -237,7 +237,7 @@ impl Engine {
                 progress.id
             }
             // One that found no slot here comes again, while who served it before may still listen.
-            FromMigrate::Incoming(_) => return Some(message),
+            FromMigrate::Incoming(_) | FromMigrate::News { .. } => return Some(message),
             FromMigrate::Pinged(id, _) => {
                 shared.progress.remove(id);
                 *id

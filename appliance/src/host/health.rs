@@ -31,12 +31,14 @@ pub fn checks(plane: &ControlPlane) -> Vec<Check> {
     } else {
         ("up", plane.migration_trouble())
     };
+    let nic = (trouble.is_none() && plane.has_migration_nic()).then(|| plane.engine.nic()).flatten();
+    let stack_warnings = nic.map(|nic| nic.warnings).unwrap_or_default();
     let mut checks = vec![
         check("configuration", "read without errors", config.collect()),
         maintenance::check(plane),
         check("KVM", "usable", kvm_problem().into_iter().collect()),
         check("network", "as configured", network),
-        check("migration stack", stack, trouble.into_iter().collect()),
+        Check { warnings: stack_warnings, ..check("migration stack", stack, trouble.into_iter().collect()) },
     ];
     for datastore in plane.datastores.all() {
         let subject = format!("datastore {}", datastore.name());

@@ -59,6 +59,8 @@ pub fn run(run_dir: &RunDir) -> io::Result<()> {
         let greet = || plane.own().into_iter().chain([discovery::peers(plane)]).collect();
         plane.engine.keep(greet, |message| match message {
             FromMigrate::Incoming(incoming) => arrivals::incoming(plane, *incoming),
+            FromMigrate::News { warning: true, text } => log::warn!("{text}"),
+            FromMigrate::News { warning: false, text } => log::info!(target: journal::NEWS, "{text}"),
             FromMigrate::Ended(ended) => receipts::take_over(plane, *ended),
             // Of a move that an earlier control plane began: the lease, which is watched, says what came of it.
             // Of a measurement whose console an earlier control plane had: nobody waits for it.

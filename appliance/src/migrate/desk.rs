@@ -1,6 +1,7 @@
 //! What a move needs of the process around it.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use netstack::{Nic, PublicKey, Stack};
 use protocol::checks::facts::NicFacts;
@@ -45,6 +46,11 @@ impl Wire<'_> {
     pub fn nic(&self) -> NicFacts {
         let link = self.stack.link();
         NicFacts { speed_mbits: link.speed_mbit, full_duplex: link.full_duplex, mtu: self.stack.mtu() }
+    }
+
+    /// Why nothing comes from the peer, where that is the fault of this host's own link.
+    pub fn silence(&self, now: Instant) -> Option<String> {
+        self.stack.silence(now).map(|reason| reason.to_string())
     }
 }
 

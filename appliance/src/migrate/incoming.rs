@@ -8,7 +8,7 @@ use model::diagnosis::Reason;
 use netstack::ConnectionId;
 use protocol::checks::Finding;
 use protocol::checks::facts::HostFacts;
-use protocol::destination::{Destination, Effect, Input, Phase, Progress, Welcome};
+use protocol::destination::{Destination, Effect, Input, Phase, Progress, Timer, Welcome};
 use protocol::pages::PageSet;
 use protocol::session::{LeaseAsk, Outcome, PhaseName, RightToRun};
 use protocol::wire::message::RunState;
@@ -116,7 +116,12 @@ impl Arrival {
 
     /// A deadline may have passed.
     pub fn wake(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>) {
-        self.destination.handle_timeout(desk.clock.of(now));
+        let at = desk.clock.of(now);
+        let silent = self.destination.poll_timeout().is_some_and(|due| due.reason == Timer::Idle && due.at <= at);
+        match wire.silence(now).filter(|_| silent) {
+            Some(cause) => self.destination.handle_input(at, Input::LinkDown { cause }),
+            None => self.destination.handle_timeout(at),
+        }
         self.go_on(now, desk, wire);
     }
 

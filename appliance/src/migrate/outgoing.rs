@@ -17,7 +17,7 @@ use protocol::checks::{Severity, blockers, refusal, slot};
 use protocol::convergence::{Costs, Policy};
 use protocol::pages::PageSet;
 use protocol::session::{LeaseAsk, Outcome, PhaseName, RightToRun};
-use protocol::source::{Effect, Input, Plan, Source, Stopped};
+use protocol::source::{Effect, Input, Plan, Source, Stopped, Timer};
 use protocol::time::Duration;
 use protocol::wire::message::{Offer, RunState};
 use protocol::wire::{MigrationId, ValidatedOffer};
@@ -234,7 +234,12 @@ impl Departure {
     /// A deadline may have passed.
     pub fn wake(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>) {
         if let Some(source) = &mut self.source {
-            source.handle_timeout(desk.clock.of(now));
+            let at = desk.clock.of(now);
+            let silent = source.poll_timeout().is_some_and(|due| due.reason == Timer::Idle && due.at <= at);
+            match wire.silence(now).filter(|_| silent) {
+                Some(cause) => source.handle_input(at, Input::LinkDown { cause }),
+                None => source.handle_timeout(at),
+            }
         }
         self.go_on(now, desk, wire);
     }

@@ -8,7 +8,7 @@ use netstack::probe::Probe;
 use netstack::{CloseReason, ConnectionId};
 use protocol::checks::facts::LinkFacts;
 use protocol::checks::link;
-use protocol::ping::{self, Effect, Input, Plan};
+use protocol::ping::{self, Effect, Input, Plan, Timer};
 use protocol::wire;
 
 use super::desk::{Desk, Wire, address_of};
@@ -88,7 +88,12 @@ impl Ping {
     /// Time has passed, and the stack was polled.
     pub fn wake(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>) {
         if let Some(machine) = &mut self.machine {
-            machine.handle_timeout(desk.clock.of(now));
+            let at = desk.clock.of(now);
+            let silent = machine.poll_timeout().is_some_and(|due| due.reason == Timer::Idle && due.at <= at);
+            match wire.silence(now).filter(|_| silent) {
+                Some(cause) => machine.handle_input(at, Input::LinkDown { cause }),
+                None => machine.handle_timeout(at),
+            }
         }
         self.go_on(now, desk, wire);
     }

@@ -8,7 +8,11 @@ pub(crate) struct Cable {
     namespaces: Vec<String>,
     /// The ends lie in different networks.
     is_routed: bool,
+    name: String,
 }
+
+/// The MAC address of a third host's NIC.
+const INTRUDER: &str = "02:00:00:00:00:99";
 
 impl Cable {
     /// Lays a cable; none, with the reason on standard error, where this process may not make namespaces.
@@ -83,7 +87,7 @@ impl Cable {
     }
 
     fn namespaces(name: &str, ends: &[&str]) -> Option<Self> {
-        let mut cable = Self { namespaces: Vec::new(), is_routed: false };
+        let mut cable = Self { namespaces: Vec::new(), is_routed: false, name: name.to_owned() };
         for end in ends {
             let namespace = format!("gw-{name}-{end}-{}", std::process::id());
             if !ip(&["netns", "add", &namespace]) || !ip(&["-n", &namespace, "link", "set", "lo", "up"]) {
@@ -113,6 +117,45 @@ impl Cable {
             eprintln!("skipped: no link can be made slow here (tc and the kernel's tbf are needed)");
         }
         shaped
+    }
+
+    /// Puts a third host, whose kernel has this address, at the first host's switch; its NIC's MAC address.
+    pub(crate) fn intrude(&mut self, address: &str) -> String {
+        let (switches, third) = (self.namespaces[2].clone(), Self::namespaces(&format!("{}-x", self.name), &["x"]));
+        let mut third = third.expect("it could be made before");
+        let namespace = third.namespaces.remove(0);
+        let nic = ["-n", &namespace, "link", "add", "nic0", "address", INTRUDER, "type", "veth", "peer", "name"];
+        assert!(ip(&[&nic[..], &["port-x", "netns", &switches]].concat()), "a veth pair");
+        assert!(ip(&["-n", &switches, "link", "set", "port-x", "master", "switch-a", "up"]));
+        assert!(ip(&["-n", &namespace, "address", "add", address, "dev", "nic0"]));
+        assert!(ip(&["-n", &namespace, "link", "set", "nic0", "up"]));
+        self.namespaces.push(namespace);
+        INTRUDER.to_owned()
+    }
+
+    /// Lets it ask for an address of its network, as whoever begins to talk does.
+    pub(crate) fn intruder_asks_for(&self, address: &str) {
+        let datagram = format!("echo > /dev/udp/{address}/9");
+        ip(&["netns", "exec", self.namespaces.last().expect("it is there"), "bash", "-c", &datagram]);
+    }
+
+    /// Takes it away again.
+    pub(crate) fn intruder_leaves(&mut self) {
+        let namespace = self.namespaces.pop().expect("it is there");
+        assert!(ip(&["netns", "delete", &namespace]));
+    }
+
+    /// Takes the first host's NIC out of its slot.
+    pub(crate) fn unplug_nic(&self) {
+        assert!(ip(&["-n", &self.namespaces[0], "link", "delete", "mig0"]));
+    }
+
+    /// Puts a NIC into that slot again, and its cable into the switch: another NIC, with another MAC address.
+    pub(crate) fn plug_nic_in(&self) {
+        let (host, switches) = (&self.namespaces[0], &self.namespaces[2]);
+        let nic = ["-n", host, "link", "add", "mig0", "mtu", "9000", "type", "veth", "peer", "name"];
+        assert!(ip(&[&nic[..], &["port-a", "mtu", "9000", "netns", switches]].concat()), "a veth pair");
+        assert!(ip(&["-n", switches, "link", "set", "port-a", "master", "switch-a", "up"]));
     }
 
     /// The links of one end, besides its loopback.

@@ -98,6 +98,9 @@ pub trait Port {
     /// Whether the link is up, and how fast.
     fn link(&mut self) -> LinkState;
 
+    /// Whether the device is there no more: it was unplugged. One that comes again is another port.
+    fn is_gone(&mut self) -> bool;
+
     /// What was carried and lost.
     fn counters(&mut self) -> Counters;
 

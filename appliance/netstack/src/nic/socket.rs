@@ -239,6 +239,11 @@ impl Port for Nic {
         LinkState { up, speed_mbit, full_duplex }
     }
 
+    fn is_gone(&mut self) -> bool {
+        // A device that came again has the name and another index.
+        !syscall::interface_index(self.control.as_fd(), &self.name).is_ok_and(|index| index == self.index)
+    }
+
     fn counters(&mut self) -> Counters {
         if let Ok((_, drops)) = syscall::packet_statistics(self.socket.as_fd()) {
             self.counters.dropped_by_socket += u64::from(drops);

@@ -240,6 +240,13 @@ pub(crate) fn mtu(fd: BorrowedFd<'_>, name: &str) -> io::Result<u32> {
     Ok(unsafe { request.ifr_ifru.ifru_mtu } as u32)
 }
 
+/// The interface's index.
+pub(crate) fn interface_index(fd: BorrowedFd<'_>, name: &str) -> io::Result<u32> {
+    let request = interface_ioctl(fd, libc::SIOCGIFINDEX as _, name, |_| {})?;
+    // SAFETY: SIOCGIFINDEX fills this member of the union.
+    Ok(unsafe { request.ifr_ifru.ifru_ifindex } as u32)
+}
+
 /// Sets the interface's MTU.
 pub(crate) fn set_mtu(fd: BorrowedFd<'_>, name: &str, mtu: u32) -> io::Result<()> {
     interface_ioctl(fd, libc::SIOCSIFMTU as _, name, |request| request.ifr_ifru.ifru_mtu = mtu as libc::c_int).map(drop)

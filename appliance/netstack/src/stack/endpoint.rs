@@ -10,9 +10,11 @@ use bytes::{Bytes, BytesMut};
 use quinn_proto::{ConnectionHandle, ServerConfig};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use super::claim::Conflict;
 use super::config::{StackConfig, StackError};
 use super::event::{ConnectionId, Event};
 use super::ip::IpLayer;
+use super::neighbour::Neighbour;
 use super::quic;
 use super::receive::ReceivedBatch;
 use super::settle::LINK_CHECK_INTERVAL;
@@ -42,6 +44,7 @@ pub struct Stack<P> {
     pub(super) link: LinkState,
     pub(super) link_checked: Instant,
     pub(super) link_down_at: Option<Instant>,
+    pub(super) is_gone: bool,
     pub(super) next_to_send: usize,
     pub(super) more_to_do: bool,
 }
@@ -74,6 +77,7 @@ impl<P: Port> Stack<P> {
             link,
             link_checked: now,
             link_down_at: None,
+            is_gone: false,
             next_to_send: 0,
             more_to_do: false,
         })
@@ -94,10 +98,44 @@ impl<P: Port> Stack<P> {
         self.link
     }
 
+    /// Whether the NIC is gone, as of the last check.
+    pub fn is_gone(&self) -> bool {
+        self.is_gone
+    }
+
+    /// Goes on over another port, with all connections: they bear its absence for as long as they bear silence.
+    pub fn replace_port(&mut self, mut port: P, now: Instant) -> Result<(), StackError> {
+        let link = port.link();
+        self.ip.replace_port(port, now)?;
+        self.is_gone = false;
+        self.link_is(link, now);
+        Ok(())
+    }
+
     /// What the NIC carried and lost.
     pub fn counters(&mut self) -> Counters {
         let device = &mut self.ip.device;
         Counters { send_failed: device.failed_frames(), ..device.port.counters() }
+    }
+
+    /// Another NIC that uses our address, as far as is known.
+    pub fn conflict(&self) -> Option<Conflict> {
+        self.ip.conflict()
+    }
+
+    /// Who spoke to us by ARP or neighbour discovery, by address; at most 64.
+    pub fn neighbours(&self, now: Instant) -> Vec<Neighbour> {
+        self.ip.neighbours(now)
+    }
+
+    /// The kernel's name of the migration NIC.
+    pub fn nic_name(&self) -> &str {
+        self.ip.device.port.name()
+    }
+
+    /// Its MAC address.
+    pub fn mac(&self) -> [u8; 6] {
+        self.ip.device.port.mac()
     }
 
     /// MTU of the migration NIC.
@@ -167,6 +205,7 @@ impl<P: Port> Stack<P> {
             }
         }
         self.transmit(now);
+        self.events.extend(self.ip.news_of_conflict().map(Event::Conflict));
         for id in due {
             self.settle(id, now);
         }
@@ -191,7 +230,7 @@ impl<P: Port> Stack<P> {
         });
         let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(1 + others.len());
         fds.extend(others.iter().map(|(fd, wanted)| PollFd::from_borrowed_fd(*fd, *wanted)));
-        if let Some(fd) = self.ip.device.port.readiness() {
+        if let Some(fd) = self.ip.device.port.readiness().filter(|_| !self.is_gone) {
             fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
         }
         match rustix::event::poll(&mut fds, timeout.as_ref()) {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::claim::Conflict;
 use crate::nic::LinkState;
 use crate::stream::{CloseReason, PublicKey};
 
@@ -46,4 +47,8 @@ pub enum Event {
     },
     /// The NIC's link went up or down.
     Link(LinkState),
+    /// The NIC is gone; [`Stack::replace_port`](super::Stack::replace_port) goes on with another.
+    Gone,
+    /// Another NIC uses our address, or none does any more.
+    Conflict(Option<Conflict>),
 }

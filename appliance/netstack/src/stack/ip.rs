@@ -13,7 +13,9 @@ use smoltcp::iface::{Config, Interface, PollIngressSingleResult, SocketHandle, S
 use smoltcp::socket::udp;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpoint};
 
+use super::claim::{Claim, Conflict};
 use super::config::{StackConfig, StackError};
+use super::neighbour::{self, Neighbour, Neighbours};
 use crate::device::{FrameDevice, STAND_IN};
 use crate::nic::Port;
 
@@ -40,19 +42,14 @@ pub(crate) struct IpLayer<P> {
     prefix: u8,
     has_gateway: bool,
     strangers_since: Option<Instant>,
+    claim: Claim,
+    neighbours: Neighbours,
 }
 
 impl<P: Port> IpLayer<P> {
     pub(crate) fn new(mut port: P, config: &StackConfig, now: Instant) -> Result<Self, StackError> {
         let cidr = check_address(config)?;
-        if let IpAddr::V6(address) = config.address {
-            let last = address.octets();
-            // Solicited-node multicast, RFC 4291 section 2.7.1, on Ethernet (RFC 2464 section 7).
-            let joined = port
-                .join_multicast([0x33, 0x33, 0xff, last[13], last[14], last[15]])
-                .and_then(|()| port.join_multicast([0x33, 0x33, 0, 0, 0, 1]));
-            joined.map_err(|source| StackError::Multicast { nic: port.name().to_owned(), source })?;
-        }
+        join_multicast(&mut port, config.address)?;
         let mac = port.mac();
         let mut device = FrameDevice::new(port, config.port);
         let mut interface_config = Config::new(HardwareAddress::Ethernet(EthernetAddress(mac)));
@@ -84,7 +81,21 @@ impl<P: Port> IpLayer<P> {
             prefix: config.prefix,
             has_gateway: config.gateway.is_some(),
             strangers_since: None,
+            claim: Claim::new(now, config.address, mac),
+            neighbours: Neighbours::default(),
         })
+    }
+
+    /// Goes on over another port.
+    pub(crate) fn replace_port(&mut self, mut port: P, now: Instant) -> Result<(), StackError> {
+        join_multicast(&mut port, self.address)?;
+        let mac = port.mac();
+        self.device.port = port;
+        self.interface.set_hardware_addr(HardwareAddress::Ethernet(EthernetAddress(mac)));
+        // Forgets all neighbours: to be asked is how they learn where we are now.
+        self.interface.update_ip_addrs(|_| {});
+        self.claim = Claim::new(now, self.address, mac);
+        Ok(())
     }
 
     /// Tells whether packets for `peer` have a way out.
@@ -115,6 +126,10 @@ impl<P: Port> IpLayer<P> {
         let result = self.interface.poll_ingress_single(at, &mut self.device, &mut self.sockets);
         if matches!(result, PollIngressSingleResult::None) {
             return false;
+        }
+        if let Some(said) = self.device.take_said() {
+            self.neighbours.hear(now, &said, self.address);
+            self.claim.hear(now, &said);
         }
         let socket = self.sockets.get_mut::<udp::Socket<'_>>(self.receiver);
         while let Ok((payload, meta)) = socket.recv() {
@@ -186,6 +201,10 @@ impl<P: Port> IpLayer<P> {
     /// Retries what waits for a neighbour or for the NIC, and forgets answers that waited for long.
     pub(crate) fn maintain(&mut self, now: Instant) {
         self.device.flush();
+        while let Some(word) = self.claim.poll(now) {
+            let mac = self.device.port.mac();
+            self.device.send_alone(&neighbour::frame(word, mac, self.address));
+        }
         let at = self.at(now);
         self.interface.poll_maintenance(at);
         self.interface.poll_egress(at, &mut self.device, &mut self.sockets);
@@ -209,9 +228,35 @@ impl<P: Port> IpLayer<P> {
             return Some(now + Duration::from_micros(50));
         }
         let at = self.at(now);
-        let delay = self.interface.poll_delay(at, &self.sockets)?;
-        Some(now + Duration::from_micros(delay.total_micros().max(1_000)))
+        let delay = self.interface.poll_delay(at, &self.sockets);
+        let sockets = delay.map(|delay| now + Duration::from_micros(delay.total_micros().max(1_000)));
+        sockets.into_iter().chain(self.claim.next_timeout()).min()
     }
+
+    /// Who else uses our address.
+    pub(crate) fn conflict(&self) -> Option<Conflict> {
+        self.claim.conflict()
+    }
+
+    /// The same, where it changed since the last call.
+    pub(crate) fn news_of_conflict(&mut self) -> Option<Option<Conflict>> {
+        self.claim.news()
+    }
+
+    /// Who spoke to us, by ARP and neighbour discovery.
+    pub(crate) fn neighbours(&self, now: Instant) -> Vec<Neighbour> {
+        self.neighbours.all(now)
+    }
+}
+
+fn join_multicast(port: &mut impl Port, address: IpAddr) -> Result<(), StackError> {
+    let IpAddr::V6(address) = address else { return Ok(()) };
+    let last = address.octets();
+    // Solicited-node multicast, RFC 4291 section 2.7.1, on Ethernet (RFC 2464 section 7).
+    let joined = port
+        .join_multicast([0x33, 0x33, 0xff, last[13], last[14], last[15]])
+        .and_then(|()| port.join_multicast([0x33, 0x33, 0, 0, 0, 1]));
+    joined.map_err(|source| StackError::Multicast { nic: port.name().to_owned(), source })
 }
 
 fn check_address(config: &StackConfig) -> Result<IpCidr, StackError> {

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::endpoint::Stack;
 use super::event::{ConnectionId, Event};
-use crate::nic::Port;
+use crate::nic::{LinkState, Port};
+use crate::stream::CloseReason;
 use crate::stream::close::{Circumstances, explain};
 use crate::stream::connection::{Connection, Notice};
 
@@ -18,13 +19,35 @@ impl<P: Port> Stack<P> {
         }
         self.link_checked = now;
         let link = self.ip.device.port.link();
-        if self.link.up && !link.up {
-            self.link_down_at = Some(now);
+        if !self.is_gone && self.ip.device.port.is_gone() {
+            self.is_gone = true;
+            self.events.push_back(Event::Gone);
+        }
+        self.link_is(link, now);
+    }
+
+    pub(super) fn link_is(&mut self, link: LinkState, now: Instant) {
+        match (self.link.up, link.up) {
+            (true, false) => self.link_down_at = Some(now),
+            // What was sent meanwhile is lost, and the timers that would find that out have grown.
+            (false, true) => self.connections.values_mut().for_each(Connection::try_again),
+            _ => {}
         }
         if link != self.link {
             self.link = link;
             self.events.push_back(Event::Link(link));
         }
+    }
+
+    /// Whether the link is down, or was within the time after whose silence a connection is lost.
+    fn link_was_down(&self, now: Instant) -> bool {
+        let window = self.config.limits.idle_timeout + LINK_CHECK_INTERVAL;
+        !self.link.up || self.link_down_at.is_some_and(|at| now.saturating_duration_since(at) <= window)
+    }
+
+    /// Why nothing comes from any peer, where that is the fault of our own link.
+    pub fn silence(&self, now: Instant) -> Option<CloseReason> {
+        self.link_was_down(now).then(|| CloseReason::LinkDown { nic: self.ip.device.port.name().to_owned() })
     }
 
     /// Tells the caller what happened, and lets QUIC's endpoint know.
@@ -55,6 +78,7 @@ impl<P: Port> Stack<P> {
     }
 
     fn event_of(&mut self, id: ConnectionId, notice: Notice, now: Instant) -> Option<Event> {
+        let link_was_down = self.link_was_down(now);
         let connection = self.connections.get_mut(&id)?;
         let incoming = connection.expected.is_none();
         let reason = match notice {
@@ -68,15 +92,13 @@ impl<P: Port> Stack<P> {
             }
             Notice::Broken(reason) => reason,
             Notice::Lost(error) => {
-                let window = connection.idle_timeout() + LINK_CHECK_INTERVAL;
                 let around = Circumstances {
                     address: connection.address,
                     expected: connection.expected,
                     incoming,
                     established: connection.is_told(),
                     no_neighbour: self.ip.is_waiting(connection.sender),
-                    link_was_down: !self.link.up
-                        || self.link_down_at.is_some_and(|at| now.saturating_duration_since(at) <= window),
+                    link_was_down,
                     nic: self.ip.device.port.name(),
                     handshake_timeout: self.config.limits.handshake_timeout,
                     idle_timeout: self.config.limits.idle_timeout,

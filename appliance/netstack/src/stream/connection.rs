@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use quinn_proto::{ConnectionError, ConnectionHandle, Dir, Event as QuicEvent, StreamEvent, StreamId, VarInt};
@@ -355,6 +355,14 @@ impl Connection {
         self.notices.push_back(Notice::Broken(reason));
     }
 
+    /// The path carries again, after it carried nothing: something is sent at once. The timers that would find out that all
+    /// under way is lost have doubled with each probe that was not answered (RFC 9002 section 6.2.1).
+    pub(crate) fn try_again(&mut self) {
+        if self.is_established() {
+            self.quic.ping();
+        }
+    }
+
     /// Queues one datagram that the peer throws away. Returns false when enough of them wait: more would only delay what
     /// is said after them.
     pub(crate) fn send_filler(&mut self, filler: &Bytes) -> bool {
@@ -382,10 +390,6 @@ impl Connection {
             datagram_bytes: path.current_mtu,
             mtu_probes: (path.sent_plpmtud_probes, path.lost_plpmtud_probes),
         }
-    }
-
-    pub(crate) fn idle_timeout(&self) -> Duration {
-        self.limits.idle_timeout
     }
 
     pub(crate) fn lost_bytes(&self) -> u64 {

@@ -238,6 +238,10 @@ impl Port for End {
         LinkState { up, speed_mbit: None, full_duplex: Some(true) }
     }
 
+    fn is_gone(&mut self) -> bool {
+        false
+    }
+
     fn counters(&mut self) -> Counters {
         Counters::default()
     }

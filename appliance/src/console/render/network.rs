@@ -1,25 +1,53 @@
 //! The migration NIC, and the path over it to another host.
 
-use super::answers::problems;
+use model::units::Bytes;
+
+use super::answers::{problems, span};
 use super::record::Record;
-use crate::api::host::{MigrationNicDetail, PingDetail};
+use crate::api::host::{MigrationNeighbour, MigrationNicDetail, MigrationPeer, PingDetail};
 
 pub(super) fn migration_nic(nic: &MigrationNicDetail) -> String {
     if nic.nic.is_empty() {
         return format!("no migration NIC is in use{}", problems(&nic.problems));
     }
+    let carried = |frames: u64, bytes: u64, drops: u64| format!("{frames} frames, {}, {drops} dropped", Bytes(bytes));
     let record = Record::default()
         .line("NIC", &nic.nic)
         .some("MAC", nic.mac)
-        .line("address", &nic.address)
-        .line("UDP port", nic.port)
         .line("link", if nic.link { "up" } else { "down" })
         .some("speed", nic.speed_mbits.map(|speed| format!("{speed} Mbit/s")))
         .line("MTU", nic.mtu)
+        .line("VLAN", or(nic.vlan, "untagged"))
+        .line("address", &nic.address)
+        .line("gateway", or(nic.gateway, "none: hosts of other networks are not reached"))
+        .line("UDP port", nic.port)
         .line("public key", &nic.public_key)
-        .line("frames", format!("{} out, {} in, {} dropped", nic.frames_out, nic.frames_in, nic.drops))
-        .line("connections", nic.connections);
-    format!("{record}{}", problems(&nic.problems))
+        .line("sent", carried(nic.frames_out, nic.bytes_out, nic.drops_out))
+        .line("received", carried(nic.frames_in, nic.bytes_in, nic.drops))
+        .line("connections", nic.connections)
+        .each("peer", nic.peers.iter().map(peer))
+        .each("neighbour", nic.neighbours.iter().map(neighbour));
+    format!("{record}{}{}", problems(&nic.problems), problems(&nic.warnings))
+}
+
+fn or(value: Option<impl ToString>, none: &str) -> String {
+    value.map_or_else(|| none.to_owned(), |value| value.to_string())
+}
+
+fn peer(peer: &MigrationPeer) -> String {
+    let MigrationPeer { host, address, port, mac, routed } = peer;
+    let by = match (mac, routed) {
+        (Some(mac), false) => format!("at {mac}"),
+        (Some(mac), true) => format!("by the gateway at {mac}"),
+        (None, false) => "not asked for yet".to_owned(),
+        (None, true) => "by the gateway, which was not asked for yet".to_owned(),
+    };
+    format!("{host}, {address} port {port}, {by}")
+}
+
+fn neighbour(neighbour: &MigrationNeighbour) -> String {
+    let MigrationNeighbour { address, mac, age_s } = neighbour;
+    format!("{address} at {mac}, {} ago", span(*age_s))
 }
 
 pub(super) fn ping(path: &PingDetail) -> String {

@@ -30,7 +30,10 @@ impl Engine {
                 Event::Records(connection) => self.records(connection),
                 Event::Writable(connection) => self.departure_over(connection, Departure::go_on),
                 Event::Closed { connection, reason } => self.closed(connection, &reason),
+                Event::Conflict(conflict) => self.address_conflict(conflict),
+                Event::Gone => self.nic_is_gone(),
                 Event::Link(link) => {
+                    self.link_changed(link);
                     let next = self.slots.link_changed(link.speed_mbit, self.clock.of(Instant::now()));
                     self.begin_all(next);
                 }

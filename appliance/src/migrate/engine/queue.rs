@@ -95,7 +95,7 @@ impl Engine {
         let key =
             key_of(peer).ok_or_else(|| Reason::new(format!("the key of {} cannot be read", peer.name), "host list"))?;
         let trouble = self.trouble.clone().unwrap_or_else(|| "it is not configured".to_owned());
-        let stack = self.stack.as_mut();
+        let stack = self.stack.as_mut().filter(|_| self.trouble.is_none());
         let stack = stack
             .ok_or_else(|| Reason::new(format!("the migration stack is not up: {trouble}"), "network migration-nic"))?;
         let connection = stack.connect(address_of(peer), key, Instant::now());

@@ -47,6 +47,10 @@ pub struct Engine {
     pub(super) peers: Vec<Peer>,
     pub(super) stack: Option<Stack<Nic>>,
     pub(super) trouble: Option<String>,
+    /// The link was up when it was told of last.
+    pub(super) link_told: bool,
+    /// When to look again whether a NIC that is gone is back.
+    pub(super) next_look: Instant,
     pub(super) slots: Slots,
     pub(super) departures: Vec<Departure>,
     /// Orders that wait for a slot; in which order they begin, the slots know.
@@ -85,6 +89,8 @@ impl Engine {
             peers: Vec::new(),
             stack: None,
             trouble: None,
+            link_told: true,
+            next_look: Instant::now(),
             slots: Slots::new(None),
             departures: Vec::new(),
             waiting: Vec::new(),
@@ -103,6 +109,7 @@ impl Engine {
             stack.poll(Instant::now());
         }
         self.take_events();
+        self.look_for_nic(Instant::now());
         self.wake();
         self.settle();
         if let Some(stack) = &mut self.stack {
