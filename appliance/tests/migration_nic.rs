@@ -3,8 +3,7 @@
 mod world;
 
 use godwit::api::channel::Channel;
-use godwit::api::host::HostRequest;
-use godwit::api::host::{HostAnswer, MigrationNicDetail, PingDetail};
+use godwit::api::host::{HostAnswer, HostRequest, MigrationNicDetail, PingDetail};
 use godwit::api::lease::LeaseRequest;
 use model::receipt::Verdict;
 use world::command::Command;

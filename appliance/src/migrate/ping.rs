@@ -11,6 +11,7 @@ use protocol::checks::link;
 use protocol::ping::{self, Effect, Input, Plan, Timer};
 use protocol::wire;
 
+use super::clock::Clock;
 use super::desk::{Desk, Wire, address_of};
 use super::measured::measured;
 use crate::api::host::PingDetail;
@@ -80,8 +81,8 @@ impl Ping {
     }
 
     /// When [`Self::wake`] is to be called.
-    pub fn deadline(&self, now: Instant, desk_clock: super::clock::Clock) -> Option<Instant> {
-        let machine = self.machine.as_ref()?.poll_timeout().map(|deadline| desk_clock.back(deadline.at));
+    pub fn deadline(&self, now: Instant, clock: Clock) -> Option<Instant> {
+        let machine = self.machine.as_ref()?.poll_timeout().map(|deadline| clock.back(deadline.at));
         machine.into_iter().chain(self.probe.as_ref().map(|probe| probe.deadline(now))).min()
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use model::diagnosis::Reason;
 use model::names::HostName;
 use netstack::ConnectionId;
 
@@ -13,13 +14,16 @@ use crate::migrate::ping::Ping;
 impl Engine {
     /// Begins one.
     pub(super) fn ping(&mut self, id: MigrationId, to: &HostName) {
-        match self.own().and_then(|own| Ok((own, self.peer(to)?))) {
-            Ok((own, peer)) => match self.call(&peer) {
-                Ok(connection) => self.pings.push(Ping::new(id, connection, own.name, peer)),
-                Err(reason) => self.host.tell(FromMigrate::Pinged(id, Err(reason))),
-            },
-            Err(reason) => self.host.tell(FromMigrate::Pinged(id, Err(reason))),
+        if let Err(reason) = self.begin_ping(id, to) {
+            self.host.tell(FromMigrate::Pinged(id, Err(reason)));
         }
+    }
+
+    fn begin_ping(&mut self, id: MigrationId, to: &HostName) -> Result<(), Reason> {
+        let (own, peer) = (self.own()?, self.peer(to)?);
+        let connection = self.call(&peer)?;
+        self.pings.push(Ping::new(id, connection, own.name, peer));
+        Ok(())
     }
 
     pub(super) fn ping_index(&self, connection: ConnectionId) -> Option<usize> {
