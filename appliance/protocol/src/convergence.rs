@@ -48,8 +48,7 @@ pub struct Policy {
     pub throttle: bool,
     /// And if that does not help.
     pub no_convergence: NoConvergence,
-    /// The rounds may take a part of the link only. They teach no more of it than that, so the stun, which takes all of the link,
-    /// is predicted longer than it will be.
+    /// The rounds may take a part of the link only, and teach no more of it than that; the stun takes all of it.
     pub bounded: bool,
 }
 
@@ -133,6 +132,8 @@ const TELLING_BYTES: u64 = 1 << 20;
 const THROTTLE_STEPS: [u8; 6] = [20, 40, 60, 80, 95, 99];
 /// Rounds that may go on although the stun would fit, as long as each makes it markedly shorter.
 const POLISHING_ROUNDS: u8 = 4;
+/// Stuns that had to be called off, from which on what they took is what they take.
+const ACCIDENTS: u8 = 3;
 
 /// Watches the rounds of one move.
 #[derive(Clone, Debug)]
@@ -141,12 +142,20 @@ pub struct Convergence {
     costs: Costs,
     state_bytes: u64,
     rtt: Duration,
+    /// What the end of a round takes until the other host's word of it is heard, where a round showed it: a host that is slow to wake takes
+    /// longer than the wire.
+    turn: Duration,
+    /// How long the monitor took to answer last.
+    monitor: Duration,
+    /// What was expected of the link before the first round, bytes a second.
+    link: u64,
     bandwidth: u64,
     measured: bool,
     dirty_rate: u64,
     rounds: u16,
     last_left: Option<u64>,
     strikes: u8,
+    overruns: u8,
     polished: u8,
     throttle_step: usize,
     harvested: Instant,
@@ -160,12 +169,16 @@ impl Convergence {
             costs,
             state_bytes,
             rtt,
+            turn: rtt,
+            monitor: Duration::ZERO,
+            link: bandwidth,
             bandwidth: bandwidth.max(1 << 20),
             measured: false,
             dirty_rate: 0,
             rounds: 0,
             last_left: None,
             strikes: 0,
+            overruns: 0,
             polished: 0,
             throttle_step: 0,
             harvested: now,
@@ -201,11 +214,15 @@ impl Convergence {
             // The latest tells most; one slow round does not undo what several showed.
             self.bandwidth = if self.measured { (self.bandwidth + now * 3) / 4 } else { now }.max(1 << 10);
             self.measured = true;
+        } else if round.pages > 0 {
+            let shown = round.took.saturating_sub(self.sending(round.bytes)).max(self.rtt);
+            self.turn = (self.turn + shown * 3) / 4;
         }
     }
 
-    /// A harvest came in: learns the dirty rate.
-    pub fn harvested(&mut self, now: Instant, dirtied: u64) {
+    /// A harvest came in, `took` after it was asked for: learns the dirty rate, and what a question to the monitor takes.
+    pub fn harvested(&mut self, now: Instant, took: Duration, dirtied: u64) {
+        self.monitor = took;
         let span = now.since(self.harvested).nanos();
         // What two harvests in quick succession find tells nothing of a rate.
         if span >= 1_000_000 {
@@ -215,21 +232,34 @@ impl Convergence {
     }
 
     /// A stun had to be called off after `took`. Three quarters of what goes beyond the fixed parts are expected again: all of it would leave no
-    /// stun that could ever be begun, for a packet that was lost once; what takes so long each time is expected nearly whole after some.
+    /// stun that could ever be begun, for a packet that was lost once. From the third on it is no accident, and all of it is.
     pub fn stun_overran(&mut self, took: Duration) {
-        let known = self.costs.sum();
-        self.costs.stop += took.saturating_sub(known) * 3 / 4;
+        self.overruns = self.overruns.saturating_add(1);
+        let quarters = if self.overruns < ACCIDENTS { 3 } else { 4 };
+        self.costs.stop += took.saturating_sub(self.fixed()) * quarters / 4;
         self.last_left = None;
         self.polished = 0;
         self.strikes = self.strikes.saturating_add(1);
     }
 
     fn sending(&self, bytes: u64) -> Duration {
-        Duration::from_nanos((u128::from(bytes) * 1_000_000_000 / u128::from(self.bandwidth)) as u64)
+        time_for(bytes, self.bandwidth)
+    }
+
+    /// What the link carries in the stun, bytes a second. Where the rounds may not take all of it, half of what was expected before them counts:
+    /// that was measured in a moment, in which others may have been silent.
+    fn stun_bandwidth(&self) -> u64 {
+        if self.policy.bounded { self.bandwidth.max(self.link / 2) } else { self.bandwidth }
+    }
+
+    /// The parts that do not depend on what is left to send. Two turns: the hand-over until the commit is heard of, and the guest's going on. Two
+    /// questions to the monitor here: to save, and the last harvest; those of the other host are in its rehearsal.
+    fn fixed(&self) -> Duration {
+        self.costs.sum() + self.turn * 2 + self.monitor * 2
     }
 
     fn stun_for(&self, pages: u64) -> Duration {
-        self.costs.sum() + self.rtt * 2 + self.sending(pages * PAGE_COST + self.state_bytes)
+        self.fixed() + time_for(pages * PAGE_COST + self.state_bytes, self.stun_bandwidth())
     }
 
     /// What would happen with `left` dirty pages, if the guest were stunned now or after the rounds that it takes.
@@ -303,6 +333,10 @@ impl Convergence {
     }
 }
 
+fn time_for(bytes: u64, bytes_per_s: u64) -> Duration {
+    Duration::from_nanos((u128::from(bytes) * 1_000_000_000 / u128::from(bytes_per_s)) as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -329,7 +363,7 @@ mod tests {
             rounds += 1;
             convergence.round_ended(RoundMeasure { pages: left, bytes, took });
             left = (rate * speed / 100 * took.nanos() / 1_000_000_000).min(set);
-            convergence.harvested(now, left);
+            convergence.harvested(now, Duration::ZERO, left);
             match convergence.decide(left) {
                 Decision::NextRound => {}
                 Decision::Throttle { percent } => speed = 100 - u64::from(percent),
@@ -384,19 +418,49 @@ mod tests {
         convergence.stun_overran(POLICY.stun_max);
         assert!(convergence.stun_for(left) > POLICY.stun_max, "as if nothing had been");
         assert_eq!(convergence.clone().decide(0), Decision::Stun, "a hiccup dooms the move");
-        (0..4).for_each(|_| convergence.stun_overran(POLICY.stun_max));
+        (0..2).for_each(|_| convergence.stun_overran(POLICY.stun_max));
         assert_ne!(convergence.decide(0), Decision::Stun, "the guest stands still again and again");
+    }
+
+    #[test]
+    fn a_host_that_is_slow_to_answer_is_expected_to_be_so_in_the_stun() {
+        let mut slow = convergence(POLICY);
+        let before = slow.stun_for(0);
+        // A page takes 4 us of the link: what else this round took, the two hosts took.
+        slow.round_ended(RoundMeasure { pages: 1, bytes: PAGE_COST, took: Duration::from_millis(40) });
+        let turns = slow.stun_for(0).saturating_sub(before);
+        assert!((40..80).contains(&turns.millis()), "{turns} more for two turns of 40 ms");
+        slow.harvested(Instant::ZERO + Duration::from_secs(1), Duration::from_millis(20), 0);
+        assert_eq!(slow.stun_for(0).saturating_sub(before + turns).millis(), 40, "two questions to the monitor");
+        // A round that tells of the link tells nothing of the hosts.
+        let telling = RoundMeasure { pages: 1_000, bytes: 1_000 * PAGE_COST, took: Duration::from_millis(900) };
+        let (turn, told) = (slow.turn, slow.clone());
+        slow.round_ended(telling);
+        assert_eq!((slow.turn, told.turn), (turn, turn));
+    }
+
+    #[test]
+    fn a_stun_that_may_take_all_of_the_link_is_not_predicted_by_the_part_that_the_rounds_may() {
+        let paced = RoundMeasure { pages: 1_000, bytes: 4 << 20, took: Duration::from_secs(1) };
+        let [unbounded, bounded] = [false, true].map(|bounded| {
+            let mut convergence = convergence(Policy { bounded, ..POLICY });
+            convergence.round_ended(paced);
+            convergence.predict(1_000)
+        });
+        assert_eq!(bounded.bandwidth_bytes_per_s, unbounded.bandwidth_bytes_per_s);
+        assert!(unbounded.stun_us > 900_000, "{unbounded:?}");
+        assert!((8_000..100_000).contains(&bounded.stun_us), "{bounded:?}");
     }
 
     #[test]
     fn the_prediction_says_whether_the_rounds_end() {
         let mut convergence = convergence(POLICY);
-        convergence.harvested(Instant::ZERO + Duration::from_secs(1), 50_000);
+        convergence.harvested(Instant::ZERO + Duration::from_secs(1), Duration::ZERO, 50_000);
         let prediction = convergence.predict(262_144);
         let left = prediction.left_us.expect("it converges");
         assert!((1_000_000..3_000_000).contains(&left), "{left} us");
         assert!(prediction.stun_us > 300_000);
-        convergence.harvested(Instant::ZERO + Duration::from_secs(2), 500_000);
+        convergence.harvested(Instant::ZERO + Duration::from_secs(2), Duration::ZERO, 500_000);
         assert_eq!(convergence.predict(262_144).left_us, None);
     }
 }

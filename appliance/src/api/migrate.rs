@@ -37,7 +37,12 @@ pub enum ToMigrate {
     Facts(MigrationId, Box<HostFacts>),
     /// To `Incoming`: the VM is built and waits. Beside it: a connection to its monitor, which was sent `Build`, and
     /// the memfd of its memory.
-    Accept(MigrationId),
+    Accept {
+        /// Which migration.
+        id: MigrationId,
+        /// How long this host will ask the datastore before the guest goes on, by what it just took to do as much, microseconds.
+        resume_us: u64,
+    },
     /// To `Incoming`: it cannot come here, every reason.
     Refuse(MigrationId, Vec<Reason>),
     /// To `OpenDisks`.

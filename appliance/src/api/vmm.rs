@@ -60,6 +60,8 @@ pub enum VmmRequest {
     Announce,
     /// Stops the vCPUs, drains the devices and saves their state. Answered with the state in a memfd.
     Save,
+    /// Saves and restores the state of a machine that has none yet, to see how long that takes; it stays as it is.
+    Rehearse,
     /// Restores the state of a machine of the same specification. Beside it: a memfd that holds it.
     Restore {
         /// Bytes of state in the memfd.

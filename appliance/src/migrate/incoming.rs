@@ -11,7 +11,7 @@ use protocol::checks::facts::HostFacts;
 use protocol::destination::{Destination, Effect, Input, Phase, Progress, Timer, Welcome};
 use protocol::pages::PageSet;
 use protocol::session::{LeaseAsk, Outcome, PhaseName, RightToRun};
-use protocol::wire::message::RunState;
+use protocol::wire::message::{Rehearsal, RunState};
 use protocol::wire::{self, ValidatedOffer};
 
 use super::clock::Clock;
@@ -42,6 +42,9 @@ pub struct Arrival {
     /// The control plane's word, while the checks wait for it or after.
     verdict: Option<Result<(), Vec<Reason>>>,
     guest: Option<Guest>,
+    /// How long its pieces of the stun will take.
+    rehearsal: Rehearsal,
+    rehearsing: Instant,
     questions: Vec<Question>,
     told_host: bool,
     /// The phase that the log tells of.
@@ -80,6 +83,8 @@ impl Arrival {
             facts: None,
             verdict: None,
             guest: None,
+            rehearsal: Rehearsal::default(),
+            rehearsing: now,
             questions: Vec::new(),
             told_host: false,
             phase: None,
@@ -146,18 +151,23 @@ impl Arrival {
         self.examined(now, desk, wire);
     }
 
-    /// The control plane's word: the VM is built, or every reason why not.
-    pub fn judged(
+    /// The control plane's word: the VM is built, and the datastore will take so long when the guest is to go on.
+    pub fn accepted(
         &mut self,
         now: Instant,
         desk: &mut Desk<'_>,
         wire: &mut Wire<'_>,
-        verdict: Result<Vec<OwnedFd>, Vec<Reason>>,
+        beside: Vec<OwnedFd>,
+        resume_us: u64,
     ) {
-        self.verdict = Some(match verdict {
-            Err(reasons) => Err(reasons),
-            Ok(beside) => self.take(beside).map_err(|reason| vec![reason]),
-        });
+        self.rehearsal.resume_us = resume_us;
+        self.verdict = Some(self.take(beside).map_err(|reason| vec![reason]));
+        self.examined(now, desk, wire);
+    }
+
+    /// The control plane's word: every reason why the VM cannot come.
+    pub fn refused(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>, reasons: Vec<Reason>) {
+        self.verdict = Some(Err(reasons));
         self.examined(now, desk, wire);
     }
 
@@ -234,8 +244,12 @@ impl Arrival {
             },
             Purpose::Harvest if !guest.primed => {
                 guest.primed = true;
-                Input::VmmBuilt(done.map(|()| guest.take_dirty()).map(|_| ()))
+                match done.map(|()| guest.take_dirty()) {
+                    Ok(_) => return self.rehearse(),
+                    Err(reason) => Input::VmmBuilt(Err(reason)),
+                }
             }
+            Purpose::Rehearse => Input::VmmBuilt(done.map(|()| self.rehearsed())),
             Purpose::Harvest => Input::DirtyHarvested(done.map(|()| guest.take_dirty())),
             Purpose::Restore => Input::StateLoaded(done),
             Purpose::Resume => match done {
@@ -332,10 +346,20 @@ impl Arrival {
         gone.map(|error| Input::GuestGone { cause: monitor_gone(&error) })
     }
 
+    fn rehearse(&mut self) -> Option<Input> {
+        self.rehearsing = Instant::now();
+        self.ask_monitor(VmmRequest::Rehearse, Vec::new(), Purpose::Rehearse)
+    }
+
+    fn rehearsed(&mut self) -> Rehearsal {
+        self.rehearsal.state_us = u64::try_from(self.rehearsing.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.rehearsal
+    }
+
     fn prime(&mut self, dirty_log: bool) -> Option<Input> {
         let guest = self.guest.as_mut()?;
         if !dirty_log {
-            return Some(Input::VmmBuilt(Ok(())));
+            return self.rehearse();
         }
         match DirtyPages::share(guest.storage.ram().pages()) {
             Ok((dirty, memfd)) => {

@@ -20,6 +20,8 @@ pub enum Purpose {
     Harvest,
     /// The guest was to be stunned.
     Stun,
+    /// To see how long it takes to restore a state.
+    Rehearse,
     /// The state was to be restored.
     Restore,
     /// The guest was looked at: at the source whether it runs, before it is to go on; at the destination what its clock

@@ -289,7 +289,7 @@ impl Departure {
                 Err(reason) => Input::GuestResumed(Err(reason)),
             },
             Purpose::Resume => Input::GuestResumed(done),
-            Purpose::Restore | Purpose::Nothing => return None,
+            Purpose::Rehearse | Purpose::Restore | Purpose::Nothing => return None,
         })
     }
 

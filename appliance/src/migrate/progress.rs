@@ -7,12 +7,17 @@ use crate::api::migrate::{MigrationId, MigrationProgress};
 
 /// Progress as people see it.
 pub fn shown(id: MigrationId, progress: &Progress) -> MigrationProgress {
-    let doing = match (&progress.note, progress.round, &progress.prediction) {
-        (Some(note), ..) => format!("{}: {note}", progress.phase),
-        (None, 0, _) => progress.phase.to_string(),
-        (None, round, None) => format!("{} round {round}", progress.phase),
-        (None, round, Some(prediction)) => format!("{} round {round}, {}", progress.phase, expected(prediction)),
+    let mut doing = match progress.round {
+        0 => progress.phase.to_string(),
+        round => format!("{} round {round}", progress.phase),
     };
+    // First, because a narrow terminal shows the beginning of the line.
+    if let Some(note) = &progress.note {
+        doing = format!("{doing}: {note}");
+    }
+    if let Some(prediction) = &progress.prediction {
+        doing = format!("{doing}, {}", expected(prediction));
+    }
     let thousandths = (progress.pages > 0).then(|| progress.pages_sent * 1000 / progress.pages);
     let thousandths = thousandths.and_then(|value| u16::try_from(value).ok());
     MigrationProgress { id, phase: Some(progress.phase), doing, thousandths }
@@ -54,6 +59,7 @@ mod tests {
         assert_eq!(calm.doing, "pre-copy round 2, 95.4 MB/s, about 12 s left, stun of about 120 ms");
         assert_eq!(calm.thousandths, Some(250));
         assert!(told(None, None).doing.contains("faster than that"));
-        assert_eq!(told(None, Some("waiting")).doing, "pre-copy: waiting");
+        let noted = told(Some(1), Some("waiting")).doing;
+        assert_eq!(noted, "pre-copy round 2: waiting, 95.4 MB/s, about 1 s left, stun of about 120 ms");
     }
 }

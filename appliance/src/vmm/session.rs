@@ -107,6 +107,9 @@ impl Session<'_> {
                 Ok(())
             })),
             VmmRequest::Save => self.save(),
+            VmmRequest::Rehearse => {
+                done(self.with_machine(|machine| machine.rehearse().map_err(|error| chain(&error))))
+            }
             VmmRequest::Restore { length } => done(self.restore(length, beside)),
             VmmRequest::Watch | VmmRequest::SerialAttach | VmmRequest::Serial(_) | VmmRequest::Quit => {
                 Err("this request has no answer".to_owned())

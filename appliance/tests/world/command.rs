@@ -34,17 +34,22 @@ impl Command {
 
     /// Waits until the move is in a phase.
     pub(crate) fn wait_for(&mut self, phase: &str) {
+        self.wait_until(phase, |doing| doing.starts_with(phase));
+    }
+
+    /// Waits until the progress tells of this.
+    pub(crate) fn wait_until(&mut self, what: &str, told: impl Fn(&str) -> bool) {
         let until = Instant::now() + BOUND;
         let mut passed = Vec::new();
         while self.ended.is_none() {
-            match self.hear(until, phase) {
-                Some(doing) if doing.starts_with(phase) => return,
+            match self.hear(until, what) {
+                Some(doing) if told(&doing) => return,
                 Some(doing) => passed.push(doing),
                 None => {}
             }
         }
         let end = self.ended.as_ref().map(line).unwrap_or_default();
-        panic!("it ended before {phase}, after {passed:?}: {end}");
+        panic!("it ended before {what}, after {passed:?}: {end}");
     }
 
     /// Presses Ctrl-C.

@@ -11,7 +11,7 @@ use crate::session::PhaseName;
 use crate::session::{LeaseAnswer, LeaseAsk, Outcome, RightToRun};
 use crate::verify::{PageHash, RoundNumber};
 use crate::wire::ValidatedOffer;
-use crate::wire::message::RunState;
+use crate::wire::message::{Rehearsal, RunState};
 
 /// What a destination wants done.
 #[derive(Debug, PartialEq)]
@@ -26,7 +26,8 @@ pub enum Effect {
         bytes: u64,
     },
     /// Build the VMM round that memory from the offered configuration: vCPUs, devices, silent taps, no disks; with
-    /// its dirty log on, and harvested once, before the first instruction, if `dirty_log`. Answered by [`Input::VmmBuilt`].
+    /// its dirty log on, and harvested once, before the first instruction, if `dirty_log`; and rehearse with it what the stun will ask of this
+    /// host. Answered by [`Input::VmmBuilt`].
     BuildVmm {
         /// The audit needs to know what the guest writes after the resume.
         dirty_log: bool,
@@ -91,8 +92,8 @@ pub enum Input {
     },
     /// To [`Effect::Reserve`].
     Reserved(Result<(), Reason>),
-    /// To [`Effect::BuildVmm`].
-    VmmBuilt(Result<(), Reason>),
+    /// To [`Effect::BuildVmm`]: how long the rehearsal took.
+    VmmBuilt(Result<Rehearsal, Reason>),
     /// To [`Effect::Lease`].
     Lease(LeaseAsk, LeaseAnswer),
     /// An admitted record's pages lie in the guest's memory.

@@ -19,7 +19,7 @@ use crate::session::{LeaseAnswer, LeaseAsk};
 use crate::time::{Duration, Instant};
 use crate::verify::{PageTable, RoundNumber};
 use crate::wire::Message;
-use crate::wire::message::{HandOver, StatePart, SwitchReady};
+use crate::wire::message::{HandOver, Rehearsal, StatePart, SwitchReady};
 
 /// Between two attempts at phase 1.
 const PREPARE_RETRY: Duration = Duration::from_millis(500);
@@ -44,7 +44,7 @@ struct Arrivals {
 pub struct Receiving {
     table: PageTable,
     rounds: BTreeMap<RoundNumber, Arrivals>,
-    built: bool,
+    built: Option<Rehearsal>,
     prepared: Option<Duration>,
     asked: Instant,
     ready_told: bool,
@@ -62,7 +62,7 @@ impl Receiving {
         Self {
             table: PageTable::new(cx.pages()),
             rounds: BTreeMap::new(),
-            built: false,
+            built: None,
             prepared: None,
             asked: cx.now,
             ready_told: false,
@@ -82,9 +82,9 @@ impl Receiving {
     }
 
     fn tell_if_ready(mut self, cx: &mut Context) -> Phase {
-        if let (true, Some(lease), false) = (self.built, self.prepared, self.ready_told) {
+        if let (Some(_), Some(lease), false) = (self.built, self.prepared, self.ready_told) {
             self.ready_told = true;
-            cx.say(&Message::SwitchReady(SwitchReady { lease_us: lease.micros() }));
+            cx.say(&Message::SwitchReady(SwitchReady { lease_us: lease.micros(), rehearsal: self.built }));
         }
         self.into()
     }
@@ -158,7 +158,7 @@ impl Receiving {
     }
 
     fn handed_over(mut self, cx: &mut Context, hand_over: HandOver) -> Phase {
-        if self.prepared.is_none() || !self.built {
+        if self.prepared.is_none() || self.built.is_none() {
             let cause = "the source handed over before this host was ready".to_owned();
             return self.lost(cx, Reason::new(cause, "vm migrate again"));
         }
@@ -211,8 +211,8 @@ impl Step for Receiving {
     fn input(mut self, cx: &mut Context, input: Input) -> Phase {
         match input {
             Input::PagesStored(pages) => self.stored(cx, &pages),
-            Input::VmmBuilt(Ok(())) => {
-                self.built = true;
+            Input::VmmBuilt(Ok(rehearsal)) => {
+                self.built = Some(rehearsal);
                 self.tell_if_ready(cx)
             }
             Input::VmmBuilt(Err(reason)) => self.lost(cx, reason),

@@ -15,7 +15,7 @@ use super::stunned::Stunned;
 use crate::convergence::{Convergence, Decision, RoundMeasure};
 use crate::pages::PageSet;
 use crate::session::PhaseName;
-use crate::time::Duration;
+use crate::time::{Duration, Instant};
 use crate::verify::RoundNumber;
 use crate::wire::message::SwitchReady;
 use crate::wire::{Message, ValidatedOffer};
@@ -52,6 +52,8 @@ fn expected_bandwidth(offer: &ValidatedOffer) -> u64 {
 pub struct Precopy {
     pub(super) pump: Pump,
     pub(super) convergence: Convergence,
+    /// When the harvest that is waited for was asked for.
+    pub(super) asked: Instant,
     /// Harvested and not yet sent.
     pub(super) pending: PageSet,
     pub(super) waiting: Waiting,
@@ -69,7 +71,8 @@ impl Precopy {
         let convergence = Convergence::new(cx.now, plan.policy, plan.costs, plan.offer.state_bytes, rtt, bandwidth);
         let pump = Pump::new(pages);
         let pending = PageSet::full(pages);
-        let mut precopy = Self { pump, convergence, pending, waiting: Waiting::Harvest, ready: false, resuming: false };
+        let (waiting, asked) = (Waiting::Harvest, cx.now);
+        let mut precopy = Self { pump, convergence, asked, pending, waiting, ready: false, resuming: false };
         // A log that begins with every page marked sees no write of a page before its mark was taken.
         precopy.harvest(cx);
         cx.deadline(Timer::SwitchReady, SWITCH_READY);
@@ -113,6 +116,7 @@ impl Precopy {
     fn harvest(&mut self, cx: &mut Context) {
         cx.timers.stop(Timer::NextHarvest);
         self.waiting = Waiting::Harvest;
+        self.asked = cx.now;
         cx.effect(Effect::HarvestDirty);
     }
 
@@ -141,11 +145,11 @@ impl Precopy {
 
     fn harvested(mut self, cx: &mut Context, dirty: &PageSet) -> Phase {
         if self.pump.round() == 0 {
-            self.convergence.harvested(cx.now, 0);
+            self.convergence.harvested(cx.now, cx.now.since(self.asked), 0);
             self.next_round(cx);
             return self.into();
         }
-        self.convergence.harvested(cx.now, dirty.count());
+        self.convergence.harvested(cx.now, cx.now.since(self.asked), dirty.count());
         self.pending.union(dirty);
         cx.draft.receipt_mut().dirty_pages_per_s = self.convergence.dirty_pages_per_s();
         if self.waiting != Waiting::Harvest {
@@ -205,8 +209,13 @@ impl Precopy {
     fn note_ready(&mut self, cx: &mut Context, ready: SwitchReady) {
         self.ready = true;
         cx.timers.stop(Timer::SwitchReady);
-        let lease = Duration::from_micros(ready.lease_us.min(10_000_000));
-        self.convergence.costs_mut().lease = lease;
+        // A peer may say anything.
+        let told = |us: u64| Duration::from_micros(us.min(10_000_000));
+        let costs = self.convergence.costs_mut();
+        costs.lease = told(ready.lease_us);
+        if let Some(rehearsal) = ready.rehearsal {
+            (costs.state, costs.resume) = (told(rehearsal.state_us), told(rehearsal.resume_us));
+        }
     }
 
     fn became_ready(mut self, cx: &mut Context, ready: SwitchReady) -> Phase {

@@ -212,6 +212,7 @@ impl Stunned {
         Precopy {
             pump: self.pump,
             convergence: self.convergence,
+            asked: cx.now,
             pending: self.pending,
             waiting,
             ready: true,

@@ -3,7 +3,7 @@
 use protocol::destination::{Effect, Input, PagesStored};
 use protocol::session::RightToRun;
 use protocol::wire::PagePlan;
-use protocol::wire::message::RunState;
+use protocol::wire::message::{Rehearsal, RunState};
 
 use super::engine::Engine;
 use super::event::Event;
@@ -12,6 +12,9 @@ use super::host::Side;
 use super::invariants::{self as promise, Kept, broken};
 use super::operator::facts;
 use super::world::World;
+
+/// What a destination that rehearsed tells of it.
+const REHEARSAL: Rehearsal = Rehearsal { state_us: 4_000, resume_us: 5_000 };
 
 /// Effects of a destination that take a moment.
 #[derive(Debug)]
@@ -81,7 +84,7 @@ impl World {
             }
             Effect::BuildVmm { dirty_log } => {
                 self.hosts[1].vmm.iter_mut().for_each(|vmm| vmm.log = dirty_log);
-                self.answer_destination(Input::VmmBuilt(Ok(())));
+                self.answer_destination(Input::VmmBuilt(Ok(REHEARSAL)));
             }
             Effect::Lease(ask) => self.engine_asks(Side::Destination, ask)?,
             Effect::LoadState(state) => self.destination_will(DestinationDoing::Load(state)),

@@ -44,11 +44,11 @@ impl Engine {
             ToMigrate::Facts(id, facts) => {
                 self.arrival_of(id, |arrival, now, desk, wire| arrival.facts(now, desk, wire, facts));
             }
-            ToMigrate::Accept(id) => {
-                self.arrival_of(id, |arrival, now, desk, wire| arrival.judged(now, desk, wire, Ok(beside)));
+            ToMigrate::Accept { id, resume_us } => {
+                self.arrival_of(id, |arrival, now, desk, wire| arrival.accepted(now, desk, wire, beside, resume_us));
             }
             ToMigrate::Refuse(id, reasons) => {
-                self.arrival_of(id, |arrival, now, desk, wire| arrival.judged(now, desk, wire, Err(reasons)));
+                self.arrival_of(id, |arrival, now, desk, wire| arrival.refused(now, desk, wire, reasons));
             }
             ToMigrate::DisksOpen(id, opened) => {
                 self.arrival_of(id, |arrival, now, desk, wire| arrival.disks_open(now, desk, wire, opened));

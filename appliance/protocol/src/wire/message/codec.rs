@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::catalogue::Message;
-use super::content::{AUDIT_HASHES_MAX, Answer, Hello, MigrationId, StatePart};
+use super::content::{AUDIT_HASHES_MAX, Answer, Hello, MigrationId, Rehearsal, StatePart, SwitchReady};
 use super::kind;
 use super::offer::{Offer, ValidatedOffer};
 use crate::checks::FINDINGS_MAX;
@@ -20,6 +20,9 @@ use crate::wire::frame::Frame;
 pub(super) const CONTENT: u16 = 1;
 /// The version of every content so far.
 pub(super) const CONTENT_VERSION: u16 = 1;
+/// Beside a readiness: what the destination rehearsed. An older build skips it.
+const REHEARSAL: u16 = 2 | chunk::OPTIONAL;
+const REHEARSAL_VERSION: u16 = 1;
 
 impl Message {
     /// The message as it travels, in the agreed protocol version.
@@ -27,6 +30,10 @@ impl Message {
         let (kind, content) = self.content();
         let mut body = Vec::with_capacity(content.len() + chunk::HEADER_BYTES);
         chunk::write(&mut body, Chunk { kind: CONTENT, version: CONTENT_VERSION, payload: &content });
+        if let Self::SwitchReady(SwitchReady { rehearsal: Some(rehearsal), .. }) = self {
+            let payload = &pack(rehearsal);
+            chunk::write(&mut body, Chunk { kind: REHEARSAL, version: REHEARSAL_VERSION, payload });
+        }
         let version = if kind == kind::HELLO { 0 } else { version };
         Frame { version, kind, body }.encode()
     }
@@ -38,7 +45,7 @@ impl Message {
             Self::Answer(answer) => (kind::ANSWER, pack(answer)),
             Self::Reserve => (kind::RESERVE, Vec::new()),
             Self::Reserved => (kind::RESERVED, Vec::new()),
-            Self::SwitchReady(ready) => (kind::SWITCH_READY, pack(ready)),
+            Self::SwitchReady(ready) => (kind::SWITCH_READY, pack(&ready.lease_us)),
             Self::RoundEnd { round, pages } => (kind::ROUND_END, pack(&(round, pages))),
             Self::RoundStored { round } => (kind::ROUND_STORED, pack(round)),
             Self::State(part) => (kind::STATE, encode_state(part)),
@@ -66,8 +73,9 @@ impl Message {
         if frame.version != expected {
             return Err(WireError::Version { found: frame.version, agreed: expected });
         }
-        let chunks = chunk::read(&frame.body, |kind| kind == CONTENT)?;
-        let [content] = chunks[..] else { return Err(WireError::Missing("what a message says")) };
+        let chunks = chunk::read(&frame.body, |kind| matches!(kind, CONTENT | REHEARSAL))?;
+        let (contents, beside): (Vec<_>, Vec<_>) = chunks.into_iter().partition(|chunk| chunk.kind == CONTENT);
+        let [content] = contents[..] else { return Err(WireError::Missing("what a message says")) };
         if content.version != CONTENT_VERSION {
             return Err(WireError::Version { found: content.version, agreed: CONTENT_VERSION });
         }
@@ -78,7 +86,10 @@ impl Message {
             kind::ANSWER => Self::Answer(decode_answer(content)?),
             kind::RESERVE => Self::Reserve,
             kind::RESERVED => Self::Reserved,
-            kind::SWITCH_READY => Self::SwitchReady(unpack("a readiness", content)?),
+            kind::SWITCH_READY => Self::SwitchReady(SwitchReady {
+                lease_us: unpack("a readiness", content)?,
+                rehearsal: rehearsal(&beside)?,
+            }),
             kind::ROUND_END => {
                 let (round, pages) = unpack("the end of a round", content)?;
                 Self::RoundEnd { round, pages }
@@ -114,6 +125,12 @@ fn unpack<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, Wi
         Err(postcard::Error::DeserializeUnexpectedEnd) => Err(WireError::Short(what)),
         Err(_) => Err(WireError::Value(what)),
     }
+}
+
+/// What was rehearsed, in the version that is known here; another may be done without.
+fn rehearsal(beside: &[Chunk<'_>]) -> Result<Option<Rehearsal>, WireError> {
+    let known = beside.iter().find(|chunk| chunk.version == REHEARSAL_VERSION);
+    known.map(|chunk| unpack("a rehearsal", chunk.payload)).transpose()
 }
 
 fn encode_hello(hello: &Hello) -> Vec<u8> {

@@ -62,10 +62,21 @@ pub struct Answer {
 }
 
 /// The destination is ready for the switchover.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SwitchReady {
     /// How long phase 1 of the lease's next epoch took, which tells how long phase 2 will take, microseconds.
     pub lease_us: u64,
+    /// What it rehearsed; a build that does not rehearse says nothing of it.
+    pub rehearsal: Option<Rehearsal>,
+}
+
+/// How long the destination's own pieces of the stun took when it tried them without the guest, microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rehearsal {
+    /// Saving a state of a machine of this shape and restoring it.
+    pub state_us: u64,
+    /// What is asked of the datastore before the guest goes on: the disks opened and locked, the lease read.
+    pub resume_us: u64,
 }
 
 /// A part of the device and vCPU state. The parts follow each other without a gap.

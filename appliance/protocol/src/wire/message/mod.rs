@@ -16,7 +16,7 @@ mod tests;
 
 pub use catalogue::Message;
 pub use content::{
-    AUDIT_HASHES_MAX, Answer, HandOver, Hello, MigrationId, Resumed, RunState, STATE_PART_BYTES_MAX, StatePart,
-    SwitchReady,
+    AUDIT_HASHES_MAX, Answer, HandOver, Hello, MigrationId, Rehearsal, Resumed, RunState, STATE_PART_BYTES_MAX,
+    StatePart, SwitchReady,
 };
 pub use offer::{Offer, ValidatedOffer};

@@ -54,7 +54,8 @@ fn messages() -> Vec<Message> {
         Message::Answer(Answer { findings: vec![finding], nic: NicFacts::default() }),
         Message::Reserve,
         Message::Reserved,
-        Message::SwitchReady(SwitchReady { lease_us: 1 }),
+        Message::SwitchReady(SwitchReady { lease_us: 1, rehearsal: None }),
+        Message::SwitchReady(SwitchReady { lease_us: 1, rehearsal: Some(Rehearsal { state_us: 300, resume_us: 2 }) }),
         Message::RoundEnd { round: 1, pages: 2 },
         Message::RoundStored { round: 1 },
         Message::State(StatePart { total: 10, offset: 4, bytes: vec![1, 2, 3] }),
@@ -96,6 +97,18 @@ fn a_hello_is_read_before_any_version_is_agreed_and_nothing_else_is() {
 fn a_message_of_another_version_than_agreed_is_refused() {
     let bytes = Message::Reserve.encode(2);
     assert_eq!(read(&bytes, Some(1)), Err(WireError::Version { found: 2, agreed: 1 }));
+}
+
+#[test]
+fn what_a_later_build_adds_to_a_message_is_skipped_by_this_one() {
+    let mut body = Vec::new();
+    chunk::write(&mut body, Chunk { kind: CONTENT, version: CONTENT_VERSION, payload: &[7] });
+    // A rehearsal as another build writes it, and something beside it that nobody knows yet.
+    chunk::write(&mut body, Chunk { kind: 2 | chunk::OPTIONAL, version: 9, payload: b"otherwise" });
+    chunk::write(&mut body, Chunk { kind: 99 | chunk::OPTIONAL, version: 1, payload: b"new" });
+    let frame = Frame { version: 1, kind: kind::SWITCH_READY, body };
+    let ready = SwitchReady { lease_us: 7, rehearsal: None };
+    assert_eq!(Message::decode(&frame, Some(1)), Ok(Message::SwitchReady(ready)));
 }
 
 #[test]
