@@ -8,6 +8,7 @@ use godwit::api::host::{HostAnswer, HostRequest, VmState};
 use godwit::api::lease::LeaseRequest;
 use godwit::api::vmm::VmmLife;
 use model::receipt::{Receipt, Verdict};
+use world::command::Command;
 use world::lease_line::{LeaseLine, Word};
 use world::{Cable, Datastore, Host, finish, is_locked, line, wait};
 
@@ -95,6 +96,34 @@ fn runner<'a>(a: &'a Host, b: &'a Host) -> &'a Host {
     serial.wait_for("witness: t=");
     serial.wait_for("bad=0");
     runner
+}
+
+#[test]
+fn a_guest_that_resets_itself_while_it_moves_arrives_as_it_comes_out_of_it() {
+    let Some((_datastore, _cable, a, b)) = two_hosts("reset") else { return };
+    // On the way back the monitor is one that took a state over, and has what its guest boots from all the same.
+    for (mark, from, to, name) in [("report_ms 401", &a, &b, "host-b"), ("report_ms 402", &b, &a, "host-a")] {
+        wait("it has settled", || from.state("witness") == VmState::Running);
+        may_move(from, name);
+        let mut serial = from.serial("witness");
+        // While it fills its memory anew it outruns the link.
+        let typed = format!("vm migrate witness {name} {SLOWLY} --on-no-convergence wait");
+        let mut command = Command::typed(from, &typed);
+        command.wait_for("pre-copy");
+        // What the port keeps of earlier output may hold an earlier start: a word that was never said marks it.
+        serial.type_line(mark);
+        serial.wait_for(&format!("witness: ok {mark}"));
+        serial.type_line("b");
+        serial.wait_for("witness: start ");
+        let answer = command.end();
+        let HostAnswer::Migrated(receipt) = answer else { panic!("{}\n{}", line(&answer), from.log("vmm")) };
+        assert_eq!(receipt.verdict, Verdict::Moved, "{receipt:?}");
+        assert!(receipt.audit.done && receipt.audit.different_pages == 0, "{:?}", receipt.audit);
+        wait("it runs there", || to.state("witness") == VmState::Running);
+        let mut serial = to.serial("witness");
+        let audit = serial.audit();
+        assert!(audit.contains(" bad=0 "), "{audit}");
+    }
 }
 
 #[test]

@@ -24,6 +24,13 @@ pub enum VmmRequest {
         /// Whether an initial RAM disk follows the kernel.
         initrd: bool,
     },
+    /// What a machine that is to take over a state boots from when it is reset. Beside it: as beside `Load`.
+    Image {
+        /// The kernel's command line.
+        cmdline: String,
+        /// Whether an initial RAM disk follows the kernel.
+        initrd: bool,
+    },
     /// Takes back the locks of disks that were let go of in a stun. What the lease said before may be old by then: it is to be
     /// asked between this and `Resume`.
     TakeDisks,

@@ -15,7 +15,7 @@ use crate::api::host::VmState;
 use crate::api::lease::VmOnDatastore;
 use crate::api::migrate::{FromMigrate, Incoming, MigrationId, ToMigrate, VmHere};
 use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest};
-use crate::host::born::{Born, Unattached};
+use crate::host::born::{BootFiles, Born, Unattached};
 use crate::host::control_plane::ControlPlane;
 use crate::host::disk_locks::{LeftLocks, take_disks};
 use crate::host::located::{Located, locate};
@@ -88,6 +88,15 @@ fn take_in(plane: &Arc<ControlPlane>, incoming: &Incoming, said: &Receiver<FromM
     let resume_us = rehearse(plane, &located, &born.running);
     plane.engine.tell(&ToMigrate::Accept { id: *id, resume_us }, &beside).map_err(|error| error.to_string())?;
     follow(plane, incoming, &located, born, said)
+}
+
+/// Gives a machine that waits for its guest what that one boots from if it resets itself in its next move.
+fn give_image(located: &Located, running: &Running) -> Result<(), Reason> {
+    let boot = &running.config.boot;
+    let image = BootFiles::open(located, boot)?;
+    let request = VmmRequest::Image { cmdline: boot.cmdline.clone(), initrd: image.initrd.is_some() };
+    let given = running.monitor.ask(&request, &image.beside());
+    given.map(drop).map_err(|error| Reason::new(error.to_string(), "log show vmm"))
 }
 
 /// How long the datastore takes for what it will be asked before the guest goes on, microseconds: each disk is opened and locked, and the lease is
@@ -419,6 +428,7 @@ fn prepare<'a>(plane: &'a Arc<ControlPlane>, incoming: &Incoming) -> Result<Prep
     let begun = record::begin(&plane.run_dir, &located.vm());
     begun.map_err(|error| vec![Reason::new(format!("its arrival cannot be noted: {error}"), "host check")])?;
     let born = Born::of_spec(plane, &located, &config, vm.spec.clone(), 0).map_err(|reason| vec![reason])?;
+    give_image(&located, &born.running).map_err(|reason| vec![reason])?;
     let written = record::write_moving_in(&plane.run_dir, &born.running, moving_in(incoming));
     written.map_err(|error| vec![Reason::new(format!("its arrival cannot be noted: {error}"), "host check")])?;
     Ok(Prepared { located, built: Some((claimed, born)) })

@@ -1,12 +1,12 @@
 //! A monitor with its machine built, before its guest runs: on a start, and at the destination of a move.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::Child;
 use std::sync::Arc;
 
 use model::diagnosis::Reason;
-use model::vm_config::VmConfig;
+use model::vm_config::{Boot, VmConfig};
 use vmm::machine::spec::{DiskSpec, MachineSpec, NicSpec};
 
 use crate::api::lease::VmOnDatastore;
@@ -116,6 +116,29 @@ fn machine_spec(located: &Located, config: &VmConfig) -> Result<MachineSpec, Rea
         nics: nics.collect(),
         rng: true,
     })
+}
+
+/// What a VM boots from, open.
+pub struct BootFiles {
+    kernel: File,
+    /// The initial RAM disk, where its vm.toml names one.
+    pub initrd: Option<File>,
+}
+
+impl BootFiles {
+    /// Opens them.
+    ///
+    /// # Errors
+    /// One is not there or not readable.
+    pub fn open(located: &Located, boot: &Boot) -> Result<Self, Reason> {
+        let initrd = boot.initrd.as_ref().map(|initrd| located.open_file(initrd)).transpose()?;
+        Ok(Self { kernel: located.open_file(&boot.kernel)?, initrd })
+    }
+
+    /// As they stand beside a request.
+    pub fn beside(&self) -> Vec<BorrowedFd<'_>> {
+        [&self.kernel].into_iter().chain(&self.initrd).map(AsFd::as_fd).collect()
+    }
 }
 
 /// Why a VM has not got its disks.

@@ -1,6 +1,5 @@
 //! A VM starts on this host.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,7 @@ use model::vm_config::{Draft, VmConfig};
 use crate::api::host::VmState;
 use crate::api::lease::{TakenFrom, VmOnDatastore};
 use crate::api::vmm::VmmRequest;
-use crate::host::born::{Born, Unattached};
+use crate::host::born::{BootFiles, Born, Unattached};
 use crate::host::caller::{Caller, LOOK};
 use crate::host::control_plane::ControlPlane;
 use crate::host::disk_locks::{LeftLocks, take_disks};
@@ -217,12 +216,9 @@ fn disks(
 fn boot(plane: &ControlPlane, located: &Located, running: &Running) -> Result<(), Reason> {
     let boot = &running.config.boot;
     plane.open_taps(running)?;
-    let kernel = located.open_file(&boot.kernel)?;
-    let initrd = boot.initrd.as_ref().map(|initrd| located.open_file(initrd)).transpose()?;
-    let mut beside = vec![kernel.as_fd()];
-    beside.extend(initrd.as_ref().map(AsFd::as_fd));
-    let load = VmmRequest::Load { cmdline: boot.cmdline.clone(), initrd: initrd.is_some() };
-    let loaded = running.monitor.ask(&load, &beside);
+    let image = BootFiles::open(located, boot)?;
+    let load = VmmRequest::Load { cmdline: boot.cmdline.clone(), initrd: image.initrd.is_some() };
+    let loaded = running.monitor.ask(&load, &image.beside());
     loaded
         .map_err(|error| Reason::new(format!("the kernel {} cannot be loaded: {error}", boot.kernel), KERNEL_HINT))?;
     let resumed = running.monitor.ask(&VmmRequest::Resume, &[]);

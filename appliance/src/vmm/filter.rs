@@ -141,6 +141,8 @@ fn restricted_calls(own: u32) -> Vec<(c_long, Vec<Vec<Argument>>)> {
         ),
         // Its disks' locks, let go of in a move and taken back.
         (libc::SYS_flock, number(1, &[libc::LOCK_UN, libc::LOCK_EX | libc::LOCK_NB])),
+        // The memory of a guest that is reset while it moves.
+        (libc::SYS_fallocate, number(1, &[libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE])),
         // Of a descriptor; the path beside it is empty in each call of ours.
         (libc::SYS_statx, vec![vec![with(2, libc::AT_EMPTY_PATH)]]),
         // How long it waits for who asked to take an answer.
@@ -246,7 +248,7 @@ mod tests {
         let (exec, anonymous) = (libc::PROT_EXEC as u64, (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64);
         // No process has this number.
         let nobody = i32::MAX as u64;
-        let forbidden: [(&str, c_long, [u64; 4]); 23] = [
+        let forbidden: [(&str, c_long, [u64; 4]); 24] = [
             ("a socket", libc::SYS_socket, [libc::AF_UNIX as u64, libc::SOCK_STREAM as u64, 0, 0]),
             ("a connection", libc::SYS_connect, [0; 4]),
             ("a socket's other options", libc::SYS_setsockopt, [0, libc::SOL_SOCKET as u64, libc::SO_MARK as u64, 0]),
@@ -268,6 +270,7 @@ mod tests {
             ("a signal that is not its own", libc::SYS_tkill, [nobody, libc::SIGKILL as u64, 0, 0]),
             ("an ioctl of a terminal (TIOCSTI)", libc::SYS_ioctl, [0, 0x5412, 0, 0]),
             ("an ioctl of KVM that no machine makes (KVM_NMI)", libc::SYS_ioctl, [0, 0xae9a, 0, 0]),
+            ("room on a disk", libc::SYS_fallocate, [0; 4]),
             ("itself made readable", libc::SYS_prctl, [libc::PR_SET_DUMPABLE as u64, 1, 0, 0]),
             ("a ring's other powers", libc::SYS_io_uring_register, [0, 9, 0, 0]),
         ];

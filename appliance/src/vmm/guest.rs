@@ -3,7 +3,8 @@
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use vmm::machine::{Event, Machine, MachineSpec, Phase};
+use model::diagnosis::chain;
+use vmm::machine::{Event, Machine, MachineError, MachineSpec, Phase};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -52,6 +53,9 @@ impl Guest {
         let told = std::thread::Builder::new().name("events".to_owned()).spawn(move || {
             each_time(events.event(), || {
                 while let Some(event) = events.take() {
+                    if event == Event::Reset && guest.reset_in_place() {
+                        continue;
+                    }
                     if matches!(event, Event::TripleFault | Event::Failed(_)) {
                         log_last_words(&said.read(0).bytes);
                     }
@@ -66,6 +70,22 @@ impl Guest {
             each_time(output.event(), || guest.serial.send(&output));
         });
         told.map_err(|error| format!("no thread for serial output: {error}")).map(|_| ())
+    }
+
+    /// Resets a guest that asked for it where it is, if it moves: elsewhere it would be another machine, and the move would end.
+    fn reset_in_place(&self) -> bool {
+        let mut place = self.machine();
+        let Some(machine) = place.as_mut() else { return false };
+        let went_on = match reset_if_it_moves(machine) {
+            Ok(Some(AskedReset::Done)) => machine.resume().map(|()| true),
+            Ok(Some(AskedReset::DoneBefore)) => Ok(true),
+            Ok(None) => Ok(false),
+            Err(error) => Err(error),
+        };
+        went_on.unwrap_or_else(|error| {
+            log::error!("the guest moves, and cannot be reset where it is: {}", chain(&error));
+            false
+        })
     }
 
     fn tell(&self, event: Event) {
@@ -122,6 +142,31 @@ fn log_last_words(output: &[u8]) {
     let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
     for line in &lines[lines.len().saturating_sub(LAST_LINES)..] {
         log::error!("the guest said: {}", line.escape_debug());
+    }
+}
+
+/// What became of the reset that a guest asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AskedReset {
+    /// It was made now; the machine stands still.
+    Done,
+    /// None is asked for: it was made when the guest was stunned, and the machine is as that left it.
+    DoneBefore,
+}
+
+/// Resets a machine whose guest asked for it, if it is being moved. Its memory is cleared in the sight of the dirty log, so what the other host has of
+/// the guest before is overtaken. None where the guest ended and is not to be reset here.
+///
+/// # Errors
+/// It cannot be, and is not to be run.
+pub fn reset_if_it_moves(machine: &mut Machine) -> Result<Option<AskedReset>, MachineError> {
+    match machine.events().end() {
+        None => Ok(Some(AskedReset::DoneBefore)),
+        Some(Event::Reset) if machine.dirty_log().is_on() => {
+            log::info!("the guest asked for a reset while it moves, and is reset where it is");
+            machine.reset().map(|()| Some(AskedReset::Done))
+        }
+        Some(_) => Ok(None),
     }
 }
 

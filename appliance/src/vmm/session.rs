@@ -15,7 +15,7 @@ use vmm::memory::DirtyBitmap;
 use crate::api::channel::ChannelError;
 use crate::api::vmm::{VmmAnswer, VmmRequest, VmmStatus};
 use crate::vmm::broadcast::Connection;
-use crate::vmm::guest::Guest;
+use crate::vmm::guest::{Guest, reset_if_it_moves};
 
 /// An answer and the descriptor beside it, or why the request was not done.
 type Outcome = Result<(VmmAnswer, Option<OwnedFd>), String>;
@@ -80,6 +80,7 @@ impl Session<'_> {
             VmmRequest::Build { spec } => done(self.build(spec, beside)),
             VmmRequest::AttachDisk { index } => self.attach_disk(index, beside),
             VmmRequest::Load { cmdline, initrd } => done(self.load(&cmdline, initrd, beside)),
+            VmmRequest::Image { cmdline, initrd } => done(self.set_image(&cmdline, initrd, beside)),
             VmmRequest::TakeDisks => {
                 done(self.with_machine(|machine| machine.take_disks().map_err(|error| chain(&error))))
             }
@@ -141,10 +142,16 @@ impl Session<'_> {
     }
 
     fn load(&self, cmdline: &str, initrd: bool, beside: Vec<OwnedFd>) -> Result<(), String> {
-        let mut files = beside.into_iter().map(File::from);
-        let kernel = files.next().ok_or("no kernel came with the request")?;
-        let initrd = if initrd { Some(files.next().ok_or("no initrd came with the request")?) } else { None };
+        let (kernel, initrd) = image(initrd, beside)?;
         self.with_machine(|machine| machine.load(kernel, initrd, cmdline).map_err(|error| chain(&error)))
+    }
+
+    fn set_image(&self, cmdline: &str, initrd: bool, beside: Vec<OwnedFd>) -> Result<(), String> {
+        let (kernel, initrd) = image(initrd, beside)?;
+        self.with_machine(|machine| {
+            machine.set_image(kernel, initrd, cmdline);
+            Ok(())
+        })
     }
 
     fn type_in(&self, input: &[u8]) {
@@ -193,6 +200,8 @@ impl Session<'_> {
     fn save(&self) -> Outcome {
         let begun = Instant::now();
         let (state, stopped) = self.with_machine(|machine| {
+            // What asked for a reset a moment ago arrives as it comes out of it.
+            reset_if_it_moves(machine).map_err(|error| chain(&error))?;
             machine.pause().map_err(|error| chain(&error))?;
             let stopped = begun.elapsed();
             Ok((machine.export_state().map_err(|error| chain(&error))?, stopped))
@@ -235,6 +244,14 @@ fn unthrottle(machine: &mut Machine) -> Result<(), String> {
 }
 
 /// The file that came beside a request.
+/// The kernel and, if there is one, the initial RAM disk beside a request.
+fn image(initrd: bool, beside: Vec<OwnedFd>) -> Result<(File, Option<File>), String> {
+    let mut files = beside.into_iter().map(File::from);
+    let kernel = files.next().ok_or("no kernel came with the request")?;
+    let initrd = if initrd { Some(files.next().ok_or("no initrd came with the request")?) } else { None };
+    Ok((kernel, initrd))
+}
+
 fn one(beside: Vec<OwnedFd>) -> Result<File, String> {
     beside.into_iter().next().map(File::from).ok_or_else(|| "no file came with the request".to_owned())
 }

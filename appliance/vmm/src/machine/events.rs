@@ -32,6 +32,8 @@ pub(crate) trait StopOnEvent: Send + Sync {
 #[derive(Default)]
 struct Queue {
     events: VecDeque<Event>,
+    /// The one that ended the guest's run, taken or not.
+    end: Option<Event>,
     listeners: Vec<Weak<dyn StopOnEvent>>,
 }
 
@@ -72,6 +74,11 @@ impl Events {
         self.inner.ended.load(Ordering::Acquire)
     }
 
+    /// What ended the guest's run, since the machine was built or reset; it stays when it is taken.
+    pub fn end(&self) -> Option<Event> {
+        enter(&self.inner.queue).end.clone()
+    }
+
     pub(crate) fn listen(&self, listener: Weak<dyn StopOnEvent>) {
         enter(&self.inner.queue).listeners.push(listener);
     }
@@ -83,6 +90,7 @@ impl Events {
             if self.inner.ended.swap(true, Ordering::AcqRel) {
                 return;
             }
+            queue.end = Some(event.clone());
             queue.events.push_back(event);
             queue.listeners.iter().filter_map(Weak::upgrade).collect()
         };
@@ -92,7 +100,10 @@ impl Events {
     }
 
     pub(crate) fn reset(&self) {
-        enter(&self.inner.queue).events.clear();
+        let mut queue = enter(&self.inner.queue);
+        queue.events.clear();
+        queue.end = None;
+        drop(queue);
         self.inner.ended.store(false, Ordering::Release);
         let _ = self.inner.event.read();
     }
@@ -112,7 +123,9 @@ mod tests {
         assert_eq!(events.event().read().unwrap(), 1);
         assert_eq!(events.take(), Some(Event::Reset));
         assert_eq!(events.take(), None);
+        assert_eq!(events.end(), Some(Event::Reset), "that it was taken does not change it");
         events.reset();
+        assert_eq!(events.end(), None);
         events.post(Event::Shutdown);
         assert_eq!(events.take(), Some(Event::Shutdown));
     }
