@@ -15,6 +15,10 @@ test *arguments:
 bench subject *arguments:
     cargo lab bench {{subject}} {{arguments}}
 
+# Moves between two hosts of this machine, disturbed by a seed's choice (--moves N --seed N)
+moves *arguments:
+    cargo lab moves {{arguments}}
+
 # The lease in simulated worlds (--seeds N)
 sim *arguments:
     cargo lab sim {{arguments}}

@@ -12,7 +12,7 @@ use crate::servers::Make;
 use crate::verbs::bench::Subject;
 use crate::verbs::fault::Fault;
 use crate::verbs::image::MadeElsewhere;
-use crate::verbs::{bench, console, demo, down, exec, fault, image, inside, sim, status, test, up};
+use crate::verbs::{bench, console, demo, down, exec, fault, image, inside, moves, sim, status, test, up};
 
 /// Boots real Godwit images in QEMU, drives their consoles and injects faults.
 #[derive(Debug, Parser)]
@@ -88,6 +88,15 @@ enum Verb {
         #[arg(long, conflicts_with_all = ["seeds", "first"])]
         trace: Option<u64>,
     },
+    /// Move VMs between two hosts of this machine and disturb them, as a seed has it
+    Moves {
+        /// How many moves
+        #[arg(long, default_value_t = 300)]
+        moves: u64,
+        /// The seed
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Look into a host behind its console's back: processes, show PATH, list PATH, kill|stop|continue ROLE [WORD]
     Inside {
         /// Which host
@@ -129,6 +138,7 @@ impl CommandLine {
             Verb::Up { server, hosts, memory_mib, words } => up::run(&home, server, hosts, memory_mib, &words),
             Verb::Status => status::run(&home),
             Verb::Down => down::run(&home),
+            Verb::Moves { moves, seed } => moves::run(&home, moves, seed),
             Verb::Sim { seeds, first, trace } => sim::run(&home, seeds, first, trace),
             Verb::Test { quick, nested } => test::run(&home, quick, nested.as_deref()),
             Verb::Exec { host, within, command } => exec::run(&home, &host, &command, Duration::from_secs(within)),

@@ -9,6 +9,7 @@ mod exec;
 mod fault;
 mod image;
 mod inside;
+mod moves;
 mod sim;
 mod status;
 mod test;
