@@ -7,7 +7,7 @@ use core::arch::naked_asm;
 
 use crate::boot::paging::ROOT;
 use crate::ring0::descriptors::{
-    GDT, GDT_POINTER, IDT_POINTER, KERNEL_CODE, KERNEL_DATA, TASK, TASK_SELECTOR, USER_CODE, USER_DATA,
+    GDT, GDT_POINTER, IDT_POINTER, KERNEL_CODE, KERNEL_DATA, TASK, TASK_SELECTOR, USER_CODE, USER_DATA, USER_FLAGS,
 };
 
 /// Bytes of the stack of ring 3 on the first CPU.
@@ -106,7 +106,7 @@ pub unsafe extern "C" fn witness_entry() -> ! {
         "push rax",
         "mov eax, offset {user_stack} + {user_bytes}",
         "push rax",
-        "push 2",
+        "push {user_flags}",
         "mov eax, {user_code}",
         "push rax",
         "mov eax, offset {ring3}",
@@ -123,6 +123,7 @@ pub unsafe extern "C" fn witness_entry() -> ! {
         task_selector = const TASK_SELECTOR,
         idt_pointer = sym IDT_POINTER,
         user_data = const USER_DATA,
+        user_flags = const USER_FLAGS,
         user_code = const USER_CODE,
         user_stack = sym USER_STACK,
         user_bytes = const USER_STACK_BYTES,

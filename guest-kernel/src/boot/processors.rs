@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use crate::boot::entry::RING0_STACK_BYTES;
 use crate::boot::paging::ROOT;
 use crate::ring0::descriptors::{
-    GDT, Gdt, IDT_POINTER, KERNEL_CODE, KERNEL_DATA, Pointer, TASK_SELECTOR, Task, USER_CODE, USER_DATA,
+    GDT, Gdt, IDT_POINTER, KERNEL_CODE, KERNEL_DATA, Pointer, TASK_SELECTOR, Task, USER_CODE, USER_DATA, USER_FLAGS,
 };
 use crate::witness::clock::{Counter, Tsc};
 use crate::witness::timer;
@@ -102,7 +102,7 @@ unsafe extern "C" fn processor_long_mode() -> ! {
         "push rax",
         "lea rax, [rbx + {user_top}]",
         "push rax",
-        "push 0x202",
+        "push {user_flags} + 0x200", // interrupts are let in
         "mov eax, {user_code}",
         "push rax",
         "mov eax, offset {ring3}",
@@ -116,6 +116,7 @@ unsafe extern "C" fn processor_long_mode() -> ! {
         task_selector = const TASK_SELECTOR,
         idt_pointer = sym IDT_POINTER,
         user_data = const USER_DATA,
+        user_flags = const USER_FLAGS,
         user_top = const USER_STACK_BYTES,
         user_code = const USER_CODE,
         ring3 = sym processor_ring3,

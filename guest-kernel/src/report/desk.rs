@@ -226,6 +226,7 @@ impl<'a> Desk<'a> {
             ticks: self.ticks().map(|ticks| ticks.count.load(Relaxed)).sum(),
             tick_gap_us: microseconds(self.ticks().map(|ticks| ticks.gap.swap(0, Relaxed)).max().unwrap_or(0)),
             registers_bad: crate::witness::cpu::registers_bad(),
+            register_last: crate::witness::cpu::register_last(),
             lost_lines: self.serial.lost_lines(),
         }
     }

@@ -79,6 +79,8 @@ pub struct Record {
     pub tick_gap_us: u64,
     /// Registers that did not keep what was put into them.
     pub registers_bad: u64,
+    /// Which that was the last time, as [`crate::witness::cpu::register_last`] has it.
+    pub register_last: u64,
     /// Lines that were dropped because nobody took them.
     pub lost_lines: u64,
 }
@@ -89,7 +91,7 @@ impl fmt::Display for Record {
             f,
             "t={}.{:03} pages={} verified={} dirtied={} bad={} gap_us={} gap_max_us={} tsc_back={} clock_back={} timer_back={} ticks={} \
              tick_gap_us={} clock={}.{:03} cpus={} filled={} passes={} dirty_rate={} verify_mbs={} registers_bad={} \
-             lost_lines={}",
+             register_last={:#x} lost_lines={}",
             self.t_ms / 1000,
             self.t_ms % 1000,
             self.pages,
@@ -111,6 +113,7 @@ impl fmt::Display for Record {
             self.dirty_rate,
             self.verify_mbs,
             self.registers_bad,
+            self.register_last,
             self.lost_lines,
         )
     }
@@ -159,6 +162,7 @@ mod tests {
             ticks: 1 << 44,
             tick_gap_us: 1 << 44,
             registers_bad: 1 << 30,
+            register_last: 1 << 33,
             lost_lines: 1 << 30,
         };
         let line = line(format_args!("{record}"));

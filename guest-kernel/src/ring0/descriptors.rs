@@ -13,6 +13,10 @@ pub const TASK_SELECTOR: u16 = 0x18;
 pub const USER_DATA: u16 = 0x2b;
 /// Selector of ring 3's code.
 pub const USER_CODE: u16 = 0x33;
+/// RFLAGS with which ring 3 begins: the bit that is always set, and IOPL 3, which opens every port. KVM without VMX or SVM drops IOPL, and there the
+/// task's bitmap opens them. QEMU's emulated SVM does not look at the bitmap after a guest's task register was restored: it wants the type of a
+/// task that is not busy, and what LTR loaded is busy (AMD64 Architecture Programmer's Manual, volume 2, sections 12.2.1 and 12.4).
+pub const USER_FLAGS: u32 = 0x3002;
 /// Most CPUs that are used.
 pub const CPUS_MAX: usize = crate::boot::acpi::PROCESSORS_MAX;
 /// Vector of the first CPU's LAPIC timer; the others follow.

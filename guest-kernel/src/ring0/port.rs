@@ -1,4 +1,4 @@
-//! Port I/O from ring 3, which the task's I/O bitmap allows.
+//! Port I/O from ring 3, which IOPL or the task's I/O bitmap allows.
 
 use core::arch::asm;
 

@@ -3,7 +3,7 @@
 use core::arch::global_asm;
 use core::sync::atomic::AtomicU64;
 
-use crate::ring0::descriptors::{CPUS_MAX, USER_CODE, USER_DATA};
+use crate::ring0::descriptors::{CPUS_MAX, USER_CODE, USER_DATA, USER_FLAGS};
 use crate::ring0::gate::{
     CALL_CPUID, CALL_ENABLE, CALL_ENABLE_AVX, CALL_HALT, CALL_HANG, CALL_READ_DEBUG, CALL_READ_MSR, CALL_TRIPLE_FAULT,
     CALL_WRITE_DEBUG, CALL_WRITE_MSR,
@@ -74,7 +74,7 @@ global_asm!(
     "mov eax, offset {landing}",
     "mov qword ptr [rsp], rax",
     "mov qword ptr [rsp + 8], {user_code}",
-    "mov qword ptr [rsp + 16], 2",
+    "mov qword ptr [rsp + 16], {user_flags}",
     "and qword ptr [rsp + 24], -16",
     "sub qword ptr [rsp + 24], 4096 + 8",
     "mov qword ptr [rsp + 32], {user_data}",
@@ -206,6 +206,7 @@ global_asm!(
     landing = sym landing,
     user_code = const USER_CODE,
     user_data = const USER_DATA,
+    user_flags = const USER_FLAGS,
     read_msr = const CALL_READ_MSR,
     write_msr = const CALL_WRITE_MSR,
     cpuid = const CALL_CPUID,

@@ -9,10 +9,29 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::ring0::gate;
 
 static REGISTERS_BAD: AtomicU64 = AtomicU64::new(0);
+/// The one that was found last: the number of a model-specific register, or one of the numbers below, which none of them has.
+static REGISTER_LAST: AtomicU64 = AtomicU64::new(0);
+/// SSE and AVX registers, by their number from here on.
+const XMM: u64 = 0x1_0000_0000;
+/// MXCSR and the control word of x87.
+const CONTROLS: u64 = 0x2_0000_0000;
+/// DR0 to DR3.
+const DEBUG: u64 = 0x3_0000_0000;
 
 /// How often a register did not hold what was put into it.
 pub fn registers_bad() -> u64 {
     REGISTERS_BAD.load(Relaxed)
+}
+
+/// Which register that was the last time: the number of a model-specific register; 0x1_0000_0000 and a number: SSE or AVX; 0x2_0000_0000: MXCSR or the
+/// control word of x87; 0x3_0000_0000: a debug register; 0: none yet.
+pub fn register_last() -> u64 {
+    REGISTER_LAST.load(Relaxed)
+}
+
+fn bad(register: u64) {
+    REGISTERS_BAD.fetch_add(1, Relaxed);
+    REGISTER_LAST.store(register, Relaxed);
 }
 
 fn value(seed: u64, register: u64) -> u64 {
@@ -80,7 +99,7 @@ macro_rules! check {
         }
         let due = value($seed, $number);
         if low != due || high != due {
-            REGISTERS_BAD.fetch_add(1, Relaxed);
+            bad(XMM + $number);
             put!($seed, $number);
         }
     };
@@ -116,7 +135,13 @@ pub struct Registers {
     debug: bool,
     /// Whether the upper halves of the AVX registers are watched.
     avx: bool,
+    /// Whether IA32_SYSENTER_ESP and EIP have 32 bits and no more (AMD64 Architecture Programmer's Manual, volume 2, section 6.1.2). KVM gives and takes no
+    /// more of them for a guest that sees such a processor; what an emulated one holds beyond that is lost in a move.
+    short_sysenter: bool,
 }
+
+/// CPUID 0 EBX of AMD: "Auth".
+const VENDOR_AMD: u32 = 0x6874_7541;
 
 /// CPUID 1 ECX: XSAVE and AVX.
 const FEATURES_AVX: u32 = 1 << 26 | 1 << 28;
@@ -132,7 +157,8 @@ impl Registers {
             unsafe { gate::enable_avx() };
             xmm!(seed, widen: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
         }
-        let mut registers = Self { seed, msrs: 0, debug: false, avx };
+        let short_sysenter = gate::cpuid(0, 0).ebx == VENDOR_AMD;
+        let mut registers = Self { seed, msrs: 0, debug: false, avx, short_sysenter };
         for (index, (msr, mask)) in MSRS.iter().enumerate() {
             let due = registers.msr_value(index, *mask);
             // SAFETY: see MSRS; none of them matters to code in ring 3 that uses neither segments nor system calls.
@@ -169,7 +195,7 @@ impl Registers {
             xmm!(seed, check: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
         }
         if controls() != (MXCSR, X87_CONTROL) {
-            REGISTERS_BAD.fetch_add(1, Relaxed);
+            bad(CONTROLS);
             put_controls();
         }
     }
@@ -179,21 +205,22 @@ impl Registers {
         for (index, (msr, mask)) in MSRS.iter().enumerate().filter(|(index, _)| self.msrs & 1 << index != 0) {
             let due = self.msr_value(index, *mask);
             if gate::read_msr(*msr) != Some(due) {
-                REGISTERS_BAD.fetch_add(1, Relaxed);
+                bad(u64::from(*msr));
                 // SAFETY: as when it was put there first.
                 unsafe { gate::write_msr(*msr, due) };
             }
             between();
         }
         if self.debug && gate::read_debug() != self.debug_values() {
-            REGISTERS_BAD.fetch_add(1, Relaxed);
+            bad(DEBUG);
             gate::write_debug(self.debug_values());
         }
         between();
     }
 
     fn msr_value(&self, index: usize, mask: u64) -> u64 {
-        value(self.seed, 100 + index as u64) & mask
+        let is_short = self.short_sysenter && matches!(MSRS[index].0, 0x175 | 0x176);
+        value(self.seed, 100 + index as u64) & if is_short { mask & 0xffff_ffff } else { mask }
     }
 
     fn debug_values(&self) -> [u64; 4] {

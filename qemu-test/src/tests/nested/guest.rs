@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::console::SerialLine;
 use crate::error::{LabError, Result};
 use crate::guests::{self, Example, Hearing, Talker};
 use crate::tests::nested::bench::{Bench, expect};
@@ -17,6 +18,8 @@ const GUEST_BOUND: Duration = Duration::from_secs(300);
 const STATE_BOUND: Duration = Duration::from_secs(180);
 /// Journal records that a client wants to hear of before a test goes on.
 const RECORDS: usize = 20;
+/// Leaves a VM's console.
+const CTRL_CLOSE_BRACKET: u8 = 0x1d;
 /// How long a move of an example VM may take.
 pub(super) const MOVE_BOUND: Duration = Duration::from_secs(300);
 
@@ -148,6 +151,24 @@ impl Bench {
         let log = self.fleet.order(host, "show /run/godwit/log/migrate.log")?.output;
         let told = log.lines().rev().find(|line| line.contains("migration ")).and_then(|line| line.rsplit(": ").next());
         Ok(told.unwrap_or_default().to_owned())
+    }
+
+    /// What a witness that runs on a host tells of itself from now on, when it has looked at all its memory once.
+    pub(super) fn witness_of_all(&self, vm: &str, host: &str) -> Result<String> {
+        let mut line = SerialLine::open(&self.fleet.machine(host)?)?;
+        line.send(format!("vm console {vm}\r").as_bytes())?;
+        line.read_until("witness: t=", GUEST_BOUND)?;
+        line.forget();
+        line.send(b"v\r")?;
+        line.read_until("witness: audit ", GUEST_BOUND)?;
+        line.forget();
+        // The end of the record that follows.
+        let said = line.read_until("lost_lines=", GUEST_BOUND)?;
+        line.forget();
+        line.send(&[CTRL_CLOSE_BRACKET])?;
+        // What is typed before the console is back is lost.
+        line.read_until(&format!("{host}> "), GUEST_BOUND)?;
+        Ok(said)
     }
 
     /// A client that talks to the VM.

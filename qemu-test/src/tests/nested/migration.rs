@@ -1,13 +1,15 @@
 //! Moves that go well.
 
+use std::fs;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::console::SerialLine;
-use crate::error::{LabError, Result};
+use crate::error::{Doing, LabError, Result};
 use crate::frames::Frames;
+use crate::guests;
 use crate::tests::nested::bench::{Bench, expect};
 use crate::tests::nested::guest::{HOSTS, MOVE_BOUND, Way, address};
 use crate::tests::tally::Verdict;
@@ -122,6 +124,28 @@ pub(super) fn a_paused_vm_arrives_paused_and_goes_on_there(bench: &mut Bench) ->
     Ok(Verdict::Passed)
 }
 
+/// A guest that looks for itself, at every page, at its clocks and at its registers.
+pub(super) fn the_witness_moves_there_and_back_and_finds_everything_as_it_was(bench: &mut Bench) -> Result<Verdict> {
+    let vms = bench.fleet.datastore().join("vms");
+    let (example, folder) = (vms.join("witness"), vms.join("small"));
+    fs::create_dir_all(&folder).at("creating", &folder)?;
+    let text = guests::witness_called(&bench.home, "small")?;
+    let text = text.replace("\"128 MiB\"", "\"32 MiB\"").replace("stun_ms_max = 1000", "stun_ms_max = 5000");
+    fs::write(folder.join("vm.toml"), text).at("writing", &folder)?;
+    fs::copy(example.join("witness"), folder.join("witness")).at("copying", &example)?;
+    bench.done("host-a", "vm start small")?;
+    for (from, to) in [("host-a", "host-b"), ("host-b", "host-a")] {
+        bench.can_move("small", from, to)?;
+        check_receipt(&bench.move_vm("small", from, to)?)?;
+        let said = bench.witness_of_all("small", to)?;
+        let all = ["bad=0 ", "tsc_back=0 ", "clock_back=0 ", "timer_back=0 ", "registers_bad=0 "];
+        expect(all.iter().all(|part| said.contains(part)), || format!("not all is as it was: {said}"))?;
+    }
+    bench.end("small")?;
+    fs::remove_dir_all(&folder).at("removing", &folder)?;
+    Ok(Verdict::Passed)
+}
+
 pub(super) fn the_check_alone_moves_nothing(bench: &mut Bench) -> Result<Verdict> {
     bench.bring("deb", "host-a")?;
     bench.done("host-a", "vm migrate deb host-b --check")?;
@@ -168,7 +192,7 @@ pub(super) fn a_host_in_maintenance_takes_no_vm_in(bench: &mut Bench) -> Result<
     Ok(Verdict::Passed)
 }
 
-fn check_receipt(receipt: &Value) -> Result<()> {
+pub(super) fn check_receipt(receipt: &Value) -> Result<()> {
     let number = |path: &str| receipt.pointer(path).and_then(Value::as_u64);
     expect(receipt.get("verdict").and_then(Value::as_str) == Some("moved"), || format!("the receipt says: {receipt}"))?;
     expect(number("/audit/different_pages") == Some(0), || format!("the audit found different pages: {receipt}"))?;

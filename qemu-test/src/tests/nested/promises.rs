@@ -42,6 +42,7 @@ const ON_GANESHA: &[Promise] = promises![
     migrate: migration::a_host_in_maintenance_takes_no_vm_in,
     migrate: migration::ctrl_c_cancels_a_move_and_the_vm_stays,
     migrate: migration::a_paused_vm_arrives_paused_and_goes_on_there,
+    migrate: migration::the_witness_moves_there_and_back_and_finds_everything_as_it_was,
     migrate: migration::a_vm_moves_there_and_back_three_times_while_its_client_talks,
     migrate: migration::a_vm_with_two_vcpus_moves_there_and_back_three_times,
     migrate: faults::migrate_killed_at_the_source_in_every_phase_of_a_move,
