@@ -9,7 +9,7 @@ use crate::fleet::{self, Fleet};
 use crate::guests::{self, Hearing, Talker};
 use crate::home::Home;
 use crate::image;
-use crate::machine::HostSpec;
+use crate::machine::{Firmware, HostSpec, Medium, StartFrom, config_drive};
 use crate::servers::Make;
 use crate::setup::{self, Purpose};
 use crate::terminal;
@@ -36,7 +36,15 @@ pub(super) fn run(home: &Home, auto: bool) -> Result<ExitCode> {
 }
 
 fn show(home: &Home, auto: bool) -> Result<()> {
-    let hosts = vec![HostSpec::usual(1), HostSpec::usual(2)];
+    // As on bare machines: the ISO as a CD and as a stick, and the configuration on a volume beside it.
+    let boots = [(1, Firmware::Bios, Medium::Cd), (2, Firmware::Uefi, Medium::Usb)];
+    let host = |(number, firmware, medium)| {
+        let mut host = HostSpec { start_from: StartFrom::Iso(firmware, medium), ..HostSpec::usual(number) };
+        host.config_drive = Some(config_drive(&home.image(), &host.name, &host.configuration_file())?);
+        Ok(host)
+    };
+    let hosts = boots.into_iter().map(host).collect::<Result<Vec<_>>>()?;
+    println!("demo: host-a boots the ISO as a CD by BIOS, host-b as a USB stick by UEFI");
     let fleet = Fleet::up(home, Make::default(), hosts, |store| guests::place_all(home, store))?;
     type_shown(&fleet, "host-a", &format!("vm start {VM}"))?;
     println!("demo: a client outside connects to the VM by TCP and counts");

@@ -1,13 +1,13 @@
 //! Ways to boot, and boots that go wrong.
 
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::time::Duration;
-use std::{fs, io};
 
-use crate::child::Child;
-use crate::error::{Doing, Result};
-use crate::machine::{Firmware, HostSpec, Machine, Medium, StartFrom};
+use crate::error::{Doing, LabError, Result};
+use crate::machine::{Firmware, HostSpec, Machine, Medium, StartFrom, config_drive};
 use crate::tests::nested::bench::{Bench, expect, says};
+use crate::tests::nested::migration::check_receipt;
 use crate::tests::tally::Verdict;
 use crate::wait;
 
@@ -22,20 +22,34 @@ const TOLD_BOUND: Duration = Duration::from_secs(60);
 /// The first of the hosts that these tests boot beside the fleet.
 const NUMBER: u8 = 9;
 
+/// And what boots so is the product: a Debian guest moves from the one host to the other.
 pub(super) fn the_iso_boots_by_bios_as_a_cd_and_as_a_usb_stick(bench: &mut Bench) -> Result<Verdict> {
-    boot_iso(bench, Firmware::Bios)
+    bench.end("deb")?;
+    boot_iso(bench, Firmware::Bios, |bench, [cd, stick]| {
+        bench.done(cd, "vm start deb")?;
+        let talker = bench.talk("deb")?;
+        bench.listen(&talker)?;
+        bench.can_move("deb", cd, stick)?;
+        check_receipt(&bench.move_vm("deb", cd, stick)?)?;
+        bench.judge(talker, "deb")?;
+        bench.done(stick, "vm kill deb").map(|_| ())
+    })
 }
 
 pub(super) fn the_iso_boots_by_uefi_as_a_cd_and_as_a_usb_stick(bench: &mut Bench) -> Result<Verdict> {
-    boot_iso(bench, Firmware::Uefi)
+    boot_iso(bench, Firmware::Uefi, |_, _| Ok(()))
 }
 
-/// The ISO boots to a console that answers, and the host has taken its name from the volume labelled GODWIT.
-fn boot_iso(bench: &mut Bench, firmware: Firmware) -> Result<Verdict> {
+/// The ISO boots to a console that answers, and the host has taken its name from the volume labelled GODWIT. Then `more` is tried with both.
+fn boot_iso(
+    bench: &mut Bench,
+    firmware: Firmware,
+    more: impl FnOnce(&Bench, [&str; 2]) -> Result<()>,
+) -> Result<Verdict> {
     let mut specs = Vec::new();
     for (number, medium) in (NUMBER..).zip([Medium::Cd, Medium::Usb]) {
         let mut spec = HostSpec { start_from: StartFrom::Iso(firmware, medium), ..HostSpec::usual(number) };
-        spec.config_drive = Some(config_drive(bench, &spec.name, &spec.configuration_file())?);
+        spec.config_drive = Some(config_drive(&bench.home.run(), &spec.name, &spec.configuration_file())?);
         specs.push(spec);
     }
     bench.with_hosts(specs, |bench, machines| {
@@ -46,6 +60,8 @@ fn boot_iso(bench: &mut Bench, firmware: Firmware) -> Result<Verdict> {
                 format!("{name} did not find its configuration:\n{log}")
             })?;
         }
+        let [cd, stick] = machines else { return Err(LabError::Input("two hosts boot".into())) };
+        more(bench, [&cd.spec.name, &stick.spec.name])?;
         Ok(Verdict::Passed)
     })
 }
@@ -54,7 +70,7 @@ pub(super) fn a_host_with_a_bad_configuration_comes_up_and_says_what_is_wrong(be
     let mut spec = HostSpec { start_from: StartFrom::Kernel, ..HostSpec::usual(NUMBER) };
     let good = spec.configuration_file();
     let bad = format!("{good}\nport_group.lab.vlan = 5000\nmigration_nic.adress = \"10.0.0.1/24\"\n");
-    spec.config_drive = Some(config_drive(bench, &spec.name, &bad)?);
+    spec.config_drive = Some(config_drive(&bench.home.run(), &spec.name, &bad)?);
     bench.with_host(spec, |bench, machine| {
         bench.done(&machine.spec.name, "help")?;
         let log = bench.serial_log(&machine.spec.name)?;
@@ -109,19 +125,6 @@ pub(super) fn a_host_that_is_shut_down_ends_its_vms_first_and_says_what_it_waits
     let serial = bench.serial_log("host-b")?;
     expect(!says(&serial, WENT_DOWN), || format!("host-b does not know that it was shut down:\n{serial}"))?;
     Ok(Verdict::Passed)
-}
-
-/// A FAT volume labelled GODWIT with this `godwit/host.toml`.
-fn config_drive(bench: &Bench, host: &str, text: &str) -> Result<PathBuf> {
-    let folder = bench.home.run();
-    let (drive, file) = (folder.join(format!("config-drive-{host}.img")), folder.join("host.toml"));
-    fs::write(&file, text).at("writing", &file)?;
-    let _ = fs::remove_file(&drive);
-    // 2,880 sectors of 512 bytes: the size that FAT tools agree on.
-    Child::new("mformat", ["-C", "-f", "1440", "-v", "GODWIT", "-i"]).arg(&drive).arg("::").run()?;
-    Child::new("mmd", ["-i"]).arg(&drive).arg("::godwit").run()?;
-    Child::new("mcopy", ["-i"]).arg(&drive).arg(&file).arg("::godwit/host.toml").run()?;
-    Ok(drive)
 }
 
 /// Waits until what host-b tells others of itself says this.
