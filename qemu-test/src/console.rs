@@ -55,7 +55,13 @@ impl SerialLine {
         let lock = socket.with_extension("lock");
         let alone = File::options().create(true).truncate(false).write(true).open(&lock).at("opening", &lock)?;
         flock(&alone, FlockOperation::LockExclusive).at("locking", &lock)?;
-        let stream = UnixStream::connect(&socket).at("connecting to", &socket)?;
+        let stream = match UnixStream::connect(&socket) {
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) => {
+                let host = &machine.spec.name;
+                return Err(LabError::Input(format!("{host} is off: cargo lab fault {host} boot")));
+            }
+            connected => connected.at("connecting to", &socket)?,
+        };
         stream.set_read_timeout(Some(Duration::from_millis(100))).at("setting up", &socket)?;
         let (host, log) = (machine.spec.name.clone(), machine.serial_log());
         Ok(Self { host, stream, log, seen: Vec::new(), _alone: alone })

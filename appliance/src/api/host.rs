@@ -121,6 +121,34 @@ pub enum HostRequest {
 }
 
 impl HostRequest {
+    /// Whether it only asks: nothing is left half done where its answer is not waited for.
+    pub fn only_asks(&self) -> bool {
+        matches!(
+            self,
+            Self::HostShow
+                | Self::HostList
+                | Self::HostCheck
+                | Self::HostCpu
+                | Self::HostCpuCompare(_)
+                | Self::HostCpuBaseline
+                | Self::VmList
+                | Self::VmShow(_)
+                | Self::VmCheck(_)
+                | Self::LeaseList
+                | Self::LeaseShow(_)
+                | Self::MigrationList
+                | Self::MigrationShow(_)
+                | Self::DatastoreList
+                | Self::DatastoreShow(_)
+                | Self::NetworkNics
+                | Self::PortGroupList
+                | Self::MigrationNic
+                | Self::LogShow { .. }
+                | Self::ConfigShow
+                | Self::Names
+        )
+    }
+
     /// The VM that it does something with.
     pub fn changes(&self) -> Option<&VmName> {
         match self {
@@ -568,7 +596,7 @@ pub struct DatastoreRow {
     pub name: DatastoreName,
     /// `nfs 4.1`, `directory`.
     pub kind: String,
-    /// `available`, `mounting`, `lost since 12 s`.
+    /// `available`, `mounting`, `lost for 12 s`.
     pub state: String,
     /// All its room.
     pub size: Bytes,

@@ -41,8 +41,14 @@ pub fn ask(socket: &Path, request: &HostRequest, progress: Progress) -> Result<(
     let away = |error: &dyn std::error::Error| gone(request, error);
     let mut drawn = false;
     let answer = loop {
-        if !wait(&channel).map_err(|error| away(&error))? {
-            continue;
+        match wait(&channel).map_err(|error| away(&error))? {
+            Heard::Answer => {}
+            Heard::CtrlC if request.only_asks() => break Err(not_waited_for()),
+            Heard::CtrlC => {
+                channel.send(&HostRequest::Cancel, &[]).map_err(|error| away(&error))?;
+                continue;
+            }
+            Heard::Nothing => continue,
         }
         match channel.receive().map_err(|error| away(&error)) {
             Ok((HostAnswer::Progress { doing, thousandths }, _)) => {
@@ -77,16 +83,32 @@ fn gone(request: &HostRequest, error: &dyn std::error::Error) -> Diagnosis {
     }
 }
 
-/// Waits until the control plane said something (true) or a key was pressed (false).
-fn wait(channel: &Channel<HostRequest, HostAnswer>) -> Result<bool, ChannelError> {
+/// A question whose answer a person does not want to wait for: most likely a datastore has to be asked for it that does not answer.
+fn not_waited_for() -> Diagnosis {
+    Diagnosis::new(
+        "the command was given up",
+        "Ctrl-C was pressed before its answer came",
+        "datastore list; host check",
+    )
+}
+
+/// What a wait ended with.
+enum Heard {
+    Answer,
+    CtrlC,
+    Nothing,
+}
+
+/// Waits until the control plane said something or a key was pressed.
+fn wait(channel: &Channel<HostRequest, HostAnswer>) -> Result<Heard, ChannelError> {
     let stdin = io::stdin();
     let mut ready = [PollFd::new(channel, PollFlags::IN), PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN)];
     match poll(&mut ready, None) {
-        Err(rustix::io::Errno::INTR) => return Ok(false),
+        Err(rustix::io::Errno::INTR) => return Ok(Heard::Nothing),
         other => other?,
     };
     if !ready[0].revents().is_empty() {
-        return Ok(true);
+        return Ok(Heard::Answer);
     }
     let mut keys = [0; 64];
     let count = rustix::io::read(stdin.as_fd(), &mut keys)?;
@@ -94,10 +116,7 @@ fn wait(channel: &Channel<HostRequest, HostAnswer>) -> Result<bool, ChannelError
         // The terminal is gone; the answer is still awaited, so that the command ends as it would have.
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
-    if keys[..count].contains(&CTRL_C) {
-        channel.send(&HostRequest::Cancel, &[])?;
-    }
-    Ok(false)
+    Ok(if keys[..count].contains(&CTRL_C) { Heard::CtrlC } else { Heard::Nothing })
 }
 
 fn draw(doing: &str, thousandths: Option<u16>) {
@@ -107,7 +126,7 @@ fn draw(doing: &str, thousandths: Option<u16>) {
 
 /// How far a command is, on one line of the terminal: one that wrapped could not be drawn over.
 fn progress_line(doing: &str, thousandths: Option<u16>) -> String {
-    const BAR: usize = 24;
+    const BAR: usize = 12;
     let line = match thousandths {
         Some(done) => {
             let filled = usize::from(done.min(1000)) * BAR / 1000;
@@ -138,7 +157,7 @@ mod tests {
 
     #[test]
     fn progress_stays_on_one_line_of_the_terminal() {
-        assert_eq!(progress_line("stun", Some(500)), "[############............]  50 %  stun");
+        assert_eq!(progress_line("stun", Some(500)), "[######......]  50 %  stun");
         assert_eq!(progress_line("starting web", None), "starting web ...");
         let long = progress_line(&"waiting ".repeat(20), None);
         assert!(long.chars().count() < WIDTH && long.ends_with('~'), "{long}");

@@ -328,6 +328,12 @@ fn hint_for(words: &[&str]) -> String {
         return nearest(words[0], &nouns).map_or_else(|| "help".to_owned(), |near| format!("help {near}"));
     }
     let verbs: Vec<&str> = COMMANDS.iter().filter(|c| c.words[0] == words[0]).map(|c| c.words[1]).collect();
+    // What begins so, and goes on.
+    let begun: Vec<String> =
+        COMMANDS.iter().filter(|command| command.words.starts_with(words)).map(Command::usage).collect();
+    if words.len() > 1 && !begun.is_empty() {
+        return begun.join("; ");
+    }
     match words.get(1).and_then(|verb| nearest(verb, &verbs)) {
         Some(near) => format!("{} {near}", words[0]),
         None => format!("help {}", words[0]),

@@ -176,7 +176,7 @@ impl Datastore {
             State::Mounting(Some(_)) => ("not there".to_owned(), Bytes(0), Bytes(0)),
             State::Available { size, free, unwritable: None } => ("available".to_owned(), *size, *free),
             State::Available { size, free, .. } => ("cannot be written".to_owned(), *size, *free),
-            State::Lost { since, .. } => (format!("lost since {} s", since.elapsed().as_secs()), Bytes(0), Bytes(0)),
+            State::Lost { since, .. } => (format!("lost for {} s", since.elapsed().as_secs()), Bytes(0), Bytes(0)),
         };
         let kind = match &self.kind {
             DatastoreKind::Nfs { version, .. } => format!("nfs {version}"),

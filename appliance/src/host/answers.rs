@@ -97,7 +97,8 @@ fn vms(plane: &ControlPlane) -> Vec<VmRow> {
         // One that is known to be lost is not asked: the list would come only after the bound of a request, or several.
         let folders = datastore.available().then(|| vm_folders(&datastore)).flatten();
         let Some(folders) = folders else {
-            rows.extend(plane.listed(&datastore).into_iter().map(|row| unheard(plane, row)));
+            let known = plane.listed(&datastore).unwrap_or_else(|| vec![unlisted(&datastore)]);
+            rows.extend(known.into_iter().map(|row| unheard(plane, row)));
             continue;
         };
         let from = rows.len();
@@ -126,6 +127,12 @@ fn vms(plane: &ControlPlane) -> Vec<VmRow> {
         }
     }
     rows
+}
+
+/// What stands for the VMs of a datastore that did not answer yet: a list without them would say that there are none.
+fn unlisted(datastore: &Datastore) -> VmRow {
+    let (state, datastore) = (VmState::Unknown, datastore.name().clone());
+    VmRow { name: "?".to_owned(), datastore, state, cpus: None, memory: None }
 }
 
 /// A VM of a datastore that does not answer, as it was when that last did: what it is now, only this host's part of it is
@@ -255,7 +262,8 @@ fn names(plane: &ControlPlane) -> Names {
     vms.dedup();
     Names {
         vms,
-        hosts: plane.hosts.names(),
+        // Each command that wants a host wants another one.
+        hosts: plane.hosts.names().into_iter().filter(|host| host != plane.name()).collect(),
         datastores: datastores.iter().map(|datastore| datastore.name().clone()).collect(),
         migrations: plane.moves.rows(plane).into_iter().map(|row| row.id).collect(),
     }
@@ -412,7 +420,7 @@ mod tests {
             [locate(plane, &db, "").map(drop).expect_err("nobody knows"), answer(plane, &receipt).expect_err("so here")]
         {
             let refusal = refusal.to_string();
-            assert!(refusal.contains("datastore spare does not answer: lost since"), "{refusal}");
+            assert!(refusal.contains("datastore spare does not answer: lost for"), "{refusal}");
         }
         let lost = answer(plane, &HostRequest::DatastoreShow(spare.name().clone())).expect("shown");
         assert!(matches!(lost, HostAnswer::Datastore(spare) if spare.vms.is_empty()));

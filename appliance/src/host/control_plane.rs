@@ -79,10 +79,10 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// The VMs of a datastore as they were listed last.
-    pub(super) fn listed(&self, datastore: &Datastore) -> Vec<VmRow> {
+    /// The VMs of a datastore as they were listed last, if they ever were.
+    pub(super) fn listed(&self, datastore: &Datastore) -> Option<Vec<VmRow>> {
         let listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
-        listed.get(datastore.name()).cloned().unwrap_or_default()
+        listed.get(datastore.name()).cloned()
     }
 
     /// Takes note of them.

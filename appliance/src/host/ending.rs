@@ -12,7 +12,7 @@ use model::names::VmName;
 
 use crate::api::host::VmState;
 use crate::api::init::{self, InitRequest};
-use crate::api::lease::LeaseRequest;
+use crate::api::lease::{LeaseRequest, VmOnDatastore};
 use crate::api::migrate::ToMigrate;
 use crate::host::caller::Caller;
 use crate::host::control_plane::ControlPlane;
@@ -29,6 +29,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 const PRESS_AGAIN: Duration = Duration::from_secs(10);
 /// Pause between two lines that tell what is waited for.
 const SHOW_WAITING: Duration = Duration::from_secs(5);
+/// How long the leases of VMs that ended are waited for before the host's own are given up.
+const RELEASES_BOUND: Duration = Duration::from_secs(10);
 /// How long a lease that is being asked for is waited for before all are given up.
 const ASKING_BOUND: Duration = Duration::from_secs(3);
 
@@ -90,6 +92,7 @@ pub fn on_sigterm(plane: &Arc<ControlPlane>) {
     wait_for_clones(plane);
     shut_guests_down(plane);
     kill_the_rest(plane);
+    wait_for_releases(plane);
     give_leases_up(plane);
     std::process::exit(0);
 }
@@ -235,6 +238,25 @@ fn kill_the_rest(plane: &Arc<ControlPlane>) {
     });
 }
 
+/// Waits until the leases of the VMs that ended are given up: once the host's own are, these cannot be, and their VMs would count as lost with it. What
+/// a datastore that does not answer keeps is not waited for.
+fn wait_for_releases(plane: &ControlPlane) {
+    let deadline = Instant::now() + RELEASES_BOUND;
+    loop {
+        let mut left = plane.vms.all_in(&[VmState::Releasing]);
+        let can_be =
+            |vm: &VmOnDatastore| plane.datastores.get(&vm.datastore).is_some_and(|datastore| datastore.available());
+        left.extend(plane.owed.all().into_iter().filter(can_be).map(|vm| vm.vm));
+        if left.is_empty() {
+            return;
+        }
+        if Instant::now() >= deadline {
+            return log::warn!("the leases of these VMs were not given up in time: {left:?}");
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::channel;
@@ -263,6 +285,21 @@ mod tests {
         give_leases_up(&place.plane);
         ends.recv_timeout(bound).expect("nothing is kept any more");
         assert!(matches!(asks.try_iter().last(), Some(LeaseRequest::Close(_))), "the last word is that it is given up");
+    }
+
+    #[test]
+    fn the_leases_of_vms_that_ended_are_given_up_before_the_hosts_own() {
+        let place = Place::without_datastore("ending-releases", |_| LeaseAnswer::Done);
+        let web: VmName = "web".parse().expect("valid");
+        let claim = place.plane.vms.claim(&web, VmState::Releasing, "").expect("free");
+        let (plane, (ended, ends)) = (Arc::clone(&place.plane), channel());
+        std::thread::spawn(move || {
+            wait_for_releases(&plane);
+            ended.send(()).expect("heard");
+        });
+        assert!(ends.recv_timeout(LOOK * 5).is_err(), "a lease is being given up still");
+        drop(claim);
+        ends.recv_timeout(Duration::from_secs(60)).expect("nothing is waited for any more");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What follows when a guest ends, or its monitor does: each VM that runs here has a thread that watches for it.
 
 use std::io;
-use std::process::Child;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, ExitStatus};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -101,7 +102,7 @@ fn watch_to_end(plane: &Arc<ControlPlane>, running: &Arc<Running>, child: Option
     // It is gone; this only collects it.
     let status = child.and_then(|mut child| child.wait().ok());
     let silenced = match end {
-        End::Silent => reap::stopped_by_filter(monitor.pid(), status),
+        End::Silent => reap::stopped_by_filter(monitor.pid(), status).or_else(|| status.and_then(killed)),
         _ => None,
     };
     let told = silenced.unwrap_or_else(|| end.told());
@@ -117,6 +118,11 @@ fn watch_to_end(plane: &Arc<ControlPlane>, running: &Arc<Running>, child: Option
         // Tried again if it cannot be done now.
         let _ = owed::give_up(plane, vm);
     }
+}
+
+/// How a monitor ended that was killed: nothing of it is in a log.
+fn killed(status: ExitStatus) -> Option<String> {
+    Some(format!("its monitor was killed by signal {}", status.signal()?))
 }
 
 /// Waits for the first thing that ends a guest, or for the end of its monitor. A monitor that cannot be heard while it

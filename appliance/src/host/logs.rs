@@ -42,6 +42,19 @@ pub fn last_lines(run_dir: &RunDir, role: Option<&str>, lines: u32) -> Result<Ve
         let first = own.len().saturating_sub(usize::try_from(lines).unwrap_or(usize::MAX));
         shown.extend(own.drain(first..));
     }
+    // Each file is in order of time; a line without one belongs to the line before it.
+    let mut at = 0;
+    let mut timed: Vec<(u64, LogLine)> = Vec::with_capacity(shown.len());
+    let mut role = String::new();
+    for line in shown {
+        if line.role != role {
+            (at, role) = (0, line.role.clone());
+        }
+        at = line.at_ms.unwrap_or(at);
+        timed.push((at, line));
+    }
+    timed.sort_by_key(|(at, _)| *at);
+    let mut shown: Vec<LogLine> = timed.into_iter().map(|(_, line)| line).collect();
     // Newest lines win where not all fit into one message.
     let mut room = usize::try_from(limits::API_MESSAGE_BYTES_MAX).unwrap_or(usize::MAX) / 2;
     let fitting = shown.iter().rev().take_while(|line| {

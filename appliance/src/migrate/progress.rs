@@ -27,10 +27,10 @@ pub fn shown(id: MigrationId, progress: &Progress) -> MigrationProgress {
 fn expected(prediction: &Prediction) -> String {
     let megabytes = prediction.bandwidth_bytes_per_s as f64 / 1e6;
     let left = match prediction.left_us {
-        Some(left) => format!("about {} s left", left.div_ceil(1_000_000)),
-        None => "the guest dirties its memory faster than that".to_owned(),
+        Some(left) => format!("~{} s left", left.div_ceil(1_000_000)),
+        None => "the guest dirties faster".to_owned(),
     };
-    format!("{megabytes:.1} MB/s, {left}, stun of about {} ms", prediction.stun_us.div_ceil(1_000))
+    format!("{megabytes:.1} MB/s, {left}, stun ~{} ms", prediction.stun_us.div_ceil(1_000))
 }
 
 #[cfg(test)]
@@ -56,10 +56,10 @@ mod tests {
     #[test]
     fn a_move_under_way_tells_how_fast_it_is_and_what_is_to_be_expected_of_it() {
         let calm = told(Some(11_000_001), None);
-        assert_eq!(calm.doing, "pre-copy round 2, 95.4 MB/s, about 12 s left, stun of about 120 ms");
+        assert_eq!(calm.doing, "pre-copy round 2, 95.4 MB/s, ~12 s left, stun ~120 ms");
         assert_eq!(calm.thousandths, Some(250));
-        assert!(told(None, None).doing.contains("faster than that"));
+        assert!(told(None, None).doing.contains("dirties faster"));
         let noted = told(Some(1), Some("waiting")).doing;
-        assert_eq!(noted, "pre-copy round 2: waiting, 95.4 MB/s, about 1 s left, stun of about 120 ms");
+        assert_eq!(noted, "pre-copy round 2: waiting, 95.4 MB/s, ~1 s left, stun ~120 ms");
     }
 }

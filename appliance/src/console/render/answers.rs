@@ -146,6 +146,8 @@ fn vms_text(vms: &[VmRow]) -> String {
 }
 
 fn vm_text(vm: &VmDetail) -> String {
+    // How it ended before it came to run again says nothing of it now.
+    let runs_here = matches!(vm.row.state, VmState::Running | VmState::Paused);
     let mut record = Record::default()
         .line("name", &vm.row.name)
         .line("state", state_text(&vm.row.state))
@@ -153,7 +155,7 @@ fn vm_text(vm: &VmDetail) -> String {
         .line("lease", lease_text(vm))
         .some("monitor", vm.pid.map(|pid| format!("process {pid}, {} ms of vCPU time", vm.cpu_us / 1000)))
         .some("waits for", vm.waits_for.as_ref())
-        .some("last end here", vm.last_end.as_ref())
+        .some("last end here", vm.last_end.as_ref().filter(|_| !runs_here))
         .each("configuration error", &vm.config_errors);
     if let Some(config) = &vm.config {
         let nics = config.nics.iter().map(|nic| format!("{} on port group {}", or_dash(nic.mac), nic.port_group));
@@ -291,7 +293,8 @@ fn migrations_text(migrations: &[MigrationRow]) -> String {
 fn datastores_text(datastores: &[DatastoreRow]) -> String {
     let mut table = Table::new(["NAME", "KIND", "STATE", "SIZE", "FREE", "PLACE"], "no datastores are configured");
     for row in datastores {
-        let (size, free) = (row.size.to_string(), row.free.to_string());
+        let [size, free] =
+            [row.size, row.free].map(|bytes| if row.size.0 == 0 { "-".to_owned() } else { bytes.to_string() });
         table.row([row.name.to_string(), row.kind.clone(), row.state.clone(), size, free, row.place.clone()]);
     }
     table.to_string()
@@ -304,7 +307,7 @@ fn datastore_text(datastore: &DatastoreDetail) -> String {
         .line("kind", &row.kind)
         .line("place", &row.place)
         .line("state", &row.state)
-        .line("room", format!("{} of {} free", row.free, row.size))
+        .some("room", (row.size.0 > 0).then(|| format!("{} of {} free", row.free, row.size)))
         .line("host lease", &datastore.lease)
         .some(
             "locks of a dead host",

@@ -133,7 +133,7 @@ pub fn room_problem(datastore: &Datastore, needs: Bytes, free: Bytes) -> Option<
 pub fn name_problems(plane: &ControlPlane, new: &VmName) -> Vec<Reason> {
     let has = |datastore: &Arc<Datastore>| match datastore.available().then(|| vm_folders(datastore)).flatten() {
         Some(folders) => folders.iter().any(|folder| folder == new.as_str()),
-        None => plane.listed(datastore).iter().any(|row| row.name == new.as_str()),
+        None => plane.listed(datastore).iter().flatten().any(|row| row.name == new.as_str()),
     };
     let taken = plane.datastores.all().into_iter().filter(has).map(|datastore| {
         let cause = format!("datastore {} has a VM {new}, or a folder vms/{new}, already", datastore.name());

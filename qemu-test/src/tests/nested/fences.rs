@@ -81,7 +81,7 @@ pub(super) fn a_server_that_hangs_fences_its_hosts_and_they_come_back_by_themsel
     server.thaw()?;
     for said in said {
         let said = said?.output;
-        expect(said.contains("lost since"), || {
+        expect(said.contains("lost for"), || {
             format!("a datastore that does not answer is not told to be lost: {said}")
         })?;
     }

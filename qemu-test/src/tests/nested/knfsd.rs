@@ -108,7 +108,7 @@ pub(super) fn a_host_with_several_servers_loses_only_the_vms_of_the_one_that_han
             bench.done(host, &format!("vm start {vm}"))?;
         }
         other.freeze()?;
-        let states = bench.says_in_the_end(host, "datastore show other", "lost since").and_then(|()| {
+        let states = bench.says_in_the_end(host, "datastore show other", "lost for").and_then(|()| {
             wait::until("the VM of the lost datastore to be ended", ENDED_BOUND, || {
                 let state = bench.state(host, "other")?;
                 Ok(if state == "running" { Err(state) } else { Ok(()) })
