@@ -166,6 +166,13 @@ impl Cable {
         names.filter(|name| name != "lo").collect()
     }
 
+    /// Gives one end a further NIC whose link is up, for a vswitch.
+    pub(crate) fn add_uplink(&self, end: usize, name: &str) {
+        let (namespace, far) = (&self.namespaces[end], format!("{name}-far"));
+        assert!(ip(&["-n", namespace, "link", "add", name, "type", "veth", "peer", "name", &far]));
+        assert!([name, far.as_str()].iter().all(|link| ip(&["-n", namespace, "link", "set", link, "up"])));
+    }
+
     /// Sets what one end's NIC carries.
     pub(crate) fn set_mtu(&self, end: usize, mtu: u16) {
         assert!(ip(&["-n", &self.namespaces[end], "link", "set", "mig0", "mtu", &mtu.to_string()]));

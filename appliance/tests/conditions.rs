@@ -1,0 +1,62 @@
+//! The conditions of a move, violated on real hosts: each is told with its cause and what mends it, all at once, by the check and by the move that is
+//! refused, and the VM stays where it is.
+
+mod world;
+
+use godwit::api::host::VmState;
+use world::{Cable, Datastore, Host, line, wait};
+
+/// On host-a: a vswitch without an uplink, and one that leads somewhere.
+const HERE: &str = "[vswitch.gwinner]\n[vswitch.gwouter]\nuplink = \"gwup\"\n\
+                    [port_group.inner]\nvswitch = \"gwinner\"\n[port_group.lab]\nvswitch = \"gwouter\"\n\
+                    [port_group.shared]\nvswitch = \"gwouter\"\n";
+/// On host-b: one label is spelled otherwise, one is another VLAN.
+const THERE: &str = "[vswitch.gwouter]\nuplink = \"gwup\"\n\
+                     [port_group.inner]\nvswitch = \"gwouter\"\n[port_group.Lab]\nvswitch = \"gwouter\"\n\
+                     [port_group.shared]\nvswitch = \"gwouter\"\nvlan = 7\n";
+/// What is told of each, and what mends it.
+const TOLD: [(&str, &str); 6] = [
+    ("its vCPUs are pinned to CPUs 0 of host-a", "remove cpu_affinity from the VM's vm.toml"),
+    ("port group \"inner\" is on a vswitch without an uplink on host-a", "give the vswitch of \"inner\" an uplink"),
+    ("host-b has no port group \"lab\", but one that is spelled \"Lab\"", "labels must match to the letter"),
+    ("port group \"shared\" has no VLAN on host-a and VLAN 7 on host-b", "give port group \"shared\" no VLAN"),
+    ("the migration NIC of host-a has an MTU of 1500, that of host-b of 1400", "set mtu = 1400 in [migration_nic]"),
+    ("host-b is in maintenance", "host maintenance exit"),
+];
+
+#[test]
+fn whatever_forbids_a_move_is_told_at_once_with_its_mend_and_the_vm_stays() {
+    let Some(datastore) = Datastore::with_witness("conditions") else { return };
+    let Some(cable) = Cable::lay("conditions") else { return };
+    [0, 1].into_iter().for_each(|end| cable.add_uplink(end, "gwup"));
+    let config = datastore.path("vms/witness/vm.toml");
+    let text = std::fs::read_to_string(&config).expect("it is there").replacen("[vm]", "[vm]\ncpu_affinity = [0]", 1);
+    let nics: String = ["inner", "lab", "shared"].map(|label| format!("[[nic]]\nport_group = \"{label}\"\n")).concat();
+    std::fs::write(&config, format!("{text}{nics}")).expect("written");
+    let a = Host::boot_at_with(&datastore, &cable, 0, HERE);
+    cable.set_mtu(1, 1400);
+    let b = Host::boot_at_with(&datastore, &cable, 1, THERE);
+    for (host, other) in [(&a, "host-b"), (&b, "host-a")] {
+        wait("the hosts know each other", || line(&host.ask("host list").1).contains(other));
+    }
+    let (status, answer) = a.ask("vm start witness");
+    assert_eq!(status, 0, "{}", line(&answer));
+    a.serial("witness").wait_for("witness: ready");
+    assert_eq!(b.ask("host maintenance enter").0, 0);
+    let mut said = String::new();
+    wait("the check tells of all", || {
+        said = line(&a.ask("vm migrate witness host-b --check").1);
+        said.contains("maintenance") && said.contains("migration link")
+    });
+    let (status, refusal) = a.ask("vm migrate witness host-b");
+    let refusal = line(&refusal);
+    assert_eq!(status, 1, "{refusal}");
+    assert!(refusal.contains("it is still running on host-a"), "{refusal}");
+    for (cause, mend) in TOLD {
+        for text in [&said, &refusal] {
+            assert!(text.contains(cause) && text.contains(mend), "{cause}; {mend}:\n{text}");
+        }
+    }
+    assert_eq!(a.state("witness"), VmState::Running);
+    assert!(b.monitor_processes().is_empty(), "nothing was built for it");
+}
