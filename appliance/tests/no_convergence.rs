@@ -38,7 +38,7 @@ fn runs_whole_on(host: &Host) {
 
 #[test]
 fn a_guest_that_outruns_its_link_is_slowed_until_the_stun_fits() {
-    let Some((_datastore, _cable, a, b)) = two_hosts("slowed", "stun_ms_max = 80") else { return };
+    let Some((_datastore, _cable, a, b)) = two_hosts("slowed", "stun_ms_max = 150") else { return };
     let mut command = Command::typed(&a, MOVE);
     command.wait_until("it is slowed", |doing| doing.contains("vCPUs that dirty are slowed by"));
     let HostAnswer::Migrated(receipt) = command.end() else { panic!("it moves") };

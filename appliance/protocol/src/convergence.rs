@@ -128,6 +128,8 @@ pub enum Decision {
 const PAGE_COST: u64 = 4_170;
 /// A round of fewer bytes tells more of latency than of bandwidth.
 const TELLING_BYTES: u64 = 1 << 20;
+/// Most pages of a round that tells how long a turn takes: more of them take time themselves, also where they are zero and no bytes.
+const TELLING_PAGES: u64 = 512;
 /// How far the vCPUs that dirty are slowed, step by step, percent.
 const THROTTLE_STEPS: [u8; 6] = [20, 40, 60, 80, 95, 99];
 /// Rounds that may go on although the stun would fit, as long as each makes it markedly shorter.
@@ -142,9 +144,9 @@ pub struct Convergence {
     costs: Costs,
     state_bytes: u64,
     rtt: Duration,
-    /// What the end of a round takes until the other host's word of it is heard, where a round showed it: a host that is slow to wake takes
+    /// What the end of a round took until the other host's word of it was heard, in the last two that showed it: a host that is slow to wake takes
     /// longer than the wire.
-    turn: Duration,
+    turns: [Option<Duration>; 2],
     /// How long the monitor took to answer the last two times: one alone may have met it at something else.
     monitor: [Duration; 2],
     /// What was expected of the link before the first round, bytes a second.
@@ -169,7 +171,7 @@ impl Convergence {
             costs,
             state_bytes,
             rtt,
-            turn: rtt,
+            turns: [None; 2],
             monitor: [Duration::ZERO; 2],
             link: bandwidth,
             bandwidth: bandwidth.max(1 << 20),
@@ -214,9 +216,10 @@ impl Convergence {
             // The latest tells most; one slow round does not undo what several showed.
             self.bandwidth = if self.measured { (self.bandwidth + now * 3) / 4 } else { now }.max(1 << 10);
             self.measured = true;
-        } else if round.pages > 0 {
-            let shown = round.took.saturating_sub(self.sending(round.bytes)).max(self.rtt);
-            self.turn = (self.turn + shown * 3) / 4;
+        } else if round.pages <= TELLING_PAGES {
+            // Of an empty round nobody spoke. It counts as a quick one, so that a guest at rest is not kept from its stun by what was slow once.
+            let took = if round.pages == 0 { Duration::ZERO } else { round.took };
+            self.turns = [self.turns[1], Some(took.saturating_sub(self.sending(round.bytes)).max(self.rtt))];
         }
     }
 
@@ -247,15 +250,17 @@ impl Convergence {
     }
 
     /// What the link carries in the stun, bytes a second. Where the rounds may not take all of it, half of what was expected before them counts:
-    /// that was measured in a moment, in which others may have been silent.
+    /// that was measured in a moment, in which others may have been silent; where a stun showed that it is less, it does not.
     fn stun_bandwidth(&self) -> u64 {
-        if self.policy.bounded { self.bandwidth.max(self.link / 2) } else { self.bandwidth }
+        if self.policy.bounded && self.overruns == 0 { self.bandwidth.max(self.link / 2) } else { self.bandwidth }
     }
 
     /// The parts that do not depend on what is left to send. Two turns: the hand-over until the commit is heard of, and the guest's going on. Two
     /// questions to the monitor here: to save, and the last harvest; those of the other host are in its rehearsal.
     fn fixed(&self) -> Duration {
-        self.costs.sum() + self.turn * 2 + self.monitor[0].min(self.monitor[1]) * 2
+        // One alone may have been an accident.
+        let turn = self.turns.into_iter().flatten().min().unwrap_or(self.rtt);
+        self.costs.sum() + turn * 2 + self.monitor[0].min(self.monitor[1]) * 2
     }
 
     fn stun_for(&self, pages: u64) -> Duration {
@@ -423,22 +428,37 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_is_slow_to_answer_is_expected_to_be_so_in_the_stun() {
+    fn a_host_that_is_slow_to_answer_is_expected_to_be_so_in_the_stun_and_one_that_was_so_once_is_not() {
         let mut slow = convergence(POLICY);
         let before = slow.stun_for(0);
-        // A page takes 4 us of the link: what else this round took, the two hosts took.
-        slow.round_ended(RoundMeasure { pages: 1, bytes: PAGE_COST, took: Duration::from_millis(40) });
-        let turns = slow.stun_for(0).saturating_sub(before);
-        assert!((40..80).contains(&turns.millis()), "{turns} more for two turns of 40 ms");
-        for (second, took, more) in [(1, 20, 0), (2, 30, 40), (3, 1, 2)] {
-            slow.harvested(Instant::ZERO + Duration::from_secs(second), Duration::from_millis(took), 0);
-            assert_eq!(slow.stun_for(0).saturating_sub(before + turns).millis(), more, "two questions to the monitor");
+        let more = |slow: &Convergence| slow.stun_for(0).saturating_sub(before).millis();
+        // A page takes 4 us of the link: what else such a round took, the two hosts took. There are two turns in a stun.
+        let round = |ms| RoundMeasure { pages: 1, bytes: PAGE_COST, took: Duration::from_millis(ms) };
+        for (ms, expected) in [(40, 79), (300, 79), (200, 399), (50, 99)] {
+            slow.round_ended(round(ms));
+            assert_eq!(more(&slow), expected, "after {ms} ms");
         }
-        // A round that tells of the link tells nothing of the hosts.
-        let telling = RoundMeasure { pages: 1_000, bytes: 1_000 * PAGE_COST, took: Duration::from_millis(900) };
-        let (turn, told) = (slow.turn, slow.clone());
-        slow.round_ended(telling);
-        assert_eq!((slow.turn, told.turn), (turn, turn));
+        // What takes long for its pages or its bytes tells nothing of a turn.
+        let took = Duration::from_millis(900);
+        slow.round_ended(RoundMeasure { pages: 100_000, bytes: 100_000, took });
+        assert_eq!(more(&slow), 99);
+        // A guest at rest.
+        slow.round_ended(RoundMeasure { pages: 0, bytes: 0, took: Duration::from_millis(100) });
+        assert_eq!(more(&slow), 0);
+        // Two questions to the monitor are in a stun.
+        for (second, took, expected) in [(1, 20, 0), (2, 30, 40), (3, 1, 2)] {
+            slow.harvested(Instant::ZERO + Duration::from_secs(second), Duration::from_millis(took), 0);
+            assert_eq!(more(&slow), expected, "after {took} ms");
+        }
+    }
+
+    #[test]
+    fn a_guest_that_comes_to_rest_after_a_slow_round_is_stunned() {
+        let mut convergence = convergence(POLICY);
+        convergence.round_ended(RoundMeasure { pages: 3, bytes: 3 * PAGE_COST, took: Duration::from_secs(1) });
+        assert_eq!(convergence.decide(0), Decision::NextRound, "so slow that it would take too long");
+        convergence.round_ended(RoundMeasure { pages: 0, bytes: 0, took: Duration::from_millis(100) });
+        assert_eq!(convergence.decide(0), Decision::Stun);
     }
 
     #[test]

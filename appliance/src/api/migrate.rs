@@ -40,8 +40,8 @@ pub enum ToMigrate {
     Accept {
         /// Which migration.
         id: MigrationId,
-        /// How long this host will ask the datastore before the guest goes on, by what it just took to do as much, microseconds.
-        resume_us: u64,
+        /// How long the disks will take to be opened and locked, by what it just took to do as much, microseconds.
+        disks_us: u64,
     },
     /// To `Incoming`: it cannot come here, every reason.
     Refuse(MigrationId, Vec<Reason>),

@@ -67,7 +67,7 @@ pub enum VmmRequest {
     Announce,
     /// Stops the vCPUs, drains the devices and saves their state. Answered with the state in a memfd.
     Save,
-    /// Saves and restores the state of a machine that has none yet, to see how long that takes; it stays as it is.
+    /// Saves and restores the state of a machine that has none yet, to see how long that takes; it stays as it is. Answered by `Rehearsed`.
     Rehearse,
     /// Restores the state of a machine of the same specification. Beside it: a memfd that holds it.
     Restore {
@@ -98,6 +98,13 @@ pub enum VmmAnswer {
         /// Pages that this harvest found dirty.
         pages: u64,
     },
+    /// To `Rehearse`: how long it took, the lesser of two times, microseconds.
+    Rehearsed {
+        /// Both together.
+        us: u64,
+    },
+    /// To `Save`, where the guest had asked for a reset: it was reset, and runs.
+    Reset,
     /// To `Save`. Beside it: a memfd with the state.
     Saved {
         /// Bytes of state.

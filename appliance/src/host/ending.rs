@@ -1,7 +1,7 @@
 //! The end of this host in order. `init` asks for it by SIGTERM: moves are given up, guests get their power button and
 //! their time, what is left is killed, the leases are given up, the process ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -243,10 +243,12 @@ fn kill_the_rest(plane: &Arc<ControlPlane>) {
 fn wait_for_releases(plane: &ControlPlane) {
     let deadline = Instant::now() + RELEASES_BOUND;
     loop {
-        let mut left = plane.vms.all_in(&[VmState::Releasing]);
         let can_be =
             |vm: &VmOnDatastore| plane.datastores.get(&vm.datastore).is_some_and(|datastore| datastore.available());
-        left.extend(plane.owed.all().into_iter().filter(can_be).map(|vm| vm.vm));
+        let (owed, away): (Vec<_>, Vec<_>) = plane.owed.all().into_iter().partition(can_be);
+        let is_away = |vm: &VmName| away.iter().any(|away| away.vm == *vm);
+        let releasing = plane.vms.all_in(&[VmState::Releasing]).into_iter().filter(|vm| !is_away(vm));
+        let left: BTreeSet<VmName> = releasing.chain(owed.into_iter().map(|vm| vm.vm)).collect();
         if left.is_empty() {
             return;
         }

@@ -44,7 +44,6 @@ pub struct Arrival {
     guest: Option<Guest>,
     /// How long its pieces of the stun will take.
     rehearsal: Rehearsal,
-    rehearsing: Instant,
     questions: Vec<Question>,
     told_host: bool,
     /// The phase that the log tells of.
@@ -84,7 +83,6 @@ impl Arrival {
             verdict: None,
             guest: None,
             rehearsal: Rehearsal::default(),
-            rehearsing: now,
             questions: Vec::new(),
             told_host: false,
             phase: None,
@@ -158,9 +156,9 @@ impl Arrival {
         desk: &mut Desk<'_>,
         wire: &mut Wire<'_>,
         beside: Vec<OwnedFd>,
-        resume_us: u64,
+        disks_us: u64,
     ) {
-        self.rehearsal.resume_us = resume_us;
+        self.rehearsal.disks_us = disks_us;
         self.verdict = Some(self.take(beside).map_err(|reason| vec![reason]));
         self.examined(now, desk, wire);
     }
@@ -249,7 +247,7 @@ impl Arrival {
                     Err(reason) => Input::VmmBuilt(Err(reason)),
                 }
             }
-            Purpose::Rehearse => Input::VmmBuilt(done.map(|()| self.rehearsed())),
+            Purpose::Rehearse => Input::VmmBuilt(done.map(|()| self.rehearsed(&answer))),
             Purpose::Harvest => Input::DirtyHarvested(done.map(|()| guest.take_dirty())),
             Purpose::Restore => Input::StateLoaded(done),
             Purpose::Resume => match done {
@@ -347,12 +345,13 @@ impl Arrival {
     }
 
     fn rehearse(&mut self) -> Option<Input> {
-        self.rehearsing = Instant::now();
         self.ask_monitor(VmmRequest::Rehearse, Vec::new(), Purpose::Rehearse)
     }
 
-    fn rehearsed(&mut self) -> Rehearsal {
-        self.rehearsal.state_us = u64::try_from(self.rehearsing.elapsed().as_micros()).unwrap_or(u64::MAX);
+    fn rehearsed(&mut self, answer: &VmmAnswer) -> Rehearsal {
+        if let VmmAnswer::Rehearsed { us } = answer {
+            self.rehearsal.state_us = *us;
+        }
         self.rehearsal
     }
 

@@ -9,6 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use model::diagnosis::{Diagnosis, Reason};
 use model::receipt::Verdict;
+use model::units;
 use model::vm_config::{Verify, VmConfig};
 use netstack::probe::Probe;
 use netstack::{CloseReason, ConnectionId, SendError};
@@ -279,6 +280,7 @@ impl Departure {
         Some(match purpose {
             Purpose::StartLog => Input::DirtyLogStarted(done),
             Purpose::Harvest => Input::DirtyHarvested(done.and_then(|()| self.harvested())),
+            Purpose::Stun if matches!(answer, VmmAnswer::Reset) => Input::GuestReset,
             Purpose::Stun => Input::GuestStunned(done.and_then(|()| self.stopped(&answer, beside))),
             Purpose::Look => match answer {
                 VmmAnswer::Status(status) if status.life == VmmLife::Running => Input::GuestResumed(Ok(())),
@@ -522,8 +524,30 @@ impl Departure {
         for finding in findings.iter().filter(|finding| finding.severity == Severity::Warning) {
             log::warn!("migration {:016x}: {}; {}", self.order.id, finding.reason.cause, finding.reason.hint);
         }
-        let link = outcome.link.map_or_else(String::new, |link| link.to_string());
+        let memory = self.order.vm.spec.memory_bytes;
+        let link = outcome.link.map_or_else(String::new, |link| format!("{link}{}", sent_in(memory, &link.measured)));
         let ended = Ended { id: self.order.id, vm, epoch, receipt, failure, findings, link };
         desk.tell(FromMigrate::Ended(Box::new(ended)));
+    }
+}
+
+/// How long the first round takes at most, for a person who asks before a move.
+fn sent_in(memory: u64, link: &LinkFacts) -> String {
+    let Some(bytes_per_s) = link.bandwidth_bytes_per_s.filter(|bytes_per_s| *bytes_per_s > 0) else {
+        return String::new();
+    };
+    format!("; {} of memory take {} s if none of it is zero", units::Bytes(memory), memory.div_ceil(bytes_per_s))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_before_a_move_is_told_how_long_its_memory_takes_on_the_link() {
+        let link = |bandwidth_bytes_per_s| LinkFacts { bandwidth_bytes_per_s, ..LinkFacts::default() };
+        assert_eq!(sent_in(256 << 20, &link(Some(10_000_000))), "; 256 MiB of memory take 27 s if none of it is zero");
+        assert_eq!(sent_in(256 << 20, &link(None)), "");
+        assert_eq!(sent_in(256 << 20, &link(Some(0))), "");
     }
 }

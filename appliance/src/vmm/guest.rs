@@ -76,8 +76,11 @@ impl Guest {
     fn reset_in_place(&self) -> bool {
         let mut place = self.machine();
         let Some(machine) = place.as_mut() else { return false };
+        // One that a person paused meanwhile stays so.
+        let ran = machine.phase() == Phase::Running;
         let went_on = match reset_if_it_moves(machine) {
-            Ok(Some(AskedReset::Done)) => machine.resume().map(|()| true),
+            Ok(Some(AskedReset::Done)) if ran => machine.resume().map(|()| true),
+            Ok(Some(AskedReset::Done)) => Ok(true),
             Ok(Some(AskedReset::DoneBefore)) => Ok(true),
             Ok(None) => Ok(false),
             Err(error) => Err(error),
@@ -150,7 +153,7 @@ fn log_last_words(output: &[u8]) {
 pub enum AskedReset {
     /// It was made now; the machine stands still.
     Done,
-    /// None is asked for: it was made when the guest was stunned, and the machine is as that left it.
+    /// None is asked for: it was made where the guest was to be stunned.
     DoneBefore,
 }
 

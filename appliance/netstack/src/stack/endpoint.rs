@@ -109,6 +109,8 @@ impl<P: Port> Stack<P> {
         self.ip.replace_port(port, now)?;
         self.is_gone = false;
         self.link_is(link, now);
+        // Also where it was out and in again between two looks at the link.
+        self.connections.values_mut().for_each(Connection::try_again);
         Ok(())
     }
 

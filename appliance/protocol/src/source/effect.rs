@@ -26,7 +26,7 @@ pub enum Effect {
     /// Take out of the dirty log what is dirty. Answered by [`Input::DirtyHarvested`].
     HarvestDirty,
     /// Stop the vCPUs, drain I/O, flush, let go of the disks' locks, save the state. Answered by
-    /// [`Input::GuestStunned`].
+    /// [`Input::GuestStunned`] or [`Input::GuestReset`].
     StunGuest,
     /// Hash the pages of this stretch, which do not change. Answered by [`Input::RangeHashed`].
     HashRange {
@@ -115,6 +115,8 @@ pub enum Input {
     DirtyHarvested(Result<PageSet, Reason>),
     /// To [`Effect::StunGuest`].
     GuestStunned(Result<Stopped, Reason>),
+    /// To [`Effect::StunGuest`]: it had asked for a reset, was reset, and runs.
+    GuestReset,
     /// To [`Effect::HashRange`]: the hashes in ascending order.
     RangeHashed {
         /// The first page.

@@ -27,6 +27,9 @@ const NEXT_HARVEST: Duration = Duration::from_millis(20);
 /// The same while there is nothing to send, but the stun would take too long.
 const IDLE_ROUND: Duration = Duration::from_millis(100);
 
+/// Starting the vCPUs, where the rest was rehearsed.
+const STARTING: Duration = Duration::from_millis(2);
+
 /// What the phase waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waiting {
@@ -214,7 +217,9 @@ impl Precopy {
         let costs = self.convergence.costs_mut();
         costs.lease = told(ready.lease_us);
         if let Some(rehearsal) = ready.rehearsal {
-            (costs.state, costs.resume) = (told(rehearsal.state_us), told(rehearsal.resume_us));
+            costs.state = told(rehearsal.state_us);
+            // The lease is asked once more when the disks are there, and the vCPUs start.
+            costs.resume = STARTING + told(rehearsal.disks_us) + costs.lease;
         }
     }
 

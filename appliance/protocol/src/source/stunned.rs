@@ -187,9 +187,22 @@ impl Stunned {
         HandedOver::begin(cx, &hand_over, Stun::new(self.began, still.at, still.clock_ns)).into()
     }
 
-    /// The stun is called off: the guest goes on, and so do the rounds. What is being sent or harvested goes on too.
+    /// The guest asked for a reset in the last moment, and runs again: there was no stun, and what the reset took says nothing of the next.
+    fn reset(mut self, cx: &mut Context) -> Phase {
+        match self.call_off.take() {
+            Some(CallOff::Abort(ending)) => self.abort(cx, ending).settle(cx),
+            Some(CallOff::Overrun) | None => self.go_on(cx).into(),
+        }
+    }
+
+    /// The stun took too long and is called off.
     fn call_off(mut self, cx: &mut Context) -> Precopy {
         self.convergence.stun_overran(cx.now.since(self.began));
+        self.go_on(cx)
+    }
+
+    /// The guest goes on, and so do the rounds. What is being sent or harvested goes on too.
+    fn go_on(self, cx: &mut Context) -> Precopy {
         cx.enter(PhaseName::PreCopy);
         let right = cx.right();
         cx.effect(Effect::ResumeGuest(right));
@@ -240,6 +253,7 @@ impl Step for Stunned {
     fn input(mut self, cx: &mut Context, input: Input) -> Phase {
         match input {
             Input::GuestStunned(Ok(stopped)) => self.stopped(cx, stopped),
+            Input::GuestReset => self.reset(cx),
             // What could not be stunned still runs, or its VMM says so when it is resumed.
             Input::GuestStunned(Err(reason)) => self.abort(cx, Ending::failed(reason)).settle(cx),
             Input::DirtyHarvested(Ok(dirty)) => self.harvested(cx, &dirty),

@@ -14,7 +14,7 @@ use super::operator::facts;
 use super::world::World;
 
 /// What a destination that rehearsed tells of it.
-const REHEARSAL: Rehearsal = Rehearsal { state_us: 4_000, resume_us: 5_000 };
+const REHEARSAL: Rehearsal = Rehearsal { state_us: 4_000, disks_us: 5_000 };
 
 /// Effects of a destination that take a moment.
 #[derive(Debug)]

@@ -44,8 +44,8 @@ impl Engine {
             ToMigrate::Facts(id, facts) => {
                 self.arrival_of(id, |arrival, now, desk, wire| arrival.facts(now, desk, wire, facts));
             }
-            ToMigrate::Accept { id, resume_us } => {
-                self.arrival_of(id, |arrival, now, desk, wire| arrival.accepted(now, desk, wire, beside, resume_us));
+            ToMigrate::Accept { id, disks_us } => {
+                self.arrival_of(id, |arrival, now, desk, wire| arrival.accepted(now, desk, wire, beside, disks_us));
             }
             ToMigrate::Refuse(id, reasons) => {
                 self.arrival_of(id, |arrival, now, desk, wire| arrival.refused(now, desk, wire, reasons));

@@ -326,8 +326,10 @@ impl Machine {
         self.devices.iter().for_each(|device| enter(device).reset());
         self.clear_memory()?;
         self.birth.restore(&self.irqchip, &self.vcpus, &self.context)?;
+        self.boot()?;
+        // Not before: of a machine that could not be reset it is still known what it asked for.
         self.events.reset();
-        self.boot()
+        Ok(())
     }
 
     fn clear_memory(&self) -> Result<(), MachineError> {
@@ -335,7 +337,7 @@ impl Machine {
         fallocate(&self.memfd, whole, 0, self.layout.memory_bytes())
             .map_err(|error| MachineError::Host { what: "memory cleared", source: error.into() })?;
         for region in self.memory.iter() {
-            // A hole in the memfd is no write that KVM sees.
+            // A hole in the memfd is no write that KVM sees. Marked after it: nobody harvests or hashes meanwhile, because the machine is held.
             region.bitmap().mark_dirty(0, region.len() as usize);
         }
         Ok(())

@@ -140,6 +140,35 @@ fn a_moved_guest_can_be_reset_once_it_has_an_image_again() {
 }
 
 #[test]
+fn a_machine_that_rehearsed_has_written_no_page_and_takes_a_state_over_as_any_other() {
+    let Some((mut machine, memory)) = with_guest(1, "count") else { return };
+    machine.start().unwrap();
+    wait_until("rounds", || word(&memory, guest::ROUNDS) > 10);
+    machine.pause().unwrap();
+    let (mut destination, copy) = build(1, MEMORY_BYTES).unwrap();
+    let mut bytes = vec![0; MEMORY_BYTES as usize];
+    memory.read_exact_at(&mut bytes, 0).unwrap();
+    copy.write_all_at(&bytes, 0).unwrap();
+    let harvested = |machine: &Machine| {
+        let bitmap = DirtyBitmap::new(machine.layout().pages()).unwrap();
+        machine.dirty_log().harvest(&bitmap).unwrap();
+        bitmap.count()
+    };
+    destination.dirty_log().start().unwrap();
+    // A fresh log begins with every page.
+    harvested(&destination);
+    destination.rehearse().unwrap();
+    destination.rehearse().unwrap();
+    assert_eq!(harvested(&destination), 0);
+    destination.import_state(&machine.export_state().unwrap()).unwrap();
+    let refused = destination.rehearse().unwrap_err().to_string();
+    assert!(refused.contains("rehearse"), "{refused}");
+    let before = word(&copy, guest::ROUNDS_CHECKED);
+    destination.resume().unwrap();
+    wait_until("progress", || word(&copy, guest::ROUNDS_CHECKED) > before + 20);
+}
+
+#[test]
 fn a_state_of_another_machine_or_a_damaged_one_is_refused() {
     let Some((mut machine, _memory)) = with_guest(1, "count") else { return };
     let state = machine.export_state().unwrap();

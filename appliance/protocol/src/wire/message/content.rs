@@ -75,8 +75,8 @@ pub struct SwitchReady {
 pub struct Rehearsal {
     /// Saving a state of a machine of this shape and restoring it.
     pub state_us: u64,
-    /// What is asked of the datastore before the guest goes on: the disks opened and locked, the lease read.
-    pub resume_us: u64,
+    /// Opening and locking the disks.
+    pub disks_us: u64,
 }
 
 /// A part of the device and vCPU state. The parts follow each other without a gap.

@@ -55,7 +55,7 @@ fn messages() -> Vec<Message> {
         Message::Reserve,
         Message::Reserved,
         Message::SwitchReady(SwitchReady { lease_us: 1, rehearsal: None }),
-        Message::SwitchReady(SwitchReady { lease_us: 1, rehearsal: Some(Rehearsal { state_us: 300, resume_us: 2 }) }),
+        Message::SwitchReady(SwitchReady { lease_us: 1, rehearsal: Some(Rehearsal { state_us: 300, disks_us: 2 }) }),
         Message::RoundEnd { round: 1, pages: 2 },
         Message::RoundStored { round: 1 },
         Message::State(StatePart { total: 10, offset: 4, bytes: vec![1, 2, 3] }),
