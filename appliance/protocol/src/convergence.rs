@@ -234,12 +234,12 @@ impl Convergence {
         self.harvested = now;
     }
 
-    /// A stun had to be called off after `took`. Three quarters of what goes beyond the fixed parts are expected again: all of it would leave no
+    /// A stun had to be called off after `took`. Three quarters of what goes beyond a stun without a page are expected again: all of it would leave no
     /// stun that could ever be begun, for a packet that was lost once. From the third on it is no accident, and all of it is.
     pub fn stun_overran(&mut self, took: Duration) {
         self.overruns = self.overruns.saturating_add(1);
         let quarters = if self.overruns < ACCIDENTS { 3 } else { 4 };
-        self.costs.stop += took.saturating_sub(self.fixed()) * quarters / 4;
+        self.costs.stop += took.saturating_sub(self.stun_for(0)) * quarters / 4;
         self.last_left = None;
         self.polished = 0;
         self.strikes = self.strikes.saturating_add(1);
@@ -420,10 +420,12 @@ mod tests {
         // 200 ms of the link's time.
         let left = 200_000_000 / PAGE_COST;
         assert!(convergence.stun_for(left) < POLICY.stun_max);
-        convergence.stun_overran(POLICY.stun_max);
+        // A timer that ends it, and a moment.
+        let took = POLICY.stun_max + Duration::from_micros(10);
+        convergence.stun_overran(took);
         assert!(convergence.stun_for(left) > POLICY.stun_max, "as if nothing had been");
         assert_eq!(convergence.clone().decide(0), Decision::Stun, "a hiccup dooms the move");
-        (0..2).for_each(|_| convergence.stun_overran(POLICY.stun_max));
+        (0..2).for_each(|_| convergence.stun_overran(took));
         assert_ne!(convergence.decide(0), Decision::Stun, "the guest stands still again and again");
     }
 

@@ -218,8 +218,8 @@ impl Precopy {
         costs.lease = told(ready.lease_us);
         if let Some(rehearsal) = ready.rehearsal {
             costs.state = told(rehearsal.state_us);
-            // The lease is asked once more when the disks are there, and the vCPUs start.
-            costs.resume = STARTING + told(rehearsal.disks_us) + costs.lease;
+            // The lease is asked once more when the disks are there, which is a look and no round, and the vCPUs start.
+            costs.resume = STARTING + told(rehearsal.disks_us) + costs.lease / 2;
         }
     }
 
