@@ -4,6 +4,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use model::names::{HostName, VmName};
 use serde::de::DeserializeOwned;
@@ -53,6 +54,13 @@ pub struct MovingIn {
     pub paused: bool,
 }
 
+/// Who writes and who removes take turns: a folder that gets a file while it is removed stays, and its VM would be found by the next control plane.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The file by which a VM is known that is only being made, or whose lease is still to be given up.
 const BEGUN: &str = "begun";
 
@@ -62,6 +70,7 @@ const BEGUN: &str = "begun";
 /// # Errors
 /// The note cannot be written.
 pub fn begin(run_dir: &RunDir, vm: &VmOnDatastore) -> io::Result<()> {
+    let _turn = turn();
     let folder = run_dir.vm(&vm.vm);
     fs::create_dir_all(&folder)?;
     fs::write(folder.join(BEGUN), postcard::to_stdvec(vm).map_err(io::Error::other)?)
@@ -91,15 +100,29 @@ pub fn write_moving_out(run_dir: &RunDir, running: &Running, paused: bool, movin
     write_record(run_dir, running, paused, (Some(moving_out), None))
 }
 
-/// Writes the record of a VM anew that runs already. If that fails the one before stays, which is worth a warning but not the
-/// VM's life: what it does not tell, the lease does.
+/// Writes the record of a VM anew that has one; one that ended meanwhile has none any more. If that fails the one before stays, which is worth a
+/// warning but not the VM's life: what it does not tell, the lease does.
 pub fn update(run_dir: &RunDir, running: &Running, paused: bool) {
-    if let Err(error) = write(run_dir, running, paused) {
+    let _turn = turn();
+    if !run_dir.vm(&running.vm.vm).join("record").exists() {
+        return;
+    }
+    if let Err(error) = write_in_turn(run_dir, running, paused, (None, None)) {
         log::warn!("record of VM {}: {error}", running.vm.vm);
     }
 }
 
 fn write_record(
+    run_dir: &RunDir,
+    running: &Running,
+    paused: bool,
+    moving: (Option<MovingOut>, Option<MovingIn>),
+) -> io::Result<()> {
+    let _turn = turn();
+    write_in_turn(run_dir, running, paused, moving)
+}
+
+fn write_in_turn(
     run_dir: &RunDir,
     running: &Running,
     paused: bool,
@@ -121,6 +144,7 @@ fn write_record(
 
 /// Removes the record of a VM that does not run here any more, with its sockets, if there is one.
 pub fn remove(run_dir: &RunDir, vm: &VmName) {
+    let _turn = turn();
     match fs::remove_dir_all(run_dir.vm(vm)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => log::warn!("folder of VM {vm}: {error}"),
         _ => {}
@@ -159,4 +183,28 @@ pub fn left(run_dir: &RunDir) -> Left {
 
 fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
     postcard::from_bytes(&fs::read(path)?).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::monitor::stand_in::StandIn;
+
+    #[test]
+    fn a_record_that_is_updated_while_it_is_removed_does_not_stay() {
+        let web = "web".parse().expect("valid");
+        let monitor = StandIn::start(&web);
+        let running = monitor.running();
+        let run_dir = RunDir::at(std::env::temp_dir().join(format!("godwit-records-{}", std::process::id())));
+        for round in 0..300 {
+            begin(&run_dir, &running.vm).expect("noted");
+            write(&run_dir, &running, false).expect("written");
+            std::thread::scope(|scope| {
+                scope.spawn(|| (0..4).for_each(|_| update(&run_dir, &running, true)));
+                remove(&run_dir, &web);
+            });
+            assert!(!run_dir.vm(&web).exists(), "in round {round}");
+        }
+        fs::remove_dir_all(run_dir.path()).expect("removed");
+    }
 }

@@ -33,7 +33,7 @@ impl Host {
         wait("nothing is left over", || {
             let grown = self.held().grown_since(then);
             if grown != told {
-                println!("{grown}");
+                println!("{}: {grown}{}", self.run.display(), self.log("host"));
                 told.clone_from(&grown);
             }
             grown.is_empty()
@@ -52,7 +52,9 @@ impl Host {
         }
         let folders = std::fs::read_dir(self.run.join("vm")).into_iter().flatten().flatten();
         for folder in folders {
-            held.insert(format!("folder of VM {}", folder.file_name().to_string_lossy()), 1);
+            let files = std::fs::read_dir(folder.path()).into_iter().flatten().flatten();
+            let names: Vec<String> = files.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
+            held.insert(format!("folder of VM {} with {names:?}", folder.file_name().to_string_lossy()), 1);
         }
         Held(held)
     }
