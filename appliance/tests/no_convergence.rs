@@ -11,7 +11,7 @@ const MOVE: &str = "vm migrate hasty host-b";
 /// Less than the witness dirties.
 const LINK: &str = "80mbit";
 /// Few pages, over and over.
-const WORDS: &str = "seed=7 rate=max own=4M set=2M verify=scan scan=200 report_ms=500";
+const WORDS: &str = "seed=7 rate=max own=10M set=8M verify=scan scan=200 report_ms=500";
 /// In which that link does not even carry the state of the guest.
 const TOO_SHORT: &str = "stun_ms_max = 10";
 
@@ -38,7 +38,7 @@ fn runs_whole_on(host: &Host) {
 
 #[test]
 fn a_guest_that_outruns_its_link_is_slowed_until_the_stun_fits() {
-    let Some((_datastore, _cable, a, b)) = two_hosts("slowed", "stun_ms_max = 150") else { return };
+    let Some((_datastore, _cable, a, b)) = two_hosts("slowed", "stun_ms_max = 400") else { return };
     let mut command = Command::typed(&a, MOVE);
     command.wait_until("it is slowed", |doing| doing.contains("vCPUs that dirty are slowed by"));
     let HostAnswer::Migrated(receipt) = command.end() else { panic!("it moves") };
