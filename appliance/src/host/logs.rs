@@ -40,21 +40,15 @@ pub fn last_lines(run_dir: &RunDir, role: Option<&str>, lines: u32) -> Result<Ve
         let own = text.lines().map(|line| understood(line, file)).filter(|line| line.role == *name);
         let mut own: Vec<LogLine> = own.collect();
         let first = own.len().saturating_sub(usize::try_from(lines).unwrap_or(usize::MAX));
-        shown.extend(own.drain(first..));
+        // In order of time within the file; a line without one belongs to the line before it.
+        let mut at_ms = 0;
+        shown.extend(own.drain(first..).map(|line| {
+            at_ms = line.at_ms.unwrap_or(at_ms);
+            (at_ms, line)
+        }));
     }
-    // Each file is in order of time; a line without one belongs to the line before it.
-    let mut at = 0;
-    let mut timed: Vec<(u64, LogLine)> = Vec::with_capacity(shown.len());
-    let mut role = String::new();
-    for line in shown {
-        if line.role != role {
-            (at, role) = (0, line.role.clone());
-        }
-        at = line.at_ms.unwrap_or(at);
-        timed.push((at, line));
-    }
-    timed.sort_by_key(|(at, _)| *at);
-    let mut shown: Vec<LogLine> = timed.into_iter().map(|(_, line)| line).collect();
+    shown.sort_by_key(|(at_ms, _)| *at_ms);
+    let mut shown: Vec<LogLine> = shown.into_iter().map(|(_, line)| line).collect();
     // Newest lines win where not all fit into one message.
     let mut room = usize::try_from(limits::API_MESSAGE_BYTES_MAX).unwrap_or(usize::MAX) / 2;
     let fitting = shown.iter().rev().take_while(|line| {

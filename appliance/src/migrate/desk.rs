@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use netstack::{Nic, PublicKey, Stack};
 use protocol::checks::facts::NicFacts;
+use protocol::session::Deadline;
 use protocol::slots::Slots;
 
 use super::clock::Clock;
@@ -48,8 +49,16 @@ impl Wire<'_> {
         NicFacts { speed_mbits: link.speed_mbit, full_duplex: link.full_duplex, mtu: self.stack.mtu() }
     }
 
-    /// Why nothing comes from the peer, where that is the fault of this host's own link.
-    pub fn silence(&self, now: Instant) -> Option<String> {
+    /// Why nothing comes from the peer, where a machine's deadline says at `at` that it was silent for too long (`idle`), and that is the fault of this
+    /// host's own link.
+    pub fn own_silence<R: PartialEq>(
+        &self,
+        now: Instant,
+        at: protocol::time::Instant,
+        due: Option<Deadline<R>>,
+        idle: &R,
+    ) -> Option<String> {
+        due.filter(|due| due.reason == *idle && due.at <= at)?;
         self.stack.silence(now).map(|reason| reason.to_string())
     }
 }

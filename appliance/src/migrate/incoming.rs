@@ -120,8 +120,7 @@ impl Arrival {
     /// A deadline may have passed.
     pub fn wake(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>) {
         let at = desk.clock.of(now);
-        let silent = self.destination.poll_timeout().is_some_and(|due| due.reason == Timer::Idle && due.at <= at);
-        match wire.silence(now).filter(|_| silent) {
+        match wire.own_silence(now, at, self.destination.poll_timeout(), &Timer::Idle) {
             Some(cause) => self.destination.handle_input(at, Input::LinkDown { cause }),
             None => self.destination.handle_timeout(at),
         }

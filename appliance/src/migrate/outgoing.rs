@@ -236,8 +236,7 @@ impl Departure {
     pub fn wake(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>) {
         if let Some(source) = &mut self.source {
             let at = desk.clock.of(now);
-            let silent = source.poll_timeout().is_some_and(|due| due.reason == Timer::Idle && due.at <= at);
-            match wire.silence(now).filter(|_| silent) {
+            match wire.own_silence(now, at, source.poll_timeout(), &Timer::Idle) {
                 Some(cause) => source.handle_input(at, Input::LinkDown { cause }),
                 None => source.handle_timeout(at),
             }

@@ -90,8 +90,7 @@ impl Ping {
     pub fn wake(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>) {
         if let Some(machine) = &mut self.machine {
             let at = desk.clock.of(now);
-            let silent = machine.poll_timeout().is_some_and(|due| due.reason == Timer::Idle && due.at <= at);
-            match wire.silence(now).filter(|_| silent) {
+            match wire.own_silence(now, at, machine.poll_timeout(), &Timer::Idle) {
                 Some(cause) => machine.handle_input(at, Input::LinkDown { cause }),
                 None => machine.handle_timeout(at),
             }
