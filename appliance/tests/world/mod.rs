@@ -227,6 +227,12 @@ impl Host {
         self.try_ask(typed).expect("the control plane answers")
     }
 
+    /// Types a command that succeeds.
+    pub(crate) fn done(&self, typed: &str) {
+        let (status, answer) = self.ask(typed);
+        assert_eq!(status, 0, "{typed}: {}", line(&answer));
+    }
+
     fn try_ask(&self, typed: &str) -> Option<(u8, HostAnswer)> {
         let Ok(Line::Ask(request)) = parse(typed) else { panic!("{typed} is a command") };
         let (answer, _) = self.request(&request)?;
@@ -581,6 +587,16 @@ impl Serial {
         }
         let end = self.seen.find('\n').unwrap_or(self.seen.len());
         self.seen.drain(..end).collect()
+    }
+
+    /// The same, where every page has to be as its guest left it, and no write may be lost.
+    pub(crate) fn audit_whole(&mut self, name: &str) {
+        let audit = self.audit();
+        println!("{name}: {audit}");
+        assert!(audit.contains(" bad=0 "), "{name}: {audit}");
+        let number =
+            |word: &str| audit.split_whitespace().find_map(|part| part.strip_prefix(word)?.parse::<u64>().ok());
+        assert_eq!(number("versions="), number("versions_due="), "{name}: a write was lost: {audit}");
     }
 
     /// Types a line.
