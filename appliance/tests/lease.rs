@@ -211,10 +211,14 @@ fn a_move_is_committed_once_and_the_source_learns_it_from_the_lease() {
     let prepare = LeaseRequest::Prepare { vm: on_lab("web"), source: [1; 16], epoch };
     assert_eq!(destination.ask(&prepare), LeaseAnswer::Prepared { epoch: 2 });
     assert!(matches!(source.ask(&LeaseRequest::Query(on_lab("web"))), LeaseAnswer::Holder(Some(h)) if h.own));
+    // A source that calls its stun off makes sure of its lease, and the destination stays prepared.
+    let confirm = LeaseRequest::Confirm { vm: on_lab("web"), epoch };
+    assert_eq!(source.ask(&confirm), LeaseAnswer::held(epoch));
     let commit = LeaseRequest::Commit { vm: on_lab("web"), epoch };
     assert_eq!(destination.ask(&commit), LeaseAnswer::held(2));
     let resolve = LeaseRequest::Resolve { vm: on_lab("web"), epoch };
     assert!(matches!(source.ask(&resolve), LeaseAnswer::HeldBy(h) if h.name.as_str() == "host-1" && h.epoch == 2));
+    assert!(matches!(source.ask(&confirm), LeaseAnswer::HeldBy(h) if h.name.as_str() == "host-1" && h.epoch == 2));
     // Back, but this time the source does not wait: it wins the epoch itself, and the commit comes too late.
     let prepare = LeaseRequest::Prepare { vm: on_lab("web"), source: [2; 16], epoch: 2 };
     assert_eq!(source.ask(&prepare), LeaseAnswer::Prepared { epoch: 3 });

@@ -100,14 +100,7 @@ fn runner<'a>(a: &'a Host, b: &'a Host) -> &'a Host {
 
 #[test]
 fn a_guest_that_resets_itself_while_it_moves_arrives_as_it_comes_out_of_it() {
-    let Some(datastore) = Datastore::with_witness("reset") else { return };
-    let Some(cable) = Cable::lay("reset") else { return };
-    // A stun that is called off costs the move its commit (next-steps.md), and is not what is tried here.
-    datastore.add("witness", 1, "64 MiB", "seed=7 rate=1000 set=16M report_ms=200", "stun_ms_max = 5000");
-    datastore.add_disk("witness");
-    let [a, b] = Host::boot_two(&datastore, &cable);
-    assert_eq!(a.ask("vm start witness").0, 0);
-    a.serial("witness").wait_for("bad=0");
+    let Some((_datastore, _cable, a, b)) = two_hosts("reset") else { return };
     // On the way back the monitor is one that took a state over, and has what its guest boots from all the same.
     for (mark, from, to, name) in [("report_ms 401", &a, &b, "host-b"), ("report_ms 402", &b, &a, "host-a")] {
         wait("it has settled", || from.state("witness") == VmState::Running);

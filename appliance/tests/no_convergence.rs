@@ -5,7 +5,7 @@ mod world;
 use godwit::api::host::{HostAnswer, VmState};
 use model::receipt::Verdict;
 use world::command::Command;
-use world::{Cable, Datastore, Host, line, wait};
+use world::{Cable, Datastore, Host, freeze, is_locked, line, wait, wait_closely};
 
 const MOVE: &str = "vm migrate hasty host-b";
 /// Less than the witness dirties.
@@ -23,6 +23,7 @@ fn two_hosts(name: &str, migration: &str) -> Option<(Datastore, Cable, Host, Hos
         return None;
     }
     datastore.add("hasty", 1, "32 MiB", WORDS, migration);
+    datastore.add_disk("hasty");
     let [a, b] = Host::boot_two(&datastore, &cable);
     assert_eq!(a.ask("vm start hasty").0, 0);
     a.serial("hasty").wait_for("witness: ready");
@@ -81,4 +82,30 @@ fn a_move_that_is_to_wait_goes_on_with_its_rounds_until_a_person_gives_it_up() {
     assert!(said.contains("cancelled"), "{said}");
     wait("nothing of it is there", || b.monitor_processes().is_empty());
     runs_whole_on(&a);
+}
+
+#[test]
+fn a_stun_that_is_called_off_costs_its_move_nothing_but_time() {
+    let Some((datastore, _cable, a, b)) = two_hosts("called-off", "stun_ms_max = 1500") else { return };
+    let disk = datastore.path("vms/hasty/disk.img");
+    // The pages of the stun take most of a second on this link; a destination that was stopped too late has all of them.
+    for turn in 0..10 {
+        let (from, to, name) = if turn % 2 == 0 { (&a, &b, "host-b") } else { (&b, &a, "host-a") };
+        let is_called_off = || from.whole_log("migrate").contains("VM hasty goes on here");
+        let is_in_stun = || from.migrations().iter().any(|row| row.state.starts_with("stun"));
+        let epoch = from.epoch("hasty");
+        let command = Command::typed(from, &format!("vm migrate hasty {name} --on-no-convergence wait"));
+        wait_closely("it is stunned", || !is_locked(&disk));
+        let frozen = freeze(to.migrate_pid());
+        wait("its stun is called off, or over", || is_called_off() || !is_in_stun());
+        frozen.thaw();
+        let answer = command.end();
+        let HostAnswer::Migrated(receipt) = answer else { panic!("{}\n{}", line(&answer), from.log("migrate")) };
+        assert_eq!((receipt.verdict, receipt.epoch), (Verdict::Moved, epoch + 1), "{receipt:?}");
+        runs_whole_on(to);
+        if is_called_off() {
+            return;
+        }
+    }
+    panic!("no stun was called off");
 }

@@ -115,11 +115,20 @@ fn a_stun_that_overruns_is_called_off_and_the_vm_stays() {
     assert!(run(Setup { policy: force, ..overrunning(1) }).moved());
 }
 
+#[test]
+fn a_stun_that_was_called_off_does_not_doom_its_move() {
+    for seed in 0..40 {
+        let ended = run(Setup { first_stop: Duration::from_millis(320), ..Setup::calm(seed) });
+        assert!(ended.moved() && ended.stuns >= 2, "seed {seed}: {:?}", ended.outcomes[0]);
+    }
+}
+
 /// Every stun takes too long and is called off.
 fn overrunning(seed: u64) -> Setup {
     let stun_max = Duration::from_millis(80);
     let policy = Policy { stun_max, throttle: false, no_convergence: NoConvergence::Abort, bounded: false };
-    Setup { policy, stop: Duration::from_millis(85), ..Setup::calm(seed) }
+    let stop = Duration::from_millis(85);
+    Setup { policy, first_stop: stop, stop, ..Setup::calm(seed) }
 }
 
 #[test]
@@ -140,7 +149,7 @@ fn a_move_over_a_slow_datastore_moves() {
     for seed in 0..200 {
         // Stopping takes so long that the next preparation falls into the stun.
         let (datastore, stop) = (Duration::from_millis(400), Duration::from_millis(700));
-        let ended = run(Setup { policy, datastore, stop, ..Setup::calm(seed) });
+        let ended = run(Setup { policy, datastore, first_stop: stop, stop, ..Setup::calm(seed) });
         assert!(ended.moved(), "seed {seed}: {:?}", ended.outcomes);
     }
 }

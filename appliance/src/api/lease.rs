@@ -97,6 +97,13 @@ pub enum LeaseRequest {
         /// The epoch that the source held.
         epoch: u64,
     },
+    /// Source, before the hand-over: that this host holds `epoch` still. Leaves the next epoch to who prepared it.
+    Confirm {
+        /// The VM.
+        vm: VmOnDatastore,
+        /// The epoch.
+        epoch: u64,
+    },
     /// From now on events are sent on this connection.
     Watch,
 }

@@ -137,6 +137,9 @@ impl Leases {
             LeaseRequest::Resolve { vm, epoch } => {
                 self.ask(&vm.datastore, Request::Resolve(vm.vm.clone(), Epoch(epoch)))
             }
+            LeaseRequest::Confirm { vm, epoch } => {
+                self.ask(&vm.datastore, Request::Confirm(vm.vm.clone(), Epoch(epoch)))
+            }
             LeaseRequest::Watch => LeaseAnswer::Failed("it is no request".to_owned()),
         }
     }

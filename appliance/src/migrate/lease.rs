@@ -39,6 +39,7 @@ impl Question {
             LeaseAsk::Prepare => LeaseRequest::Prepare { vm, source, epoch: base },
             LeaseAsk::Commit => LeaseRequest::Commit { vm, epoch: base },
             LeaseAsk::Reclaim => LeaseRequest::Resolve { vm, epoch: base },
+            LeaseAsk::Confirm => LeaseRequest::Confirm { vm, epoch: base },
         };
         let away = |error: &dyn std::error::Error| session::LeaseAnswer::Unknown {
             cause: format!("the lease role does not answer: {error}"),
@@ -63,60 +64,29 @@ impl Question {
     }
 }
 
-/// The question whether this host still holds a VM, when the locks of its disks were taken and before its vCPUs run: the host may
-/// have stood still with its clock since the lease said so last (`docs/decisions/the-disk-locks.md`).
-#[derive(Debug)]
-pub struct Assurance {
-    channel: Channel<LeaseRequest, LeaseAnswer>,
+/// What the lease says to a source that asked whether it may let the VM go on, when it has the locks of its disks: the epoch in
+/// which it does, a later one than that of the move where the next was at stake (`docs/decisions/the-disk-locks.md`).
+///
+/// # Errors
+/// Another holds the VM, or the lease does not tell.
+pub fn assured(answer: session::LeaseAnswer) -> Result<u64, Reason> {
+    let why = match answer {
+        session::LeaseAnswer::Won { epoch } => return Ok(epoch),
+        session::LeaseAnswer::Lost { holder, .. } => format!("{holder} holds it"),
+        session::LeaseAnswer::Unknown { cause } => cause,
+        session::LeaseAnswer::Prepared => "it answered what was not asked".to_owned(),
+    };
+    Err(Reason::new(format!("its lease does not say that it is this host's still: {why}"), "log show lease"))
 }
 
-impl AsFd for Assurance {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.channel.as_fd()
-    }
-}
-
-impl Assurance {
-    /// Asks for a VM that is to run in `epoch`, as a source asks that does not know the end of its move: a look alone would not
-    /// show a decision that could not be made known yet.
-    ///
-    /// # Errors
-    /// The lease role cannot be asked.
-    pub fn ask(run_dir: &RunDir, vm: VmOnDatastore, epoch: u64) -> Result<Self, Reason> {
-        let channel = Channel::connect(&run_dir.socket("lease")).map_err(|error| unassured(&error))?;
-        let request = LeaseRequest::Resolve { vm, epoch: epoch.saturating_sub(1) };
-        channel.send(&request, &[]).map_err(|error| unassured(&error))?;
-        Ok(Self { channel })
-    }
-
-    /// The answer, the epoch in which this host holds the VM: a later one where the next was at stake. To be called when the
-    /// connection is readable.
-    ///
-    /// # Errors
-    /// Another holds the VM, or the lease does not tell.
-    pub fn answer(&self) -> Result<u64, Reason> {
-        match self.channel.receive() {
-            Ok((LeaseAnswer::Held { epoch, .. }, _)) => Ok(epoch),
-            Ok((LeaseAnswer::HeldBy(holder), _)) => Err(unassured(&format!("{} holds it", holder.name))),
-            Ok((LeaseAnswer::Failed(why) | LeaseAnswer::Unknown(why) | LeaseAnswer::Damaged(why), _)) => {
-                Err(unassured(&why))
-            }
-            Ok((other, _)) => Err(unassured(&format!("the lease role answered what was not asked: {other:?}"))),
-            Err(error) => Err(unassured(&error)),
-        }
-    }
-}
-
-fn unassured(why: &dyn std::fmt::Display) -> Reason {
-    Reason::new(format!("its lease does not say that it is this host's still: {why}"), "log show lease")
-}
-
-/// Only an epoch after `base` is a decision of this move.
+/// Only an epoch after `base` is a decision of this move; that of the move itself is what a source has confirmed.
 fn translate(ask: LeaseAsk, base: u64, answer: LeaseAnswer) -> session::LeaseAnswer {
     let unknown = |cause: String| session::LeaseAnswer::Unknown { cause };
     match answer {
         LeaseAnswer::Prepared { .. } if ask == LeaseAsk::Prepare => session::LeaseAnswer::Prepared,
-        LeaseAnswer::Held { epoch, .. } if epoch > base => session::LeaseAnswer::Won { epoch },
+        LeaseAnswer::Held { epoch, .. } if epoch > base || ask == LeaseAsk::Confirm => {
+            session::LeaseAnswer::Won { epoch }
+        }
         LeaseAnswer::HeldBy(holder) if holder.epoch > base => {
             session::LeaseAnswer::Lost { holder: holder.name, epoch: holder.epoch }
         }

@@ -17,7 +17,7 @@ use protocol::checks::facts::{HostFacts, LinkFacts, NicFacts, VmFacts};
 use protocol::checks::{Severity, blockers, refusal, slot};
 use protocol::convergence::{Costs, Policy};
 use protocol::pages::PageSet;
-use protocol::session::{LeaseAsk, Outcome, PhaseName, RightToRun};
+use protocol::session::{LeaseAnswer, LeaseAsk, Outcome, PhaseName, RightToRun};
 use protocol::source::{Effect, Input, Plan, Source, Stopped, Timer};
 use protocol::time::Duration;
 use protocol::wire::message::{Offer, RunState};
@@ -28,7 +28,7 @@ use super::compression::Compressor;
 use super::defect::{defect, monitor_gone};
 use super::desk::{Desk, Wire};
 use super::dirty_pages::DirtyPages;
-use super::lease::{Assurance, Question};
+use super::lease::{self, Question};
 use super::measured::measured;
 use super::memory::GuestRam;
 use super::monitor::{self, Monitor, Purpose};
@@ -70,10 +70,12 @@ pub struct Departure {
     pace: Option<Pace>,
     compressor: Compressor,
     questions: Vec<Question>,
+    /// What allows the VM to go on here, until it is asked once more.
+    right: Option<RightToRun>,
+    /// The question whether it still may, when it has its disks.
+    assurance: Option<Question>,
     /// The epoch in which the VM goes on here, 0 before it does.
     goes_on_in: u64,
-    /// The question whether it still may, when it has its disks.
-    assurance: Option<Assurance>,
     /// The phase that the log tells of.
     pub phase: Option<PhaseName>,
     /// What came with the order, when the move is over for now because its destination had no slot for it.
@@ -111,8 +113,9 @@ impl Departure {
             pace: bound.map(|bytes_per_s| Pace::new(Instant::now(), bytes_per_s)),
             compressor: Compressor::default(),
             questions: Vec::new(),
-            goes_on_in: 0,
+            right: None,
             assurance: None,
+            goes_on_in: 0,
             phase: None,
             put_back: None,
             ended: false,
@@ -260,7 +263,7 @@ impl Departure {
                 let question = self.questions.remove(question);
                 Some(Input::Lease(question.asked(), question.answer()))
             }
-            Some(_) => self.assured(),
+            Some(_) => self.assurance.take().and_then(|question| self.assured(question.answer())),
         };
         if let Some(input) = input {
             self.hear(now, desk, wire, input);
@@ -285,22 +288,27 @@ impl Departure {
                 VmmAnswer::Status(status) if status.life == VmmLife::Running => Input::GuestResumed(Ok(())),
                 _ => return self.ask_monitor(VmmRequest::TakeDisks, Vec::new(), Purpose::TakeDisks),
             },
-            Purpose::TakeDisks => match done.and_then(|()| self.ask_assurance(desk)) {
-                Ok(()) => return None,
-                Err(reason) => Input::GuestResumed(Err(reason)),
-            },
+            Purpose::TakeDisks => {
+                return done.map_or_else(|why| Some(Input::GuestResumed(Err(why))), |()| self.ask_assurance(desk));
+            }
             Purpose::Resume => Input::GuestResumed(done),
             Purpose::Rehearse | Purpose::Restore | Purpose::Nothing => return None,
         })
     }
 
-    fn ask_assurance(&mut self, desk: &Desk<'_>) -> Result<(), Reason> {
-        self.assurance = Some(Assurance::ask(desk.run_dir, self.vm(), self.goes_on_in)?);
-        Ok(())
+    fn ask_assurance(&mut self, desk: &Desk<'_>) -> Option<Input> {
+        let right = self.right.take()?;
+        match self.question(desk, right.assurance()) {
+            Ok(question) => {
+                self.assurance = Some(question);
+                None
+            }
+            Err(answer) => self.assured(answer),
+        }
     }
 
-    fn assured(&mut self) -> Option<Input> {
-        match self.assurance.take()?.answer() {
+    fn assured(&mut self, answer: LeaseAnswer) -> Option<Input> {
+        match lease::assured(answer) {
             Ok(epoch) => {
                 self.goes_on_in = epoch;
                 self.ask_monitor(VmmRequest::Resume, Vec::new(), Purpose::Resume)
@@ -436,7 +444,7 @@ impl Departure {
                 desk.hasher.ask(self.order.id, &self.ram, first, count);
                 None
             }
-            Effect::ResumeGuest(right) => self.resume(&right),
+            Effect::ResumeGuest(right) => self.resume(right),
             Effect::Throttle { percent } => {
                 self.ask_monitor(VmmRequest::Throttle { percent }, Vec::new(), Purpose::Nothing)
             }
@@ -481,18 +489,23 @@ impl Departure {
     }
 
     /// The right is what allows it: it exists only where the lease names this host.
-    fn resume(&mut self, right: &RightToRun) -> Option<Input> {
+    fn resume(&mut self, right: RightToRun) -> Option<Input> {
         self.goes_on_in = right.epoch();
         log::info!("VM {} goes on here in epoch {}", self.order.vm.name, right.epoch());
         if self.run_state() == RunState::Paused {
             return Some(Input::GuestResumed(Ok(())));
         }
+        self.right = Some(right);
         // What could not be stunned runs on, and cannot be resumed.
         self.ask_monitor(VmmRequest::Status, Vec::new(), Purpose::Look)
     }
 
+    fn question(&self, desk: &Desk<'_>, ask: LeaseAsk) -> Result<Question, LeaseAnswer> {
+        Question::ask(desk.run_dir, ask, self.vm(), self.own_identity, self.order.vm.epoch)
+    }
+
     fn ask_lease(&mut self, desk: &Desk<'_>, ask: LeaseAsk) -> Option<Input> {
-        match Question::ask(desk.run_dir, ask, self.vm(), self.own_identity, self.order.vm.epoch) {
+        match self.question(desk, ask) {
             Ok(question) => {
                 self.questions.push(question);
                 None

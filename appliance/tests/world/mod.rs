@@ -26,11 +26,20 @@ pub(crate) use cable::Cable;
 pub(crate) const BOUND: Duration = Duration::from_secs(180);
 
 /// Waits until something holds.
-pub(crate) fn wait(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) fn wait(what: &str, holds: impl FnMut() -> bool) {
+    wait_looking_every(Duration::from_millis(50), what, holds);
+}
+
+/// The same for something that does not last.
+pub(crate) fn wait_closely(what: &str, holds: impl FnMut() -> bool) {
+    wait_looking_every(Duration::from_millis(1), what, holds);
+}
+
+fn wait_looking_every(pause: Duration, what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + BOUND;
     while !holds() {
         assert!(Instant::now() < deadline, "{what}: not within {BOUND:?}");
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(pause);
     }
 }
 

@@ -18,6 +18,9 @@ pub enum LeaseAsk {
     /// Either side, when it does not know the outcome: the next epoch at a higher ballot, so that it is learned or
     /// won.
     Reclaim,
+    /// Source, before the vCPUs of a stun that was called off go on: that it holds the epoch of the move still. What the
+    /// destination prepared stays prepared.
+    Confirm,
 }
 
 /// What the lease answers.
@@ -54,11 +57,12 @@ impl LeaseAsk {
             Self::Prepare => Request::Prepare(vm, source, base),
             Self::Commit => Request::Commit(vm, base),
             Self::Reclaim => Request::Resolve(vm, base),
+            Self::Confirm => Request::Confirm(vm, base),
         }
     }
 
     /// What the keeper's reply says to the migration that moves the VM out of the epoch `base`. Only an epoch after
-    /// that one is a decision; `name` knows the hosts of the datastore.
+    /// that one is a decision, but to [`Self::Confirm`]; `name` knows the hosts of the datastore.
     pub fn answer(
         self,
         base: Epoch,
@@ -68,7 +72,9 @@ impl LeaseAsk {
         let unknown = |cause: String| LeaseAnswer::Unknown { cause };
         match reply {
             Ok(Answer::Prepared(_)) if self == Self::Prepare => LeaseAnswer::Prepared,
-            Ok(Answer::Held { epoch, .. }) if epoch > base => LeaseAnswer::Won { epoch: epoch.0 },
+            Ok(Answer::Held { epoch, .. }) if epoch > base || self == Self::Confirm => {
+                LeaseAnswer::Won { epoch: epoch.0 }
+            }
             Ok(Answer::HeldBy(holder)) if holder.epoch > base => match name(holder.who.host) {
                 Some(host) => LeaseAnswer::Lost { holder: host, epoch: holder.epoch.0 },
                 None => unknown(format!("its holder {} is not known by name yet", holder.who.host)),
@@ -84,7 +90,7 @@ impl LeaseAsk {
 ///
 /// ```compile_fail
 /// // Nobody outside makes one.
-/// let right = protocol::session::RightToRun { epoch: 1 };
+/// let right = protocol::session::RightToRun { epoch: 1, assurance: protocol::session::LeaseAsk::Confirm };
 /// ```
 /// ```compile_fail
 /// // Nobody doubles one.
@@ -100,21 +106,30 @@ impl LeaseAsk {
 #[derive(Debug, PartialEq, Eq)]
 pub struct RightToRun {
     epoch: u64,
+    /// The question with which a host makes sure of it.
+    assurance: LeaseAsk,
 }
 
 impl RightToRun {
     /// The right that a source has had since it started the VM, or got it by an earlier move.
     pub(crate) fn never_given_up(epoch: u64) -> Self {
-        Self { epoch }
+        Self { epoch, assurance: LeaseAsk::Confirm }
     }
 
     /// The right that a decision of the lease gives.
     pub(crate) fn won(epoch: u64) -> Self {
-        Self { epoch }
+        Self { epoch, assurance: LeaseAsk::Reclaim }
     }
 
     /// The epoch that gives the right.
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// What a source asks the lease when it has taken the locks of the disks back, and before the vCPUs run: it may have stood
+    /// still with its clock since the lease said last that the VM is its own. Before the hand-over a look tells; once the next
+    /// epoch was at stake only that epoch does.
+    pub fn assurance(&self) -> LeaseAsk {
+        self.assurance
     }
 }

@@ -1,10 +1,10 @@
 //! What is going to happen in a world.
 
-use protocol::lease::identity::Epoch;
 use protocol::lease::keeper::{Io, IoId};
 use protocol::time::Instant;
 
 use super::faults::Fault;
+use super::guest::GuestWrite;
 use super::locks::Client;
 use super::moves::{Message, Move};
 use super::wishes::Wish;
@@ -27,7 +27,7 @@ pub(crate) enum Event {
     /// A VM writes to its disk.
     Guest { host: usize, vm: usize, instance: u64 },
     /// Such a write arrives.
-    GuestLand { host: usize, client: Client, vm: usize, instance: u64, epoch: Epoch },
+    GuestLand(GuestWrite),
     /// A VM asks for the lock of its disk.
     Lock { host: usize, vm: usize, instance: u64 },
     /// A host makes the server give up what it keeps for a client that it took for dead.
@@ -36,6 +36,8 @@ pub(crate) enum Event {
     Message { to: usize, vm: usize, message: Message, moving: Move },
     /// The source of a move has waited for long enough.
     Patience { host: usize, vm: usize, instance: u64 },
+    /// The source of a move calls its stun off, before it has told the destination.
+    CallOff { host: usize, vm: usize, moving: Move },
     /// The same request again.
     Again { host: usize, vm: usize, wish: Wish },
     /// The operator does something.

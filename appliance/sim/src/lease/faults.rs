@@ -34,6 +34,8 @@ pub(crate) struct Faults {
     pub(crate) split_ppm: u64,
     /// A message between hosts that is lost.
     pub(crate) message_loss_ppm: u64,
+    /// A stun that the source calls off before it tells the destination to take the VM; it stuns again later.
+    pub(crate) called_off_ppm: u64,
     /// Between two crashes of some host.
     pub(crate) crash_every: Option<Duration>,
     /// Between two deaths of some lease process.
@@ -74,6 +76,7 @@ impl Faults {
             fail_ppm: rate(50_000),
             split_ppm: rate(400_000),
             message_loss_ppm: rate(300_000),
+            called_off_ppm: 0,
             crash_every,
             restart_every,
             freeze_every,

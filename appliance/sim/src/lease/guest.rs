@@ -24,6 +24,21 @@ pub(crate) struct Instance {
     pub(crate) epoch: Epoch,
     /// How far it is.
     pub(crate) stage: Stage,
+    /// How often it was stopped, each time with its I/O drained.
+    pub(crate) stops: u32,
+    /// A stun was called off before the next epoch was at stake: a look at the lease is enough to go on.
+    pub(crate) called_off: bool,
+}
+
+/// A write of a VM that is on its way to the disk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GuestWrite {
+    /// The host that sent it, and what it was to the server then.
+    host: usize,
+    client: Client,
+    vm: usize,
+    /// As the instance was then.
+    instance: Instance,
 }
 
 /// How far a VM is.
@@ -49,7 +64,7 @@ impl World {
         }
         let id = self.name();
         let stage = if self.faults.fences == Fences::Storage { Stage::AwaitLock } else { Stage::Running };
-        self.hosts[host].instances.insert(vm, Instance { id, epoch, stage });
+        self.hosts[host].instances.insert(vm, Instance { id, epoch, stage, stops: 0, called_off: false });
         if stage == Stage::Running {
             self.runs(host, vm, id);
         } else {
@@ -111,9 +126,13 @@ impl World {
     }
 
     /// Not only a look: the decision may not have been made known yet, or the next epoch be at stake.
-    fn ask_to_be_assured(&mut self, host: usize, vm: usize, instance: Instance) {
-        let base = Epoch(instance.epoch.0.saturating_sub(1));
-        self.ask(host, Wish::Assure(vm, instance.id), Request::Resolve(vm_name(vm), base));
+    pub(super) fn ask_to_be_assured(&mut self, host: usize, vm: usize, instance: Instance) {
+        let request = if instance.called_off {
+            Request::Confirm(vm_name(vm), instance.epoch)
+        } else {
+            Request::Resolve(vm_name(vm), Epoch(instance.epoch.0.saturating_sub(1)))
+        };
+        self.ask(host, Wish::Assure(vm, instance.id), request);
     }
 
     /// The lease says who holds a VM whose lock this host has.
@@ -132,6 +151,7 @@ impl World {
             (Some(epoch), _) => {
                 self.given(host, vm, epoch);
                 if let Some(instance) = self.hosts[host].instance_mut(vm, id) {
+                    instance.called_off &= instance.epoch == epoch;
                     (instance.epoch, instance.stage) = (epoch, Stage::Running);
                 }
                 self.runs(host, vm, id);
@@ -160,17 +180,17 @@ impl World {
         self.queue.after(next, Event::Guest { host, vm, instance: id });
         if instance.stage == Stage::Running {
             let takes = self.rng.latency(Duration::from_millis(1), Duration::from_millis(200));
-            let land = Event::GuestLand { host, client, vm, instance: id, epoch: instance.epoch };
-            self.queue.after(takes, land);
+            self.queue.after(takes, Event::GuestLand(GuestWrite { host, client, vm, instance }));
         }
     }
 
-    pub(super) fn guest_land(&mut self, host: usize, client: Client, vm: usize, id: u64, epoch: Epoch) {
+    pub(super) fn guest_land(&mut self, write: GuestWrite) {
+        let GuestWrite { host, client, vm, instance: Instance { id, epoch, stops, .. } } = write;
         let same_boot = self.hosts[host].up && self.hosts[host].client() == client;
         // A stop drains the I/O of the VM first: what is still on its way then has been waited for.
         let drained = |i: Instance| i.stage != Stage::Running || i.epoch != epoch;
         let gone = same_boot && self.hosts[host].instance(vm, id).is_none_or(drained);
-        if gone || self.drained.contains(&(id, epoch)) {
+        if gone || self.drained.contains(&(id, stops)) {
             return;
         }
         let accepted = match self.faults.fences {

@@ -73,10 +73,15 @@ impl World {
                     return;
                 }
                 instance.stage = Stage::Stopped;
-                self.drained.insert((moving.instance, moving.base));
+                instance.stops += 1;
+                self.drained.insert((moving.instance, instance.stops - 1));
                 let (client, id) = (self.hosts[to].client(), moving.instance);
                 self.locks.release(vm, client, id);
                 self.note(|| format!("host-{to} stops vm-{vm} for its move to host-{}", moving.to));
+                if self.faults.called_off_ppm > 0 && self.rng.chance(self.faults.called_off_ppm) {
+                    let after = self.rng.span(Duration::from_millis(10), Duration::from_secs(2));
+                    return self.queue.after(after, Event::CallOff { host: to, vm, moving });
+                }
                 self.send(moving.to, vm, Message::Stopped, moving);
                 let patience = self.rng.span(Duration::from_millis(100), Duration::from_secs(2));
                 self.queue.after(patience, Event::Patience { host: to, vm, instance: id });
@@ -96,6 +101,8 @@ impl World {
 
     pub(super) fn committed(&mut self, host: usize, vm: usize, moving: Move, epoch: Epoch) {
         self.outcome.counts.moves += 1;
+        let source = self.hosts[moving.from].instance(vm, moving.instance);
+        self.outcome.counts.moves_after_all += u64::from(source.is_some_and(|instance| instance.called_off));
         self.given(host, vm, epoch);
         self.launch(host, vm, epoch);
         self.send(moving.from, vm, Message::Done, moving);
@@ -107,6 +114,21 @@ impl World {
             let wish = Wish::ResolveSource(vm, id, instance.epoch);
             self.ask(host, wish, Request::Resolve(vm_name(vm), instance.epoch));
         }
+    }
+
+    /// The stun took too long: the VM goes on, and is stunned again soon. The destination stays prepared.
+    pub(super) fn call_off(&mut self, host: usize, vm: usize, moving: Move) {
+        let locked = self.faults.fences == Fences::Storage;
+        let Some(instance) = self.hosts[host].instance_mut(vm, moving.instance) else { return };
+        if instance.stage != Stage::Stopped || instance.epoch != moving.base {
+            return;
+        }
+        instance.stage = if locked { Stage::AwaitLock } else { Stage::AwaitWord };
+        instance.called_off = true;
+        self.note(|| format!("host-{host} calls the stun of vm-{vm} off"));
+        self.lock(host, vm, moving.instance);
+        let again = self.rng.span(Duration::from_millis(50), Duration::from_secs(3));
+        self.queue.after(again, Event::Message { to: host, vm, message: Message::Ready, moving });
     }
 
     pub(super) fn resolved(
@@ -128,6 +150,7 @@ impl World {
                 let waits = self.faults.fences == Fences::Storage;
                 if let Some(instance) = self.hosts[host].instance_mut(vm, id) {
                     instance.epoch = epoch;
+                    instance.called_off = false;
                     instance.stage = if waits { Stage::AwaitLock } else { Stage::Running };
                 }
                 if waits { self.lock(host, vm, id) } else { self.runs(host, vm, id) }

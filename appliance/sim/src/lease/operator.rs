@@ -71,7 +71,7 @@ impl World {
     fn stop(&mut self, host: usize, vm: usize) {
         if self.hosts[host].instances.get(&vm).is_some_and(|i| i.stage == Stage::Running) {
             self.note(|| format!("host-{host} stops vm-{vm}"));
-            self.drained.extend(self.hosts[host].instances.get(&vm).map(|i| (i.id, i.epoch)));
+            self.drained.extend(self.hosts[host].instances.get(&vm).map(|i| (i.id, i.stops)));
             self.destroy(host, vm);
             self.ask(host, Wish::GiveUp(vm), Request::GiveUp(vm_name(vm)));
         }

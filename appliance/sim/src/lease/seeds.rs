@@ -25,6 +25,8 @@ pub struct Counts {
     pub starts: u64,
     /// Moves that were committed.
     pub moves: u64,
+    /// Moves that were committed after a stun of theirs was called off.
+    pub moves_after_all: u64,
     /// Leases that were taken from dead hosts.
     pub takeovers: u64,
     /// Fences.
@@ -38,6 +40,7 @@ impl AddAssign for Counts {
         self.events += other.events;
         self.starts += other.starts;
         self.moves += other.moves;
+        self.moves_after_all += other.moves_after_all;
         self.takeovers += other.takeovers;
         self.fences += other.fences;
         self.restarted_clients += other.restarted_clients;
@@ -88,10 +91,10 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.took.as_secs_f64().max(1e-9);
         let rate = |count: u64| count as f64 / seconds;
-        let Counts { events, starts, moves, takeovers, fences, restarted_clients } = self.counts;
+        let Counts { events, starts, moves, moves_after_all, takeovers, fences, restarted_clients } = self.counts;
         write!(
             f,
-            "lease: {} seeds, {events} events ({starts} starts, {moves} moves, {takeovers} takeovers, {fences} fences, \
+            "lease: {} seeds, {events} events ({starts} starts, {moves} moves, {moves_after_all} of them after a stun was called off, {takeovers} takeovers, {fences} fences, \
              {restarted_clients} clients given up) in {seconds:.1} s: {:.0} schedules/s, {:.0} events/s; {} failures",
             self.seeds,
             rate(self.seeds),

@@ -1,5 +1,6 @@
 //! Each host's keeper of leases: what it is asked, what it wants done, and who hears of its answers.
 
+use model::diagnosis::Reason;
 use protocol::destination;
 use protocol::lease::host_lease::Standing;
 use protocol::lease::keeper::{self, Access, Effect, IoId, IoResult, RequestId};
@@ -18,6 +19,8 @@ use super::world::World;
 pub enum Asker {
     /// The migration process of this generation.
     Engine(u64, LeaseAsk),
+    /// The same, of a source, before it lets the guest go on.
+    Assurance(u64, LeaseAsk),
     /// A person who starts the VM.
     Person,
 }
@@ -46,9 +49,22 @@ impl World {
             self.answer_engine(side, generation, ask, answer);
             return Ok(());
         }
-        let request = ask.request(vm_name(), host::id(Side::Source), self.base);
         let generation = self.host(side).generation;
-        self.ask(side, request, Asker::Engine(generation, ask))
+        self.ask(side, self.request(ask), Asker::Engine(generation, ask))
+    }
+
+    /// A source asks before it lets the guest go on, as often as it takes to be told: in the product the control plane goes
+    /// on asking for a migration process that was not.
+    pub(super) fn source_asks_to_be_assured(&mut self, generation: u64, ask: LeaseAsk) -> Kept {
+        if self.queue.now() < self.host(Side::Source).lease_away_until {
+            self.source_will_ask_again(ask);
+            return Ok(());
+        }
+        self.ask(Side::Source, self.request(ask), Asker::Assurance(generation, ask))
+    }
+
+    fn request(&self, ask: LeaseAsk) -> Request {
+        ask.request(vm_name(), host::id(Side::Source), self.base)
     }
 
     fn replied(&mut self, side: Side, id: u64, reply: Result<Answer, LeaseError>) -> Kept {
@@ -60,13 +76,26 @@ impl World {
                 }
             }
             Asker::Engine(generation, ask) => {
-                let names = self.hosts.each_ref().map(|host| (host::id(host.side), host.name.clone()));
-                let name = |id| names.iter().find(|(known, _)| *known == id).map(|(_, name)| name.clone());
-                let answer = ask.answer(self.base, reply, name);
+                let answer = self.answer(ask, reply);
                 self.answer_engine(side, generation, ask, answer);
             }
+            Asker::Assurance(generation, _) if self.host(side).generation != generation => {}
+            Asker::Assurance(_, ask) => match self.answer(ask, reply) {
+                LeaseAnswer::Won { .. } => self.source_will_go_on(),
+                LeaseAnswer::Unknown { .. } => self.source_will_ask_again(ask),
+                other => {
+                    let cause = format!("its lease does not say that it is this host's still: {other:?}");
+                    self.answer_source(source::Input::GuestResumed(Err(Reason::new(cause, ""))));
+                }
+            },
         }
         Ok(())
+    }
+
+    fn answer(&self, ask: LeaseAsk, reply: Result<Answer, LeaseError>) -> LeaseAnswer {
+        let names = self.hosts.each_ref().map(|host| (host::id(host.side), host.name.clone()));
+        let name = |id| names.iter().find(|(known, _)| *known == id).map(|(_, name)| name.clone());
+        ask.answer(self.base, reply, name)
     }
 
     fn answer_engine(&mut self, side: Side, generation: u64, ask: LeaseAsk, answer: LeaseAnswer) {

@@ -23,7 +23,9 @@ pub struct Setup {
     pub write_every: Duration,
     /// What the operator wants.
     pub policy: Policy,
-    /// How long it takes to stop the vCPUs.
+    /// How long it takes to stop the vCPUs, the first time.
+    pub first_stop: Duration,
+    /// The same, each time after.
     pub stop: Duration,
     /// How long an access to the lease area takes at most.
     pub datastore: Duration,
@@ -48,6 +50,7 @@ impl Setup {
                 no_convergence: NoConvergence::Abort,
                 bounded: false,
             },
+            first_stop: Duration::from_millis(1),
             stop: Duration::from_millis(1),
             datastore: Duration::from_millis(20),
             hashing: Duration::ZERO,

@@ -1,7 +1,7 @@
 //! Carries out what a source wants.
 
 use protocol::pages::Window;
-use protocol::session::RightToRun;
+use protocol::session::{LeaseAsk, RightToRun};
 use protocol::source::{Batch, Effect, Input, PagesSent, Stopped};
 use protocol::time::Duration;
 use protocol::wire::RecordHeader;
@@ -18,7 +18,12 @@ use super::world::World;
 pub(super) enum SourceDoing {
     Read(Batch),
     Stun,
+    /// Make sure of the right to let the guest go on, and do it.
     Resume(RightToRun),
+    /// The same question once more.
+    AskAgain(LeaseAsk),
+    /// Let it go on.
+    GoOn,
     Release,
 }
 
@@ -66,7 +71,8 @@ impl World {
                 }
             }
             Effect::StunGuest => {
-                self.source_will_after(self.setup.stop, SourceDoing::Stun);
+                let stop = if self.stuns == 0 { self.setup.first_stop } else { self.setup.stop };
+                self.source_will_after(stop, SourceDoing::Stun);
             }
             Effect::HashRange { first, count } => {
                 let hashes = self.hashes(Side::Source, first, count);
@@ -74,7 +80,7 @@ impl World {
                 self.queue.after(after, Event::SourceHears(generation, Box::new(Input::RangeHashed { first, hashes })));
             }
             Effect::ResumeGuest(right) => {
-                // The monitor takes the disks, and the lease is asked, before the vCPUs start.
+                // The monitor takes the disks first.
                 let after = self.rng.latency(Duration::from_micros(50), Duration::from_millis(500));
                 self.source_will_after(after, SourceDoing::Resume(right));
             }
@@ -88,7 +94,15 @@ impl World {
         Ok(())
     }
 
-    fn answer_source(&mut self, input: Input) {
+    pub(super) fn source_will_go_on(&mut self) {
+        self.source_will(SourceDoing::GoOn);
+    }
+
+    pub(super) fn source_will_ask_again(&mut self, ask: LeaseAsk) {
+        self.source_will_after(Duration::from_millis(500), SourceDoing::AskAgain(ask));
+    }
+
+    pub(super) fn answer_source(&mut self, input: Input) {
         let (after, generation) = (self.short(), self.host(Side::Source).generation);
         self.queue.after(after, Event::SourceHears(generation, Box::new(input)));
     }
@@ -116,8 +130,11 @@ impl World {
             SourceDoing::Read(_) => {}
             SourceDoing::Stun => self.stun(alive),
             // It is the engine that takes step after step.
-            SourceDoing::Resume(_right) if !alive => {}
-            SourceDoing::Resume(_right) => {
+            SourceDoing::Resume(_) | SourceDoing::AskAgain(_) if !alive => {}
+            SourceDoing::Resume(right) => self.source_asks_to_be_assured(generation, right.assurance())?,
+            SourceDoing::AskAgain(ask) => self.source_asks_to_be_assured(generation, ask)?,
+            SourceDoing::GoOn if !alive => {}
+            SourceDoing::GoOn => {
                 if let Some(vmm) = &mut self.host(Side::Source).vmm {
                     vmm.life = Life::Running;
                     self.guest_is_let_go(Side::Source)?;

@@ -272,7 +272,9 @@ impl VmJob {
     fn published(&mut self, context: &Context<'_>, epoch: Epoch, value: Value) -> Next {
         let mine = value == Value::Holder(context.me);
         match self.request {
-            Request::Acquire(..) | Request::Resolve(..) | Request::Forget(_) if mine => self.held(epoch),
+            Request::Acquire(..) | Request::Resolve(..) | Request::Confirm(..) | Request::Forget(_) if mine => {
+                self.held(epoch)
+            }
             _ => self.survey(),
         }
     }

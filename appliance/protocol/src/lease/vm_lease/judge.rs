@@ -28,8 +28,7 @@ pub(super) enum Verdict {
 /// Decides from a view of the blocks that was read before `learned_at`.
 pub(super) fn judge(request: &Request, context: &Context<'_>, view: &View, learned_at: Instant) -> Verdict {
     let me = Value::Holder(context.me);
-    let holder = view.decided().and_then(|(epoch, value)| Some((epoch, value.holder()?)));
-    let held = holder.filter(|(epoch, who)| !gave_up(view, *epoch, *who));
+    let held = held(view);
     let mine = held.filter(|(_, who)| *who == context.me);
     match *request {
         Request::Query(_) => {
@@ -40,22 +39,33 @@ pub(super) fn judge(request: &Request, context: &Context<'_>, view: &View, learn
             Some((epoch, who)) if who.host == source && epoch == base && who != context.me => Verdict::Contend(me),
             held => tell_holder(context, view, held),
         },
-        Request::Resolve(_, base) => match holder {
-            Some((epoch, who)) if epoch > base && Some((epoch, who)) == mine => keep(context, view, epoch),
-            Some((epoch, _)) if epoch > base => tell_holder(context, view, holder),
-            Some((epoch, who)) if epoch == base && (who == context.me || view.mine().0.epoch > base) => {
-                Verdict::Contend(me)
-            }
-            None if base == Epoch(0) && view.mine().0.epoch > base => Verdict::Contend(me),
-            // The base itself may be decided without having been published: complete that first.
-            _ => match view.accepted() {
-                Some((_, value)) if view.decided_epoch() < base => Verdict::Contend(value),
-                _ => tell_holder(context, view, held),
-            },
+        Request::Resolve(_, base) => resolve(context, view, base),
+        Request::Confirm(_, epoch) => match mine {
+            // Whoever decides the next epoch has written its proposal before; who has only promised has decided nothing.
+            Some((held, _)) if held == epoch && view.accepted().is_none() => Verdict::Held(epoch),
+            _ => resolve(context, view, Epoch(epoch.0.saturating_sub(1))),
         },
         Request::Acquire(_, take) => acquire(context, view, learned_at, held, take),
         Request::Forget(_) => acquire(context, view, learned_at, held, Take::IfFree),
         Request::Commit(..) => Verdict::Finish(Err(LeaseError::NotPrepared)),
+    }
+}
+
+fn resolve(context: &Context<'_>, view: &View, base: Epoch) -> Verdict {
+    let me = Value::Holder(context.me);
+    let (holder, held) = (holder(view), held(view));
+    match holder {
+        Some((epoch, who)) if epoch > base && who == context.me && holder == held => keep(context, view, epoch),
+        Some((epoch, _)) if epoch > base => tell_holder(context, view, holder),
+        Some((epoch, who)) if epoch == base && (who == context.me || view.mine().0.epoch > base) => {
+            Verdict::Contend(me)
+        }
+        None if base == Epoch(0) && view.mine().0.epoch > base => Verdict::Contend(me),
+        // The base itself may be decided without having been published: complete that first.
+        _ => match view.accepted() {
+            Some((_, value)) if view.decided_epoch() < base => Verdict::Contend(value),
+            _ => tell_holder(context, view, held),
+        },
     }
 }
 
@@ -98,6 +108,16 @@ fn give_up(context: &Context<'_>, view: &View, mine: Option<(Epoch, Incarnation)
 fn tell_holder(context: &Context<'_>, view: &View, holder: Option<(Epoch, Incarnation)>) -> Verdict {
     let holder = holder.map(|(epoch, who)| Answer::HeldBy(describe(context, view, epoch, who)));
     Verdict::Finish(holder.ok_or(LeaseError::NoLease))
+}
+
+/// Who was decided last to hold it.
+fn holder(view: &View) -> Option<(Epoch, Incarnation)> {
+    view.decided().and_then(|(epoch, value)| Some((epoch, value.holder()?)))
+}
+
+/// The same, if it was not given up since.
+fn held(view: &View) -> Option<(Epoch, Incarnation)> {
+    holder(view).filter(|(epoch, who)| !gave_up(view, *epoch, *who))
 }
 
 fn gave_up(view: &View, epoch: Epoch, who: Incarnation) -> bool {

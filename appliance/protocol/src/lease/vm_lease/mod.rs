@@ -13,7 +13,8 @@
 //!
 //! **The commit** of a move: the destination's [`Request::Prepare`] runs phase 1 during pre-copy; its
 //! [`Request::Commit`] in the stun is phase 2, one write and one read. Whoever does not know the outcome asks
-//! [`Request::Resolve`], which runs the epoch at a higher ballot and so learns it or wins it.
+//! [`Request::Resolve`], which runs the epoch at a higher ballot and so learns it or wins it. A source that goes on before it
+//! handed over asks [`Request::Confirm`], which leaves the destination's phase 1 as it is.
 //!
 //! In reading order: [`request`] is what is asked and answered; `judge` decides what a request comes to, from what the
 //! blocks say; [`job`] is the way from the one to the other.

@@ -25,6 +25,10 @@ pub enum Request {
     /// Learn who holds the epoch after this one, or win it. Only the source of a move, and a destination that has
     /// prepared (its block says so), contend; anybody else only learns.
     Resolve(VmName, Epoch),
+    /// That this host still holds this epoch, by a look: as the source of a move that has handed nothing over, before it lets
+    /// the VM go on. A destination may have promised the next epoch, and keeps that promise: without the hand-over it proposes
+    /// nothing. Where a value was proposed after all, this is [`Request::Resolve`] for the epoch before.
+    Confirm(VmName, Epoch),
     /// Who holds it.
     Query(VmName),
     /// The VM is deleted: its place is free again. It must be held here, or by nobody who lives.
@@ -40,6 +44,7 @@ impl Request {
             | Self::Prepare(vm, ..)
             | Self::Commit(vm, _)
             | Self::Resolve(vm, _)
+            | Self::Confirm(vm, _)
             | Self::Query(vm)
             | Self::Forget(vm) => vm,
         }
