@@ -8,7 +8,6 @@ use godwit::api::host::{HostAnswer, HostRequest, VmState};
 use godwit::api::lease::LeaseRequest;
 use godwit::api::vmm::VmmLife;
 use model::receipt::{Receipt, Verdict};
-use world::command::Command;
 use world::lease_line::{LeaseLine, Word};
 use world::{Cable, Datastore, Host, finish, is_locked, line, wait};
 
@@ -104,18 +103,16 @@ fn a_guest_that_resets_itself_while_it_moves_arrives_as_it_comes_out_of_it() {
     // On the way back the monitor is one that took a state over, and has what its guest boots from all the same.
     for (mark, from, to, name) in [("report_ms 401", &a, &b, "host-b"), ("report_ms 402", &b, &a, "host-a")] {
         wait("it has settled", || from.state("witness") == VmState::Running);
-        may_move(from, name);
         let mut serial = from.serial("witness");
         // While it fills its memory anew it outruns the link.
-        let typed = format!("vm migrate witness {name} {SLOWLY} --on-no-convergence wait");
-        let mut command = Command::typed(from, &typed);
-        command.wait_for("pre-copy");
+        let (lease, moving) = hold_in_pre_copy_with(from, to, name, "--on-no-convergence wait");
         // What the port keeps of earlier output may hold an earlier start: a word that was never said marks it.
         serial.type_line(mark);
         serial.wait_for(&format!("witness: ok {mark}"));
         serial.type_line("b");
         serial.wait_for("witness: start ");
-        let answer = command.end();
+        lease.mend();
+        let (_, answer) = finish(&moving);
         let HostAnswer::Migrated(receipt) = answer else { panic!("{}\n{}", line(&answer), from.log("vmm")) };
         assert_eq!(receipt.verdict, Verdict::Moved, "{receipt:?}");
         assert!(receipt.audit.done && receipt.audit.different_pages == 0, "{:?}", receipt.audit);
@@ -246,13 +243,23 @@ fn wait_for_phase(from: &Host, phase: &str) {
 
 /// Begins a move that stays in its rounds: the destination cannot get its lease ready for the switchover.
 fn hold_in_pre_copy(from: &Host, to: &Host) -> (LeaseLine, Channel<HostRequest, HostAnswer>) {
-    may_move(from, "host-b");
+    hold_in_pre_copy_with(from, to, "host-b", "")
+}
+
+/// The same to a host of this name, with more words on the line.
+fn hold_in_pre_copy_with(
+    from: &Host,
+    to: &Host,
+    name: &str,
+    words: &str,
+) -> (LeaseLine, Channel<HostRequest, HostAnswer>) {
+    may_move(from, name);
     let lease = LeaseLine::cut_into(to);
     lease.becomes(|request| match request {
         LeaseRequest::Prepare { .. } => Word::IsUnknown,
         _ => Word::Passes,
     });
-    let moving = from.begin("vm migrate witness host-b");
+    let moving = from.begin(&format!("vm migrate witness {name} {words}"));
     wait_for_phase(from, "pre-copy");
     (lease, moving)
 }

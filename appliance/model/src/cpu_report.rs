@@ -96,6 +96,12 @@ impl CpuReport {
         self.leaves.iter().find(|leaf| leaf.function == function && leaf.index == index)
     }
 
+    /// The processor as its makers count it: `AuthenticAMD family 25 model 1`.
+    fn family(&self) -> String {
+        let [family, model, _] = self.signature;
+        format!("{} family {family} model {model}", self.vendor)
+    }
+
     fn has(&self, feature: &Feature) -> bool {
         let leaf = self.leaf(feature.function, feature.index);
         leaf.is_some_and(|leaf| leaf.register(feature.register) & (1 << feature.bit) != 0)
@@ -115,14 +121,15 @@ impl CpuReport {
             reasons.push(Reason::new(
                 format!(
                     "the processors are of different makers: {} here, {} on {destination_name}",
-                    self.vendor, destination.vendor
+                    self.family(),
+                    destination.family()
                 ),
                 "choose a host with a processor of the same maker: host list",
             ));
         }
         reasons.extend(self.lacking(destination, baseline).into_iter().map(|feature| {
             let what = if feature.name.is_some() { format!("the CPU feature {feature}") } else { feature.to_string() };
-            Reason::new(format!("{destination_name} lacks {what}"), &hint)
+            Reason::new(format!("{destination_name} ({}) lacks {what}", destination.family()), &hint)
         }));
         reasons
     }
@@ -385,14 +392,17 @@ mod tests {
             *leaves[at].register_mut(feature.register) |= 1 << feature.bit;
         }
         let vendor = "AuthenticAMD".to_owned();
-        CpuReport { brand: String::new(), vendor, signature: [0; 3], tsc_khz: 2_000_000, leaves }
+        CpuReport { brand: String::new(), vendor, signature: [25, 1, 1], tsc_khz: 2_000_000, leaves }
     }
 
     #[test]
     fn each_missing_feature_is_named_with_its_place() {
         let reasons = host(4).blockers(&host(2), "host-b", Baseline::V3);
         let avx2 = reasons.iter().find(|reason| reason.cause.contains("avx2 ")).expect("avx2 is named");
-        assert_eq!(avx2.cause, "host-b lacks the CPU feature avx2 (CPUID leaf 0x7, ebx bit 5)");
+        assert_eq!(
+            avx2.cause,
+            "host-b (AuthenticAMD family 25 model 1) lacks the CPU feature avx2 (CPUID leaf 0x7, ebx bit 5)"
+        );
         assert!(avx2.hint.contains("x86-64-v2"), "{}", avx2.hint);
         assert!(!reasons.iter().any(|reason| reason.cause.contains("avx512f")), "the baseline hides it");
     }

@@ -54,9 +54,20 @@ pub struct Receipt {
     pub phases: Vec<Phase>,
     /// The rounds in their order. Where the VM was handed over, the last one was sent in the stun.
     pub rounds: Vec<Round>,
+    /// What [`Receipt::moved_us`] was predicted to be when the first round began; absent where the rounds had not ended by that, and
+    /// in receipts of builds that do not predict it. The last field: builds tell each other of it apart from the rest.
+    #[serde(default)]
+    pub predicted_moved_us: Option<u64>,
 }
 
 impl Receipt {
+    /// From the typed command until the VM ran on the destination, microseconds: what came after (the audit, the release) a guest
+    /// does not wait for.
+    pub fn moved_us(&self) -> u64 {
+        let after = ["audit", "release"];
+        self.phases.iter().filter(|phase| !after.contains(&phase.name.as_str())).map(|phase| phase.us).sum()
+    }
+
     /// Whether the stun was longer than the VM's configuration wants.
     pub fn stun_is_over(&self) -> bool {
         self.stun_max_us > 0 && self.stun.total_us > self.stun_max_us

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use protocol::pages::PAGE_BYTES;
 use rustix::fs::SeekFrom;
@@ -58,6 +58,13 @@ impl GuestRam {
     /// How many pages it has.
     pub fn pages(&self) -> u64 {
         self.pages
+    }
+
+    /// How many of them exist in memory: a page that the guest never touched is a hole in the file.
+    pub fn touched_pages(&self) -> u64 {
+        // st_blocks counts 512 bytes each (stat(2)). What cannot be asked is all of it.
+        let bytes = self.file.metadata().map_or(u64::MAX, |metadata| metadata.blocks().saturating_mul(512));
+        (bytes / PAGE_BYTES as u64).min(self.pages)
     }
 
     /// Copies whole pages out, from page `first` on. A guest that writes them meanwhile marks them dirty, and they are

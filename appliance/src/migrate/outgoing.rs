@@ -16,7 +16,7 @@ use netstack::{CloseReason, ConnectionId, SendError};
 use protocol::checks::facts::{HostFacts, LinkFacts, NicFacts, VmFacts};
 use protocol::checks::{Severity, blockers, refusal, slot};
 use protocol::convergence::{Costs, Policy};
-use protocol::pages::PageSet;
+use protocol::pages::{PAGE_BYTES, PageSet};
 use protocol::session::{LeaseAnswer, LeaseAsk, Outcome, PhaseName, RightToRun};
 use protocol::source::{Effect, Input, Plan, Source, Stopped, Timer};
 use protocol::time::Duration;
@@ -174,6 +174,7 @@ impl Departure {
             destination: self.order.destination.clone(),
             build: env!("CARGO_PKG_VERSION").to_owned(),
             costs,
+            touched_pages: self.ram.touched_pages(),
             policy: Policy {
                 stun_max,
                 throttle: true,
@@ -536,19 +537,26 @@ impl Departure {
         for finding in findings.iter().filter(|finding| finding.severity == Severity::Warning) {
             log::warn!("migration {:016x}: {}; {}", self.order.id, finding.reason.cause, finding.reason.hint);
         }
-        let memory = self.order.vm.spec.memory_bytes;
-        let link = outcome.link.map_or_else(String::new, |link| format!("{link}{}", sent_in(memory, &link.measured)));
+        let (memory, touched) = (self.order.vm.spec.memory_bytes, self.ram.touched_pages() * PAGE_BYTES as u64);
+        let link =
+            outcome.link.map_or_else(String::new, |link| format!("{link}{}", sent_in(memory, touched, &link.measured)));
         let ended = Ended { id: self.order.id, vm, epoch, receipt, failure, findings, link };
         desk.tell(FromMigrate::Ended(Box::new(ended)));
     }
 }
 
 /// How long the first round takes at most, for a person who asks before a move.
-fn sent_in(memory: u64, link: &LinkFacts) -> String {
+fn sent_in(memory: u64, touched: u64, link: &LinkFacts) -> String {
     let Some(bytes_per_s) = link.bandwidth_bytes_per_s.filter(|bytes_per_s| *bytes_per_s > 0) else {
         return String::new();
     };
-    format!("; {} of memory take {} s if none of it is zero", units::Bytes(memory), memory.div_ceil(bytes_per_s))
+    let [memory_text, touched_text] = [memory, touched].map(units::Bytes);
+    let what = if touched < memory {
+        format!("the {touched_text} that it touched of its {memory_text}")
+    } else {
+        format!("its {memory_text}")
+    };
+    format!("; {what} of memory take {} s at most", touched.div_ceil(bytes_per_s))
 }
 
 #[cfg(test)]
@@ -558,8 +566,11 @@ mod tests {
     #[test]
     fn who_asks_before_a_move_is_told_how_long_its_memory_takes_on_the_link() {
         let link = |bandwidth_bytes_per_s| LinkFacts { bandwidth_bytes_per_s, ..LinkFacts::default() };
-        assert_eq!(sent_in(256 << 20, &link(Some(10_000_000))), "; 256 MiB of memory take 27 s if none of it is zero");
-        assert_eq!(sent_in(256 << 20, &link(None)), "");
-        assert_eq!(sent_in(256 << 20, &link(Some(0))), "");
+        let whole = sent_in(256 << 20, 256 << 20, &link(Some(10_000_000)));
+        assert_eq!(whole, "; its 256 MiB of memory take 27 s at most");
+        let part = sent_in(256 << 20, 64 << 20, &link(Some(10_000_000)));
+        assert_eq!(part, "; the 64 MiB that it touched of its 256 MiB of memory take 7 s at most");
+        assert_eq!(sent_in(256 << 20, 256 << 20, &link(None)), "");
+        assert_eq!(sent_in(256 << 20, 256 << 20, &link(Some(0))), "");
     }
 }

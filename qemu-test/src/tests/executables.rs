@@ -1,5 +1,5 @@
-//! The workspace's test executables: built by cargo, and run here, several at a time. Most of what the long ones do is to
-//! wait (for an expiry, for another process), and one after another they would leave the machine idle.
+//! The workspace's test executables: built by cargo, and run here, several at a time. Those that mostly wait (for an expiry, for another process)
+//! run beside those that keep the processors busy: one after another they would leave the machine idle for minutes.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -13,25 +13,45 @@ use crate::child::Child;
 use crate::error::{Doing, LabError, Result};
 use crate::tests::tally::Tally;
 
-/// Executables that run at once.
-const AT_ONCE: usize = 3;
+/// How many run at once of those that keep the processors busy.
+const BUSY_AT_ONCE: usize = 2;
+/// The same of those that wait, and of the tests of each.
+const WAITING_AT_ONCE: usize = 2;
+const WAITING_TESTS_AT_ONCE: usize = 4;
 
-/// How the names of those begin that take longest, the longest first.
-const LONGEST: [&str; 3] = ["godwit (test migrate)", "godwit ", "vmm (test "];
+/// Those that wait, the longest first.
+const WAITING: [&str; 6] = [
+    "godwit (test host)",
+    "godwit (test discovery)",
+    "godwit (test clone)",
+    "godwit (test migration_nic)",
+    "godwit (test lease)",
+    "godwit (lib godwit)",
+];
+/// How the names of the others begin that take longest, the longest first: so that none is alone at the end.
+const LONGEST: [&str; 4] = ["godwit (test migrate)", "vmm (test ", "sim (test migration)", "godwit "];
 
-/// One test executable.
-#[derive(Debug, PartialEq, Eq)]
-struct Executable {
+/// One test executable, or a command that builds and runs tests itself.
+pub(super) struct Executable {
     /// Package and target, for people.
     name: String,
-    path: PathBuf,
-    /// The package's folder, where cargo would run it.
-    folder: PathBuf,
+    child: Child,
 }
 
-/// Builds the tests, runs them all, and counts them. `cargo` is a cargo that builds the workspace's tests without running
+impl Executable {
+    /// Tests that a command runs.
+    pub(super) fn of_command(name: &str, child: Child) -> Self {
+        Self { name: name.to_owned(), child }
+    }
+
+    fn waits(&self) -> bool {
+        WAITING.contains(&self.name.as_str())
+    }
+}
+
+/// Builds the tests, runs them all and `others` beside them, and counts them. `cargo` is a cargo that builds the workspace's tests without running
 /// them, but for its message format.
-pub(super) fn check(tally: &mut Tally, cargo: Child) {
+pub(super) fn check(tally: &mut Tally, cargo: Child, others: Vec<Executable>) {
     println!("check the tests build ...");
     let executables = match build(cargo) {
         Ok(executables) if executables.is_empty() => {
@@ -41,24 +61,27 @@ pub(super) fn check(tally: &mut Tally, cargo: Child) {
         Err(error) => return tally.fail("the tests build", &error),
     };
     println!("check the tests build ... ok ({} executables)", executables.len());
-    let waiting = Mutex::new(executables.iter());
+    let (waiting, busy): (Vec<_>, Vec<_>) = executables.into_iter().chain(others).partition(Executable::waits);
+    let (waiting, busy) = (in_order(waiting, &WAITING), in_order(busy, &LONGEST));
     let (told, done) = channel();
     std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            let (waiting, told) = (&waiting, told.clone());
-            scope.spawn(move || {
-                let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
-                while let Some(executable) = next() {
-                    run(executable, &told);
-                }
-            });
+        for (queue, lanes) in [(&waiting, WAITING_AT_ONCE), (&busy, BUSY_AT_ONCE)] {
+            for _ in 0..lanes {
+                let told = told.clone();
+                scope.spawn(move || {
+                    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+                    while let Some(executable) = next() {
+                        run(executable, &told);
+                    }
+                });
+            }
         }
         drop(told);
         for (executable, said, outcome) in done {
             let (said, skips) = apart(&said);
-            print!("     Running {} ({})\n{said}", executable.name, executable.path.display());
+            print!("     Running {executable}\n{said}");
             skips.iter().for_each(|(test, why)| println!("test {test} ... skipped: {why}"));
-            tally.add(&judged(&executable.name, &said, skips.len(), outcome));
+            tally.add(&judged(&executable, &said, skips.len(), outcome));
         }
     });
 }
@@ -75,11 +98,16 @@ fn build(cargo: Child) -> Result<Vec<Executable>> {
     if !child.wait().doing("waiting for cargo")?.success() {
         return Err(LabError::Input("they do not build (see above)".into()));
     }
-    // Those of whole processes and machines take longest: they come first, so that none is alone at the end.
-    executables.sort_by_key(|executable: &Executable| {
-        LONGEST.iter().position(|name| executable.name.starts_with(name)).unwrap_or(LONGEST.len())
-    });
     Ok(executables)
+}
+
+type Queue = Mutex<std::vec::IntoIter<Executable>>;
+
+/// Those whose names begin with the first of `names` come first, and so on.
+fn in_order(mut executables: Vec<Executable>, names: &[&str]) -> Queue {
+    let place = |executable: &Executable| names.iter().position(|name| executable.name.starts_with(name));
+    executables.sort_by_key(|executable| place(executable).unwrap_or(names.len()));
+    Mutex::new(executables.into_iter())
 }
 
 /// A test executable of which cargo tells (The Cargo Book, "External tools", "Artifact messages").
@@ -95,31 +123,34 @@ fn executable(said: &Value) -> Option<Executable> {
     // `path+file:///place/name#0.1.0`, or `.../folder#name@0.1.0` where the folder has another name.
     let (place, version) = package.split_once('#').unwrap_or((package, ""));
     let package = version.split_once('@').map_or(place, |(name, _)| name);
-    Some(Executable { name: format!("{package} ({kind} {name})"), path, folder })
+    let name = format!("{package} ({kind} {name})");
+    let words = WAITING.contains(&name.as_str()).then(|| format!("--test-threads={WAITING_TESTS_AT_ONCE}"));
+    Some(Executable { name, child: Child::new(path, ["--show-output"]).args(words).in_folder(&folder) })
 }
 
-type Ended<'a> = (&'a Executable, String, Result<bool>);
+type Ended = (String, String, Result<bool>);
 
-fn run<'a>(executable: &'a Executable, told: &Sender<Ended<'a>>) {
-    let (said, outcome) = match whole_output(executable) {
+fn run(executable: Executable, told: &Sender<Ended>) {
+    let Executable { name, child } = executable;
+    let (said, outcome) = match whole_output(child) {
         Ok((said, succeeded)) => (said, Ok(succeeded)),
         Err(error) => (String::new(), Err(error)),
     };
     // The other end waits for all.
-    let _ = told.send((executable, said, outcome));
+    let _ = told.send((name, said, outcome));
 }
 
 /// What it prints on both its outputs, in order, and whether it succeeded.
-fn whole_output(executable: &Executable) -> Result<(String, bool)> {
+fn whole_output(child: Child) -> Result<(String, bool)> {
     let (mut said, both) = std::io::pipe().doing("making a pipe")?;
-    let mut command = Child::new(&executable.path, ["--show-output"]).in_folder(&executable.folder).into_command();
+    let mut command = child.into_command();
     command.stderr(both.try_clone().doing("making a pipe")?).stdout(both);
-    let mut child = command.spawn().at("starting", &executable.path)?;
+    let mut child = command.spawn().doing("starting tests")?;
     // It holds the writing ends: the output would not end with the child's.
     drop(command);
     let mut text = Vec::new();
-    said.read_to_end(&mut text).at("reading what is said by", &executable.path)?;
-    let status = child.wait().at("waiting for", &executable.path)?;
+    said.read_to_end(&mut text).doing("reading what tests say")?;
+    let status = child.wait().doing("waiting for tests")?;
     Ok((String::from_utf8_lossy(&text).into_owned(), status.success()))
 }
 
@@ -155,6 +186,7 @@ fn judged(name: &str, said: &str, skips: usize, outcome: Result<bool>) -> Tally 
     let elsewhere = said.lines().filter(|line| line.contains(" ... ignored, started by the test above")).count();
     tally.skipped = (tally.skipped + skips).saturating_sub(u32::try_from(elsewhere).unwrap_or(u32::MAX));
     match outcome {
+        Ok(true) if !said.contains("test result: ") => tally.fail(name, &LabError::Input("no test was run".into())),
         Ok(true) => {}
         Ok(false) if tally.failed > 0 => {
             let failed = said.lines().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
@@ -176,14 +208,14 @@ mod tests {
             "target":{"kind":["test"],"name":"migrate"},"profile":{"test":true},"executable":"/t/migrate-1"}"#;
         let mut said: Value = serde_json::from_str(said).expect("JSON");
         let found = executable(&said).expect("one");
-        assert_eq!((found.name.as_str(), found.folder.as_path()), ("godwit (test migrate)", Path::new("/w/appliance")));
+        assert_eq!(found.name, "godwit (test migrate)");
         said["package_id"] = "path+file:///w/appliance/vmm#0.1.0".into();
         assert_eq!(executable(&said).expect("one").name, "vmm (test migrate)");
         said["executable"] = Value::Null;
-        assert_eq!(executable(&said), None);
+        assert!(executable(&said).is_none());
         said["executable"] = "/t/godwit".into();
         said["profile"]["test"] = false.into();
-        assert_eq!(executable(&said), None);
+        assert!(executable(&said).is_none());
     }
 
     #[test]
@@ -206,7 +238,7 @@ mod tests {
         assert_eq!(judged("x", "running 2 tests", 0, Ok(false)).to_string(), "0 passed, 1 failed, 0 skipped");
         let said = "test a ... FAILED\ntest b ... ok\ntest result: FAILED. 1 passed; 1 failed";
         assert_eq!(judged("x", said, 0, Ok(false)).failures, ["x: a"]);
-        let nowhere = Executable { name: "x".into(), path: "/nowhere".into(), folder: "/".into() };
-        whole_output(&nowhere).expect_err("it is not there");
+        assert_eq!(judged("x", "nothing to do", 0, Ok(true)).failed, 1, "no test was run");
+        whole_output(Child::new("/nowhere", [""])).expect_err("it is not there");
     }
 }

@@ -92,10 +92,15 @@ impl<P: Port> IpLayer<P> {
         let mac = port.mac();
         self.device.port = port;
         self.interface.set_hardware_addr(HardwareAddress::Ethernet(EthernetAddress(mac)));
-        // Forgets all neighbours: to be asked is how they learn where we are now.
-        self.interface.update_ip_addrs(|_| {});
+        // To be asked is how they learn where we are now.
+        self.forget_neighbours();
         self.claim = Claim::new(now, self.address, mac);
         Ok(())
+    }
+
+    /// Lets smoltcp ask for every neighbour anew: a change of our addresses makes it forget them, and nothing else does.
+    fn forget_neighbours(&mut self) {
+        self.interface.update_ip_addrs(|_| {});
     }
 
     /// Tells whether packets for `peer` have a way out.
@@ -128,7 +133,9 @@ impl<P: Port> IpLayer<P> {
             return false;
         }
         if let Some(said) = self.device.take_said() {
-            self.neighbours.hear(now, &said, self.address);
+            if self.neighbours.hear(now, &said, self.address) {
+                self.forget_neighbours();
+            }
             self.claim.hear(now, &said);
         }
         let socket = self.sockets.get_mut::<udp::Socket<'_>>(self.receiver);

@@ -178,16 +178,24 @@ pub(crate) struct Neighbours {
 }
 
 impl Neighbours {
-    /// Takes note of what was said, where it was said to us.
-    pub(crate) fn hear(&mut self, now: Instant, said: &Said, own: IpAddr) {
-        let Some(address) = said.has.filter(|address| said.about == own && *address != own) else { return };
+    /// Takes note of what was said to us, and of what a neighbour who is known says to anybody: an announcement is for all (RFC 826,
+    /// "merge_flag"). True where an announcement shows one at another NIC: smoltcp takes what is said to us, but no announcement, and
+    /// believes what it heard before for up to a minute.
+    pub(crate) fn hear(&mut self, now: Instant, said: &Said, own: IpAddr) -> bool {
+        let Some(address) = said.has.filter(|address| *address != own) else { return false };
+        let before = self.known.get(&address).map(|(mac, _)| *mac);
+        let is_announced = said.about != own;
+        if is_announced && before.is_none() {
+            return false;
+        }
         if self.known.len() == NEIGHBOURS_MAX
-            && !self.known.contains_key(&address)
+            && before.is_none()
             && let Some(oldest) = self.known.iter().min_by_key(|(_, (_, at))| *at).map(|(address, _)| *address)
         {
             self.known.remove(&oldest);
         }
         self.known.insert(address, (said.mac, now));
+        is_announced && before.is_some_and(|mac| mac != said.mac)
     }
 
     /// All of them, by address.
@@ -218,6 +226,21 @@ mod tests {
             let announced = said(&frame(Word::Announcement, MAC, address)).unwrap();
             assert_eq!((announced.mac, announced.has), (MAC, Some(address)));
         }
+    }
+
+    #[test]
+    fn a_neighbour_that_announces_itself_from_another_nic_is_known_there() {
+        let (now, own, other) = (Instant::now(), "10.74.0.1".parse().unwrap(), "10.74.0.2".parse().unwrap());
+        let said = |mac, about| Said { mac, has: Some(other), about };
+        let mut neighbours = Neighbours::default();
+        assert!(!neighbours.hear(now, &said(MAC, other), own), "nobody asked for it yet");
+        assert!(!neighbours.hear(now, &said(MAC, own), own));
+        assert!(!neighbours.hear(now, &said(MAC, other), own), "it is there");
+        let elsewhere = [2, 0, 0, 0, 0, 9];
+        assert!(neighbours.hear(now, &said(elsewhere, other), own));
+        assert_eq!(neighbours.all(now)[0].mac, elsewhere);
+        assert!(!neighbours.hear(now, &said(MAC, own), own), "of two that answer us, smoltcp takes the last");
+        assert!(!neighbours.hear(now, &Said { mac: MAC, has: Some(own), about: own }, own), "that is our own address");
     }
 
     #[test]

@@ -26,12 +26,13 @@ mod tests {
             destination.cpu.leaves[0].ecx &= !(1 << 19 | 1 << 20 | 1 << 23);
         });
         assert_eq!(causes.len(), 3, "{causes:?}");
-        assert!(causes.iter().all(|cause| cause.starts_with("host-b lacks the CPU feature ")));
+        assert!(causes.iter().all(|cause| cause.starts_with("host-b (") && cause.contains(") lacks the CPU feature ")));
     }
 
     #[test]
     fn processors_of_different_makers_do_not_exchange_vms() {
         let causes = example::causes(check, |_, _, destination, _| destination.cpu.vendor = "GenuineIntel".to_owned());
-        assert_eq!(causes.len(), 1, "{causes:?}");
+        let [cause] = &causes[..] else { panic!("{causes:?}") };
+        assert!(cause.contains("AuthenticAMD family ") && cause.contains("GenuineIntel family "), "{cause}");
     }
 }

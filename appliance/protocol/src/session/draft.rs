@@ -5,7 +5,7 @@ use model::names::HostName;
 use model::receipt::{Audit, Phase, Receipt, Round, Stun, Verdict};
 
 use crate::session::PhaseName;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::wire::{MigrationId, ValidatedOffer};
 
 /// What is written down while a migration goes on.
@@ -50,6 +50,7 @@ impl Draft {
             audit: Audit::default(),
             phases: Vec::new(),
             rounds: Vec::new(),
+            predicted_moved_us: None,
         };
         Self { receipt, started: now, phase: None, round: None }
     }
@@ -79,6 +80,11 @@ impl Draft {
         if let Some((name, since)) = self.phase.take() {
             self.receipt.phases.push(Phase { name: name.to_string(), us: now.since(since).micros() });
         }
+    }
+
+    /// The first round begins, and the VM will run on the destination after this time, if the rounds end.
+    pub fn foresee(&mut self, now: Instant, left: Option<Duration>) {
+        self.receipt.predicted_moved_us = left.map(|left| (now.since(self.started) + left).micros());
     }
 
     /// A round begins.

@@ -32,6 +32,8 @@ pub struct Plan {
     pub policy: Policy,
     /// What is expected of the fixed parts of the stun.
     pub costs: Costs,
+    /// Pages of the guest's memory that exist: it never touched the others, and sending them costs nothing.
+    pub touched_pages: u64,
     /// The wall clock now, seconds since 1970-01-01 UTC.
     pub started_unix_s: u64,
 }

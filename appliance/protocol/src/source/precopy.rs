@@ -102,9 +102,19 @@ impl Precopy {
         self.report(cx);
     }
 
+    /// Pages that the round has still to send and that cost something.
+    fn unsent(&self, cx: &Context) -> u64 {
+        let (sent, pages) = self.pump.progress();
+        if self.pump.round() > 1 {
+            return pages - sent;
+        }
+        // The first round passes over all pages, and where those are that the guest never touched is not known.
+        (u128::from(pages - sent) * u128::from(cx.plan.touched_pages) / u128::from(pages.max(1))) as u64
+    }
+
     fn report(&self, cx: &mut Context) {
         let (sent, pages) = self.pump.progress();
-        let prediction = self.convergence.predict(self.pending.count().max(pages - sent));
+        let prediction = self.convergence.predict(self.pending.count().max(self.unsent(cx)));
         let note = self.note(cx);
         cx.report(self.pump.round(), sent, pages, Some(prediction), note);
     }
@@ -149,6 +159,8 @@ impl Precopy {
     fn harvested(mut self, cx: &mut Context, dirty: &PageSet) -> Phase {
         if self.pump.round() == 0 {
             self.convergence.harvested(cx.now, cx.now.since(self.asked), 0);
+            let left = self.convergence.predict(cx.plan.touched_pages).left_us;
+            cx.draft.foresee(cx.now, left.map(Duration::from_micros));
             self.next_round(cx);
             return self.into();
         }

@@ -117,6 +117,7 @@ impl World {
             offer: ValidatedOffer::new(offer).expect("the offer is within its bounds"),
             policy: self.setup.policy,
             costs: Costs::expected(1),
+            touched_pages: PAGES,
             started_unix_s: 1_800_000_000,
         }
     }

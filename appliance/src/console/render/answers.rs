@@ -258,6 +258,7 @@ fn receipt_text(receipt: &Receipt) -> String {
         .line("epoch", receipt.epoch)
         .line("began", wall_clock::text(receipt.started_unix_s))
         .line("total", ms(receipt.total_us))
+        .some("  until it ran", (receipt.verdict == Verdict::Moved).then(|| moved_text(receipt)))
         .line("memory", Bytes(receipt.memory_bytes))
         .line("sent", format!("{}, {} zero pages", Bytes(receipt.sent_bytes), receipt.zero_pages))
         .line("saved by compression", Bytes(receipt.compression_saved_bytes))
@@ -272,6 +273,12 @@ fn receipt_text(receipt: &Receipt) -> String {
         .each("round", rounds)
         .each("phase", receipt.phases.iter().map(|phase| format!("{:12}  {}", phase.name, ms(phase.us))))
         .to_string()
+}
+
+/// How long the VM was on its way, and how long it was to be.
+fn moved_text(receipt: &Receipt) -> String {
+    let predicted = receipt.predicted_moved_us.map(|us| format!(" (predicted {})", ms(us)));
+    format!("{} on {}{}", ms(receipt.moved_us()), receipt.destination, predicted.unwrap_or_default())
 }
 
 fn migrations_text(migrations: &[MigrationRow]) -> String {
@@ -396,7 +403,7 @@ fn config_text(config: &ConfigDetail) -> String {
 
 #[cfg(test)]
 mod tests {
-    use model::receipt::{Audit, Round, Stun};
+    use model::receipt::{Audit, Phase, Round, Stun};
 
     use super::*;
 
@@ -434,6 +441,7 @@ mod tests {
             audit: Audit::default(),
             phases: Vec::new(),
             rounds: vec![Round { pages: 256, zero_pages: 0, bytes: 1 << 20, us: 900_000 }; 2],
+            predicted_moved_us: Some(1_500_000),
         }
     }
 
@@ -444,6 +452,19 @@ mod tests {
         assert!(text.contains("announced             0.700 ms after the stun"), "{text}");
         assert!(text.contains("1: 256 pages (0 zero), 1 MiB in 900.000 ms\n"), "{text}");
         assert!(text.contains("2: 256 pages (0 zero), 1 MiB in 900.000 ms, in the stun"), "{text}");
+    }
+
+    #[test]
+    fn a_receipt_tells_how_long_the_vm_was_on_its_way_and_was_to_be() {
+        let phase = |name: &str, us| Phase { name: name.to_owned(), us };
+        let phases = vec![phase("pre-copy", 1_200_000), phase("resume", 300_000), phase("audit", 500_000)];
+        let receipt = Receipt { phases, ..receipt() };
+        let text = receipt_text(&receipt);
+        assert!(text.contains("1500.000 ms on host-b (predicted 1500.000 ms)"), "{text}");
+        let unforeseen = receipt_text(&Receipt { predicted_moved_us: None, ..receipt.clone() });
+        assert!(unforeseen.contains("1500.000 ms on host-b\n"), "{unforeseen}");
+        let failed = receipt_text(&Receipt { verdict: Verdict::Failed, ..receipt });
+        assert!(!failed.contains("until it ran"), "{failed}");
     }
 
     #[test]

@@ -2,11 +2,12 @@
 
 use model::diagnosis::Reason;
 use model::limits;
+use model::receipt::Receipt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::catalogue::Message;
-use super::content::{AUDIT_HASHES_MAX, Answer, Hello, MigrationId, Rehearsal, StatePart, SwitchReady};
+use super::content::{AUDIT_HASHES_MAX, Answer, Hello, MigrationId, StatePart, SwitchReady};
 use super::kind;
 use super::offer::{Offer, ValidatedOffer};
 use crate::checks::FINDINGS_MAX;
@@ -23,6 +24,9 @@ pub(super) const CONTENT_VERSION: u16 = 1;
 /// Beside a readiness: what the destination rehearsed. An older build skips it.
 const REHEARSAL: u16 = 2 | chunk::OPTIONAL;
 const REHEARSAL_VERSION: u16 = 1;
+/// Beside a receipt: what the duration was predicted to be. An older build skips it.
+const FORECAST: u16 = 3 | chunk::OPTIONAL;
+const FORECAST_VERSION: u16 = 1;
 
 impl Message {
     /// The message as it travels, in the agreed protocol version.
@@ -30,12 +34,22 @@ impl Message {
         let (kind, content) = self.content();
         let mut body = Vec::with_capacity(content.len() + chunk::HEADER_BYTES);
         chunk::write(&mut body, Chunk { kind: CONTENT, version: CONTENT_VERSION, payload: &content });
-        if let Self::SwitchReady(SwitchReady { rehearsal: Some(rehearsal), .. }) = self {
-            let payload = &pack(rehearsal);
-            chunk::write(&mut body, Chunk { kind: REHEARSAL, version: REHEARSAL_VERSION, payload });
+        if let Some((kind, version, payload)) = self.beside() {
+            chunk::write(&mut body, Chunk { kind, version, payload: &payload });
         }
         let version = if kind == kind::HELLO { 0 } else { version };
         Frame { version, kind, body }.encode()
+    }
+
+    /// What builds of before do not know, and do without.
+    fn beside(&self) -> Option<(u16, u16, Vec<u8>)> {
+        match self {
+            Self::SwitchReady(SwitchReady { rehearsal: Some(rehearsal), .. }) => {
+                Some((REHEARSAL, REHEARSAL_VERSION, pack(rehearsal)))
+            }
+            Self::Done(receipt) => receipt.predicted_moved_us.map(|us| (FORECAST, FORECAST_VERSION, pack(&us))),
+            _ => None,
+        }
     }
 
     fn content(&self) -> (u16, Vec<u8>) {
@@ -57,7 +71,7 @@ impl Message {
             Self::Announced { us } => (kind::ANNOUNCED, pack(us)),
             Self::AuditHashes { first, hashes } => (kind::AUDIT_HASHES, encode_hashes(*first, hashes)),
             Self::AuditDone(audit) => (kind::AUDIT_DONE, pack(audit)),
-            Self::Done(receipt) => (kind::DONE, pack(receipt)),
+            Self::Done(receipt) => (kind::DONE, encode_receipt(receipt)),
             Self::Keepalive => (kind::KEEPALIVE, Vec::new()),
             Self::Cancel(reason) => (kind::CANCEL, pack(reason)),
         }
@@ -73,7 +87,7 @@ impl Message {
         if frame.version != expected {
             return Err(WireError::Version { found: frame.version, agreed: expected });
         }
-        let chunks = chunk::read(&frame.body, |kind| matches!(kind, CONTENT | REHEARSAL))?;
+        let chunks = chunk::read(&frame.body, |kind| matches!(kind, CONTENT | REHEARSAL | FORECAST))?;
         let (contents, beside): (Vec<_>, Vec<_>) = chunks.into_iter().partition(|chunk| chunk.kind == CONTENT);
         let [content] = contents[..] else { return Err(WireError::Missing("what a message says")) };
         if content.version != CONTENT_VERSION {
@@ -88,7 +102,7 @@ impl Message {
             kind::RESERVED => Self::Reserved,
             kind::SWITCH_READY => Self::SwitchReady(SwitchReady {
                 lease_us: unpack("a readiness", content)?,
-                rehearsal: rehearsal(&beside)?,
+                rehearsal: told_beside(&beside, REHEARSAL, REHEARSAL_VERSION, "a rehearsal")?,
             }),
             kind::ROUND_END => {
                 let (round, pages) = unpack("the end of a round", content)?;
@@ -104,7 +118,7 @@ impl Message {
             kind::ANNOUNCED => Self::Announced { us: unpack("an announcement", content)? },
             kind::AUDIT_HASHES => decode_hashes(content)?,
             kind::AUDIT_DONE => Self::AuditDone(unpack("an audit", content)?),
-            kind::DONE => Self::Done(unpack("a receipt", content)?),
+            kind::DONE => Self::Done(Box::new(decode_receipt(content, &beside)?)),
             kind::KEEPALIVE => Self::Keepalive,
             kind::CANCEL => Self::Cancel(decode_reason(content)?),
             kind => return Err(WireError::Kind { what: "a message", kind }),
@@ -127,10 +141,29 @@ fn unpack<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, Wi
     }
 }
 
-/// What was rehearsed, in the version that is known here; another may be done without.
-fn rehearsal(beside: &[Chunk<'_>]) -> Result<Option<Rehearsal>, WireError> {
-    let known = beside.iter().find(|chunk| chunk.version == REHEARSAL_VERSION);
-    known.map(|chunk| unpack("a rehearsal", chunk.payload)).transpose()
+/// What a build that knows of it tells beside a message, in the version that is known here; another may be done without.
+fn told_beside<T: DeserializeOwned>(
+    beside: &[Chunk<'_>],
+    kind: u16,
+    version: u16,
+    what: &'static str,
+) -> Result<Option<T>, WireError> {
+    let known = beside.iter().find(|chunk| chunk.kind == kind && chunk.version == version);
+    known.map(|chunk| unpack(what, chunk.payload)).transpose()
+}
+
+/// Its last field is told beside it: the first builds had none, and neither read more nor less than they know.
+fn encode_receipt(receipt: &Receipt) -> Vec<u8> {
+    let mut bytes = pack(&Receipt { predicted_moved_us: None, ..receipt.clone() });
+    // An absent field is a byte of 0.
+    bytes.pop();
+    bytes
+}
+
+fn decode_receipt(bytes: &[u8], beside: &[Chunk<'_>]) -> Result<Receipt, WireError> {
+    let receipt: Receipt = unpack("a receipt", &[bytes, &[0]].concat())?;
+    let predicted_moved_us = told_beside(beside, FORECAST, FORECAST_VERSION, "a forecast")?;
+    Ok(Receipt { predicted_moved_us, ..receipt })
 }
 
 fn encode_hello(hello: &Hello) -> Vec<u8> {

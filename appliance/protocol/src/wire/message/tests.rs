@@ -2,7 +2,7 @@
 
 use model::diagnosis::Reason;
 use model::limits;
-use model::receipt::Audit;
+use model::receipt::{Audit, Receipt};
 use model::vm_config::Verify;
 use proptest::prelude::*;
 
@@ -10,6 +10,8 @@ use super::codec::{CONTENT, CONTENT_VERSION};
 use super::*;
 use crate::checks::Finding;
 use crate::checks::facts::{NicFacts, example};
+use crate::session::Draft;
+use crate::time::Instant;
 use crate::verify::{Digest, PageHash};
 use crate::wire::chunk::{self, Chunk};
 use crate::wire::{Frame, FrameReader, WireError};
@@ -29,6 +31,12 @@ fn offer() -> Offer {
         check_only: false,
         force_link: false,
     }
+}
+
+fn receipt(predicted_moved_us: Option<u64>) -> Receipt {
+    let offer = ValidatedOffer::new(offer()).unwrap();
+    let draft = Draft::new(Instant::ZERO, 1_800_000_000, MigrationId(7), &offer, "host-b".parse().unwrap());
+    Receipt { predicted_moved_us, ..draft.receipt().clone() }
 }
 
 fn messages() -> Vec<Message> {
@@ -67,15 +75,21 @@ fn messages() -> Vec<Message> {
         Message::Announced { us: Some(70) },
         Message::AuditHashes { first: 3, hashes: vec![PageHash(1), PageHash(u128::MAX)] },
         Message::AuditDone(Audit { done: true, compared_pages: 1, rewritten_pages: 2, different_pages: 3 }),
+        Message::Done(Box::new(receipt(None))),
+        Message::Done(Box::new(receipt(Some(1_500_000)))),
         Message::Keepalive,
         Message::Cancel(Reason::new("a", "b")),
     ]
 }
 
-fn read(bytes: &[u8], agreed: Option<u16>) -> Result<Message, WireError> {
+fn frame(bytes: &[u8]) -> Result<Frame, WireError> {
     let mut reader = FrameReader::default();
     reader.push(bytes);
-    Message::decode(&reader.next_frame()?.ok_or(WireError::Short("a frame"))?, agreed)
+    reader.next_frame()?.ok_or(WireError::Short("a frame"))
+}
+
+fn read(bytes: &[u8], agreed: Option<u16>) -> Result<Message, WireError> {
+    Message::decode(&frame(bytes)?, agreed)
 }
 
 #[test]
@@ -109,6 +123,19 @@ fn what_a_later_build_adds_to_a_message_is_skipped_by_this_one() {
     let frame = Frame { version: 1, kind: kind::SWITCH_READY, body };
     let ready = SwitchReady { lease_us: 7, rehearsal: None };
     assert_eq!(Message::decode(&frame, Some(1)), Ok(Message::SwitchReady(ready)));
+}
+
+/// A build that does not predict how long a move takes reads the receipt of one that does, and the other way round: what it knows of it is the
+/// same bytes.
+#[test]
+fn a_receipt_is_the_same_to_a_build_that_predicts_no_duration() {
+    let contents = [None, Some(1_500_000)].map(|predicted| {
+        let frame = frame(&Message::Done(Box::new(receipt(predicted))).encode(1)).expect("a frame");
+        let chunks = chunk::read(&frame.body, |kind| kind == CONTENT).expect("what it does not know is skipped");
+        chunks.iter().map(|chunk| chunk.payload.to_vec()).collect::<Vec<_>>()
+    });
+    assert_eq!(contents[0], contents[1]);
+    assert_eq!(contents[0].len(), 1);
 }
 
 #[test]

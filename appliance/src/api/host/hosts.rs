@@ -1,0 +1,91 @@
+//! What is shown of hosts.
+
+use std::net::IpAddr;
+
+use model::config_tree::ConfigError;
+use model::names::HostName;
+use model::units::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// This host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostDetail {
+    /// Its name.
+    pub name: HostName,
+    /// Its random identity, 32 hex digits.
+    pub identity: String,
+    /// Godwit's version.
+    pub version: String,
+    /// The kernel's version.
+    pub kernel: String,
+    /// Seconds since it booted.
+    pub uptime_s: u64,
+    /// The processor.
+    pub cpu: String,
+    /// Logical processors.
+    pub cpus: u32,
+    /// All memory.
+    pub memory: Bytes,
+    /// Memory that is free for VMs.
+    pub memory_free: Bytes,
+    /// VMs that run here.
+    pub vms: u32,
+    /// Addresses of the management network.
+    pub addresses: Vec<String>,
+    /// Whether KVM can be used.
+    pub kvm: bool,
+    /// It is in maintenance: no VM starts here or moves to here.
+    pub maintenance: bool,
+    /// Errors in the configuration that it came up with.
+    pub config_errors: Vec<ConfigError>,
+}
+
+/// A host that shares a datastore with this one, or this one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostRow {
+    /// Its name.
+    pub name: HostName,
+    /// `this host`, `alive` or `silent`.
+    pub state: HostState,
+    /// Two living hosts have this name: the rest is what the one said that spoke last.
+    pub named_twice: bool,
+    /// It is in maintenance: no VM starts there or moves to there.
+    pub maintenance: bool,
+    /// Seconds since its last sign of life, as this host's clock saw it, or the datastore's before this host looked.
+    pub seen_s: u64,
+    /// VMs that run there.
+    pub vms: u32,
+    /// Its logical processors; absent where an older build does not tell.
+    pub cpus: Option<u32>,
+    /// The share of the last seconds in which they were busy, all together, thousandths; absent where it does not tell.
+    pub busy_permille: Option<u16>,
+    /// All its memory.
+    pub memory: Bytes,
+    /// Memory that is free there.
+    pub memory_free: Bytes,
+    /// Its migration address, where it has one.
+    pub migration_address: Option<IpAddr>,
+    /// Godwit's version there.
+    pub version: String,
+}
+
+/// Whether a host shows signs of life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostState {
+    /// The host that answers.
+    ThisHost,
+    /// It renews its lease.
+    Alive,
+    /// It does not.
+    Silent,
+    /// It was shut down.
+    Off,
+}
+
+impl HostState {
+    /// Whether it runs, as far as is known.
+    pub fn runs(self) -> bool {
+        matches!(self, Self::ThisHost | Self::Alive)
+    }
+}
