@@ -8,8 +8,9 @@ pub(crate) mod command;
 pub(crate) mod lease_line;
 pub(crate) mod leftovers;
 
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -129,6 +130,8 @@ fn witness() -> PathBuf {
 /// A host: its folder of sockets and its roles.
 pub(crate) struct Host {
     run: PathBuf,
+    /// The binary that its roles are.
+    build: PathBuf,
     lease: Option<Child>,
     control_plane: Option<Child>,
     migrate: Option<Child>,
@@ -188,15 +191,19 @@ impl Host {
     }
 
     fn begin_at(datastore: &Datastore, cable: &Cable, end: usize, nic: &str, more: &str) -> Self {
-        let name = ["host-a", "host-b"][end];
-        let more = format!("[migration_nic]\nnic = \"{nic}\"\n{}\n{more}", cable.address(end));
-        let namespace = cable.namespace(end).to_owned();
-        let mut host = Self::prepare(datastore, name, 0xa0 + end as u8, &more, Some(namespace));
+        let mut host = Self::prepare_at(datastore, cable, end, nic, more);
         host.start_lease();
-        host.migrate = Some(start(&host.run, "migrate", host.namespace.as_deref()));
+        host.migrate = Some(host.start("migrate"));
         host.start_control_plane();
         host.wait_for_lease();
         host
+    }
+
+    fn prepare_at(datastore: &Datastore, cable: &Cable, end: usize, nic: &str, more: &str) -> Self {
+        let name = ["host-a", "host-b"][end];
+        let more = format!("[migration_nic]\nnic = \"{nic}\"\n{}\n{more}", cable.address(end));
+        let namespace = cable.namespace(end).to_owned();
+        Self::prepare(datastore, name, 0xa0 + end as u8, &more, Some(namespace))
     }
 
     /// A host whose roles do not run yet.
@@ -212,19 +219,73 @@ impl Host {
         );
         std::fs::write(run.join("config/host.toml"), config).expect("written");
         std::fs::write(run.join("identity"), format!("{identity:02x}").repeat(16)).expect("written");
-        Self { run, lease: None, control_plane: None, migrate: None, namespace }
+        Self {
+            run,
+            build: PathBuf::from(env!("CARGO_BIN_EXE_godwit")),
+            lease: None,
+            control_plane: None,
+            migrate: None,
+            namespace,
+        }
     }
 
     /// Starts the lease role.
     pub(crate) fn start_lease(&mut self) {
-        self.lease = Some(start(&self.run, "lease", self.namespace.as_deref()));
+        self.lease = Some(self.start("lease"));
     }
 
     /// Starts the control plane.
     pub(crate) fn start_control_plane(&mut self) {
-        self.control_plane = Some(start(&self.run, "host", self.namespace.as_deref()));
+        self.control_plane = Some(self.start("host"));
         wait("the control plane answers", || self.try_ask("host show").is_some());
         wait("the datastore is there", || line(&self.ask("datastore list").1).contains("available"));
+    }
+
+    fn start(&self, role: &str) -> Child {
+        let log = self.run.join(format!("log/{role}.log"));
+        let log = std::fs::File::options().create(true).append(true).open(log).expect("a log");
+        let process = self.command(role).stderr(log).spawn().expect("started");
+        wait("it listens", || Channel::<(), ()>::connect(&self.run.join(format!("{role}.sock"))).is_ok());
+        process
+    }
+
+    /// A process of this host, not started yet.
+    fn command(&self, role: &str) -> Command {
+        let mut command = match &self.namespace {
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(&self.build);
+                command
+            }
+            None => Command::new(&self.build),
+        };
+        command.arg(role).env("GODWIT_RUN", &self.run);
+        command
+    }
+
+    /// Boots at one end of a cable with the roles of another build, which this one's programs do not ask anything: its own
+    /// console does, [`Host::types`].
+    pub(crate) fn boot_of_build(datastore: &Datastore, cable: &Cable, end: usize, build: &Path) -> Self {
+        let mut host = Self::prepare_at(datastore, cable, end, "mig0", "");
+        build.clone_into(&mut host.build);
+        host.lease = Some(host.start("lease"));
+        host.migrate = Some(host.start("migrate"));
+        host.control_plane = Some(host.start("host"));
+        host
+    }
+
+    /// Types a line on a console of this host's build; all that is to be read on it.
+    pub(crate) fn types(&self, typed: &str) -> String {
+        let mut console = self.command("console");
+        let console = console.arg("test").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut console = console.spawn().expect("started");
+        let mut keys = console.stdin.take().expect("a pipe");
+        keys.write_all(format!("{typed}\n").as_bytes()).expect("typed");
+        drop(keys);
+        let mut read = String::new();
+        console.stdout.take().expect("a pipe").read_to_string(&mut read).expect("read");
+        console.wait().expect("collected");
+        read
     }
 
     fn wait_for_lease(&self) {
@@ -413,8 +474,8 @@ impl Host {
         if let Some(migrate) = &mut self.migrate {
             migrate.kill().expect("killed");
             migrate.wait().expect("collected");
-            *migrate = start(&self.run, "migrate", self.namespace.as_deref());
         }
+        self.migrate = self.migrate.take().map(|_| self.start("migrate"));
     }
 
     /// Whether the migration stack is up and its NIC has a link.
@@ -534,23 +595,6 @@ fn signal(pid: u32, signal: Signal) {
         // The only error is that it is gone already.
         let _ = kill_process(pid, signal);
     }
-}
-
-fn start(run: &Path, role: &str, namespace: Option<&str>) -> Child {
-    let log =
-        std::fs::File::options().create(true).append(true).open(run.join(format!("log/{role}.log"))).expect("a log");
-    let mut command = match namespace {
-        Some(namespace) => {
-            let mut command = Command::new("ip");
-            command.args(["netns", "exec", namespace, env!("CARGO_BIN_EXE_godwit")]);
-            command
-        }
-        None => Command::new(env!("CARGO_BIN_EXE_godwit")),
-    };
-    let role_process = command.arg(role).env("GODWIT_RUN", run).stderr(log).spawn();
-    let role_process = role_process.expect("started");
-    wait("it listens", || Channel::<(), ()>::connect(&run.join(format!("{role}.sock"))).is_ok());
-    role_process
 }
 
 /// A VM's serial port.

@@ -9,10 +9,11 @@ use crate::error::Result;
 use crate::home::Home;
 use crate::privilege;
 use crate::servers::Make;
+use crate::tests::OLDER;
 use crate::verbs::bench::Subject;
 use crate::verbs::fault::Fault;
 use crate::verbs::image::MadeElsewhere;
-use crate::verbs::{bench, console, demo, down, exec, fault, image, inside, moves, sim, status, test, up};
+use crate::verbs::{bench, console, demo, down, exec, fault, image, inside, moves, older, sim, status, test, up};
 
 /// Boots real Godwit images in QEMU, drives their consoles and injects faults.
 #[derive(Debug, Parser)]
@@ -97,6 +98,12 @@ enum Verb {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Build the product as it was in a commit, and move a VM between that build and this one
+    Older {
+        /// The commit
+        #[arg(default_value = OLDER)]
+        commit: String,
+    },
     /// Look into a host behind its console's back: processes, show PATH, list PATH, kill|stop|continue ROLE [WORD]
     Inside {
         /// Which host
@@ -139,6 +146,7 @@ impl CommandLine {
             Verb::Status => status::run(&home),
             Verb::Down => down::run(&home),
             Verb::Moves { moves, seed } => moves::run(&home, moves, seed),
+            Verb::Older { commit } => older::run(&home, &commit),
             Verb::Sim { seeds, first, trace } => sim::run(&home, seeds, first, trace),
             Verb::Test { quick, nested } => test::run(&home, quick, nested.as_deref()),
             Verb::Exec { host, within, command } => exec::run(&home, &host, &command, Duration::from_secs(within)),

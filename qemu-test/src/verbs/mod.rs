@@ -10,6 +10,7 @@ mod fault;
 mod image;
 mod inside;
 mod moves;
+mod older;
 mod sim;
 mod status;
 mod test;

@@ -88,7 +88,9 @@ impl World {
             Stage::AwaitWord => return self.queue.after(LOCK_AGAIN, Event::Lock { host, vm, instance: id }),
             Stage::Running | Stage::Stopped => return,
         }
-        if self.hosts[host].cut || frozen || held != Some(instance.epoch) {
+        // Of one whose stun was called off, a lease process that was started meanwhile may have had to win the next epoch.
+        let holds_it = held.is_some_and(|held| held == instance.epoch || instance.called_off);
+        if self.hosts[host].cut || frozen || !holds_it {
             if held.is_none() && !frozen {
                 return self.destroy(host, vm);
             }

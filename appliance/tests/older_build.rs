@@ -1,0 +1,74 @@
+//! Moves between this build and an older one, in both directions: what one of them says that the other does not know is passed over, and what
+//! lies on their datastore is read by both. `GODWIT_OLDER_BUILD` names the older binary (`cargo lab older` builds it).
+
+mod world;
+
+use std::path::PathBuf;
+
+use godwit::api::host::{HostAnswer, VmState};
+use model::receipt::Verdict;
+use world::{Cable, Datastore, Host, line, wait};
+
+#[test]
+fn a_vm_moves_from_an_older_build_to_this_one_and_back_and_again() {
+    let Some(older) = std::env::var_os("GODWIT_OLDER_BUILD").map(PathBuf::from) else {
+        eprintln!("skipped: no older build is named (cargo lab older makes one, and runs this)");
+        return;
+    };
+    let Some(datastore) = Datastore::with_witness("older") else { return };
+    let Some(cable) = Cable::lay("older") else { return };
+    datastore.add_disk("witness");
+    let a = Host::boot_of_build(&datastore, &cable, 0, &older);
+    let b = Host::boot_at(&datastore, &cable, 1);
+    typed_until(&a, "vm start witness", "runs on this host");
+    typed_until(&a, "host list", "host-b");
+    wait("the hosts know each other", || line(&b.ask("host list").1).contains("host-a"));
+    move_here(&a, &b);
+
+    let mut said = String::new();
+    let mut receipt = None;
+    wait("it moves back", || match b.ask("vm migrate witness host-a").1 {
+        HostAnswer::Migrated(moved) => {
+            receipt = Some(*moved);
+            true
+        }
+        refused => {
+            said = line(&refused);
+            println!("{said}");
+            false
+        }
+    });
+    let receipt = receipt.expect("it moved");
+    assert_eq!(receipt.verdict, Verdict::Moved, "{receipt:?}");
+    assert!(receipt.audit.done && receipt.audit.different_pages == 0, "{receipt:?}");
+    assert!(
+        receipt.predicted_moved_us.is_some(),
+        "what the other build does not know of was told it, and is in the receipt"
+    );
+    let shown = a.types(&format!("migration show {}", receipt.id));
+    assert!(shown.contains("witness moved from host-b to host-a"), "{shown}");
+    assert!(shown.contains("round                 1: "), "{shown}");
+    move_here(&a, &b);
+}
+
+/// Types on the older host until it is answered so.
+fn typed_until(host: &Host, typed: &str, answer: &str) -> String {
+    let mut read = String::new();
+    wait(answer, || {
+        let now = host.types(typed);
+        if now != read {
+            println!("{now}");
+        }
+        read = now;
+        read.contains(answer)
+    });
+    read
+}
+
+/// Moves the VM from the older build to this one, where it finds all of its memory as it was.
+fn move_here(older: &Host, here: &Host) {
+    let receipt = typed_until(older, "vm migrate witness host-b", "moved from host-a to host-b");
+    assert!(receipt.contains("all alike"), "{receipt}");
+    wait("it runs here", || here.state("witness") == VmState::Running);
+    here.serial("witness").audit_whole("witness");
+}
