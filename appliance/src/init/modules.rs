@@ -20,26 +20,6 @@ fn keep_guests_off_the_console() {
     let _ = fs::write("/sys/module/kvm/parameters/report_ignored_msrs", "N");
 }
 
-/// While it lives the kernel ends RCU's grace periods at once, by waking every processor, and not when all of them have come by
-/// themselves: loading a module waits for several, and nothing else runs yet that could be disturbed (kernel documentation,
-/// `rcupdate.rcu_expedited`). A kernel without the switch loads no worse for it.
-struct InAHurry;
-
-impl InAHurry {
-    const SWITCH: &str = "/sys/kernel/rcu_expedited";
-
-    fn begin() -> Self {
-        let _ = fs::write(Self::SWITCH, "1");
-        Self
-    }
-}
-
-impl Drop for InAHurry {
-    fn drop(&mut self) {
-        let _ = fs::write(Self::SWITCH, "0");
-    }
-}
-
 /// Wanted on every host, whatever devices it has: what nothing in the hardware announces. The image carries all of them.
 const ALWAYS: [&str; 15] = [
     "crc32c_generic",
@@ -103,7 +83,6 @@ impl Modules {
 
     /// Loads what devices ask for until no new device appears, then what is always wanted.
     pub(super) fn load_all(&mut self) {
-        let _hurry = InAHurry::begin();
         for name in ALWAYS {
             self.load(name);
         }
