@@ -244,6 +244,37 @@ fn a_lost_message_never_runs_the_vm_twice() {
     }
 }
 
+/// Each message of both sides with this fault, of a move that goes well and of one whose stuns are called off.
+fn with_every_message(fault: Fault) -> Vec<Ended> {
+    let mut worlds = Vec::new();
+    for setup in [Setup::calm(7), overrunning(7)] {
+        let messages = run(setup.clone()).messages;
+        for side in Side::BOTH {
+            let numbers = 1..=messages[side.index()];
+            worlds.extend(
+                numbers
+                    .map(|number| run(Setup { faults: vec![(When::Message(side, number), fault)], ..setup.clone() })),
+            );
+        }
+    }
+    worlds
+}
+
+#[test]
+fn a_message_that_arrives_twice_breaks_no_promise() {
+    with_every_message(Fault::Doubled);
+}
+
+#[test]
+fn a_message_that_arrives_late_breaks_no_promise() {
+    // Sooner than a peer counts as silent, later than it does, and later than the word of a commit is waited for.
+    for ms in [400, 4_000, 20_000] {
+        let worlds = with_every_message(Fault::Delayed(Duration::from_millis(ms)));
+        let moved = worlds.iter().filter(|ended| ended.moved()).count();
+        assert!(moved > 0 && (ms < 1_000 || moved < worlds.len()), "{ms} ms: {moved} of {}", worlds.len());
+    }
+}
+
 /// Seeds that once broke a promise.
 const KEPT: [u64; 3] = [1046, 1381, 14033];
 

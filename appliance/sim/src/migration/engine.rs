@@ -3,10 +3,10 @@
 use protocol::destination::{self, Destination, Recovery};
 use protocol::session::Outcome;
 use protocol::source::{self, Source};
-use protocol::time::Instant;
+use protocol::time::{Duration, Instant};
 
 use super::event::Event;
-use super::faults::When;
+use super::faults::{Fault, When};
 use super::guest::Life;
 use super::host::Side;
 use super::invariants::{self as promise, Kept};
@@ -89,15 +89,22 @@ impl World {
     }
 
     pub(super) fn send_control(&mut self, from: Side, bytes: Vec<u8>) {
-        let now = self.queue.now();
-        let at = self.link.control_arrives(now, from);
+        self.link.sent[from.index()] += 1;
         let number = When::Message(from, self.link.sent[from.index()]);
-        if self.setup.faults.iter().any(|(when, _)| *when == number) {
-            self.link.carries = false;
+        let (mut later, mut copies) = (Duration::ZERO, 1);
+        for (_, fault) in self.setup.faults.iter().filter(|(when, _)| *when == number) {
+            match fault {
+                Fault::Doubled => copies = 2,
+                Fault::Delayed(span) => later = *span,
+                _ => self.link.carries = false,
+            }
         }
+        let at = self.link.control_arrives(self.queue.now(), from, later);
         if self.link.carries {
             let generation = self.host(from.other()).generation;
-            self.queue.at(at, Event::Control(from.other(), generation, bytes));
+            for _ in 0..copies {
+                self.queue.at(at, Event::Control(from.other(), generation, bytes.clone()));
+            }
         }
     }
 

@@ -28,6 +28,10 @@ pub enum Fault {
     DatastoreAway(Side, Duration),
     /// This host's lease role cannot be asked for so long: every question fails at once, and leases are kept.
     LeaseRoleAway(Side, Duration),
+    /// A control message arrives twice. Only of [`When::Message`].
+    Doubled,
+    /// A control message, and all that follow it, arrives so much later. Only of [`When::Message`].
+    Delayed(Duration),
 }
 
 /// When a fault happens.
@@ -35,7 +39,7 @@ pub enum Fault {
 pub enum When {
     /// Before the migration machines are told the `n`-th thing.
     Step(u64),
-    /// Instead of the `n`-th control message that this side sends (a connection that then stays silent).
+    /// With the `n`-th control message that this side sends; where the connection falls silent, instead of it.
     Message(Side, u64),
 }
 
@@ -53,6 +57,7 @@ impl World {
                 self.link.carries = false;
                 Ok(())
             }
+            Fault::Doubled | Fault::Delayed(_) => Ok(()),
             Fault::Cancel(side) => self.engine_hears_cancel(side),
             Fault::LeaseRoleAway(side, span) => {
                 self.host(side).lease_away_until = self.queue.now() + span;

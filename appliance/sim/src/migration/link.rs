@@ -26,10 +26,9 @@ impl Link {
         self.rng.latency(Duration::from_micros(100), Duration::from_millis(3))
     }
 
-    /// When a control message that is sent now arrives.
-    pub fn control_arrives(&mut self, now: Instant, from: Side) -> Instant {
-        self.sent[from.index()] += 1;
-        let at = (now + self.delay()).max(self.last_control[from.index()]);
+    /// When a control message that is sent now arrives, `later` than it would otherwise. Those after it do not overtake it.
+    pub fn control_arrives(&mut self, now: Instant, from: Side, later: Duration) -> Instant {
+        let at = (now + self.delay() + later).max(self.last_control[from.index()]);
         self.last_control[from.index()] = at;
         at
     }
