@@ -75,6 +75,15 @@ impl CpuidLeaf {
     }
 }
 
+/// Largest difference of two TSC rates that a guest is moved across without scaling, in millionths: what NTP mends in any case.
+const TSC_TOLERANCE_PPM: u64 = 250;
+
+/// Whether a guest that knows the TSC by the rate `known` notices that it runs at `here`, both kHz. A rate of 0 is not known.
+pub fn tsc_rates_differ(known: u32, here: u32) -> bool {
+    let difference = u64::from(here.abs_diff(known));
+    known != 0 && here != 0 && difference * 1_000_000 > u64::from(known) * TSC_TOLERANCE_PPM
+}
+
 /// What KVM on a host can show a guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuReport {
@@ -393,6 +402,13 @@ mod tests {
         }
         let vendor = "AuthenticAMD".to_owned();
         CpuReport { brand: String::new(), vendor, signature: [25, 1, 1], tsc_khz: 2_000_000, leaves }
+    }
+
+    #[test]
+    fn two_tsc_rates_differ_where_a_clock_would_show_it() {
+        assert!(!tsc_rates_differ(2_000_000, 2_000_500) && !tsc_rates_differ(2_000_500, 2_000_000));
+        assert!(tsc_rates_differ(2_000_000, 2_000_501) && tsc_rates_differ(2_450_000, 2_000_000));
+        assert!(!tsc_rates_differ(0, 2_000_000) && !tsc_rates_differ(2_000_000, 0), "one that is not known");
     }
 
     #[test]

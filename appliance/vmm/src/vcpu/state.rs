@@ -10,6 +10,7 @@ use kvm_bindings::{
     kvm_sregs, kvm_sregs2, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::{Cap, VcpuFd, VmFd};
+use model::cpu_report::tsc_rates_differ;
 use serde::{Deserialize, Serialize};
 
 use super::msrs;
@@ -17,8 +18,6 @@ use crate::cpuid;
 use crate::kvm_raw;
 use crate::state::StateError;
 
-/// Largest difference of TSC rates that a guest is moved across without scaling, in millionths.
-const TSC_TOLERANCE_PPM: u64 = 250;
 /// Most bytes of extended state: AMX's tiles make it about 11 KiB.
 const XSAVE_BYTES_MAX: usize = 64 << 10;
 /// Bytes of extended state that every host has.
@@ -206,11 +205,9 @@ impl VcpuState {
     /// at another rate, which the operator is told and NTP mends.
     fn restore_tsc_rate(&self, vcpu: &VcpuFd) {
         let here = vcpu.get_tsc_khz().unwrap_or(0);
-        let difference = u64::from(here.abs_diff(self.tsc_khz));
-        if self.tsc_khz == 0 || difference * 1_000_000 <= u64::from(self.tsc_khz) * TSC_TOLERANCE_PPM {
-            return;
-        }
-        if let Err(error) = vcpu.set_tsc_khz(self.tsc_khz) {
+        if tsc_rates_differ(self.tsc_khz, here)
+            && let Err(error) = vcpu.set_tsc_khz(self.tsc_khz)
+        {
             log::warn!("the guest's TSC ran at {} kHz and runs at {here} kHz here: {error}", self.tsc_khz);
         }
     }
