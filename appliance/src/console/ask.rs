@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use model::diagnosis::Diagnosis;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::api::channel::{Channel, ChannelError};
 use crate::api::host::{HostAnswer, HostRequest};
@@ -13,6 +13,8 @@ use crate::console::render::table::WIDTH;
 use crate::console::terminal::RawInput;
 
 const CTRL_C: u8 = 3;
+/// A command that has said nothing for so long is told to be under way.
+const SILENCE: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 
 /// Whether progress is shown: not to a program that reads the console.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +43,14 @@ pub fn ask(socket: &Path, request: &HostRequest, progress: Progress) -> Result<(
     let away = |error: &dyn std::error::Error| gone(request, error);
     let mut drawn = false;
     let answer = loop {
-        match wait(&channel).map_err(|error| away(&error))? {
+        let silent = progress == Progress::Shown && !drawn;
+        match wait(&channel, silent.then_some(&SILENCE)).map_err(|error| away(&error))? {
             Heard::Answer => {}
+            Heard::Silence => {
+                drawn = true;
+                draw("waiting for the answer; Ctrl-C gives it up", None);
+                continue;
+            }
             Heard::CtrlC if request.only_asks() => break Err(not_waited_for()),
             Heard::CtrlC => {
                 channel.send(&HostRequest::Cancel, &[]).map_err(|error| away(&error))?;
@@ -96,15 +104,17 @@ fn not_waited_for() -> Diagnosis {
 enum Heard {
     Answer,
     CtrlC,
+    Silence,
     Nothing,
 }
 
-/// Waits until the control plane said something or a key was pressed.
-fn wait(channel: &Channel<HostRequest, HostAnswer>) -> Result<Heard, ChannelError> {
+/// Waits until the control plane said something or a key was pressed, for so long.
+fn wait(channel: &Channel<HostRequest, HostAnswer>, patience: Option<&Timespec>) -> Result<Heard, ChannelError> {
     let stdin = io::stdin();
     let mut ready = [PollFd::new(channel, PollFlags::IN), PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN)];
-    match poll(&mut ready, None) {
+    match poll(&mut ready, patience) {
         Err(rustix::io::Errno::INTR) => return Ok(Heard::Nothing),
+        Ok(0) => return Ok(Heard::Silence),
         other => other?,
     };
     if !ready[0].revents().is_empty() {

@@ -49,6 +49,11 @@ impl DatastoreError {
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Io(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory))
     }
+
+    /// Whether it may only be read there.
+    pub fn is_read_only(&self) -> bool {
+        matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem)
+    }
 }
 
 /// The kernel's own word for a wait that was broken off (ERESTARTSYS, include/linux/errno.h): it is not meant for processes,

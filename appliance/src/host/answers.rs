@@ -166,6 +166,7 @@ fn vm_row(
         // Held by this host, which does nothing with it: it runs nowhere.
         Some(Some(holder)) if holder.own => VmState::Stopped,
         Some(Some(holder)) if holder.alive => VmState::Elsewhere(holder.name.clone()),
+        Some(Some(holder)) if holder.name == *plane.name() => VmState::LostHere,
         Some(Some(holder)) => VmState::Orphaned(holder.name.clone()),
     };
     VmRow {

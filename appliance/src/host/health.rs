@@ -50,7 +50,15 @@ pub fn checks(plane: &ControlPlane) -> Vec<Check> {
     let device = plane.configuration.config.as_ref().and_then(|config| config.watchdog.clone());
     let armed = leases.ok().and_then(|leases| Some(leases.iter().find(|lease| lease.held)?.watchdog));
     let (found, problem) = watchdog(device.as_deref(), armed);
-    checks.push(check("watchdog", &found, problem.into_iter().collect()));
+    let unwatched = device.is_none().then(|| {
+        let cause = "none is configured: were the lease role of this host to stand still, its VMs would run on beside those that another host \
+                     starts in their place, kept from their disks by the locks alone";
+        Reason::new(cause, "watchdog = \"/dev/watchdog0\" in host.toml resets the host then")
+    });
+    checks.push(Check {
+        warnings: unwatched.into_iter().collect(),
+        ..check("watchdog", &found, problem.into_iter().collect())
+    });
     checks.push(clashes::check(plane));
     checks.push(leftovers::check(plane));
     checks

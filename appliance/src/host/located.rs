@@ -152,7 +152,14 @@ impl Located {
     /// It is not there or not accessible.
     pub fn open_disk(&self, disk: &Disk) -> Result<File, Reason> {
         let opened = self.datastore.open_disk(&vm_file(&self.name, disk.file.as_str()), disk.read_only);
-        opened.map_err(|error| self.reason(&disk.file, &error))
+        opened.map_err(|error| {
+            let reason = self.reason(&disk.file, &error);
+            if !error.is_read_only() {
+                return reason;
+            }
+            let hint = format!("let the server export it for writing (rw); datastore show {}", self.datastore.name());
+            Reason { hint, ..reason }
+        })
     }
 
     /// What is told of a disk that another has locked.

@@ -16,7 +16,8 @@ const KEPT: usize = 200;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Longest text of an item, bytes: what a datastore says may be long, and one message holds [`KEPT`] of them.
 const TEXT_BYTES_MAX: usize = 240;
-/// A warning that was told within this time is not told again: what goes wrong again and again is tried again and again.
+/// A warning that was told within this time is not told again, unless something happened since that is no warning (it was over, and
+/// is so again): what goes wrong again and again is tried again and again.
 const AGAIN: Duration = Duration::from_secs(60);
 
 /// The news of this process.
@@ -40,7 +41,8 @@ impl News {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let since = now.saturating_sub(u64::try_from(AGAIN.as_micros()).unwrap_or(u64::MAX));
         let known = |(at, before): &(u64, NewsItem)| *at > since && before.text == item.text;
-        if item.level != INFO && told.iter().any(known) {
+        let mut in_a_row = told.iter().rev().take_while(|(_, before)| before.level != INFO);
+        if item.level != INFO && in_a_row.any(known) {
             return;
         }
         let number = told.back().map_or(now, |(last, _)| now.max(last + 1));
@@ -133,6 +135,13 @@ mod tests {
         let news = News::none();
         (0..100).for_each(|second| news.tell(NOW + Duration::from_secs(second), item("warning", "it is full")));
         assert_eq!(news.after_within(Some(0), PATIENCE).1.len(), 2);
+    }
+
+    #[test]
+    fn what_went_wrong_was_mended_and_goes_wrong_again_is_told_again() {
+        let (news, lost, held) = (News::none(), item("error", "the host lease is lost"), info("it is held again"));
+        [&lost, &lost, &held, &lost].into_iter().for_each(|item| news.tell(NOW, item.clone()));
+        assert_eq!(news.after_within(Some(0), PATIENCE).1, [lost.clone(), held, lost]);
     }
 
     #[test]

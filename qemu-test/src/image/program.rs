@@ -10,6 +10,7 @@ const TARGET: &str = "x86_64-unknown-linux-musl";
 
 /// Builds the program of a package of this workspace for release and gives its file.
 pub fn static_program(home: &Home, package: &str) -> Result<PathBuf> {
+    println!("image: building {package} (some minutes the first time, a second where nothing changed)");
     let built = Child::new("cargo", ["build", "--quiet", "--release", "--target", TARGET, "--package", package])
         .in_folder(&home.source)
         .env("CARGO_TARGET_DIR", &home.target)

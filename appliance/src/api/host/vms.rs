@@ -41,6 +41,8 @@ pub enum VmState {
     Elsewhere(HostName),
     /// A host holds its lease whose own lease has expired.
     Orphaned(HostName),
+    /// The same of this host: it ran here until this host's lease had expired.
+    LostHere,
     /// What lies in its folder is no VM that could be started.
     Broken(Flaw),
     /// The datastore does not tell.

@@ -127,6 +127,7 @@ fn state_text(state: &VmState) -> String {
         VmState::Elsewhere(host) => format!("on {host}"),
         VmState::Orphaned(host) if host.as_str() == GONE => "lost with an unknown host".to_owned(),
         VmState::Orphaned(host) => format!("lost with {host}"),
+        VmState::LostHere => "lost here".to_owned(),
         VmState::Broken(Flaw::Name) => "broken: invalid name".to_owned(),
         VmState::Broken(Flaw::NoConfig) => "broken: no vm.toml".to_owned(),
         VmState::Broken(Flaw::Unreadable) => "broken: unreadable vm.toml".to_owned(),
