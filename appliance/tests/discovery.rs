@@ -23,6 +23,13 @@ fn hosts_see_each_others_state_load_and_processor_and_when_one_is_silent() {
     let there = row(&a, "host-b");
     assert_eq!((there.state, there.named_twice), (HostState::Alive, false));
     assert!(there.cpus.is_some_and(|cpus| cpus > 0) && there.memory_free.0 > 0, "{there:?}");
+    let shown = line(&a.ask("host show host-b").1);
+    for told in ["alive", &"02".repeat(16), "datastore  lab", "host cpu --compare host-b"] {
+        assert!(shown.contains(told), "{told}: {shown}");
+    }
+    assert!(matches!(a.ask("host show host-a").1, HostAnswer::Host(_)), "its own name is itself");
+    let (status, refusal) = a.ask("host show host-c");
+    assert!(status == 1 && line(&refusal).contains("no host of this name shares a datastore"), "{refusal:?}");
     // They are one machine.
     let compared = line(&a.ask("host cpu --compare host-b").1);
     assert!(compared.contains("host-a and host-b show VMs the same processor"), "{compared}");

@@ -21,6 +21,8 @@ pub enum Argument {
     Migration,
     /// A role; it may be left out.
     OptionalRole,
+    /// A host; it may be left out.
+    OptionalHost,
 }
 
 impl Argument {
@@ -32,6 +34,7 @@ impl Argument {
             Self::Datastore => "DATASTORE",
             Self::Migration => "ID",
             Self::OptionalRole => "[ROLE]",
+            Self::OptionalHost => "[HOST]",
         }
     }
 }
@@ -87,11 +90,20 @@ const fn aliased(alias: &'static str, command: Command) -> Command {
     Command { alias, ..command }
 }
 
-use Argument::{Datastore, Host, Migration, NewVm, OptionalRole, Vm};
+use Argument::{Datastore, Host, Migration, NewVm, OptionalHost, OptionalRole, Vm};
 
 /// Every command, in the order of the help.
 pub const COMMANDS: &[Command] = &[
-    aliased("esxcli system version get", plain(&["host", "show"], &[], "this host", |_| Ok(HostRequest::HostShow))),
+    aliased(
+        "esxcli system version get",
+        plain(&["host", "show"], &[OptionalHost], "this host, or what another tells of itself", |w| {
+            if w.arguments.is_empty() {
+                Ok(HostRequest::HostShow)
+            } else {
+                Ok(HostRequest::HostShowOther(w.parsed(0)?))
+            }
+        }),
+    ),
     plain(&["host", "list"], &[], "hosts that share a datastore with this one", |_| Ok(HostRequest::HostList)),
     plain(&["host", "check"], &[], "look for what is wrong with this host", |_| Ok(HostRequest::HostCheck)),
     Command {
@@ -228,7 +240,7 @@ impl Command {
     }
 
     fn least_arguments(&self) -> usize {
-        self.arguments.iter().filter(|argument| **argument != OptionalRole).count()
+        self.arguments.iter().filter(|argument| !matches!(argument, OptionalRole | OptionalHost)).count()
     }
 }
 

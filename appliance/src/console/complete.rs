@@ -80,7 +80,7 @@ fn following(command: &Command, given: usize, last: &str, names: impl FnOnce() -
     match command.arguments.get(given) {
         None | Some(Argument::NewVm) => Vec::new(),
         Some(Argument::Vm) => names().vms.iter().map(ToString::to_string).collect(),
-        Some(Argument::Host) => names().hosts.iter().map(ToString::to_string).collect(),
+        Some(Argument::Host | Argument::OptionalHost) => names().hosts.iter().map(ToString::to_string).collect(),
         Some(Argument::Datastore) => names().datastores.iter().map(ToString::to_string).collect(),
         Some(Argument::Migration) => names().migrations,
         Some(Argument::OptionalRole) => ROLES.map(str::to_owned).to_vec(),

@@ -25,6 +25,14 @@ use crate::host::{checks, health, lease_view, logs, mac_addresses, maintenance, 
 pub fn answer(plane: &ControlPlane, request: &HostRequest) -> Result<HostAnswer, Diagnosis> {
     Ok(match request {
         HostRequest::HostShow => HostAnswer::Host(Box::new(host(plane))),
+        HostRequest::HostShowOther(name) if name == plane.name() => HostAnswer::Host(Box::new(host(plane))),
+        HostRequest::HostShowOther(name) => {
+            let unknown = || {
+                let cause = "no host of this name shares a datastore with this one";
+                Diagnosis::new(format!("host {name} is not shown"), cause, "host list")
+            };
+            HostAnswer::HostSeen(Box::new(plane.hosts.seen(plane.name(), name).ok_or_else(unknown)?))
+        }
         HostRequest::HostList => HostAnswer::Hosts(plane.hosts.rows(plane.name())),
         HostRequest::HostCheck => HostAnswer::Checks(health::checks(plane)),
         HostRequest::HostCpu => HostAnswer::Cpu(Box::new(processors::own_report(plane)?.clone())),

@@ -7,7 +7,7 @@ use model::receipt::Receipt;
 use serde::{Deserialize, Serialize};
 
 use super::datastores::{DatastoreDetail, DatastoreRow};
-use super::hosts::{HostDetail, HostRow};
+use super::hosts::{HostDetail, HostRow, HostSeen};
 use super::leases::{LeaseDetail, LeaseRow};
 use super::network::{MigrationNicDetail, NicRow, PingDetail, PortGroupRow};
 use super::vms::{CloneDetail, MigrationRow, VmDetail, VmRow};
@@ -30,6 +30,8 @@ pub enum HostAnswer {
     Refused(Diagnosis),
     /// To `HostShow`.
     Host(Box<HostDetail>),
+    /// To `HostShowOther`.
+    HostSeen(Box<HostSeen>),
     /// To `HostList`.
     Hosts(Vec<HostRow>),
     /// To `HostCheck` and `VmCheck`: what was looked at, and what is wrong with it.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use model::config_tree::ConfigError;
-use model::names::HostName;
+use model::names::{DatastoreName, HostName, VmName};
 use model::units::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +67,29 @@ pub struct HostRow {
     pub migration_address: Option<IpAddr>,
     /// Godwit's version there.
     pub version: String,
+}
+
+/// What another host tells of itself on the datastores that it shares with this one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostSeen {
+    /// What a list shows of it.
+    pub row: HostRow,
+    /// Its random identity, 32 hex digits.
+    pub identity: String,
+    /// Its boot; absent where an older build does not tell.
+    pub boot: Option<String>,
+    /// Its processor; `host cpu --compare HOST` tells more.
+    pub cpu: Option<String>,
+    /// The UDP port of its migration stack.
+    pub migration_port: Option<u16>,
+    /// The public key of its migration stack, hex.
+    pub public_key: Option<String>,
+    /// Its datastores, and whether they answered it.
+    pub datastores: Vec<(DatastoreName, bool)>,
+    /// Its port groups with their VLANs; 0 is untagged.
+    pub port_groups: Vec<(String, u16)>,
+    /// VMs that run there, the first by name.
+    pub running: Vec<VmName>,
 }
 
 /// Whether a host shows signs of life.

@@ -10,7 +10,7 @@ mod vms;
 
 pub use answer::{Check, ConfigDetail, HostAnswer, LogLine, Names, NewsItem};
 pub use datastores::{DatastoreDetail, DatastoreRow};
-pub use hosts::{HostDetail, HostRow, HostState};
+pub use hosts::{HostDetail, HostRow, HostSeen, HostState};
 pub use leases::{HolderLife, LeaseDetail, LeaseHolder, LeaseRow};
 pub use network::{MigrationNeighbour, MigrationNicDetail, MigrationPeer, NicRow, PingDetail, PortGroupRow};
 pub use request::HostRequest;

@@ -10,6 +10,8 @@ use crate::api::migrate::Wish;
 pub enum HostRequest {
     /// `host show`
     HostShow,
+    /// `host show HOST`
+    HostShowOther(HostName),
     /// `host list`
     HostList,
     /// `host check`
@@ -119,6 +121,7 @@ impl HostRequest {
         matches!(
             self,
             Self::HostShow
+                | Self::HostShowOther(_)
                 | Self::HostList
                 | Self::HostCheck
                 | Self::HostCpu

@@ -36,6 +36,7 @@ pub fn text(answer: &HostAnswer) -> String {
         HostAnswer::Done(line) => line.clone(),
         HostAnswer::Refused(refusal) => refusal.to_string(),
         HostAnswer::Host(host) => host_text(host),
+        HostAnswer::HostSeen(host) => hosts::seen(host),
         HostAnswer::Hosts(hosts) => hosts::list(hosts),
         HostAnswer::Checks(checks) => checks_text(checks),
         HostAnswer::Cpu(report) => processors::report(report),

@@ -1,25 +1,19 @@
 //! The hosts that share a datastore, in a table.
 
 use super::answers::{or_dash, span};
+use super::record::Record;
 use super::table::Table;
-use crate::api::host::{HostRow, HostState};
+use crate::api::host::{HostRow, HostSeen, HostState};
 
 pub(super) fn list(hosts: &[HostRow]) -> String {
-    let mut table = Table::new(["NAME", "STATE", "VMS", "CPU", "MEMORY", "FREE", "MIGRATION", "VERSION"], "no hosts");
+    const NOBODY: &str = "no hosts: they find each other, and themselves, on a datastore that answers (datastore list)";
+    let mut table = Table::new(["NAME", "STATE", "VMS", "CPU", "MEMORY", "FREE", "MIGRATION", "VERSION"], NOBODY);
     for host in hosts {
-        let state = match (host.named_twice, host.state) {
-            (true, _) => "named twice".to_owned(),
-            (false, state) if host.maintenance && state.runs() => "maintenance".to_owned(),
-            (false, HostState::ThisHost) => "this host".to_owned(),
-            (false, HostState::Alive) => "alive".to_owned(),
-            (false, HostState::Silent) => format!("silent {}", span(host.seen_s)),
-            (false, HostState::Off) => format!("off {}", span(host.seen_s)),
-        };
         // How busy it was last tells nothing.
         let busy = host.busy_permille.filter(|_| host.state.runs());
         table.row([
             host.name.to_string(),
-            state,
+            state(host),
             host.vms.to_string(),
             or_dash(busy.map(|busy| format!("{} %", busy / 10))),
             host.memory.to_string(),
@@ -31,11 +25,93 @@ pub(super) fn list(hosts: &[HostRow]) -> String {
     table.to_string()
 }
 
+fn state(host: &HostRow) -> String {
+    match (host.named_twice, host.state) {
+        (true, _) => "named twice".to_owned(),
+        (false, state) if host.maintenance && state.runs() => "maintenance".to_owned(),
+        (false, HostState::ThisHost) => "this host".to_owned(),
+        (false, HostState::Alive) => "alive".to_owned(),
+        (false, HostState::Silent) => format!("silent {}", span(host.seen_s)),
+        (false, HostState::Off) => format!("off {}", span(host.seen_s)),
+    }
+}
+
+/// All that another host tells of itself.
+pub(super) fn seen(host: &HostSeen) -> String {
+    let row = &host.row;
+    let migration = row.migration_address.map(|address| format!("{address} port {}", or_dash(host.migration_port)));
+    let processor =
+        host.cpu.as_ref().map(|cpu| format!("{} x {cpu}; host cpu --compare {}", or_dash(row.cpus), row.name));
+    let datastores = host.datastores.iter();
+    let datastores =
+        datastores.map(|(name, answers)| format!("{name}{}", if *answers { "" } else { ", which does not answer it" }));
+    let vlan = |vlan: u16| if vlan == 0 { "untagged".to_owned() } else { format!("VLAN {vlan}") };
+    Record::default()
+        .line("name", &row.name)
+        .line("state", state(row))
+        .line("identity", &host.identity)
+        .some("boot", host.boot.as_ref())
+        .line("version", format!("Godwit {}", row.version))
+        .some("processor", processor)
+        .line("memory", format!("{} of {} free for VMs", row.memory_free, row.memory))
+        .line("VMs", row.vms)
+        .each("running", &host.running)
+        .some("migration", migration)
+        .some("public key", host.public_key.as_ref())
+        .each("datastore", datastores)
+        .each("port group", host.port_groups.iter().map(|(label, tag)| format!("{label}, {}", vlan(*tag))))
+        .to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use model::units::Bytes;
 
     use super::*;
+
+    #[test]
+    fn another_host_is_shown_with_all_that_it_tells_of_itself() {
+        let row = HostRow {
+            name: "host-b".parse().expect("valid"),
+            state: HostState::Alive,
+            named_twice: false,
+            maintenance: false,
+            seen_s: 1,
+            vms: 1,
+            cpus: Some(64),
+            busy_permille: None,
+            memory: Bytes(8 << 30),
+            memory_free: Bytes(4 << 30),
+            migration_address: Some("10.0.0.2".parse().expect("valid")),
+            version: "0.1.0".to_owned(),
+        };
+        let told = seen(&HostSeen {
+            row,
+            identity: "1f".repeat(16),
+            boot: None,
+            cpu: Some("AMD EPYC".to_owned()),
+            migration_port: Some(7780),
+            public_key: Some("0aff".to_owned()),
+            datastores: vec![("lab".parse().expect("valid"), true), ("old".parse().expect("valid"), false)],
+            port_groups: vec![("dmz".to_owned(), 10), ("lab net".to_owned(), 0)],
+            running: vec!["web".parse().expect("valid")],
+        });
+        let lines: Vec<String> =
+            told.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        for line in [
+            "state alive",
+            "processor 64 x AMD EPYC; host cpu --compare host-b",
+            "running web",
+            "migration 10.0.0.2 port 7780",
+            "public key 0aff",
+            "datastore lab",
+            "old, which does not answer it",
+            "port group dmz, VLAN 10",
+            "lab net, untagged",
+        ] {
+            assert!(lines.iter().any(|told| told == line), "{line}: {told}");
+        }
+    }
 
     #[test]
     fn each_host_is_shown_whole_with_its_state_and_load_on_a_line_of_the_terminal() {

@@ -9,7 +9,7 @@ use model::names::{DatastoreName, HostName};
 
 use super::bytes_of_hex;
 use super::record::{EARLIER_MAX, HostRecord, MigrationRecord};
-use crate::api::host::{HostRow, HostState};
+use crate::api::host::{HostRow, HostSeen, HostState};
 use crate::api::migrate::Peer;
 
 /// A host whose record did not change for so long, three heartbeats, is silent.
@@ -233,21 +233,26 @@ impl Hosts {
 
     /// The same, in a list.
     pub fn rows(&self, own: &HostName) -> Vec<HostRow> {
-        let row = |Known { record, state, silent, twins }: Known| HostRow {
-            name: record.name,
-            state,
-            named_twice: twins.is_some(),
-            maintenance: record.maintenance.on,
-            seen_s: silent.as_secs(),
-            vms: record.vms,
-            cpus: record.cpus,
-            busy_permille: record.busy_permille,
-            memory: record.memory,
-            memory_free: record.memory_free,
-            migration_address: record.migration.map(|migration| migration.address),
-            version: record.version,
-        };
-        self.all(own).into_iter().map(row).collect()
+        self.all(own).iter().map(row).collect()
+    }
+
+    /// All that one of them tells of itself; none where it is not known.
+    pub fn seen(&self, own: &HostName, name: &HostName) -> Option<HostSeen> {
+        let known = self.all(own).into_iter().find(|known| known.record.name == *name)?;
+        let row = row(&known);
+        let HostRecord { identity, boot, cpu, migration, datastores, port_groups, running, .. } = known.record;
+        let (migration_port, public_key) = migration.map(|migration| (migration.port, migration.public_key)).unzip();
+        Some(HostSeen {
+            row,
+            identity,
+            boot,
+            cpu: cpu.map(|report| report.brand),
+            migration_port,
+            public_key,
+            datastores: datastores.into_iter().map(|(name, datastore)| (name, datastore.available)).collect(),
+            port_groups: port_groups.into_iter().collect(),
+            running,
+        })
     }
 
     /// Those that the migration engine may talk to.
@@ -264,6 +269,24 @@ impl Hosts {
             })
         };
         said.iter().filter(|(name, _)| *name != own).filter_map(|(_, said)| peer(said.newest()?)).collect()
+    }
+}
+
+fn row(known: &Known) -> HostRow {
+    let Known { record, state, silent, twins } = known;
+    HostRow {
+        name: record.name.clone(),
+        state: *state,
+        named_twice: twins.is_some(),
+        maintenance: record.maintenance.on,
+        seen_s: silent.as_secs(),
+        vms: record.vms,
+        cpus: record.cpus,
+        busy_permille: record.busy_permille,
+        memory: record.memory,
+        memory_free: record.memory_free,
+        migration_address: record.migration.as_ref().map(|migration| migration.address),
+        version: record.version.clone(),
     }
 }
 
