@@ -7,7 +7,7 @@ use crate::debian;
 use crate::error::Result;
 use crate::home::Home;
 use crate::setup::{self, Purpose};
-use crate::tests::{OLDER, Tally, check_nested, check_older, check_source};
+use crate::tests::{Tally, check_nested, check_source};
 
 /// Runs the checks; the last line sums them up.
 pub(super) fn run(home: &Home, quick: bool, nested_only: Option<&str>) -> Result<ExitCode> {
@@ -26,9 +26,6 @@ pub(super) fn run(home: &Home, quick: bool, nested_only: Option<&str>) -> Result
         }
         fetching.map(|fetching| fetching.join());
     });
-    if !quick && nested_only.is_none() {
-        tally.check("a VM moves between an older build and this one", || check_older(home, OLDER));
-    }
     if !quick {
         check_nested(home, nested_only.unwrap_or_default(), &mut tally);
     }
