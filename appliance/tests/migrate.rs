@@ -8,7 +8,7 @@ use godwit::api::host::{HostAnswer, HostRequest, VmState};
 use godwit::api::lease::LeaseRequest;
 use godwit::api::vmm::VmmLife;
 use model::receipt::{Receipt, Verdict};
-use world::lease_line::{LeaseLine, Word};
+use world::lease_line::{self, LeaseLine, Word};
 use world::{Cable, Datastore, Host, finish, is_locked, line, wait};
 
 /// Two hosts that know each other, the datastore that they share, and the witness, which runs on the first.
@@ -105,7 +105,9 @@ fn a_guest_that_resets_itself_while_it_moves_arrives_as_it_comes_out_of_it() {
         wait("it has settled", || from.state("witness") == VmState::Running);
         let mut serial = from.serial("witness");
         // While it fills its memory anew it outruns the link.
-        let (lease, moving) = hold_in_pre_copy_with(from, to, name, "--on-no-convergence wait");
+        may_move(from, name);
+        let typed = format!("vm migrate witness {name} --on-no-convergence wait");
+        let (lease, moving) = lease_line::hold_in_pre_copy(from, to, &typed);
         // What the port keeps of earlier output may hold an earlier start: a word that was never said marks it.
         serial.type_line(mark);
         serial.wait_for(&format!("witness: ok {mark}"));
@@ -241,27 +243,10 @@ fn wait_for_phase(from: &Host, phase: &str) {
     wait(phase, || from.migrations().iter().any(|row| row.state.starts_with(phase)));
 }
 
-/// Begins a move that stays in its rounds: the destination cannot get its lease ready for the switchover.
+/// Begins a move that stays in its rounds.
 fn hold_in_pre_copy(from: &Host, to: &Host) -> (LeaseLine, Channel<HostRequest, HostAnswer>) {
-    hold_in_pre_copy_with(from, to, "host-b", "")
-}
-
-/// The same to a host of this name, with more words on the line.
-fn hold_in_pre_copy_with(
-    from: &Host,
-    to: &Host,
-    name: &str,
-    words: &str,
-) -> (LeaseLine, Channel<HostRequest, HostAnswer>) {
-    may_move(from, name);
-    let lease = LeaseLine::cut_into(to);
-    lease.becomes(|request| match request {
-        LeaseRequest::Prepare { .. } => Word::IsUnknown,
-        _ => Word::Passes,
-    });
-    let moving = from.begin(&format!("vm migrate witness {name} {words}"));
-    wait_for_phase(from, "pre-copy");
-    (lease, moving)
+    may_move(from, "host-b");
+    lease_line::hold_in_pre_copy(from, to, "vm migrate witness host-b")
 }
 
 /// Begins a move whose commit neither host learns the outcome of: its VM stands still until the lines are mended.

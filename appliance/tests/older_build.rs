@@ -25,7 +25,6 @@ fn a_vm_moves_from_an_older_build_to_this_one_and_back_and_again() {
     wait("the hosts know each other", || line(&b.ask("host list").1).contains("host-a"));
     move_here(&a, &b);
 
-    let mut said = String::new();
     let mut receipt = None;
     wait("it moves back", || match b.ask("vm migrate witness host-a").1 {
         HostAnswer::Migrated(moved) => {
@@ -33,8 +32,7 @@ fn a_vm_moves_from_an_older_build_to_this_one_and_back_and_again() {
             true
         }
         refused => {
-            said = line(&refused);
-            println!("{said}");
+            println!("{}", line(&refused));
             false
         }
     });

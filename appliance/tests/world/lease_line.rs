@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use godwit::api::channel::{Channel, Listener};
+use godwit::api::host::{HostAnswer, HostRequest};
 use godwit::api::lease::{LeaseAnswer, LeaseRequest};
 use rustix::fd::AsFd;
 
-use super::{BOUND, Host};
+use super::{BOUND, Host, wait};
 
 /// What becomes of a request.
 pub(crate) enum Word {
@@ -85,4 +86,16 @@ fn carry(channel: &Channel<LeaseAnswer, LeaseRequest>, fate: &Mutex<Fate>, role:
 
 fn connect(role: &Path) -> Option<Channel<LeaseRequest, LeaseAnswer>> {
     Channel::connect(role).ok()
+}
+
+/// Begins a move that stays in its rounds: the destination cannot get its lease ready for the switchover. `typed` is what begins it.
+pub(crate) fn hold_in_pre_copy(from: &Host, to: &Host, typed: &str) -> (LeaseLine, Channel<HostRequest, HostAnswer>) {
+    let lease = LeaseLine::cut_into(to);
+    lease.becomes(|request| match request {
+        LeaseRequest::Prepare { .. } => Word::IsUnknown,
+        _ => Word::Passes,
+    });
+    let moving = from.begin(typed);
+    wait("pre-copy", || from.migrations().iter().any(|row| row.state.starts_with("pre-copy")));
+    (lease, moving)
 }
