@@ -50,9 +50,15 @@ impl DatastoreError {
         matches!(self, Self::Io(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory))
     }
 
-    /// Whether it may only be read there.
-    pub fn is_read_only(&self) -> bool {
-        matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem)
+    /// What mends it at the server, where that is known.
+    pub fn mend(&self) -> Option<&'static str> {
+        let Self::Io(error) = self else { return None };
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some("make room there"),
+            io::ErrorKind::ReadOnlyFilesystem => Some("let the server export it for writing (rw)"),
+            io::ErrorKind::PermissionDenied => Some("let the server permit it to this host (no_root_squash)"),
+            _ => None,
+        }
     }
 }
 

@@ -49,31 +49,31 @@ pub fn checks(plane: &ControlPlane) -> Vec<Check> {
     checks.push(check("leases", "renewed", lease_problems(plane, &leases)));
     let device = plane.configuration.config.as_ref().and_then(|config| config.watchdog.clone());
     let armed = leases.ok().and_then(|leases| Some(leases.iter().find(|lease| lease.held)?.watchdog));
-    let (found, problem) = watchdog(device.as_deref(), armed);
-    let unwatched = device.is_none().then(|| {
-        let cause = "none is configured: were the lease role of this host to stand still, its VMs would run on beside those that another host \
-                     starts in their place, kept from their disks by the locks alone";
-        Reason::new(cause, "watchdog = \"/dev/watchdog0\" in host.toml resets the host then")
-    });
-    checks.push(Check {
-        warnings: unwatched.into_iter().collect(),
-        ..check("watchdog", &found, problem.into_iter().collect())
-    });
+    let (found, problem, warning) = watchdog(device.as_deref(), armed);
+    let found = check("watchdog", &found, problem.into_iter().collect());
+    checks.push(Check { warnings: warning.into_iter().collect(), ..found });
     checks.push(clashes::check(plane));
     checks.push(leftovers::check(plane));
     checks
 }
 
-/// What resets this host if its lease role hangs; `armed` is unknown before there is a lease.
-fn watchdog(device: Option<&str>, armed: Option<Watchdog>) -> (String, Option<Reason>) {
+/// What resets this host if its lease role hangs, what is wrong with that, and what the operator should know; `armed` is unknown before there
+/// is a lease.
+fn watchdog(device: Option<&str>, armed: Option<Watchdog>) -> (String, Option<Reason>, Option<Reason>) {
+    let well = |found: String| (found, None, None);
     match (device, armed) {
-        (None, _) => ("none configured".to_owned(), None),
-        (Some(device), None) => (format!("{device}, when there is a lease"), None),
-        (Some(device), Some(Watchdog::Hardware)) => (format!("{device}, in hardware"), None),
-        (Some(device), Some(Watchdog::Software)) => (format!("{device}, in software: it dies with the kernel"), None),
+        (None, _) => {
+            let cause = "none is configured: were the lease role of this host to stand still, its VMs would run on beside those that another host \
+                         starts in their place, kept from their disks by the locks alone";
+            let hint = "watchdog = \"/dev/watchdog0\" in host.toml resets the host then";
+            ("none configured".to_owned(), None, Some(Reason::new(cause, hint)))
+        }
+        (Some(device), None) => well(format!("{device}, when there is a lease")),
+        (Some(device), Some(Watchdog::Hardware)) => well(format!("{device}, in hardware")),
+        (Some(device), Some(Watchdog::Software)) => well(format!("{device}, in software: it dies with the kernel")),
         (Some(device), Some(Watchdog::None)) => {
             let hint = "log show lease says why; name another device in watchdog, or leave it out";
-            (String::new(), Some(Reason::new(format!("{device} cannot be used as watchdog"), hint)))
+            (String::new(), Some(Reason::new(format!("{device} cannot be used as watchdog"), hint)), None)
         }
     }
 }
@@ -123,9 +123,13 @@ mod tests {
     fn a_watchdog_that_is_configured_and_cannot_be_used_is_a_problem() {
         let told = |device, armed| watchdog(device, armed).0;
         assert_eq!(told(None, Some(Watchdog::None)), "none configured");
+        assert!(
+            watchdog(None, None).2.is_some() && watchdog(Some("/dev/watchdog0"), None).2.is_none(),
+            "it is warned of"
+        );
         assert_eq!(told(Some("/dev/watchdog0"), Some(Watchdog::Hardware)), "/dev/watchdog0, in hardware");
         assert!(told(Some("/dev/watchdog0"), Some(Watchdog::Software)).contains("in software"));
-        let (_, problem) = watchdog(Some("/dev/none"), Some(Watchdog::None));
+        let (_, problem, _) = watchdog(Some("/dev/none"), Some(Watchdog::None));
         assert!(problem.is_some_and(|problem| problem.cause.contains("/dev/none cannot be used")));
     }
 }

@@ -154,11 +154,8 @@ impl Located {
         let opened = self.datastore.open_disk(&vm_file(&self.name, disk.file.as_str()), disk.read_only);
         opened.map_err(|error| {
             let reason = self.reason(&disk.file, &error);
-            if !error.is_read_only() {
-                return reason;
-            }
-            let hint = format!("let the server export it for writing (rw); datastore show {}", self.datastore.name());
-            Reason { hint, ..reason }
+            let mend = error.mend().map(|mend| format!("{mend}; datastore show {}", self.datastore.name()));
+            Reason { hint: mend.unwrap_or(reason.hint), ..reason }
         })
     }
 

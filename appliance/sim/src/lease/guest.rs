@@ -128,7 +128,7 @@ impl World {
     }
 
     /// Not only a look: the decision may not have been made known yet, or the next epoch be at stake.
-    pub(super) fn ask_to_be_assured(&mut self, host: usize, vm: usize, instance: Instance) {
+    fn ask_to_be_assured(&mut self, host: usize, vm: usize, instance: Instance) {
         let request = if instance.called_off {
             Request::Confirm(vm_name(vm), instance.epoch)
         } else {

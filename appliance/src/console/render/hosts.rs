@@ -1,4 +1,4 @@
-//! The hosts that share a datastore, in a table.
+//! The hosts that share a datastore, in a table, and one of them whole.
 
 use super::answers::{or_dash, span};
 use super::record::Record;

@@ -1,7 +1,6 @@
 //! The copying itself: one bounded piece after the other, each short enough that Ctrl-C is heard and a server that goes away is
 //! seen in time.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -227,21 +226,9 @@ pub(super) fn host_ends(plane: &ControlPlane) -> Option<Reason> {
 /// Why a datastore did not do something with a file, and what mends it.
 pub(super) fn refused(datastore: &Datastore, subject: &str, error: &DatastoreError) -> Reason {
     let name = datastore.name();
-    let kind = match error {
-        DatastoreError::Io(error) => error.kind(),
-        _ => io::ErrorKind::Other,
-    };
-    let hint = match kind {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            format!("make room there, then try again; datastore show {name}")
-        }
-        io::ErrorKind::ReadOnlyFilesystem => {
-            format!("let the server export it for writing (rw), then try again; datastore show {name}")
-        }
-        io::ErrorKind::PermissionDenied => {
-            format!("let the server permit it to this host (no_root_squash), then try again; datastore show {name}")
-        }
-        _ => format!("datastore show {name}; then try again"),
+    let hint = match error.mend() {
+        Some(mend) => format!("{mend}, then try again; datastore show {name}"),
+        None => format!("datastore show {name}; then try again"),
     };
     Reason::new(format!("{subject} on datastore {name}: {error}"), hint)
 }
