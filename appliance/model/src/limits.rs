@@ -17,6 +17,12 @@ const _: () = assert!(
     "config/limits.toml: a host would still run VMs that others may already take"
 );
 
+// A monitor that nobody killed ends itself, and needs time to do it.
+const _: () = assert!(
+    LEASE_SELF_END_MS < LEASE_KILL_MS,
+    "config/limits.toml: a monitor that nobody killed would end itself only after the time to kill"
+);
+
 // The watchdog stands behind the host's own clock: allowed for the last time just before the fence is due, and fed on behalf of
 // other datastores for as long as that counts, it must reset the host before an observer calls it dead.
 const _: () = assert!(

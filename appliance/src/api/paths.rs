@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use model::names::VmName;
+use model::names::{DatastoreName, VmName};
 
 /// The folder of sockets and logs of one host.
 #[derive(Clone, Debug)]
@@ -38,6 +38,11 @@ impl RunDir {
     /// A folder in which there is never anything: the root of a role that sees no files.
     pub fn empty(&self) -> PathBuf {
         self.0.join("empty")
+    }
+
+    /// Until when VMs of a datastore may run: what [`super::deadline`] maps.
+    pub fn deadline(&self, datastore: &DatastoreName) -> PathBuf {
+        self.0.join(format!("deadline-{datastore}"))
     }
 
     /// The folder of what belongs to running VMs.

@@ -4,9 +4,15 @@
 use serde::{Deserialize, Serialize};
 use vmm::machine::spec::MachineSpec;
 
+/// The exit status of a monitor that ended itself because the time was over in which its host's lease was good.
+pub const EXIT_FENCED: i32 = 76;
+
 /// What a monitor is asked. Descriptors beside a request stand in the order that it names.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum VmmRequest {
+    /// Ends itself, from now on, when the host lease was not renewed in time and nobody killed it. Beside it: the file of the
+    /// datastore's [`super::deadline`], opened for reading.
+    Obey,
     /// Builds the machine. Beside it: `/dev/kvm`, the memfd of its memory, a tap for each NIC.
     Build {
         /// Its shape.

@@ -85,6 +85,11 @@ impl Born {
                 "datastore show; try again",
             ));
         }
+        let deadline = plane.run_dir.deadline(&vm.datastore);
+        let deadline = File::open(&deadline).map_err(|error| {
+            Reason::new(format!("{}: {error}", deadline.display()), "the lease role makes it: log show lease")
+        })?;
+        monitor.ask(&VmmRequest::Obey, &[deadline.as_fd()]).map_err(|error| reason(&error))?;
         let built = born.running.with_taps(|taps| {
             let mut beside = vec![kvm.as_fd(), monitor.memory()];
             beside.extend(taps.iter().map(|tap| tap.file.as_fd()));

@@ -6,14 +6,16 @@ use std::process::{Child, ExitStatus};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use model::names::DatastoreName;
+
 use crate::api::channel::ChannelError;
-use crate::api::vmm::{VmmAnswer, VmmEvent, VmmRequest};
+use crate::api::vmm::{EXIT_FENCED, VmmAnswer, VmmEvent, VmmRequest};
 use crate::host::born::Born;
 use crate::host::control_plane::ControlPlane;
 use crate::host::reap::{self, GONE_BOUND};
 use crate::host::running::Running;
 use crate::host::vms::Claim;
-use crate::host::{owed, start};
+use crate::host::{host_lease, owed, start};
 use crate::journal;
 
 /// Pause before a monitor that lives and cannot be heard is asked again.
@@ -102,7 +104,8 @@ fn watch_to_end(plane: &Arc<ControlPlane>, running: &Arc<Running>, child: Option
     // It is gone; this only collects it.
     let status = child.and_then(|mut child| child.wait().ok());
     let silenced = match end {
-        End::Silent => reap::stopped_by_filter(monitor.pid(), status).or_else(|| status.and_then(killed)),
+        End::Silent => reap::stopped_by_filter(monitor.pid(), status)
+            .or_else(|| status.and_then(|status| ended(status, &vm.datastore))),
         _ => None,
     };
     let told = silenced.unwrap_or_else(|| end.told());
@@ -120,8 +123,12 @@ fn watch_to_end(plane: &Arc<ControlPlane>, running: &Arc<Running>, child: Option
     }
 }
 
-/// How a monitor ended that was killed: nothing of it is in a log.
-fn killed(status: ExitStatus) -> Option<String> {
+/// How a monitor ended that ended itself, or was killed: nothing of it is in a log, or not before it is asked for.
+fn ended(status: ExitStatus, datastore: &DatastoreName) -> Option<String> {
+    if status.code() == Some(EXIT_FENCED) {
+        let why = host_lease::why_killed(datastore);
+        return Some(format!("{why}; its monitor ended itself, because the lease role did not end it: log show lease"));
+    }
     Some(format!("its monitor was killed by signal {}", status.signal()?))
 }
 

@@ -63,8 +63,8 @@ fn watchdog(device: Option<&str>, armed: Option<Watchdog>) -> (String, Option<Re
     let well = |found: String| (found, None, None);
     match (device, armed) {
         (None, _) => {
-            let cause = "none is configured: were the lease role of this host to stand still, its VMs would run on beside those that another host \
-                         starts in their place, kept from their disks by the locks alone";
+            let cause = "none is configured: should the lease role of this host stand still, its VMs end themselves in time, and nothing \
+                         brings the host back; and should its kernel hang, the disks' locks alone stand behind the lease";
             let hint = "watchdog = \"/dev/watchdog0\" in host.toml resets the host then";
             ("none configured".to_owned(), None, Some(Reason::new(cause, hint)))
         }

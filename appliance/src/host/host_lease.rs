@@ -165,7 +165,7 @@ pub fn hear_fences(plane: &Arc<ControlPlane>) {
 }
 
 /// How a VM ended that the fence killed.
-fn why_killed(datastore: &DatastoreName) -> String {
+pub(super) fn why_killed(datastore: &DatastoreName) -> String {
     format!(
         "it was killed here because this host could not renew its lease on datastore {datastore}; another host may run it \
          now"

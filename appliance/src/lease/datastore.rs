@@ -17,8 +17,8 @@ use protocol::lease::record::Watchdog as Kind;
 use protocol::lease::vm_lease::{Answer, LeaseError, Request};
 use protocol::lease::watch::DeadBoot;
 use protocol::time::{Duration, Instant};
-use rustix::time::{ClockId, clock_gettime};
 
+use crate::api::deadline::{OwnDeadline, now};
 use crate::api::lease::LeaseEvent;
 use crate::datastore::plain;
 use crate::lease::area;
@@ -92,6 +92,8 @@ pub struct Place {
     pub area: PathBuf,
     /// The list of guarded monitors.
     pub guards: PathBuf,
+    /// What tells monitors until when they may run.
+    pub deadline: PathBuf,
     /// The folder where one process of this role leaves its life to the next.
     pub memory: PathBuf,
     /// Who this host is.
@@ -105,7 +107,7 @@ pub struct Place {
 /// Starts the thread of a datastore; `event` is called for what others want to know.
 ///
 /// # Errors
-/// No thread is to be had.
+/// No thread is to be had, or what monitors are to obey cannot be made.
 pub fn start(
     place: Place,
     watchdog: Arc<Watchdog>,
@@ -114,15 +116,10 @@ pub fn start(
     let (sender, receiver) = channel();
     let own = sender.clone();
     let name = format!("lease-{}", place.datastore);
-    std::thread::Builder::new().name(name).spawn(move || run(&place, &watchdog, &own, &receiver, &event))?;
+    let deadline = OwnDeadline::at(&place.deadline)?;
+    let work = move || run(&place, deadline, &watchdog, &own, &receiver, &event);
+    std::thread::Builder::new().name(name).spawn(work)?;
     Ok(sender)
-}
-
-/// Now, on the clock that goes on while the machine sleeps.
-fn now() -> Instant {
-    let time = clock_gettime(ClockId::Boottime);
-    let (seconds, nanos) = (u64::try_from(time.tv_sec).unwrap_or(0), u64::try_from(time.tv_nsec).unwrap_or(0));
-    Instant::from_nanos(seconds * 1_000_000_000 + nanos)
 }
 
 struct Running<'a> {
@@ -134,6 +131,7 @@ struct Running<'a> {
     watchdog: &'a Watchdog,
     lanes: Lanes,
     guard: Guard,
+    deadline: OwnDeadline,
     ios: BTreeMap<IoId, Instant>,
     replies: BTreeMap<RequestId, Sender<Reply>>,
     requests: u64,
@@ -146,7 +144,14 @@ struct Running<'a> {
     looked_after: Option<LookedAfter>,
 }
 
-fn run(place: &Place, watchdog: &Watchdog, own: &Sender<Told>, told: &Receiver<Told>, event: &dyn Fn(LeaseEvent)) {
+fn run(
+    place: &Place,
+    deadline: OwnDeadline,
+    watchdog: &Watchdog,
+    own: &Sender<Told>,
+    told: &Receiver<Told>,
+    event: &dyn Fn(LeaseEvent),
+) {
     let made_by = place.identity.name.to_string();
     let inherited = place.inherited.as_ref().map(|kept| kept.life);
     // A predecessor's life is gone on with, or fenced, before the datastore is looked at: it may not answer.
@@ -180,6 +185,7 @@ fn run(place: &Place, watchdog: &Watchdog, own: &Sender<Told>, told: &Receiver<T
         watchdog,
         lanes: Lanes::new(place.area.clone(), area.id),
         guard: Guard::load(place.guards.clone()),
+        deadline,
         ios: BTreeMap::new(),
         replies: BTreeMap::new(),
         requests: 0,
@@ -377,8 +383,10 @@ impl Running<'_> {
         }
     }
 
+    /// Leaves to monitors and to a successor until when VMs may run.
     fn remember(&self, life: Option<Remembered>) -> std::io::Result<()> {
         let place = self.place;
+        self.deadline.set(life.map(|life| life.fence_at()));
         let Some(life) = life else { return memory::forget(&place.memory, &place.datastore) };
         let who = (place.identity.host, place.identity.name.clone());
         let (datastore, path) = (place.datastore.clone(), place.area.clone());

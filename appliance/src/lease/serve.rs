@@ -181,6 +181,7 @@ impl Leases {
             datastore: datastore.clone(),
             area,
             guards: self.run_dir.path().join(format!("guards-{datastore}")),
+            deadline: self.run_dir.deadline(datastore),
             memory: self.run_dir.path().to_owned(),
             // Known when it is armed.
             identity: HostIdentity { host, boot: BootId(boot_id()), name, watchdog: Kind::None },

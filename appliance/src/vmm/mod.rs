@@ -3,9 +3,10 @@
 //!
 //! [`role`] goes under the [`filter`] of system calls and accepts connections on the socket that it was born with,
 //! [`session`] serves one, [`guest`] is the machine and what sessions share of it, [`broadcast`] sends events and serial
-//! output to whoever asked for them.
+//! output to whoever asked for them, [`deadline`] ends it all when the host lease does and nobody else did.
 
 pub mod broadcast;
+pub mod deadline;
 pub mod filter;
 pub mod guest;
 pub mod role;

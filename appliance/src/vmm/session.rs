@@ -15,6 +15,7 @@ use vmm::memory::DirtyBitmap;
 use crate::api::channel::ChannelError;
 use crate::api::vmm::{VmmAnswer, VmmRequest, VmmStatus};
 use crate::vmm::broadcast::Connection;
+use crate::vmm::deadline;
 use crate::vmm::guest::{AskedReset, Guest, reset_if_it_moves};
 
 /// An answer and the descriptor beside it, or why the request was not done.
@@ -77,6 +78,9 @@ impl Session<'_> {
     fn answer(&mut self, request: VmmRequest, beside: Vec<OwnedFd>) -> Outcome {
         let done = |result: Result<(), String>| result.map(|()| (VmmAnswer::Done, None));
         match request {
+            VmmRequest::Obey => {
+                done(one(beside).and_then(|file| deadline::obey(file).map_err(|error| error.to_string())))
+            }
             VmmRequest::Build { spec } => done(self.build(spec, beside)),
             VmmRequest::AttachDisk { index } => self.attach_disk(index, beside),
             VmmRequest::Load { cmdline, initrd } => done(self.load(&cmdline, initrd, beside)),

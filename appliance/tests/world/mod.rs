@@ -445,6 +445,11 @@ impl Host {
         freeze_all(processes)
     }
 
+    /// Stops the lease role alone.
+    pub(crate) fn freeze_lease_role(&self) -> Frozen {
+        freeze(self.lease.as_ref().expect("it runs").id())
+    }
+
     /// The monitor processes of this host, whatever its control plane knows of them.
     pub(crate) fn monitor_processes(&self) -> Vec<u32> {
         let is_monitor = |words: &[String]| words.get(1).is_some_and(|role| role == "vmm");

@@ -86,8 +86,8 @@ impl Remembered {
         Instant::from_nanos(self.renewed_at)
     }
 
-    /// When the life that it is about must fence.
-    pub(super) fn fence_at(&self) -> Instant {
+    /// When the life that it is about must fence, on the clock of the host that lives it.
+    pub fn fence_at(&self) -> Instant {
         fence_at(self.renewed_at())
     }
 }
