@@ -9,7 +9,7 @@ use crate::child::Child;
 use crate::error::{Doing, Result};
 use crate::home::Home;
 use crate::image::cpio::Archive;
-use crate::image::{Flavour, KernelPackage, ModuleTree, fetch};
+use crate::image::{Flavour, KernelPackage, ModuleTree, fetch, unpack_kernel};
 use crate::setup;
 use crate::stamp::Inputs;
 
@@ -62,8 +62,10 @@ pub struct Recipe {
 /// The files of a Debian.
 #[derive(Debug, Clone)]
 pub struct Debian {
-    /// The kernel (bzImage).
-    pub kernel: PathBuf,
+    /// The kernel as Debian has it (bzImage).
+    pub vmlinuz: PathBuf,
+    /// The same kernel unpacked (ELF).
+    pub vmlinux: PathBuf,
     /// Its initrd. It takes `lab.address=ADDRESS/PREFIX` and `lab.hostname=NAME` from the kernel's command line.
     pub initrd: PathBuf,
     /// The root file system, raw, the machine's first disk.
@@ -77,10 +79,12 @@ impl Debian {
         let folder = home.root.join("debian");
         fs::create_dir_all(&folder).at("creating", &folder)?;
         let debian = Self {
-            kernel: package.vmlinuz.clone(),
+            vmlinuz: package.vmlinuz.clone(),
+            vmlinux: folder.join("vmlinux"),
             initrd: folder.join(format!("{}-initrd.img", recipe.name)),
             root: folder.join(format!("{}-root.img", recipe.name)),
         };
+        unpack_kernel(&debian.vmlinuz, &debian.vmlinux)?;
         make_initrd(&package, recipe.modules, &debian.initrd)?;
         make_root(home, recipe, &debian.root)?;
         Ok(debian)

@@ -15,7 +15,10 @@ use crate::servers::Server;
 /// What an example VM runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    Debian,
+    /// With Debian's kernel as it is, which unpacks itself, or unpacked, which an emulated host starts seconds sooner.
+    Debian {
+        unpacked: bool,
+    },
     Witness,
 }
 
@@ -32,8 +35,8 @@ pub struct Example {
 impl Example {
     /// All of them.
     pub const ALL: [Self; 3] = [
-        Self { name: "deb", kind: Kind::Debian, address: Some([10, 77, 4, 21]) },
-        Self { name: "deb2", kind: Kind::Debian, address: Some([10, 77, 4, 22]) },
+        Self { name: "deb", kind: Kind::Debian { unpacked: true }, address: Some([10, 77, 4, 21]) },
+        Self { name: "deb2", kind: Kind::Debian { unpacked: false }, address: Some([10, 77, 4, 22]) },
         Self { name: "witness", kind: Kind::Witness, address: None },
     ];
 }
@@ -48,8 +51,9 @@ pub fn place_all(home: &Home, datastore: &Path) -> Result<()> {
         let configuration = home.source.join("config/examples").join(example.name).join("vm.toml");
         fs::copy(&configuration, folder.join("vm.toml")).at("copying", &configuration)?;
         match example.kind {
-            Kind::Debian => {
-                copy(&debian.kernel, &folder.join("vmlinuz"))?;
+            Kind::Debian { unpacked } => {
+                let (kernel, name) = if unpacked { (&debian.vmlinux, "vmlinux") } else { (&debian.vmlinuz, "vmlinuz") };
+                copy(kernel, &folder.join(name))?;
                 copy(&debian.initrd, &folder.join("initrd.img"))?;
                 copy(&debian.root, &folder.join("root.img"))?;
                 let journal = folder.join("journal.img");

@@ -22,8 +22,10 @@ mod kernel;
 mod modules;
 mod program;
 mod recipe;
+mod vmlinux;
 
 pub use assemble::{Image, Parts, build, pack};
 pub use kernel::{Flavour, KernelPackage, fetch};
 pub use modules::{ModuleTree, read_module};
 pub use program::{has_interpreter, static_program};
+pub use vmlinux::unpack as unpack_kernel;

@@ -202,7 +202,7 @@ impl Knfsd {
         if let Some(fill) = fill {
             line.disk("fill", "readonly=on", fill);
         }
-        line.option("-kernel", &debian.kernel);
+        line.option("-kernel", &debian.vmlinux);
         line.option("-initrd", &debian.initrd);
         let address = format!("lab.address={}/24", Self::export().server);
         let words = [KERNEL_WORDS.into(), address, format!("lab.hostname={NAME}")];
