@@ -11,7 +11,7 @@ use crate::api::paths::RunDir;
 use crate::configuration;
 use crate::datastore::Datastores;
 use crate::host::control_plane::ControlPlane;
-use crate::host::discovery::{self, Hosts, bytes_of_hex};
+use crate::host::discovery::{self, Hosts, Rounds, bytes_of_hex};
 use crate::host::disk_locks::Servers;
 use crate::host::ends::Unwatched;
 use crate::host::engine::Engine;
@@ -99,6 +99,7 @@ pub(super) fn plane(run_dir: &RunDir) -> io::Result<ControlPlane> {
         leases: Leases::new(run_dir, Arc::clone(&hosts)),
         engine: Engine::new(run_dir),
         hosts,
+        rounds: Rounds::default(),
         servers: Servers::default(),
         vms: Vms::default(),
         moves: Moves::default(),

@@ -119,7 +119,7 @@ pub fn start(
 }
 
 /// Now, on the clock that goes on while the machine sleeps.
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     let time = clock_gettime(ClockId::Boottime);
     let (seconds, nanos) = (u64::try_from(time.tv_sec).unwrap_or(0), u64::try_from(time.tv_nsec).unwrap_or(0));
     Instant::from_nanos(seconds * 1_000_000_000 + nanos)

@@ -118,8 +118,11 @@ impl Leases {
             LeaseRequest::GiveUp(vm) => self.ask(&vm.datastore, Request::GiveUp(vm.vm.clone())),
             LeaseRequest::Query(vm) => self.ask(&vm.datastore, Request::Query(vm.vm.clone())),
             LeaseRequest::List { datastore, vms } => self.list(&datastore, &vms),
-            LeaseRequest::Hosts(datastore) => match self.view(&datastore) {
-                Ok(view) => LeaseAnswer::Hosts(view.hosts.iter().map(host_lease).collect()),
+            LeaseRequest::Hosts(datastore) => match self.exchange_within(LOOK_BOUND, &datastore, Told::Standing) {
+                Ok(view) => {
+                    let now = datastore::now();
+                    LeaseAnswer::Hosts(view.hosts.iter().map(|view| host_lease(view, now)).collect())
+                }
                 Err(why) => LeaseAnswer::Failed(why),
             },
             LeaseRequest::DeadBoots(datastore) => {
@@ -376,15 +379,20 @@ fn named(holder: &vm_lease::Holder, hosts: &[HostView], own: (HostId, BootId)) -
     })
 }
 
-fn host_lease(view: &HostView) -> HostLease {
-    let (alive, silent_ms) = match view.life {
-        Life::Alive { silent_ms } => (true, silent_ms),
-        Life::LookAgain => (true, limits::LEASE_EXPIRY_MS),
-        Life::Over(_) => (false, limits::LEASE_EXPIRY_MS),
-    };
-    let record = &view.record;
-    let host = record.host.0.to_be_bytes();
-    HostLease { host, name: record.name.clone(), generation: record.generation.0, alive, silent_ms }
+fn host_lease(view: &HostView, now: protocol::time::Instant) -> HostLease {
+    let HostView { record, life, unchanged_since, changed, .. } = view;
+    HostLease {
+        host: record.host.0.to_be_bytes(),
+        name: record.name.clone(),
+        generation: record.generation.0,
+        boot: record.boot.0,
+        over: match life {
+            Life::Over(death) => Some(*death),
+            Life::Alive { .. } | Life::LookAgain => None,
+        },
+        silent_ms: now.since(*unchanged_since).millis(),
+        changed: *changed,
+    }
 }
 
 fn dead_boot(watch::DeadBoot { host, boot, name, rebooted }: watch::DeadBoot) -> DeadBoot {
@@ -413,7 +421,13 @@ mod tests {
             left: false,
             declared_dead: Vec::new(),
         };
-        [HostView { slot: Slot(0), record, life: Life::LookAgain }]
+        [HostView {
+            slot: Slot(0),
+            record,
+            life: Life::LookAgain,
+            unchanged_since: protocol::time::Instant::ZERO,
+            changed: true,
+        }]
     }
 
     fn holder(slot: u16, host: u128, generation: u64) -> vm_lease::Holder {
