@@ -245,6 +245,9 @@ pub struct DatastoreLease {
     pub renewed_ms: u64,
     /// What hinders it, empty where nothing does.
     pub trouble: String,
+    /// The error number with which the storage refused the lease area when it was opened or written last: it may only be read, it is full.
+    /// Absent where it was taken, and where the storage did not answer.
+    pub refusal: Option<i32>,
     /// What resets this host if its lease role hangs.
     pub watchdog: Watchdog,
     /// The identity of the lease area, and so of the datastore, 32 hex digits; absent until it was opened.

@@ -211,7 +211,10 @@ impl Leases {
         loop {
             match self.view(datastore) {
                 Ok(view) if view.held => return LeaseAnswer::Done,
-                Ok(view) if Instant::now() >= deadline => return LeaseAnswer::Failed(view.trouble),
+                // What the storage refuses it refuses until somebody changes something there.
+                Ok(view) if view.refusal.is_some() || Instant::now() >= deadline => {
+                    return LeaseAnswer::Failed(view.trouble);
+                }
                 Ok(_) => std::thread::sleep(Duration::from_millis(50)),
                 Err(why) => return LeaseAnswer::Failed(why),
             }
@@ -308,11 +311,14 @@ impl Leases {
         let watchdog = self.watchdog.kind();
         let names: Vec<DatastoreName> = self.datastores().keys().cloned().collect();
         let lease = |datastore: DatastoreName| match self.exchange_within(LOOK_BOUND, &datastore, Told::Standing) {
-            Ok(View { held, renewed_ms, trouble, area, .. }) => {
+            Ok(View { held, renewed_ms, trouble, refusal, area, .. }) => {
                 let area = area.map(|area| area.to_string());
-                DatastoreLease { datastore, held, renewed_ms, trouble, watchdog, area }
+                DatastoreLease { datastore, held, renewed_ms, trouble, refusal, watchdog, area }
             }
-            Err(trouble) => DatastoreLease { datastore, held: false, renewed_ms: 0, trouble, watchdog, area: None },
+            Err(trouble) => {
+                let (held, renewed_ms, refusal, area) = (false, 0, None, None);
+                DatastoreLease { datastore, held, renewed_ms, trouble, refusal, watchdog, area }
+            }
         };
         // All at once: one whose area hangs while it is opened must not hold up what is said of the others.
         std::thread::scope(|scope| {

@@ -284,6 +284,7 @@ mod tests {
                     datastore: "lab".parse().expect("valid"),
                     held: true,
                     renewed_ms: 1,
+                    refusal: None,
                     trouble: String::new(),
                     watchdog: Watchdog::None,
                     area: None,
