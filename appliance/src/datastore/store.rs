@@ -5,7 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use model::diagnosis::Reason;
 use model::host_config::{self, DatastoreKind, NfsVersion};
@@ -287,6 +287,19 @@ impl Datastore {
         operation: impl FnOnce() -> Result<T, DatastoreError> + Send + 'static,
     ) -> Result<T, DatastoreError> {
         self.bounded.run(|_| operation())
+    }
+
+    /// The same, and calls `meanwhile` again and again after each `pause` of the wait.
+    ///
+    /// # Errors
+    /// As of [`Datastore::with_open`].
+    pub fn with_open_watched<T: Send + 'static>(
+        &self,
+        pause: Duration,
+        meanwhile: impl FnMut(),
+        operation: impl FnOnce() -> Result<T, DatastoreError> + Send + 'static,
+    ) -> Result<T, DatastoreError> {
+        self.bounded.run_watched(pause, meanwhile, |_| operation())
     }
 
     /// Closes files of the datastore, on a thread of its own: a server that is away holds up whoever closes a file of it, and they
