@@ -89,7 +89,11 @@ fn a_vm_and_its_clone_run_side_by_side_each_on_a_disk_of_its_own() {
     let host = Host::boot(&datastore, "host-a", 1);
     let command = host.begin(CLONE);
     let (said, answer) = finish(&command);
-    assert!(said.iter().any(|said| said.contains("16 MiB of 16 MiB")), "{said:?}");
+    let mut steps = said.iter();
+    for step in ["taking the leases", "locking the disks", "copying: 0 B of ", "16 MiB of 16 MiB", "copied: copy gets"]
+    {
+        assert!(steps.any(|said| said.contains(step)), "{step}: {said:?}");
+    }
     let clone = cloned(&answer);
     assert_eq!((clone.copied.0 + clone.holes.0, clone.datastore.as_str()), (16 << 20, "lab"));
     assert!(clone.copied.0 < 1 << 20, "{clone:?}");

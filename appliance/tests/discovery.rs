@@ -3,6 +3,7 @@
 mod world;
 
 use godwit::api::host::{HostAnswer, HostRow, HostState};
+use model::limits;
 use world::{Cable, Datastore, Host, line, wait};
 
 fn checked(host: &Host) -> String {
@@ -41,11 +42,35 @@ fn hosts_see_each_others_state_load_and_processor_and_when_one_is_silent() {
     assert!(checked(&a).contains("ok    hosts: 1 other is seen"), "{}", checked(&a));
     b.power_off();
     wait("it is silent", || row(&a, "host-b").state == HostState::Silent);
-    assert!(line(&a.ask("host list").1).contains("silent "));
+    let shown = line(&a.ask("host show host-b").1);
+    assert!(shown.contains("it may come back"), "its lease has not expired: {shown}");
+    wait("it is dead", || row(&a, "host-b").state == HostState::Dead);
+    let listed = line(&a.ask("host list").1);
+    assert!(listed.contains("dead ") && row(&a, "host-b").seen_s >= limits::LEASE_EXPIRY_MS / 1_000, "{listed}");
     let shared = line(&a.ask("host cpu --baseline").1);
     assert!(shared.contains("host-b, silent for ") && shared.contains("it has it, too"), "{shared}");
     let compared = line(&a.ask("host cpu --compare host-b").1);
     assert!(compared.starts_with("host-b has said nothing for "), "{compared}");
+}
+
+#[test]
+fn what_a_person_does_to_a_host_is_seen_on_another_and_a_host_that_stands_still_is_silent_meanwhile() {
+    let Some(datastore) = Datastore::with_witness("seen") else { return };
+    let (a, mut b) = (Host::boot(&datastore, "host-a", 1), Host::boot(&datastore, "host-b", 2));
+    wait("host-b is known", || line(&a.ask("host list").1).contains("host-b"));
+    b.done("host maintenance enter");
+    wait("it is in maintenance", || row(&a, "host-b").maintenance);
+    b.done("host maintenance exit");
+    wait("it is over", || !row(&a, "host-b").maintenance);
+    wait("it renews", || row(&a, "host-b").state == HostState::Alive);
+    // Its control plane goes on, as if nothing were: the lease tells.
+    let frozen = b.freeze();
+    wait("it is silent", || row(&a, "host-b").state == HostState::Silent);
+    frozen.thaw();
+    wait("it is back", || row(&a, "host-b").state == HostState::Alive);
+    b.ask_to_end();
+    b.wait_for_end();
+    wait("it is off", || row(&a, "host-b").state == HostState::Off);
 }
 
 #[test]

@@ -4,16 +4,14 @@
 //! `@end TOKEN STATUS`; what else appears on the line in between (a late kernel message) cannot be told from output, which
 //! is why the lab's hosts boot `quiet`.
 
-use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
-
 use crate::error::{Doing, LabError, Result};
+use crate::line_owner::{Owned, Owner};
 use crate::machine::Machine;
 use crate::wait;
 
@@ -37,11 +35,14 @@ pub struct SerialLine {
     stream: UnixStream,
     log: PathBuf,
     seen: Vec<u8>,
-    _alone: File,
+    _owned: Owned,
 }
 
 impl SerialLine {
-    /// Takes the console's line; waits while another process of the lab has it.
+    /// Takes the console's line; waits while another command of the lab has it.
+    ///
+    /// # Errors
+    /// A person sits at it (`cargo lab console`), or the host is off.
     pub fn open(machine: &Machine) -> Result<Self> {
         Self::open_port(machine, machine.serial_socket())
     }
@@ -52,9 +53,7 @@ impl SerialLine {
     }
 
     fn open_port(machine: &Machine, socket: PathBuf) -> Result<Self> {
-        let lock = socket.with_extension("lock");
-        let alone = File::options().create(true).truncate(false).write(true).open(&lock).at("opening", &lock)?;
-        flock(&alone, FlockOperation::LockExclusive).at("locking", &lock)?;
+        let owned = Owned::take(&socket, &machine.spec.name, Owner::Command)?;
         let stream = match UnixStream::connect(&socket) {
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) => {
                 let host = &machine.spec.name;
@@ -64,7 +63,7 @@ impl SerialLine {
         };
         stream.set_read_timeout(Some(Duration::from_millis(100))).at("setting up", &socket)?;
         let (host, log) = (machine.spec.name.clone(), machine.serial_log());
-        Ok(Self { host, stream, log, seen: Vec::new(), _alone: alone })
+        Ok(Self { host, stream, log, seen: Vec::new(), _owned: owned })
     }
 
     /// Waits until the console answers commands.

@@ -9,21 +9,18 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::console::{Answer, SerialLine};
+use crate::datastore_wait::wait_for_datastores;
 use crate::error::{Doing, LabError, Result};
 use crate::home::Home;
 use crate::image::Image;
 use crate::machine::{Accelerator, BootOutcome, HostSpec, Machine, start_hosts};
 use crate::servers::{Make, Server};
-use crate::wait;
 use crate::wire::Wires;
 
 /// The most hosts of a fleet: names are single letters, and each takes 1.5 GiB.
 pub const HOSTS_MAX: u8 = 16;
 /// From init's first line to a console that answers.
 const CONSOLE_BOUND: Duration = Duration::from_secs(240);
-
-/// From a console that answers to the datastore's VMs in its list.
-const DATASTORE_BOUND: Duration = Duration::from_secs(90);
 
 /// What the state file remembers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -164,9 +161,7 @@ impl Fleet {
         for machine in machines {
             SerialLine::open(machine)?.wait_until_ready(CONSOLE_BOUND)?;
         }
-        for machine in machines {
-            wait_for_datastores(machine);
-        }
+        wait_for_datastores(machines);
         println!(
             "lab: {} host(s) at their consoles after {:.1} s; boots of this fleet that hung in the emulator and were \
              started once more: {}",
@@ -243,46 +238,6 @@ impl Pending {
     pub fn wait(mut self, bound: Duration) -> Result<Answer> {
         self.line.finish(&self.token, bound)
     }
-}
-
-/// Waits until a host can start VMs: its datastores are there and it holds its leases on them. A host that cannot is told
-/// of, and no reason to stop: what it says on its console is what the person needs.
-fn wait_for_datastores(machine: &Machine) {
-    let look = || {
-        let answer = SerialLine::open(machine)?.exec_within("host check --json", Duration::from_secs(30))?;
-        let missing = missing_of(&answer.output);
-        // With a bad configuration there is nothing to wait for.
-        let settled = missing.is_empty() || missing.starts_with("configuration");
-        Ok(settled.then_some(()).ok_or(missing))
-    };
-    if let Err(error) = wait::until("the datastores", DATASTORE_BOUND, look) {
-        println!("lab: {} is not ready: {error}", machine.spec.name);
-    }
-}
-
-/// What a host's check says of its configuration, its datastore of the lab and its lease there that is not as it should be, or why it
-/// does not answer; nothing if all is well, or no datastore is configured. A test may give a host further datastores of no use.
-fn missing_of(checks: &str) -> String {
-    let Ok(serde_json::Value::Array(checks)) = serde_json::from_str(checks) else {
-        return checks.trim_end().to_owned();
-    };
-    let text = |check: &serde_json::Value, key: &str| check.get(key).and_then(|text| text.as_str()).map(str::to_owned);
-    let mut missing = Vec::new();
-    for check in &checks {
-        let (subject, found) = (text(check, "subject").unwrap_or_default(), text(check, "found").unwrap_or_default());
-        let of_the_lab =
-            || check.get("problems").is_some_and(|problems| problems.to_string().contains("datastore lab "));
-        let well = match subject.as_str() {
-            "configuration" => found != "not well",
-            "leases" => found != "not well" || !of_the_lab(),
-            "datastore lab" => found == "available",
-            _ => true,
-        };
-        if !well {
-            missing.push(format!("{subject}: {found}"));
-        }
-    }
-    missing.join("; ")
 }
 
 /// Takes the fleet for a change (up, down, boot): a second command waits until the first is done.

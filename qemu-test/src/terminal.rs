@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use crate::error::{Doing, Result};
+use crate::line_owner::{Owned, Owner};
 use crate::machine::Machine;
 
 /// Ctrl-\: the host's console has Ctrl-] for itself, which leaves a VM's console.
@@ -40,9 +41,11 @@ impl Drop for RawTerminal {
     }
 }
 
-/// Joins standard input and output to the serial line until Ctrl-\ is typed, input ends, or the host does.
+/// Joins standard input and output to the serial line until Ctrl-\ is typed, input ends, or the host does. Nothing else types there
+/// meanwhile.
 pub fn attach(machine: &Machine) -> Result<()> {
     let socket = machine.serial_socket();
+    let _owned = Owned::take(&socket, &machine.spec.name, Owner::Person)?;
     let mut line = UnixStream::connect(&socket).at("connecting to", &socket)?;
     eprintln!("{}: Ctrl-\\ leaves", machine.spec.name);
     let terminal = RawTerminal::take()?;

@@ -30,6 +30,10 @@ pub struct RoleReport {
     pub pid: Option<u32>,
     /// How often it was started again since boot.
     pub restarts: u32,
+    /// How often it ended since boot although it was to run; a console that somebody leaves is none of these.
+    pub falls: u32,
+    /// How it did so last: `was killed by signal 9`, `ended with status 1`.
+    pub last_fall: Option<String>,
 }
 
 /// Asks `init` and returns the roles as they are now. An order is carried out after the answer.

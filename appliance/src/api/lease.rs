@@ -6,6 +6,7 @@ use std::time::Duration;
 use model::limits;
 use model::names::{DatastoreName, HostName, VmName};
 use protocol::lease::record::Watchdog;
+use protocol::lease::watch::Death;
 use serde::{Deserialize, Serialize};
 
 /// How long a host lease may take until it is held: after a crash this host's last life has to expire, what it had begun to write has to
@@ -195,12 +196,29 @@ pub struct HostLease {
     pub host: [u8; 16],
     /// Its name.
     pub name: HostName,
-    /// Its boot.
+    /// Its life: each boot, and each loss of its host lease, begins a new one.
     pub generation: u64,
-    /// Whether it renews its lease.
-    pub alive: bool,
-    /// Milliseconds since its lease was last seen to change.
+    /// Its boot (random(4), boot_id).
+    pub boot: u128,
+    /// How that life ended, if it is over for good.
+    pub over: Option<Death>,
+    /// Milliseconds since its lease was last seen to change, on this host's clock, up to now: a datastore that does not answer
+    /// this host shows it no sign of life of anybody.
     pub silent_ms: u64,
+    /// It was seen to change since this host first looked. Until then `silent_ms` counts from that look, and the host may be silent
+    /// for longer.
+    pub changed: bool,
+}
+
+/// A host whose lease was not seen to change for longer is called silent: it may come back, and until its lease has expired nobody
+/// may take what it holds. It is renewed every second, and looked at every second.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(4 * limits::LEASE_RENEWAL_MS);
+
+impl HostLease {
+    /// Whether the host showed a sign of life just now.
+    pub fn renews(&self) -> bool {
+        self.over.is_none() && Duration::from_millis(self.silent_ms) < SIGN_OF_LIFE
+    }
 }
 
 /// A boot of a host that is over without its having left in order.
@@ -227,6 +245,9 @@ pub struct DatastoreLease {
     pub renewed_ms: u64,
     /// What hinders it, empty where nothing does.
     pub trouble: String,
+    /// The error number with which the storage refused the lease area when it was opened or written last: it may only be read, it is full.
+    /// Absent where it was taken, and where the storage did not answer.
+    pub refusal: Option<i32>,
     /// What resets this host if its lease role hangs.
     pub watchdog: Watchdog,
     /// The identity of the lease area, and so of the datastore, 32 hex digits; absent until it was opened.

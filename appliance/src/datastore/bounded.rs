@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use model::limits;
 
@@ -104,6 +104,19 @@ impl Bounded {
         &self,
         operation: impl FnOnce(&std::path::Path) -> Result<T, DatastoreError> + Send + 'static,
     ) -> Result<T, DatastoreError> {
+        self.run_watched(Duration::MAX, || {}, operation)
+    }
+
+    /// The same, and calls `meanwhile` again and again after each `pause` of the wait.
+    ///
+    /// # Errors
+    /// As of [`Bounded::run`].
+    pub fn run_watched<T: Send + 'static>(
+        &self,
+        pause: Duration,
+        mut meanwhile: impl FnMut(),
+        operation: impl FnOnce(&std::path::Path) -> Result<T, DatastoreError> + Send + 'static,
+    ) -> Result<T, DatastoreError> {
         let bound = Duration::from_millis(limits::DATASTORE_REQUEST_MS_MAX);
         let earlier = self.hanging.fetch_add(1, Ordering::Relaxed);
         if earlier >= HANGING_MAX {
@@ -121,10 +134,19 @@ impl Bounded {
             self.hanging.fetch_sub(1, Ordering::Relaxed);
             return Err(error.into());
         }
-        match answered.recv_timeout(bound) {
-            Ok(result) => result,
-            Err(RecvTimeoutError::Timeout) => Err(DatastoreError::NoAnswer(bound)),
-            Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("the operation panicked").into()),
+        let deadline = Instant::now() + bound;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match answered.recv_timeout(left.min(pause)) {
+                Ok(result) => return result,
+                Err(RecvTimeoutError::Timeout) if Instant::now() >= deadline => {
+                    return Err(DatastoreError::NoAnswer(bound));
+                }
+                Err(RecvTimeoutError::Timeout) => meanwhile(),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(io::Error::other("the operation panicked").into());
+                }
+            }
         }
     }
 }
@@ -137,6 +159,19 @@ mod tests {
     fn requests_that_were_ended_are_told_in_words_and_not_in_the_kernels_own_number() {
         let told = DatastoreError::from(io::Error::from_raw_os_error(512)).to_string();
         assert!(told.starts_with("the requests to the server were ended") && !told.contains("512"), "{told}");
+    }
+
+    #[test]
+    fn who_waits_for_an_operation_can_tell_meanwhile_how_far_it_is() {
+        let bounded = Bounded::new(PathBuf::from("/"));
+        let (told, hears) = sync_channel(100);
+        // It ends when it heard three times that it is waited for.
+        let operation = move |_: &std::path::Path| Ok((0..3).filter(|_| hears.recv().is_ok()).count());
+        let tell = || {
+            let _ = told.try_send(());
+        };
+        let ended = bounded.run_watched(Duration::from_millis(5), tell, operation);
+        assert_eq!(ended.expect("it ends"), 3);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, SeekFrom, copy_file_range, fcntl_getfl, fcntl_setfl, seek};
@@ -38,6 +39,8 @@ pub struct Copying {
     target: File,
     size: u64,
     at: u64,
+    /// The piece under way, as far as it is.
+    under_way: Arc<Mutex<Piece>>,
     /// Where bytes pass this host: what they are read into, aligned from its `usize` on.
     buffer: Option<(Vec<u8>, usize)>,
 }
@@ -65,7 +68,16 @@ impl Copying {
         let mode = rustix::fs::fstat(&source).map_err(io::Error::from)?.st_mode;
         rustix::fs::fchmod(&target, Mode::from_raw_mode(mode & 0o777)).map_err(io::Error::from)?;
         target.set_len(size)?;
-        Ok(Self { source, target, size, at: 0, buffer: None })
+        Ok(Self { source, target, size, at: 0, under_way: Arc::default(), buffer: None })
+    }
+
+    /// The piece under way, as far as it is, for who waits for it.
+    pub fn under_way(&self) -> Arc<Mutex<Piece>> {
+        Arc::clone(&self.under_way)
+    }
+
+    fn show(&self, piece: &Piece) {
+        *self.under_way.lock().unwrap_or_else(PoisonError::into_inner) = *piece;
     }
 
     /// Copies the next piece: extents and holes until `most` bytes were carried or `time` has passed, but at least one extent, or as
@@ -76,6 +88,7 @@ impl Copying {
     pub fn next(&mut self, most: u64, time: Duration, carrier: &mut Carrier) -> io::Result<Piece> {
         let began = Instant::now();
         let mut piece = Piece::default();
+        self.show(&piece);
         let mut left = most.max(ALIGN) / ALIGN * ALIGN;
         while self.at < self.size && left > 0 && (piece == Piece::default() || began.elapsed() < time) {
             left -= self.extent(left, began.checked_add(time), carrier, &mut piece)?;
@@ -102,6 +115,7 @@ impl Copying {
         let data = next_data(&self.source, self.at, self.size)?;
         piece.holes += data.start - self.at;
         self.at = data.start;
+        self.show(piece);
         let end = data.end.min(data.start.saturating_add(most));
         if *carrier == Carrier::FileSystem && !self.ask_to_copy(end, late, piece)? {
             *carrier = Carrier::ThisHost;
@@ -123,6 +137,7 @@ impl Copying {
                 Ok(copied) => {
                     self.at += copied as u64;
                     piece.copied += copied as u64;
+                    self.show(piece);
                 }
                 Err(Errno::INTR | Errno::AGAIN) if again < AGAIN_MAX => again += 1,
                 Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::STALE)) => return Err(error.into()),
@@ -162,6 +177,7 @@ impl Copying {
             let written: usize = filled(chunk).map(|block| block.end.min(wanted) - block.start).sum();
             piece.holes += (wanted - written) as u64;
             at += wanted as u64;
+            self.show(piece);
         }
         self.at = at;
         self.buffer = Some((buffer, from));
@@ -273,6 +289,8 @@ mod tests {
             while !all.is_last {
                 let piece = copying.next(most, FOR_EVER, &mut carrier).expect("copied");
                 assert!(piece.copied <= most.max(ALIGN), "a step is bounded: {piece:?}");
+                let seen = *copying.under_way().lock().expect("nobody panicked");
+                assert_eq!(Piece { is_last: piece.is_last, ..seen }, piece, "who waits for it sees all of it come");
                 let (copied, holes) = (all.copied + piece.copied, all.holes + piece.holes);
                 all = Piece { copied, holes, ..piece };
             }

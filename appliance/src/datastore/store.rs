@@ -5,7 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use model::diagnosis::Reason;
 use model::host_config::{self, DatastoreKind, NfsVersion};
@@ -30,6 +30,8 @@ pub struct Datastore {
     /// The file by which this host tries whether it can write there.
     tried: String,
     state: Mutex<State>,
+    /// Why the lease area cannot be written there, if the storage refuses that.
+    lease_refusal: Mutex<Option<Reason>>,
 }
 
 /// All datastores of a host.
@@ -54,6 +56,7 @@ impl Datastores {
                 root,
                 tried: format!("godwit/tried-{own}"),
                 state: Mutex::new(State::Mounting(None)),
+                lease_refusal: Mutex::default(),
             });
             let kept = Arc::clone(&datastore);
             let keeper = std::thread::Builder::new().name(format!("keep-{name}")).spawn(move || keep(&kept));
@@ -139,21 +142,52 @@ impl Datastore {
             Err(DatastoreError::NoAnswer(_) | DatastoreError::Hanging(_) | DatastoreError::NotMounted) => return,
             Err(error) => Some(trouble::reason(&self.place(), &error)),
         };
-        let mut state = self.lock();
-        let State::Available { unwritable, .. } = &mut *state else { return };
-        match (&found, &unwritable) {
-            (Some(now), before) if before.as_ref() != Some(now) => {
-                log::error!("datastore {}: {}", self.name, now.cause)
+        self.note_writing(|state, _| {
+            if let State::Available { unwritable, .. } = state {
+                *unwritable = found;
             }
-            (None, Some(_)) => log::info!(target: journal::NEWS, "datastore {} can be written again", self.name),
+        });
+    }
+
+    /// Takes note of the error number with which the storage refuses the lease area, if it does: that file may be another user's where the
+    /// rest is not, and it is written every second.
+    pub fn lease_refused(&self, errno: Option<i32>) {
+        let refusal = errno.map(|errno| self.refusal(errno));
+        self.note_writing(|_, lease| *lease = refusal);
+    }
+
+    /// What an error number of its storage means, and what mends it.
+    pub fn refusal(&self, errno: i32) -> Reason {
+        trouble::reason(&self.place(), &DatastoreError::Io(io::Error::from_raw_os_error(errno)))
+    }
+
+    /// Changes what is known of writing there, and tells a change of the whole.
+    fn note_writing(&self, change: impl FnOnce(&mut State, &mut Option<Reason>)) {
+        let mut state = self.lock();
+        let mut lease = self.lease_refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = unwritable(&state, &lease);
+        change(&mut state, &mut lease);
+        match (before, unwritable(&state, &lease)) {
+            (before, Some(now)) if before.as_ref() != Some(&now) => {
+                log::error!("datastore {}: {}", self.name, now.cause);
+            }
+            (Some(_), None) if matches!(&*state, State::Available { .. }) => {
+                log::info!(target: journal::NEWS, "datastore {} can be written again", self.name);
+            }
             _ => {}
         }
-        *unwritable = found;
+    }
+
+    /// Why nothing can be written there, or not what a VM needs, as far as is known.
+    fn unwritable(&self) -> Option<Reason> {
+        let state = self.lock();
+        let lease = self.lease_refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        unwritable(&state, &lease)
     }
 
     /// Whether it answered when it was last looked at, and took what was written there last.
     pub fn writable(&self) -> bool {
-        matches!(&*self.lock(), State::Available { unwritable: None, .. })
+        self.available() && self.unwritable().is_none()
     }
 
     pub(super) fn lost(&self, since: Instant, why: Reason) {
@@ -171,11 +205,12 @@ impl Datastore {
 
     /// It in a list.
     pub fn row(&self) -> DatastoreRow {
+        let unwritable = self.unwritable().is_some();
         let (state, size, free) = match &*self.lock() {
             State::Mounting(None) => ("mounting".to_owned(), Bytes(0), Bytes(0)),
             State::Mounting(Some(_)) => ("not there".to_owned(), Bytes(0), Bytes(0)),
-            State::Available { size, free, unwritable: None } => ("available".to_owned(), *size, *free),
-            State::Available { size, free, .. } => ("cannot be written".to_owned(), *size, *free),
+            State::Available { size, free, .. } if unwritable => ("cannot be written".to_owned(), *size, *free),
+            State::Available { size, free, .. } => ("available".to_owned(), *size, *free),
             State::Lost { since, .. } => (format!("lost for {} s", since.elapsed().as_secs()), Bytes(0), Bytes(0)),
         };
         let kind = match &self.kind {
@@ -195,13 +230,12 @@ impl Datastore {
 
     /// What is wrong with it.
     pub fn problems(&self) -> Vec<Reason> {
+        if let Some(reason) = self.unwritable() {
+            return vec![reason];
+        }
         match &*self.lock() {
-            State::Mounting(Some(reason))
-            | State::Lost { why: reason, .. }
-            | State::Available { unwritable: Some(reason), .. } => vec![reason.clone()],
-            State::Available { unwritable: None, .. } => {
-                self.server_lease_s().and_then(server_lease::too_short).into_iter().collect()
-            }
+            State::Mounting(Some(reason)) | State::Lost { why: reason, .. } => vec![reason.clone()],
+            State::Available { .. } => self.server_lease_s().and_then(server_lease::too_short).into_iter().collect(),
             State::Mounting(None) => Vec::new(),
         }
     }
@@ -253,6 +287,19 @@ impl Datastore {
         operation: impl FnOnce() -> Result<T, DatastoreError> + Send + 'static,
     ) -> Result<T, DatastoreError> {
         self.bounded.run(|_| operation())
+    }
+
+    /// The same, and calls `meanwhile` again and again after each `pause` of the wait.
+    ///
+    /// # Errors
+    /// As of [`Datastore::with_open`].
+    pub fn with_open_watched<T: Send + 'static>(
+        &self,
+        pause: Duration,
+        meanwhile: impl FnMut(),
+        operation: impl FnOnce() -> Result<T, DatastoreError> + Send + 'static,
+    ) -> Result<T, DatastoreError> {
+        self.bounded.run_watched(pause, meanwhile, |_| operation())
     }
 
     /// Closes files of the datastore, on a thread of its own: a server that is away holds up whoever closes a file of it, and they
@@ -384,6 +431,12 @@ impl Datastore {
 fn sorted(mut names: Vec<String>) -> Vec<String> {
     names.sort();
     names
+}
+
+/// Why nothing can be written to a datastore that answers, or not its lease area.
+fn unwritable(state: &State, lease: &Option<Reason>) -> Option<Reason> {
+    let State::Available { unwritable, .. } = state else { return None };
+    unwritable.as_ref().or(lease.as_ref()).cloned()
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::api::host::{
 use crate::api::lease::Holder;
 use crate::datastore::Datastore;
 use crate::host::control_plane::{ControlPlane, logical_processors};
-use crate::host::discovery::hex_of;
+use crate::host::discovery::{self, hex_of};
 use crate::host::located::{Located, locate, vm_folders, vm_names};
 use crate::host::whereabouts::{is_idle, told_by_lease, told_here};
 use crate::host::{checks, health, lease_view, logs, mac_addresses, maintenance, processors, receipts};
@@ -31,9 +31,9 @@ pub fn answer(plane: &ControlPlane, request: &HostRequest) -> Result<HostAnswer,
                 let cause = "no host of this name shares a datastore with this one";
                 Diagnosis::new(format!("host {name} is not shown"), cause, "host list")
             };
-            HostAnswer::HostSeen(Box::new(plane.hosts.seen(plane.name(), name).ok_or_else(unknown)?))
+            HostAnswer::HostSeen(Box::new(discovery::seen_now(plane, name).ok_or_else(unknown)?))
         }
-        HostRequest::HostList => HostAnswer::Hosts(plane.hosts.rows(plane.name())),
+        HostRequest::HostList => HostAnswer::Hosts(discovery::all_now(plane)),
         HostRequest::HostCheck => HostAnswer::Checks(health::checks(plane)),
         HostRequest::HostCpu => HostAnswer::Cpu(Box::new(processors::own_report(plane)?.clone())),
         HostRequest::HostCpuCompare(host) => HostAnswer::CpuComparison(Box::new(processors::compare(plane, host)?)),

@@ -10,7 +10,7 @@ use model::names::{DatastoreName, HostName};
 
 use crate::api::host::{Check, HostState};
 use crate::host::control_plane::ControlPlane;
-use crate::host::discovery::{DatastoreRecord, HostRecord, Known};
+use crate::host::discovery::{self, DatastoreRecord, HostRecord, Known};
 use crate::journal;
 
 /// How long a clash has to stand before it is told as news: a host that comes up has its datastores one after another.
@@ -258,7 +258,7 @@ impl Watch {
 
 /// Looks at the hosts that share a datastore with this one.
 pub fn check(plane: &ControlPlane) -> Check {
-    let hosts = plane.hosts.all(plane.name());
+    let hosts = discovery::all(plane);
     let own = hosts.iter().find(|known| known.state == HostState::ThisHost);
     let clashes = own.map(|own| Clash::all(&own.record, &hosts)).unwrap_or_default();
     let (wrong, to_know): (Vec<&Clash>, Vec<&Clash>) = clashes.iter().partition(|clash| clash.is_wrong());
@@ -366,7 +366,8 @@ mod tests {
         hosts.note_twin(&own, &"03".repeat(16), Instant::now());
         hosts.note(&"lab".parse().expect("valid"), own.clone(), Instant::now());
         let mut watch = Watch::default();
-        let news: Vec<Change> = (0..3).flat_map(|_| watch.look(&own, &hosts.all(&own.name), Instant::now())).collect();
+        let news: Vec<Change> =
+            (0..3).flat_map(|_| watch.look(&own, &hosts.all(&own.name, &[]), Instant::now())).collect();
         let names: Vec<&str> = news
             .iter()
             .map(|news| match news {

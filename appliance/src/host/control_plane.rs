@@ -17,7 +17,7 @@ use crate::api::vmm::VmmRequest;
 use crate::boot_id::boot_id;
 use crate::configuration::Configuration;
 use crate::datastore::{Datastore, Datastores};
-use crate::host::discovery::{HostRecord, Hosts, MigrationRecord, RUNNING_MAX, hex_of};
+use crate::host::discovery::{HostRecord, Hosts, MigrationRecord, RUNNING_MAX, Rounds, hex_of};
 use crate::host::disk_locks::Servers;
 use crate::host::ends::Unwatched;
 use crate::host::engine::Engine;
@@ -56,6 +56,8 @@ pub struct ControlPlane {
     pub engine: Engine,
     /// Hosts that share a datastore.
     pub hosts: Arc<Hosts>,
+    /// When this host and they exchange what they say of themselves.
+    pub rounds: Rounds,
     /// Servers that were told of dead hosts.
     pub servers: Servers,
     /// VMs that this host has to do with.

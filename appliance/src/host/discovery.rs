@@ -1,5 +1,5 @@
 //! How hosts find each other: each keeps a record on every datastore that it has, and reads those of the others.
-//! Nothing else is configured. Whether a host lives is seen by its record changing, on this host's own clock.
+//! Nothing else is configured. Whether a host lives is seen by its lease and its record changing, on this host's own clock.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use model::limits;
 use model::names::{DatastoreName, HostName};
 
+use crate::api::host::{HostRow, HostSeen};
+use crate::api::lease::HostLease;
 use crate::api::migrate::ToMigrate;
 use crate::datastore::{Datastore, DatastoreError};
 use crate::host::clashes;
@@ -17,7 +19,9 @@ use crate::host::load::Load;
 
 mod hosts;
 mod last_boot;
+mod life;
 mod record;
+mod rounds;
 
 use last_boot::LastBoot;
 
@@ -27,6 +31,7 @@ pub(super) use record::RUNNING_MAX;
 #[cfg(test)]
 pub(crate) use record::example;
 pub use record::{DatastoreRecord, HostRecord, MigrationRecord};
+pub use rounds::Rounds;
 
 /// Largest record that is read.
 const RECORD_BYTES_MAX: u64 = 65_536;
@@ -63,17 +68,19 @@ pub fn keep(plane: &Arc<ControlPlane>) {
     let mut watch = clashes::Watch::default();
     loop {
         beat += 1;
+        plane.rounds.begins();
         let datastores = own_datastores(plane, &mut areas);
         let record = HostRecord { busy_permille: load.busy_permille(), datastores, ..plane.own_record(beat) };
         for datastore in plane.datastores.all().iter().filter(|datastore| datastore.available()) {
             let _asking = plane.asking.read().unwrap_or_else(PoisonError::into_inner);
             if plane.leaving.load(Ordering::SeqCst) {
-                return;
+                return plane.rounds.over();
             }
             if let Err(error) = exchange(plane, datastore, &record, &mut remembered) {
                 log::warn!("discovery on datastore {}: {error}", datastore.name());
             }
         }
+        plane.rounds.ended();
         // What another living host of this name wrote is no boot of this one.
         if plane.hosts.twins(plane.name()).is_none()
             && let Some(news) =
@@ -81,14 +88,14 @@ pub fn keep(plane: &Arc<ControlPlane>) {
         {
             log::warn!("{news}");
         }
-        watch.tell(&record, &plane.hosts.all(plane.name()));
+        watch.tell(&record, &all(plane));
         let peers = plane.hosts.peers(plane.name());
         if peers != told && plane.engine.tell(&ToMigrate::Peers(peers.clone()), &[]).is_ok() {
             told = peers;
         }
         // The first records are exchanged at once when a datastore comes up, and often while hosts are new.
         let pause = if beat < 20 { 1_000 } else { limits::HOST_HEARTBEAT_MS };
-        plane.maintenance.wait(Duration::from_millis(pause));
+        plane.rounds.pause(Duration::from_millis(pause));
     }
 }
 
@@ -110,6 +117,34 @@ pub fn leave(plane: &ControlPlane) {
             });
         }
     });
+}
+
+/// The hosts that share a datastore with this one, and whether they live.
+pub fn all(plane: &ControlPlane) -> Vec<Known> {
+    plane.hosts.all(plane.name(), &leases(plane))
+}
+
+/// The same for a person who asks: with what they wrote last.
+pub fn all_now(plane: &ControlPlane) -> Vec<HostRow> {
+    plane.rounds.now();
+    plane.hosts.rows(plane.name(), &leases(plane))
+}
+
+/// One of them for a person who asks; none where it is not known.
+pub fn seen_now(plane: &ControlPlane, name: &HostName) -> Option<HostSeen> {
+    plane.rounds.now();
+    plane.hosts.seen(plane.name(), name, &leases(plane))
+}
+
+/// The leases of all hosts on all datastores. One that does not tell is left out: the records are there too.
+fn leases(plane: &ControlPlane) -> Vec<HostLease> {
+    let ask = |datastore: Arc<Datastore>| plane.leases.hosts(datastore.name()).unwrap_or_default();
+    // All at once: a lease role that stands still is waited for once.
+    std::thread::scope(|scope| {
+        let asked: Vec<_> =
+            plane.datastores.all().into_iter().map(|datastore| scope.spawn(|| ask(datastore))).collect();
+        asked.into_iter().filter_map(|asked| asked.join().ok()).flatten().collect()
+    })
 }
 
 /// The peers as they are now, for an engine that was restarted.
@@ -321,7 +356,30 @@ mod tests {
         let hosts = Hosts::default();
         hosts.note(datastore.name(), left, Instant::now());
         let other = "host-z".parse().expect("valid");
-        assert_eq!(hosts.all(&other).remove(0).state, HostState::Off);
+        assert_eq!(hosts.all(&other, &[]).remove(0).state, HostState::Off);
+    }
+
+    #[test]
+    fn who_asks_for_the_hosts_is_told_what_they_wrote_last() {
+        let place = Place::without_datastore("asked-now", |_| LeaseAnswer::Done);
+        let there = |beat, on| {
+            let record = HostRecord { maintenance: Decision { number: 1, on }, ..example("host-b", beat) };
+            place.write("hosts/host-b/record.toml", &toml::to_string(&record).expect("written"));
+        };
+        there(1, false);
+        let plane = &place.plane;
+        place.wait("the datastore is there", || plane.datastores.all()[0].available());
+        let kept = Arc::clone(plane);
+        std::thread::spawn(move || keep(&kept));
+        place.wait("it is known", || plane.hosts.names().iter().any(|name| name.as_str() == "host-b"));
+        for beat in 2..10 {
+            there(beat, beat % 2 == 0);
+            assert!(plane.rounds.now_within(Duration::from_secs(120)), "no round came");
+            assert_eq!(plane.hosts.rows(plane.name(), &[])[1].maintenance, beat % 2 == 0);
+        }
+        // Nothing keeps what the test removes.
+        plane.leaving.store(true, Ordering::SeqCst);
+        plane.rounds.now();
     }
 
     #[test]
@@ -447,7 +505,7 @@ mod tests {
         let two_hours_ago = std::time::SystemTime::now() - Duration::from_secs(7_200);
         file.and_then(|file| file.set_modified(two_hours_ago)).expect("set");
         exchange(plane, &datastore, &plane.own_record(1), &mut Remembered::default()).expect("exchanged");
-        let rows = plane.hosts.rows(plane.name());
+        let rows = plane.hosts.rows(plane.name(), &[]);
         let states: Vec<HostState> = rows.iter().map(|row| row.state).collect();
         assert_eq!(states, [HostState::ThisHost, HostState::Silent, HostState::Alive]);
         // The clock of a file system is a little behind.

@@ -88,9 +88,11 @@ fn lease_problems(plane: &ControlPlane, leases: &Result<Vec<DatastoreLease>, Lea
     };
     let hint = |datastore: &DatastoreName| format!("datastore show {datastore}; log show lease");
     let mut problems = Vec::new();
-    for lease in leases.iter().filter(|lease| !lease.held || !lease.trouble.is_empty()) {
-        let cause = format!("the host lease on datastore {} is not renewed: {}", lease.datastore, lease.trouble);
-        problems.push(Reason::new(cause, hint(&lease.datastore)));
+    for lease in leases.iter().filter(|lease| !lease.held || !lease.trouble.is_empty() || lease.refusal.is_some()) {
+        let refused = lease.refusal.and_then(|errno| Some(plane.datastores.get(&lease.datastore)?.refusal(errno)));
+        let why = refused.unwrap_or_else(|| Reason::new(lease.trouble.clone(), hint(&lease.datastore)));
+        let cause = format!("the host lease on datastore {} is not renewed: {}", lease.datastore, why.cause);
+        problems.push(Reason::new(cause, why.hint));
     }
     for datastore in plane.datastores.all() {
         let name = datastore.name();

@@ -51,6 +51,7 @@ pub fn keep(plane: &ControlPlane, datastore: &Datastore) {
             }
             told = trouble;
             is_held = told.is_none();
+            datastore.lease_refused(refusal(plane, datastore));
         }
         drop(asking);
         if is_held && !was_held {
@@ -112,6 +113,12 @@ fn trouble(plane: &ControlPlane, datastore: &DatastoreName) -> Option<String> {
         },
         Err(failure) => Some(failure.to_string()),
     }
+}
+
+/// The error number with which the storage refuses the lease area of a datastore, if it does.
+fn refusal(plane: &ControlPlane, datastore: &Datastore) -> Option<i32> {
+    let leases = plane.leases.status().ok()?;
+    leases.into_iter().find(|lease| lease.datastore == *datastore.name())?.refusal
 }
 
 /// Lets the lease role guard every VM that runs here, for ever: it may have been restarted. And has each of them watched.

@@ -75,9 +75,11 @@ pub fn show(plane: &ControlPlane, name: &VmName) -> Result<LeaseDetail, Diagnosi
 fn row(vm: VmOnDatastore, holder: &Holder, hosts: &[HostLease]) -> LeaseRow {
     let life = hosts.iter().find(|host| (host.host, host.generation) == (holder.host, holder.generation));
     let life = match life {
-        Some(host) if holder.alive && host.alive => HolderLife::Renews { silent_ms: host.silent_ms },
-        _ if holder.alive => HolderLife::Renews { silent_ms: 0 },
-        _ => HolderLife::Over,
+        _ if !holder.alive => HolderLife::Over,
+        Some(HostLease { over: Some(_), .. }) => HolderLife::Over,
+        Some(host) if host.renews() => HolderLife::Renews { silent_ms: host.silent_ms },
+        Some(host) => HolderLife::Silent { silent_ms: host.silent_ms },
+        None => HolderLife::Renews { silent_ms: 0 },
     };
     LeaseRow {
         vm: vm.vm,
@@ -139,14 +141,19 @@ mod tests {
     #[test]
     fn a_holder_is_told_by_its_own_life_and_not_by_a_later_one_of_the_same_host() {
         let vm = VmOnDatastore { datastore: "lab".parse().expect("valid"), vm: "web".parse().expect("valid") };
-        let lease = |generation| HostLease {
+        let lease = |generation, silent_ms| HostLease {
             host: [7; 16],
             name: "host-b".parse().expect("valid"),
             generation,
-            alive: true,
-            silent_ms: 700,
+            boot: 1,
+            over: None,
+            silent_ms,
+            changed: true,
         };
-        let life = |holder: &Holder, generation| row(vm.clone(), holder, &[lease(generation)]).life;
+        let life_of =
+            |holder: &Holder, generation, silent_ms| row(vm.clone(), holder, &[lease(generation, silent_ms)]).life;
+        let life = |holder: &Holder, generation| life_of(holder, generation, 700);
+        assert_eq!(life_of(&holder(true, false), 3, 6_000), HolderLife::Silent { silent_ms: 6_000 });
         assert_eq!(life(&holder(true, false), 3), HolderLife::Renews { silent_ms: 700 });
         assert_eq!(life(&holder(true, false), 4), HolderLife::Renews { silent_ms: 0 }, "that is not its silence");
         assert_eq!(life(&holder(false, false), 4), HolderLife::Over);

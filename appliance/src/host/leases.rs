@@ -229,9 +229,9 @@ impl Leases {
     /// The leases of all hosts on a datastore, as this host sees them.
     ///
     /// # Errors
-    /// The datastore does not answer, or this host has no lease area there yet.
+    /// The lease role is away or does not answer at once, or this host has no lease area there yet.
     pub fn hosts(&self, datastore: &DatastoreName) -> Result<Vec<HostLease>, LeaseFailure> {
-        match self.ask(&LeaseRequest::Hosts(datastore.clone()), &[])? {
+        match self.ask_within(LOOK_BOUND, &LeaseRequest::Hosts(datastore.clone()), &[])? {
             LeaseAnswer::Hosts(hosts) => Ok(hosts),
             other => Err(unexpected(&other)),
         }

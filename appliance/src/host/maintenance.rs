@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use model::diagnosis::{Diagnosis, Reason};
 use model::names::{DatastoreName, VmName};
@@ -37,7 +37,6 @@ pub struct Maintenance {
     file: PathBuf,
     began: Instant,
     state: Mutex<State>,
-    changed: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -45,8 +44,6 @@ struct State {
     last: Decision,
     /// Datastores on which it was looked what this host left.
     looked_at: BTreeSet<DatastoreName>,
-    /// It changed since it was last waited for.
-    news: bool,
 }
 
 impl Maintenance {
@@ -55,7 +52,7 @@ impl Maintenance {
         let file = run_dir.path().join("maintenance");
         let left = fs::read(&file).ok().and_then(|bytes| postcard::from_bytes(&bytes).ok());
         let state = State { last: left.unwrap_or_default(), ..State::default() };
-        Self { file, began: Instant::now(), state: Mutex::new(state), changed: Condvar::new() }
+        Self { file, began: Instant::now(), state: Mutex::new(state) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -80,9 +77,7 @@ impl Maintenance {
         let mut state = self.lock();
         let decision = Decision { number: state.last.number + 1, on };
         self.note(decision)?;
-        state.news |= state.last.on != on;
         state.last = decision;
-        self.changed.notify_all();
         Ok(())
     }
 
@@ -108,13 +103,6 @@ impl Maintenance {
     pub fn is_known<'a>(&self, mut datastores: impl Iterator<Item = &'a DatastoreName>) -> bool {
         let state = self.lock();
         self.began.elapsed() >= LAST_BOOT_PATIENCE || datastores.all(|name| state.looked_at.contains(name))
-    }
-
-    /// Waits until it changes, `pause` at most.
-    pub fn wait(&self, pause: Duration) {
-        let state = self.lock();
-        let waited = self.changed.wait_timeout_while(state, pause, |state| !state.news);
-        waited.unwrap_or_else(PoisonError::into_inner).0.news = false;
     }
 }
 
@@ -180,7 +168,10 @@ fn decide(plane: &ControlPlane, on: bool) -> Result<(), Diagnosis> {
             format!("it cannot be noted: {error}"),
             "host check",
         )
-    })
+    })?;
+    // Whoever is told of it here may look at another host next.
+    plane.rounds.now();
+    Ok(())
 }
 
 #[cfg(test)]
@@ -229,19 +220,5 @@ mod tests {
             }
             fs::remove_dir_all(run_dir.path()).expect("removed");
         }
-    }
-
-    #[test]
-    fn whoever_waits_for_a_change_hears_of_it_at_once_and_of_no_change_never() {
-        let run_dir = run_dir("maintenance-news");
-        let maintenance = Maintenance::of_this_boot(&run_dir);
-        maintenance.decide(false).expect("noted");
-        let (began, pause) = (Instant::now(), Duration::from_millis(50));
-        maintenance.wait(pause);
-        assert!(began.elapsed() >= pause, "nothing had changed");
-        maintenance.decide(true).expect("noted");
-        // It would last for ever.
-        maintenance.wait(Duration::MAX);
-        fs::remove_dir_all(run_dir.path()).expect("removed");
     }
 }

@@ -25,7 +25,7 @@
 //! [`control_plane`] holds the state that they share; [`vms`] is who may work on which VM ([`running`]), [`moves`] are the
 //! migrations, [`owed`] the leases that are still to be given up; [`caller`] is who waits for a command; [`record`] is what
 //! a restarted control plane finds of the VMs that went on running, and [`adoption`] takes them up; [`discovery`] is how
-//! hosts find each other, and [`load`] how busy they are; [`news`] is what happened by itself, for the consoles; [`role`] starts
+//! hosts find each other, and [`load`] how busy they are; [`news`] is what happened by itself, for the consoles ([`fallen_roles`] among it); [`role`] starts
 //! all of it.
 
 pub mod adoption;
@@ -46,6 +46,7 @@ pub mod ending;
 pub mod ends;
 pub mod engine;
 pub mod facts;
+pub mod fallen_roles;
 pub mod health;
 pub mod host_lease;
 pub mod kernel_log;

@@ -13,7 +13,7 @@ use crate::api::cpu::{CpuComparison, HigherBaseline, HostLacks, SharedBaseline, 
 use crate::api::host::HostState;
 use crate::host::checks;
 use crate::host::control_plane::ControlPlane;
-use crate::host::discovery::Known;
+use crate::host::discovery::{self, Known};
 use crate::host::located::{Located, away, vm_folders};
 
 /// The report of this host.
@@ -54,7 +54,7 @@ fn not_compared(plane: &ControlPlane, other: &HostName) -> String {
 /// Another host, by its name.
 fn other_host(plane: &ControlPlane, name: &HostName) -> Result<Known, Diagnosis> {
     let what = not_compared(plane, name);
-    let all = plane.hosts.all(plane.name());
+    let all = discovery::all(plane);
     let names: Vec<&str> = all.iter().map(|known| known.record.name.as_str()).collect();
     let others: Vec<&str> = names.into_iter().filter(|known| *known != plane.name().as_str()).collect();
     if name == plane.name() {
@@ -102,7 +102,7 @@ fn vms_by_baseline(plane: &ControlPlane) -> (BTreeMap<Baseline, Vec<VmName>>, Ve
 /// # Errors
 /// None of them has told of a processor.
 pub fn shared_baseline(plane: &ControlPlane) -> Result<SharedBaseline, Diagnosis> {
-    let others = plane.hosts.all(plane.name()).into_iter().filter(|known| known.record.name != *plane.name());
+    let others = discovery::all(plane).into_iter().filter(|known| known.record.name != *plane.name());
     let shared = shared(plane.name(), plane.cpu.as_ref(), &others.collect::<Vec<_>>());
     shared.ok_or_else(|| {
         let problem = checks::kvm_problem().into_iter().collect();
@@ -120,7 +120,9 @@ fn shared(own: &HostName, report: Option<&CpuReport>, others: &[Known]) -> Optio
     for Known { record, state, silent: since, .. } in others {
         match (&record.cpu, state) {
             (None, _) => without_report.push(record.name.clone()),
-            (Some(report), HostState::Silent | HostState::Off) => silent.push((&record.name, report, since.as_secs())),
+            (Some(report), HostState::Silent | HostState::Dead | HostState::Off) => {
+                silent.push((&record.name, report, since.as_secs()))
+            }
             (Some(report), HostState::ThisHost | HostState::Alive) => counted.push((&record.name, report)),
         }
     }

@@ -11,7 +11,7 @@ use crate::api::paths::RunDir;
 use crate::configuration;
 use crate::datastore::Datastores;
 use crate::host::control_plane::ControlPlane;
-use crate::host::discovery::{self, Hosts, bytes_of_hex};
+use crate::host::discovery::{self, Hosts, Rounds, bytes_of_hex};
 use crate::host::disk_locks::Servers;
 use crate::host::ends::Unwatched;
 use crate::host::engine::Engine;
@@ -20,7 +20,9 @@ use crate::host::maintenance::Maintenance;
 use crate::host::moves::Moves;
 use crate::host::owed::{self, Owed};
 use crate::host::vms::Vms;
-use crate::host::{adoption, arrivals, autostart, cpu, ending, host_lease, news, receipts, serve, taken_away};
+use crate::host::{
+    adoption, arrivals, autostart, cpu, ending, fallen_roles, host_lease, news, receipts, serve, taken_away,
+};
 use crate::journal;
 use crate::network::fabric::Fabric;
 use crate::sigterm;
@@ -69,6 +71,7 @@ pub fn run(run_dir: &RunDir) -> io::Result<()> {
         });
     })?;
     spawn("migration-nic", &plane, |plane| plane.engine.keep_stack_up(|| plane.own()))?;
+    spawn("roles", &plane, |plane| fallen_roles::keep(plane))?;
     spawn("shutdown", &plane, ending::on_sigterm)?;
     serve::serve(&plane, &listener);
     Ok(())
@@ -99,6 +102,7 @@ pub(super) fn plane(run_dir: &RunDir) -> io::Result<ControlPlane> {
         leases: Leases::new(run_dir, Arc::clone(&hosts)),
         engine: Engine::new(run_dir),
         hosts,
+        rounds: Rounds::default(),
         servers: Servers::default(),
         vms: Vms::default(),
         moves: Moves::default(),

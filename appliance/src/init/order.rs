@@ -46,7 +46,7 @@ mod tests {
         std::fs::create_dir_all(run.path()).unwrap();
         let (sender, events) = channel();
         listen_for(&run, sender).unwrap();
-        let role = RoleReport { title: "host".into(), pid: Some(7), restarts: 1 };
+        let role = RoleReport { title: "host".into(), pid: Some(7), restarts: 1, falls: 1, last_fall: None };
         let answer = role.clone();
         let supervisor = std::thread::spawn(move || match events.recv().unwrap() {
             Event::Ordered(order, reply) => {

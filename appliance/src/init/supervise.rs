@@ -41,6 +41,8 @@ struct Supervised {
     state: State,
     failures: u32,
     restarts: u32,
+    falls: u32,
+    last_fall: Option<String>,
 }
 
 impl Supervised {
@@ -94,7 +96,8 @@ impl Supervisor {
 
     fn take_on(&mut self, name: RoleName, role: &'static Role, terminal: Option<String>) {
         let state = State::Waiting { until: Instant::now() };
-        self.roles.push(Supervised { name, terminal, role, state, failures: 0, restarts: 0 });
+        let (failures, restarts, falls, last_fall) = (0, 0, 0, None);
+        self.roles.push(Supervised { name, terminal, role, state, failures, restarts, falls, last_fall });
         let index = self.roles.len() - 1;
         self.start(index);
     }
@@ -241,7 +244,10 @@ impl Supervisor {
         one.state = State::Waiting { until: Instant::now() + pause };
         // A console ends whenever somebody logs out: that is no news.
         if status.exit_status() != Some(0) || one.role.start != Start::Terminal {
-            say(&format!("warning: role {} ended ({}); it starts again in {pause:?}", one.title(), describe(status)));
+            let how = describe(status);
+            say(&format!("warning: role {} {how}; it starts again in {pause:?}", one.title()));
+            one.falls += 1;
+            one.last_fall = Some(how);
         }
     }
 
@@ -252,6 +258,8 @@ impl Supervisor {
                 title: one.title(),
                 pid: one.pid().map(|pid| pid.as_raw_nonzero().get().cast_unsigned()),
                 restarts: one.restarts,
+                falls: one.falls,
+                last_fall: one.last_fall.clone(),
             })
             .collect()
     }
@@ -298,12 +306,12 @@ fn reap(events: &Sender<Event>) {
     }
 }
 
-/// `status 1`, `signal 11`.
+/// `ended with status 1`, `was killed by signal 11`.
 fn describe(status: WaitStatus) -> String {
     match (status.exit_status(), status.terminating_signal()) {
-        (Some(code), _) => format!("status {code}"),
-        (None, Some(signal)) => format!("signal {signal}"),
-        (None, None) => "no status".to_owned(),
+        (Some(code), _) => format!("ended with status {code}"),
+        (None, Some(signal)) => format!("was killed by signal {signal}"),
+        (None, None) => "ended without a status".to_owned(),
     }
 }
 
@@ -386,7 +394,8 @@ mod tests {
         stage.role(1);
         stage.until_logged("run 3");
         let report = stage.supervisor.report().remove(0);
-        assert!(report.restarts >= 2, "{report:?}");
+        assert!(report.restarts >= 2 && report.falls >= 2, "{report:?}");
+        assert_eq!(report.last_fall.as_deref(), Some("ended with status 3"), "who asks is told");
         assert!(stage.supervisor.roles[0].failures >= 2, "the pauses grow");
         stage.supervisor.stop_all();
         assert_eq!(stage.supervisor.report()[0].pid, None, "and stays down at shutdown");
@@ -396,6 +405,31 @@ mod tests {
             let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             assert!(!state.contains(") Z "), "a zombie is left: {state}");
         }
+    }
+
+    #[test]
+    fn a_role_that_was_killed_fell_and_a_console_that_somebody_left_did_not() {
+        alone("falls");
+    }
+
+    #[test]
+    #[ignore = "started by the test above, in a process of its own"]
+    fn falls() {
+        let mut stage = Stage::new("falls", "[ $1 = console ] && exit 0; kill -9 $$");
+        stage.named(RoleName::Console, 1);
+        stage.role(1);
+        let deadline = Instant::now() + PATIENCE;
+        while stage.supervisor.report().iter().any(|role| role.restarts < 2) {
+            assert!(Instant::now() < deadline, "they are not started again");
+            stage.supervisor.start_due();
+            if let Ok(Event::Ended(pid, status)) = stage.supervisor.events.recv_timeout(Duration::from_millis(10)) {
+                stage.supervisor.ended(pid, status);
+            }
+        }
+        let [console, host] = &stage.supervisor.report()[..] else { panic!("two roles") };
+        assert_eq!((console.falls, &console.last_fall), (0, &None));
+        assert!(host.falls >= 2 && host.last_fall.as_deref() == Some("was killed by signal 9"), "{host:?}");
+        stage.supervisor.stop_all();
     }
 
     #[test]

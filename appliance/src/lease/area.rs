@@ -84,11 +84,16 @@ fn make(path: &Path, made_by: &str) -> io::Result<()> {
 fn write_fresh(fresh: &Path, area: AreaId, made_by: &str) -> io::Result<()> {
     let empty = File::create_new(fresh)?;
     let file = direct(fresh)?;
-    let geometry = BLOCK_BYTES
-        .into_iter()
-        .filter_map(Geometry::for_blocks_of)
-        .find(|geometry| accepts(&file, u64::from(geometry.stride())))
-        .ok_or_else(|| io::Error::other("the storage takes no direct writes of 512 or 4096 bytes"))?;
+    let mut refused = io::Error::from(rustix::io::Errno::INVAL);
+    let accepts = |geometry: &Geometry| {
+        try_to_write(&file, u64::from(geometry.stride())).map_err(|error| refused = error).is_ok()
+    };
+    let geometry = BLOCK_BYTES.into_iter().filter_map(Geometry::for_blocks_of).find(accepts);
+    let geometry = geometry.ok_or_else(|| match refused.kind() {
+        io::ErrorKind::InvalidInput => io::Error::other("the storage takes no direct writes of 512 or 4096 bytes"),
+        // It is full, for instance.
+        _ => refused,
+    })?;
     empty.set_len(0)?;
     empty.set_len(geometry.area_bytes())?;
     let header = AreaHeader { area, generation: 1, geometry, made_by: made_by.to_owned() };
@@ -99,10 +104,10 @@ fn write_fresh(fresh: &Path, area: AreaId, made_by: &str) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Whether the storage takes direct writes of so many bytes, at a multiple of as many.
-fn accepts(file: &File, bytes: u64) -> bool {
+/// Writes so many bytes, at a multiple of as many, past the page cache.
+fn try_to_write(file: &File, bytes: u64) -> io::Result<()> {
     let buffer = Aligned::new(usize::try_from(bytes).unwrap_or(0));
-    file.write_all_at(buffer.bytes(), bytes).is_ok()
+    file.write_all_at(buffer.bytes(), bytes)
 }
 
 #[cfg(test)]

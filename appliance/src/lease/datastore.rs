@@ -24,7 +24,7 @@ use crate::datastore::plain;
 use crate::lease::area;
 use crate::lease::cut;
 use crate::lease::guard::Guard;
-use crate::lease::lane::Lanes;
+use crate::lease::lane::{self, Lanes};
 use crate::lease::memory::{self, Kept};
 use crate::lease::reconnect::{self, LookedAfter};
 use crate::lease::watchdog::Watchdog;
@@ -75,6 +75,8 @@ pub struct View {
     pub renewed_ms: u64,
     /// What hinders it.
     pub trouble: String,
+    /// The error number with which the storage refused the lease area last ([`lane::refusal`]).
+    pub refusal: Option<i32>,
     /// The hosts.
     pub hosts: Vec<HostView>,
     /// The VMs that have a lease.
@@ -165,7 +167,7 @@ fn run(
             Err(error) => {
                 let why = plain(&error);
                 log::error!("lease area of datastore {}: {why}", place.datastore);
-                if refuse_for(told, RETRY, &why) {
+                if refuse_for(told, RETRY, &why, lane::refusal(&error)) {
                     return;
                 }
             }
@@ -208,7 +210,7 @@ fn look_after_connections(place: &Place) -> Option<LookedAfter> {
 }
 
 /// Answers that nothing can be done, for a while; whether it is to be given up.
-fn refuse_for(told: &Receiver<Told>, pause: Wait, why: &str) -> bool {
+fn refuse_for(told: &Receiver<Told>, pause: Wait, why: &str, refusal: Option<i32>) -> bool {
     let until = std::time::Instant::now() + pause;
     while let Ok(message) = told.recv_timeout(until.saturating_duration_since(std::time::Instant::now())) {
         // Who asked may have given up.
@@ -221,7 +223,7 @@ fn refuse_for(told: &Receiver<Told>, pause: Wait, why: &str) -> bool {
             }
             Told::DeadBoots(reply) => drop(reply),
             Told::Standing(reply) => {
-                drop(reply.send(View { trouble: why.to_owned(), ..View::default() }));
+                drop(reply.send(View { trouble: why.to_owned(), refusal, ..View::default() }));
             }
             Told::IoEnded(..) | Told::Killed(_) => {}
         }
@@ -403,6 +405,7 @@ impl Running<'_> {
                 (false, true) => AREA_IS_GONE.to_owned(),
                 (false, false) => self.trouble.clone(),
             },
+            refusal: self.lanes.refusal(),
             hosts: self.keeper.hosts(),
             vms: self.keeper.known_vms(),
             area: Some(self.area.id),

@@ -4,9 +4,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -74,8 +75,35 @@ struct PoolState {
 pub struct Lanes {
     path: PathBuf,
     area: AreaId,
-    gone: Arc<AtomicBool>,
+    found: Arc<Found>,
     pools: BTreeMap<Lane, Arc<Pool>>,
+}
+
+/// What the storage said of the area last.
+#[derive(Debug, Default)]
+struct Found {
+    /// Another area, or none, lies in its place.
+    gone: AtomicBool,
+    /// The error number with which it refused, 0 where it does not.
+    refusal: AtomicI32,
+}
+
+impl Found {
+    fn refused(&self, error: &std::io::Error) {
+        if let Some(errno) = refusal(error) {
+            self.refusal.store(errno, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The error number of an answer by which storage refuses to be written, until somebody changes something there: not that of one that is
+/// away, or fails.
+pub fn refusal(error: &std::io::Error) -> Option<i32> {
+    let refuses = matches!(
+        error.kind(),
+        ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied | ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+    );
+    error.raw_os_error().filter(|_| refuses)
 }
 
 /// Threads of a lane: as many as may hang in the kernel before nothing more is tried.
@@ -112,12 +140,17 @@ impl Pool {
 impl Lanes {
     /// Lanes to `area`, which lies at this path. Each thread opens it for itself, because opening may hang as well.
     pub fn new(path: PathBuf, area: AreaId) -> Self {
-        Self { path, area, gone: Arc::default(), pools: BTreeMap::new() }
+        Self { path, area, found: Arc::default(), pools: BTreeMap::new() }
     }
 
     /// Whether another area, or none, was found in its place when it was opened last.
     pub fn area_is_gone(&self) -> bool {
-        self.gone.load(Ordering::Relaxed)
+        self.found.gone.load(Ordering::Relaxed)
+    }
+
+    /// The error number with which the storage refused to be opened or written last, unless it took a write since.
+    pub fn refusal(&self) -> Option<i32> {
+        Some(self.found.refusal.load(Ordering::Relaxed)).filter(|errno| *errno != 0)
     }
 
     /// Begins an I/O, not later than `begin_by`.
@@ -132,9 +165,9 @@ impl Lanes {
         pool.changed.notify_one();
         if wants_thread {
             let (path, area, own) = (self.path.clone(), self.area, Arc::clone(&pool));
-            let gone = Arc::clone(&self.gone);
+            let found = Arc::clone(&self.found);
             let name = format!("lease-{lane:?}").to_lowercase();
-            let started = std::thread::Builder::new().name(name).spawn(move || work(&own, &path, area, &gone));
+            let started = std::thread::Builder::new().name(name).spawn(move || work(&own, &path, area, &found));
             if let Err(error) = started {
                 pool.state().threads -= 1;
                 log::error!("no thread for lease I/O: {error}");
@@ -152,7 +185,7 @@ impl Drop for Lanes {
     }
 }
 
-fn work(pool: &Pool, path: &Path, area: AreaId, gone: &AtomicBool) {
+fn work(pool: &Pool, path: &Path, area: AreaId, found: &Found) {
     let mut file = None;
     while let Some(Job { io, begin_by, ended }) = pool.next() {
         // What follows may still be held up between this look at the clock and the disk; the fences of DESIGN.md,
@@ -161,32 +194,33 @@ fn work(pool: &Pool, path: &Path, area: AreaId, gone: &AtomicBool) {
             IoResult::Failed
         } else {
             if file.is_none() {
-                file = open(path, area, gone);
+                file = open(path, area, found);
             }
-            carry_out(&mut file, io.access)
+            carry_out(&mut file, io.access, found)
         };
         ended(io.id, result);
     }
 }
 
 /// Opens the area; no other that lies in its place.
-fn open(path: &Path, area: AreaId, gone: &AtomicBool) -> Option<File> {
-    let found = area::open(path);
-    let is_gone = match &found {
-        Ok((_, found)) => found.id != area,
-        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+fn open(path: &Path, area: AreaId, found: &Found) -> Option<File> {
+    let opened = area::open(path);
+    let is_gone = match &opened {
+        Ok((_, there)) => there.id != area,
+        Err(error) => error.kind() == ErrorKind::NotFound,
     };
-    gone.store(is_gone, Ordering::Relaxed);
-    let refused = match found {
+    found.gone.store(is_gone, Ordering::Relaxed);
+    let refused = match opened {
         Ok((file, _)) if !is_gone => return Some(file),
         Ok(_) => std::io::Error::other("another lease area lies in its place"),
         Err(error) => error,
     };
+    found.refused(&refused);
     failed("opening", 0, &refused);
     None
 }
 
-fn carry_out(opened: &mut Option<File>, access: Access) -> IoResult {
+fn carry_out(opened: &mut Option<File>, access: Access, found: &Found) -> IoResult {
     let Some(file) = opened else { return IoResult::Failed };
     let (what, offset, outcome) = match access {
         Access::Read { offset, bytes } => {
@@ -197,12 +231,18 @@ fn carry_out(opened: &mut Option<File>, access: Access) -> IoResult {
         Access::Write { offset, data } => {
             let mut buffer = Aligned::new(data.len());
             buffer.bytes_mut().copy_from_slice(&data);
-            ("write", offset, file.write_all_at(buffer.bytes(), offset).map(|()| IoResult::Written))
+            let written = file.write_all_at(buffer.bytes(), offset);
+            let taken = |()| {
+                found.refusal.store(0, Ordering::Relaxed);
+                IoResult::Written
+            };
+            ("write", offset, written.map(taken))
         }
     };
     outcome.unwrap_or_else(|error| {
         // A stale handle, for instance, is mended by opening again.
         *opened = None;
+        found.refused(&error);
         failed(what, offset, &error)
     })
 }

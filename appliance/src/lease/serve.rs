@@ -18,6 +18,7 @@ use protocol::lease::vm_lease::{self, Answer, LeaseError, Request, Take, Taken};
 use protocol::lease::watch::{self, Death, Life};
 
 use crate::api::channel::{Channel, ChannelError};
+use crate::api::deadline;
 use crate::api::lease::{
     DatastoreLease, DeadBoot, GONE, HELD_BOUND, Holder, HostLease, LeaseAnswer, LeaseEvent, LeaseRequest, TakenFrom,
     VmOnDatastore,
@@ -118,8 +119,11 @@ impl Leases {
             LeaseRequest::GiveUp(vm) => self.ask(&vm.datastore, Request::GiveUp(vm.vm.clone())),
             LeaseRequest::Query(vm) => self.ask(&vm.datastore, Request::Query(vm.vm.clone())),
             LeaseRequest::List { datastore, vms } => self.list(&datastore, &vms),
-            LeaseRequest::Hosts(datastore) => match self.view(&datastore) {
-                Ok(view) => LeaseAnswer::Hosts(view.hosts.iter().map(host_lease).collect()),
+            LeaseRequest::Hosts(datastore) => match self.exchange_within(LOOK_BOUND, &datastore, Told::Standing) {
+                Ok(view) => {
+                    let now = deadline::now();
+                    LeaseAnswer::Hosts(view.hosts.iter().map(|view| host_lease(view, now)).collect())
+                }
                 Err(why) => LeaseAnswer::Failed(why),
             },
             LeaseRequest::DeadBoots(datastore) => {
@@ -209,7 +213,10 @@ impl Leases {
         loop {
             match self.view(datastore) {
                 Ok(view) if view.held => return LeaseAnswer::Done,
-                Ok(view) if Instant::now() >= deadline => return LeaseAnswer::Failed(view.trouble),
+                // What the storage refuses it refuses until somebody changes something there.
+                Ok(view) if view.refusal.is_some() || Instant::now() >= deadline => {
+                    return LeaseAnswer::Failed(view.trouble);
+                }
                 Ok(_) => std::thread::sleep(Duration::from_millis(50)),
                 Err(why) => return LeaseAnswer::Failed(why),
             }
@@ -306,11 +313,14 @@ impl Leases {
         let watchdog = self.watchdog.kind();
         let names: Vec<DatastoreName> = self.datastores().keys().cloned().collect();
         let lease = |datastore: DatastoreName| match self.exchange_within(LOOK_BOUND, &datastore, Told::Standing) {
-            Ok(View { held, renewed_ms, trouble, area, .. }) => {
+            Ok(View { held, renewed_ms, trouble, refusal, area, .. }) => {
                 let area = area.map(|area| area.to_string());
-                DatastoreLease { datastore, held, renewed_ms, trouble, watchdog, area }
+                DatastoreLease { datastore, held, renewed_ms, trouble, refusal, watchdog, area }
             }
-            Err(trouble) => DatastoreLease { datastore, held: false, renewed_ms: 0, trouble, watchdog, area: None },
+            Err(trouble) => {
+                let (held, renewed_ms, refusal, area) = (false, 0, None, None);
+                DatastoreLease { datastore, held, renewed_ms, trouble, refusal, watchdog, area }
+            }
         };
         // All at once: one whose area hangs while it is opened must not hold up what is said of the others.
         std::thread::scope(|scope| {
@@ -377,15 +387,20 @@ fn named(holder: &vm_lease::Holder, hosts: &[HostView], own: (HostId, BootId)) -
     })
 }
 
-fn host_lease(view: &HostView) -> HostLease {
-    let (alive, silent_ms) = match view.life {
-        Life::Alive { silent_ms } => (true, silent_ms),
-        Life::LookAgain => (true, limits::LEASE_EXPIRY_MS),
-        Life::Over(_) => (false, limits::LEASE_EXPIRY_MS),
-    };
-    let record = &view.record;
-    let host = record.host.0.to_be_bytes();
-    HostLease { host, name: record.name.clone(), generation: record.generation.0, alive, silent_ms }
+fn host_lease(view: &HostView, now: protocol::time::Instant) -> HostLease {
+    let HostView { record, life, unchanged_since, changed, .. } = view;
+    HostLease {
+        host: record.host.0.to_be_bytes(),
+        name: record.name.clone(),
+        generation: record.generation.0,
+        boot: record.boot.0,
+        over: match life {
+            Life::Over(death) => Some(*death),
+            Life::Alive { .. } | Life::LookAgain => None,
+        },
+        silent_ms: now.since(*unchanged_since).millis(),
+        changed: *changed,
+    }
 }
 
 fn dead_boot(watch::DeadBoot { host, boot, name, rebooted }: watch::DeadBoot) -> DeadBoot {
@@ -414,7 +429,13 @@ mod tests {
             left: false,
             declared_dead: Vec::new(),
         };
-        [HostView { slot: Slot(0), record, life: Life::LookAgain }]
+        [HostView {
+            slot: Slot(0),
+            record,
+            life: Life::LookAgain,
+            unchanged_since: protocol::time::Instant::ZERO,
+            changed: true,
+        }]
     }
 
     fn holder(slot: u16, host: u128, generation: u64) -> vm_lease::Holder {

@@ -76,8 +76,9 @@ pub struct Seen {
     pub sequence: u64,
     /// Both copies are garbage.
     pub corrupt: bool,
+    /// The end of the look that first saw it so.
+    pub unchanged_since: Instant,
     digest: u128,
-    unchanged_since: Instant,
 }
 
 /// All slots of one area, as read by this host. Feed it with every successful read of the host bank.

@@ -45,13 +45,14 @@ pub struct HostDetail {
 pub struct HostRow {
     /// Its name.
     pub name: HostName,
-    /// `this host`, `alive` or `silent`.
+    /// Whether it lives.
     pub state: HostState,
     /// Two living hosts have this name: the rest is what the one said that spoke last.
     pub named_twice: bool,
     /// It is in maintenance: no VM starts there or moves to there.
     pub maintenance: bool,
-    /// Seconds since its last sign of life, as this host's clock saw it, or the datastore's before this host looked.
+    /// Seconds since its last sign of life, as this host's clock saw it, or the datastore's before this host looked. A second or two of a
+    /// host that lives.
     pub seen_s: u64,
     /// VMs that run there.
     pub vms: u32,
@@ -98,10 +99,12 @@ pub struct HostSeen {
 pub enum HostState {
     /// The host that answers.
     ThisHost,
-    /// It renews its lease.
+    /// It renews its lease, or where this host sees none, its record.
     Alive,
-    /// It does not.
+    /// It missed a few renewals: it may come back.
     Silent,
+    /// Its lease has expired: it runs nothing any more, and what it held is free.
+    Dead,
     /// It was shut down.
     Off,
 }

@@ -29,6 +29,11 @@ pub enum HolderLife {
         /// Milliseconds since it was last seen to.
         silent_ms: u64,
     },
+    /// It was not seen to for longer than a few renewals: it may come back, and until it has expired no other host may run the VM.
+    Silent {
+        /// Milliseconds since it was last seen to.
+        silent_ms: u64,
+    },
     /// It is over for good: that life of the host runs no VM any more.
     Over,
 }

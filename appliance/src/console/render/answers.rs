@@ -365,6 +365,7 @@ fn leases_text(leases: &[LeaseRow]) -> String {
 fn life_text(life: HolderLife) -> String {
     match life {
         HolderLife::Renews { silent_ms } => format!("renewed {}.{} s ago", silent_ms / 1000, silent_ms % 1000 / 100),
+        HolderLife::Silent { silent_ms } => format!("silent {}", span(silent_ms / 1000)),
         HolderLife::Over => "over".to_owned(),
     }
 }

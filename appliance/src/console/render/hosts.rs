@@ -32,8 +32,21 @@ fn state(host: &HostRow) -> String {
         (false, HostState::ThisHost) => "this host".to_owned(),
         (false, HostState::Alive) => "alive".to_owned(),
         (false, HostState::Silent) => format!("silent {}", span(host.seen_s)),
+        (false, HostState::Dead) => format!("dead {}", span(host.seen_s)),
         (false, HostState::Off) => format!("off {}", span(host.seen_s)),
     }
+}
+
+/// The same where there is room for what it means.
+fn state_told(host: &HostRow) -> String {
+    let means = match (host.named_twice, host.state) {
+        (false, HostState::Silent) => {
+            "it may come back; until its lease expires, no other host may run what it holds: lease list"
+        }
+        (false, HostState::Dead) => "its lease has expired: any host may run what it held",
+        _ => return state(host),
+    };
+    format!("{}: {means}", state(host))
 }
 
 /// All that another host tells of itself.
@@ -48,7 +61,7 @@ pub(super) fn seen(host: &HostSeen) -> String {
     let vlan = |vlan: u16| if vlan == 0 { "untagged".to_owned() } else { format!("VLAN {vlan}") };
     Record::default()
         .line("name", &row.name)
-        .line("state", state(row))
+        .line("state", state_told(row))
         .line("identity", &host.identity)
         .some("boot", host.boot.as_ref())
         .line("version", format!("Godwit {}", row.version))
@@ -135,6 +148,7 @@ mod tests {
         let rows = [
             row("host-a", HostState::ThisHost, false),
             row("host-b", HostState::Silent, false),
+            row("host-g", HostState::Dead, false),
             row("host-c", HostState::Alive, true),
             older,
             closed,
@@ -145,6 +159,7 @@ mod tests {
             "NAME    STATE        VMS  CPU   MEMORY     FREE       MIGRATION        VERSION\n\
              host-a  this host    12   99 %  251.5 GiB  120.5 GiB  192.168.100.111  0.1.0\n\
              host-b  silent 2 h   12   -     251.5 GiB  120.5 GiB  192.168.100.111  0.1.0\n\
+             host-g  dead 2 h     12   -     251.5 GiB  120.5 GiB  192.168.100.111  0.1.0\n\
              host-c  named twice  12   99 %  251.5 GiB  120.5 GiB  192.168.100.111  0.1.0\n\
              host-d  alive        12   -     251.5 GiB  120.5 GiB  192.168.100.111  0.1.0\n\
              host-e  maintenance  12   99 %  251.5 GiB  120.5 GiB  192.168.100.111  0.1.0\n\

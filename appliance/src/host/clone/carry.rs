@@ -1,8 +1,8 @@
 //! The copying itself: one bounded piece after the other, each short enough that Ctrl-C is heard and a server that goes away is
 //! seen in time.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use model::diagnosis::Reason;
@@ -26,6 +26,8 @@ const PIECE_MAX: u64 = 256 << 20;
 /// twice this by a smaller one: a request may take 40 times as long before the datastore counts as away
 /// (`datastore.request_ms_max`).
 const PIECE_TIME: Duration = Duration::from_millis(250);
+/// Pause between two lines of progress while a piece is under way: a slow server takes seconds for one.
+const TELL: Duration = Duration::from_secs(1);
 /// Pause between two looks whether the leases are still held.
 const LOOK_AT_LEASES: Duration = Duration::from_secs(2);
 
@@ -78,6 +80,7 @@ impl<'a> Carry<'a> {
     /// Why it ended before.
     pub fn all(mut self, plan: &Plan, folder: &Unfinished) -> Result<Carried, Reason> {
         self.total = plan.size();
+        self.tell(&Piece::default());
         let mut links = Vec::new();
         for file in &plan.files {
             let Some(link) = &file.shared else {
@@ -116,7 +119,7 @@ impl<'a> Carry<'a> {
             (copying, copied) = (rest, copied + piece.copied);
             self.carried.copied += piece.copied;
             self.carried.holes += piece.holes;
-            self.tell();
+            self.tell(&Piece::default());
         }
         let (file, size) = (path.to_owned(), Bytes(planned.size));
         self.carried.files.push(ClonedFile { file, size, copied: Some(Bytes(copied)) });
@@ -126,8 +129,9 @@ impl<'a> Carry<'a> {
     /// Copies one piece. What is left to do comes back, unless it was the last.
     fn piece(&mut self, mut copying: Copying) -> Result<(Option<Copying>, Piece), DatastoreError> {
         let (most, mut carrier, made_before) = (self.piece, self.carrier, self.copies_made());
-        let began = Instant::now();
-        let (rest, piece, carrier) = self.datastore.with_open(move || {
+        let (began, under_way) = (Instant::now(), copying.under_way());
+        let tell = || self.tell(&under_way.lock().unwrap_or_else(PoisonError::into_inner));
+        let (rest, piece, carrier) = self.datastore.with_open_watched(TELL, tell, move || {
             let piece = copying.next(most, PIECE_TIME, &mut carrier)?;
             // The last is closed here, and not by who must not be held up.
             Ok(((!piece.is_last).then_some(copying), piece, carrier))
@@ -176,9 +180,11 @@ impl<'a> Carry<'a> {
         Ok(())
     }
 
-    fn tell(&self) {
-        let passed = self.carried.copied + self.carried.holes;
-        let line = told(passed, self.total, self.carried.copied, self.began.elapsed(), self.carried.by);
+    /// Tells how far it is, with what the piece under way has come to.
+    fn tell(&self, under_way: &Piece) {
+        let copied = self.carried.copied + under_way.copied;
+        let passed = copied + self.carried.holes + under_way.holes;
+        let line = told(passed, self.total, copied, self.began.elapsed(), self.carried.by);
         self.caller.progress(&line, Some(thousandths(passed, self.total)));
     }
 }
@@ -214,7 +220,8 @@ fn told(passed: u64, total: u64, copied: u64, took: Duration, by: Option<CopiedB
         Some(CopiedBy::Kernel | CopiedBy::ThisHost) => " by this host",
         None => "",
     };
-    format!("{} of {}, {}/s{by}", Bytes(passed), Bytes(total), Bytes(u64::try_from(rate).unwrap_or(u64::MAX)))
+    let (rate, took) = (Bytes(u64::try_from(rate).unwrap_or(u64::MAX)), took.as_secs());
+    format!("copying: {} of {}, {rate}/s{by}, {took} s", Bytes(passed), Bytes(total))
 }
 
 /// Why nothing goes on, if this host is being shut down.
@@ -240,8 +247,8 @@ mod tests {
     #[test]
     fn progress_tells_bytes_and_rate_and_who_copies() {
         let line = told(3 << 30, 40 << 30, 1 << 30, Duration::from_secs(2), Some(CopiedBy::Server));
-        assert_eq!(line, "3 GiB of 40 GiB, 512 MiB/s by the server");
-        assert_eq!(told(0, 0, 0, Duration::ZERO, None), "0 B of 0 B, 0 B/s");
+        assert_eq!(line, "copying: 3 GiB of 40 GiB, 512 MiB/s by the server, 2 s");
+        assert_eq!(told(0, 0, 0, Duration::ZERO, None), "copying: 0 B of 0 B, 0 B/s, 0 s");
         assert_eq!((thousandths(3, 40), thousandths(0, 0), thousandths(u64::MAX, u64::MAX)), (75, 1000, 1000));
     }
 

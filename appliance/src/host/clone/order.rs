@@ -156,7 +156,9 @@ impl Work<'_> {
             let cause = format!("it was cancelled while the host lease on datastore {on} was waited for");
             return Err(Reason::new(cause, format!("vm clone {} {new} starts it again", located.name)));
         }
+        caller.progress(&format!("taking the leases of {} and {new}", located.name), None);
         let leases = self.take_leases()?;
+        caller.progress(&format!("locking the disks of {}", located.name), None);
         lock_disks(plane, located, &plan, &leases[0], caller)?;
         leftovers::clear(&located.datastore, new);
         // It may have been made by another host before this one had its lease.
@@ -214,6 +216,10 @@ impl Work<'_> {
         let again = format!("vm clone {} {}", self.located.name, self.new);
         let carry = Carry::new(self.plane, &self.located.datastore, self.caller, leases, again);
         let carried = carry.all(&plan, folder)?;
+        self.caller.progress(
+            &format!("copied: {} gets its name as soon as the leases are seen to be held still", self.new),
+            None,
+        );
         // With the locks: whoever has the VM by now need not wait for them.
         drop(plan);
         // Only now it is known that nobody wrote the disks while they were copied.
@@ -284,6 +290,7 @@ mod tests {
                     datastore: "lab".parse().expect("valid"),
                     held: true,
                     renewed_ms: 1,
+                    refusal: None,
                     trouble: String::new(),
                     watchdog: Watchdog::None,
                     area: None,

@@ -8,12 +8,12 @@ use model::limits;
 use model::names::{DatastoreName, HostName};
 
 use super::bytes_of_hex;
+use super::life::{self, SILENCE};
 use super::record::{EARLIER_MAX, HostRecord, MigrationRecord};
 use crate::api::host::{HostRow, HostSeen, HostState};
+use crate::api::lease::HostLease;
 use crate::api::migrate::Peer;
 
-/// A host whose record did not change for so long, three heartbeats, is silent.
-const SILENCE: Duration = Duration::from_millis(3 * limits::HOST_HEARTBEAT_MS);
 /// How long it is remembered that two hosts have one name: they are seen by turns, and on a slow datastore seldom.
 const TWINS: Duration = Duration::from_millis(6 * limits::HOST_HEARTBEAT_MS);
 
@@ -127,7 +127,7 @@ pub struct Known {
     pub record: HostRecord,
     /// Whether it lives.
     pub state: HostState,
-    /// How long ago it said it.
+    /// How long ago its last sign of life was.
     pub silent: Duration,
     /// The two that have its name, where it is not the only one.
     pub twins: Option<Twins>,
@@ -214,17 +214,16 @@ impl Hosts {
         self.lock().keys().cloned().collect()
     }
 
-    /// All of them, `own` marked as this host.
-    pub fn all(&self, own: &HostName) -> Vec<Known> {
+    /// All of them, `own` marked as this host; `leases` are those of all hosts, as this one sees them now.
+    pub fn all(&self, own: &HostName, leases: &[HostLease]) -> Vec<Known> {
         let said = self.lock();
         let known = |said: &Said| {
             let Seen { record, changed, .. } = said.newest()?;
-            let silent = changed.elapsed();
-            let state = match (record.name == *own, record.left, silent < SILENCE) {
-                (true, ..) => HostState::ThisHost,
-                (false, true, _) => HostState::Off,
-                (false, false, true) => HostState::Alive,
-                (false, false, false) => HostState::Silent,
+            let (state, silent) = if record.name == *own {
+                (HostState::ThisHost, changed.elapsed())
+            } else {
+                let leases = leases.iter().filter(|lease| lease.name == record.name);
+                life::judge(record, changed.elapsed(), leases)
             };
             Some(Known { record: record.clone(), state, silent, twins: said.twins().cloned() })
         };
@@ -232,13 +231,13 @@ impl Hosts {
     }
 
     /// The same, in a list.
-    pub fn rows(&self, own: &HostName) -> Vec<HostRow> {
-        self.all(own).iter().map(row).collect()
+    pub fn rows(&self, own: &HostName, leases: &[HostLease]) -> Vec<HostRow> {
+        self.all(own, leases).iter().map(row).collect()
     }
 
     /// All that one of them tells of itself; none where it is not known.
-    pub fn seen(&self, own: &HostName, name: &HostName) -> Option<HostSeen> {
-        let known = self.all(own).into_iter().find(|known| known.record.name == *name)?;
+    pub fn seen(&self, own: &HostName, name: &HostName, leases: &[HostLease]) -> Option<HostSeen> {
+        let known = self.all(own, leases).into_iter().find(|known| known.record.name == *name)?;
         let row = row(&known);
         let HostRecord { identity, boot, cpu, migration, datastores, port_groups, running, .. } = known.record;
         let (migration_port, public_key) = migration.map(|migration| (migration.port, migration.public_key)).unzip();
@@ -320,7 +319,7 @@ mod tests {
         ] {
             hosts.note(&datastore, record(beat), read);
         }
-        let rows = hosts.rows(&own);
+        let rows = hosts.rows(&own, &[]);
         assert_eq!((rows.len(), rows[0].state), (1, HostState::Silent));
     }
 
@@ -351,9 +350,9 @@ mod tests {
         let long_ago = Instant::now().checked_sub(Duration::from_secs(3600)).expect("the machine is up that long");
         hosts.note(&lab(), record(1), long_ago);
         hosts.note(&lab(), record(1), Instant::now());
-        assert_eq!(hosts.rows(&own)[0].state, HostState::Silent);
+        assert_eq!(hosts.rows(&own, &[])[0].state, HostState::Silent);
         hosts.note(&lab(), record(2), Instant::now());
-        assert_eq!(hosts.rows(&own)[0].state, HostState::Alive);
+        assert_eq!(hosts.rows(&own, &[])[0].state, HostState::Alive);
     }
 
     #[test]
@@ -391,7 +390,7 @@ mod tests {
         hosts.note(&spare, of(1, 3), Instant::now());
         let twins = hosts.twins(&name).expect("there are two");
         assert_eq!(twins.identities, ["01".repeat(16), "02".repeat(16)]);
-        assert!(hosts.rows(&"host-a".parse().expect("valid"))[0].named_twice);
+        assert!(hosts.rows(&"host-a".parse().expect("valid"), &[])[0].named_twice);
     }
 
     #[test]

@@ -59,6 +59,10 @@ pub struct HostView {
     pub record: HostRecord,
     /// What is known of its life.
     pub life: Life,
+    /// The end of the look that first saw its register as it is.
+    pub unchanged_since: Instant,
+    /// Its register changed since this host first looked: it was seen to live.
+    pub changed: bool,
 }
 
 /// The state machine of one host on one datastore.
@@ -142,12 +146,12 @@ impl Keeper {
 
     /// The hosts of the datastore, this one included.
     pub fn hosts(&self) -> Vec<HostView> {
-        let seen = self.watch.slots().filter_map(|(slot, seen)| Some((slot, seen.record.clone()?)));
-        seen.map(|(slot, record)| {
+        let views = self.watch.slots().filter_map(|(slot, seen)| {
+            let record = seen.record.clone()?;
             let life = self.watch.life(record.incarnation(slot), Instant::ZERO);
-            HostView { slot, record, life }
-        })
-        .collect()
+            Some(HostView { slot, record, life, unchanged_since: seen.unchanged_since, changed: seen.changed })
+        });
+        views.collect()
     }
 
     /// The boots of other hosts, and of this one before its own, that died lately, as of the look that began at [`Keeper::looked_at`]. What
