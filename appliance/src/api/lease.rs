@@ -73,6 +73,8 @@ pub enum LeaseRequest {
     DeadBoots(DatastoreName),
     /// How this host's own leases are.
     Status,
+    /// Nothing: that the role answers at all. No datastore and no keeper is asked for it.
+    Ping,
     /// The destination of a move, in pre-copy: phase 1 of the epoch after `epoch`.
     Prepare {
         /// The VM.
@@ -164,6 +166,10 @@ pub struct TakenFrom {
     /// How its life ended, for a person: `its host lease had expired`.
     pub why: String,
 }
+
+/// What a person can do about a lease role that does not answer.
+pub const AWAY_HINT: &str = "log show lease; init restarts a role that died within seconds, but not one that is stopped or hangs: \
+                             host reboot ends that";
 
 /// The name of a holder of whom nothing but its identity is left in the lease area, because another host has its slot by
 /// now: it reads well where names of hosts stand.

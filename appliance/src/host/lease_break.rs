@@ -26,7 +26,7 @@ pub fn break_lease(plane: &ControlPlane, name: &VmName, force: bool) -> Result<S
     let _claim = plane.vms.claim(name, VmState::Releasing, &what)?;
     let vm = located.vm();
     let failed = |failure: LeaseFailure| Diagnosis::of(&what, vec![failure.reason()]);
-    let Some(holder) = plane.leases.holder(&vm).map_err(failed)? else {
+    let Some(holder) = plane.leases.seen_holder(&vm).map_err(failed)? else {
         return Ok(format!("nobody holds the lease of VM {name}: vm start {name}, on any host"));
     };
     if holder.own {

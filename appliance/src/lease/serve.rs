@@ -140,6 +140,7 @@ impl Leases {
             LeaseRequest::Confirm { vm, epoch } => {
                 self.ask(&vm.datastore, Request::Confirm(vm.vm.clone(), Epoch(epoch)))
             }
+            LeaseRequest::Ping => LeaseAnswer::Done,
             LeaseRequest::Watch => LeaseAnswer::Failed("it is no request".to_owned()),
         }
     }

@@ -47,6 +47,8 @@ pub enum VmState {
     Broken(Flaw),
     /// The datastore does not tell.
     Unknown,
+    /// It does not run here, and may run elsewhere: the lease role of the host that answers does not.
+    Unheard,
 }
 
 /// Why a folder of a datastore's `vms/` is no VM that could be started.
@@ -107,6 +109,8 @@ pub struct VmDetail {
 pub enum VmHolder {
     /// Its lease does not tell: any host may hold and run it.
     Unknown,
+    /// The same, because the lease role of the host that answers does not.
+    Unheard,
     /// Nobody.
     Nobody,
     /// A host.
