@@ -384,10 +384,20 @@ fn a_damaged_lease_keeps_its_vm_from_starting_and_says_what_mends_it() {
     let (status, said) = host.ask("vm start witness");
     let told = line(&said);
     assert_eq!(status, 1, "{told}");
-    for part in ["corrupt in both copies", "move its file godwit/lease away"] {
+    for part in ["the lease of VM witness is damaged", "corrupt in both copies", "move its file godwit/lease away"] {
         assert!(told.contains(part), "{part}: {told}");
     }
     assert_eq!(host.ask("vm start other").0, 0, "the leases of other VMs are sound");
+    let (_, list) = host.ask("vm list");
+    assert!(line(&list).contains("a lease is damaged"), "{}", line(&list));
+    assert_eq!((host.state("witness"), host.state("other")), (VmState::LeaseDamaged, VmState::Running));
+    let HostAnswer::Leases(rows) = host.ask("lease list").1 else { panic!("no list") };
+    let lives: Vec<_> = rows.iter().map(|row| (row.vm.as_str(), row.life == HolderLife::Damaged)).collect();
+    assert_eq!(lives, [("other", false), ("witness", true)]);
+    let (status, checks) = host.ask("host check");
+    let told = line(&checks);
+    assert!(status == 1 && told.contains("the lease of VM witness is damaged"), "{told}");
+    assert!(!told.contains("VM other is damaged"), "{told}");
 }
 
 #[test]

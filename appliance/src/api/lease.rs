@@ -132,7 +132,7 @@ pub enum LeaseAnswer {
     /// To `Query`: `None` if nobody holds it.
     Holder(Option<Holder>),
     /// To `List`.
-    Holders(Vec<(VmName, Holder)>),
+    Holders(Vec<(VmName, Listed)>),
     /// To `Hosts`.
     Hosts(Vec<HostLease>),
     /// To `DeadBoots`.
@@ -141,8 +141,15 @@ pub enum LeaseAnswer {
     Status(Vec<DatastoreLease>),
     /// Not done, nothing is known to have changed, and why.
     Failed(String),
-    /// Not done: what hosts wrote into the lease area is damaged, and how. Nothing can be decided there.
-    Damaged(String),
+    /// Not done: what hosts wrote about the VM into the lease area is damaged, and how. Nothing can be decided about it.
+    Damaged {
+        /// The VM.
+        vm: VmName,
+        /// For a person: `the lease of VM web is damaged: ...`.
+        why: String,
+    },
+    /// Not done: what hosts wrote about all VMs into the lease area is damaged, and how. Nothing can be decided there.
+    AreaDamaged(String),
     /// The datastore did not answer in time: what was asked may or may not have happened.
     Unknown(String),
     /// On a connection that watches.
@@ -174,6 +181,15 @@ pub const AWAY_HINT: &str = "log show lease; init restarts a role that died with
 /// The name of a holder of whom nothing but its identity is left in the lease area, because another host has its slot by
 /// now: it reads well where names of hosts stand.
 pub const GONE: &str = "a-host-that-is-gone";
+
+/// What the lease of a VM tells in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Listed {
+    /// Who holds it.
+    Held(Holder),
+    /// It is damaged, and how, for a person: `the lease of VM web is damaged: ...`.
+    Damaged(String),
+}
 
 /// Who holds a VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use crate::api::host::{
     Check, ConfigDetail, DatastoreDetail, Flaw, HostAnswer, HostDetail, HostRequest, Names, PortGroupRow, VmDetail,
     VmHolder, VmRow, VmState,
 };
-use crate::api::lease::Holder;
+use crate::api::lease::Listed;
 use crate::datastore::Datastore;
 use crate::host::control_plane::{ControlPlane, logical_processors};
 use crate::host::discovery::hex_of;
@@ -118,9 +118,9 @@ fn vms(plane: &ControlPlane) -> Vec<VmRow> {
                 rows.push(misnamed(&datastore, folder));
                 continue;
             };
-            let holder =
-                holders.as_ref().map(|holders| holders.iter().find(|(vm, _)| *vm == name).map(|(_, holder)| holder));
-            rows.push(vm_row(plane, &datastore, &name, holder));
+            let listed =
+                holders.as_ref().map(|holders| holders.iter().find(|(vm, _)| *vm == name).map(|(_, listed)| listed));
+            rows.push(vm_row(plane, &datastore, &name, listed));
         }
         plane.note_listed(&datastore, &rows[from..]);
     }
@@ -162,22 +162,23 @@ fn vm_row(
     plane: &ControlPlane,
     datastore: &std::sync::Arc<Datastore>,
     name: &VmName,
-    holder: Result<Option<&Holder>, &LeaseFailure>,
+    listed: Result<Option<&Listed>, &LeaseFailure>,
 ) -> VmRow {
     let config = match Located::read(datastore, name) {
         Ok(located) => located.draft().config.map_err(|_| Flaw::Errors),
         Err(error) if error.is_missing() => Err(Flaw::NoConfig),
         Err(_) => Err(Flaw::Unreadable),
     };
-    let elsewhere = match holder {
+    let elsewhere = match listed {
         Err(failure) if failure.is_silence() => VmState::Unheard,
+        Err(LeaseFailure::Damaged { .. }) | Ok(Some(Listed::Damaged(_))) => VmState::LeaseDamaged,
         Err(_) => VmState::Unknown,
         Ok(None) => config.as_ref().map_or_else(|flaw| VmState::Broken(*flaw), |_| VmState::Stopped),
         // Held by this host, which does nothing with it: it runs nowhere.
-        Ok(Some(holder)) if holder.own => VmState::Stopped,
-        Ok(Some(holder)) if holder.alive => VmState::Elsewhere(holder.name.clone()),
-        Ok(Some(holder)) if holder.name == *plane.name() => VmState::LostHere,
-        Ok(Some(holder)) => VmState::Orphaned(holder.name.clone()),
+        Ok(Some(Listed::Held(holder))) if holder.own => VmState::Stopped,
+        Ok(Some(Listed::Held(holder))) if holder.alive => VmState::Elsewhere(holder.name.clone()),
+        Ok(Some(Listed::Held(holder))) if holder.name == *plane.name() => VmState::LostHere,
+        Ok(Some(Listed::Held(holder))) => VmState::Orphaned(holder.name.clone()),
     };
     VmRow {
         name: name.to_string(),
@@ -197,6 +198,7 @@ fn vm(plane: &ControlPlane, name: &VmName) -> Result<VmDetail, Diagnosis> {
     };
     let (epoch, held) = match &holder {
         Err(failure) if failure.is_silence() => (0, VmHolder::Unheard),
+        Err(LeaseFailure::Damaged { why, .. }) => (0, VmHolder::Damaged(why.clone())),
         Err(_) => (0, VmHolder::Unknown),
         Ok(None) => (0, VmHolder::Nobody),
         Ok(Some(holder)) => {
@@ -205,9 +207,10 @@ fn vm(plane: &ControlPlane, name: &VmName) -> Result<VmDetail, Diagnosis> {
         }
     };
     let running = plane.vms.running(name);
+    let listed = holder.map(|holder| holder.map(Listed::Held));
     let cpu_us = running.as_ref().and_then(|running| Some(running.monitor.status().ok()?.cpu_us));
     Ok(VmDetail {
-        row: vm_row(plane, &located.datastore, name, holder.as_ref().map(Option::as_ref)),
+        row: vm_row(plane, &located.datastore, name, listed.as_ref().map(Option::as_ref)),
         config,
         config_errors,
         holder: held,
@@ -306,7 +309,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::api::lease::{LeaseAnswer, LeaseRequest};
+    use crate::api::lease::{Holder, LeaseAnswer, LeaseRequest};
     use crate::console::render;
     use crate::host::control_plane::stand_in::Place;
     use crate::host::monitor::stand_in::StandIn;

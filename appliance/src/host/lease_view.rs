@@ -5,19 +5,18 @@ use model::limits;
 use model::names::VmName;
 
 use crate::api::host::{HolderLife, LeaseDetail, LeaseHolder, LeaseRow};
-use crate::api::lease::{Holder, HostLease, VmOnDatastore};
+use crate::api::lease::{Holder, HostLease, Listed, VmOnDatastore};
 use crate::datastore::Datastore;
 use crate::host::control_plane::ControlPlane;
 use crate::host::discovery::hex_of;
 use crate::host::leases::LeaseFailure;
 use crate::host::located::{locate, vm_names};
-use crate::host::running::Running;
 use crate::host::whereabouts::where_is;
 
 /// VMs whose holders are asked for in one message: the answer has to fit into one, too.
 const LISTED_AT_ONCE: usize = 200;
 
-/// Who holds which of these VMs.
+/// What the leases of these VMs tell; those that nobody holds are left out.
 ///
 /// # Errors
 /// The leases of the datastore do not tell.
@@ -25,7 +24,7 @@ pub fn holders(
     plane: &ControlPlane,
     datastore: &Datastore,
     names: &[VmName],
-) -> Result<Vec<(VmName, Holder)>, LeaseFailure> {
+) -> Result<Vec<(VmName, Listed)>, LeaseFailure> {
     let mut all = Vec::new();
     for vms in names.chunks(LISTED_AT_ONCE) {
         all.extend(plane.leases.list(datastore.name(), vms)?);
@@ -46,9 +45,12 @@ pub fn list(plane: &ControlPlane) -> Result<Vec<LeaseRow>, Diagnosis> {
         let told =
             holders(plane, &datastore, &names).and_then(|holders| Ok((holders, plane.leases.hosts(datastore.name())?)));
         match told {
-            Ok((holders, hosts)) => rows.extend(holders.into_iter().map(|(name, holder)| {
+            Ok((holders, hosts)) => rows.extend(holders.into_iter().map(|(name, listed)| {
                 let vm = VmOnDatastore { datastore: datastore.name().clone(), vm: name };
-                row(vm, &holder, &hosts)
+                match listed {
+                    Listed::Held(holder) => row(vm, &holder, &hosts),
+                    Listed::Damaged(_) => untold(vm, HolderLife::Damaged),
+                }
             })),
             Err(failure) if failure.is_silence() => rows.extend(unheard_rows(plane, &datastore, names)),
             Err(failure) => return Err(Diagnosis::of(WHAT, vec![failure.reason()])),
@@ -63,16 +65,17 @@ fn unheard_rows(plane: &ControlPlane, datastore: &Datastore, mut names: Vec<VmNa
     // One that is on its way to here is held by its source.
     here.retain(|(running, _)| running.vm.datastore == *datastore.name() && running.epoch() > 0);
     names.retain(|name| !here.iter().any(|(running, _)| running.vm.vm == *name));
-    let row = |vm: VmName, running: Option<&Running>| LeaseRow {
-        vm,
-        datastore: datastore.name().clone(),
-        holder: running.map(|_| plane.name().clone()),
-        epoch: running.map(Running::epoch),
-        life: HolderLife::Unheard,
-        since_unix_s: None,
-    };
-    let run = here.iter().map(|(running, _)| row(running.vm.vm.clone(), Some(running)));
-    run.chain(names.into_iter().map(|name| row(name, None))).collect()
+    let run = here.iter().map(|(running, _)| {
+        let (holder, epoch) = (Some(plane.name().clone()), Some(running.epoch()));
+        LeaseRow { holder, epoch, ..untold(running.vm.clone(), HolderLife::Unheard) }
+    });
+    let rest = names.into_iter().map(|vm| VmOnDatastore { datastore: datastore.name().clone(), vm });
+    run.chain(rest.map(|vm| untold(vm, HolderLife::Unheard))).collect()
+}
+
+/// The lease of a VM that does not tell who holds it.
+fn untold(vm: VmOnDatastore, life: HolderLife) -> LeaseRow {
+    LeaseRow { vm: vm.vm, datastore: vm.datastore, holder: None, epoch: None, life, since_unix_s: None }
 }
 
 /// All that is known of the lease of a VM, and what follows from it.

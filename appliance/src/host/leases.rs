@@ -12,8 +12,8 @@ use model::names::{DatastoreName, HostName, VmName};
 
 use crate::api::channel::{Channel, ChannelError};
 use crate::api::lease::{
-    AWAY_HINT, DatastoreLease, DeadBoot, GONE, Holder, HostLease, LeaseAnswer, LeaseEvent, LeaseRequest, TakenFrom,
-    VmOnDatastore,
+    AWAY_HINT, DatastoreLease, DeadBoot, GONE, Holder, HostLease, LeaseAnswer, LeaseEvent, LeaseRequest, Listed,
+    TakenFrom, VmOnDatastore,
 };
 use crate::api::paths::RunDir;
 use crate::host::discovery::Hosts;
@@ -56,9 +56,17 @@ pub enum LeaseFailure {
     /// The lease role could not.
     #[error("{0}")]
     Failed(String),
+    /// The VM's lease is damaged.
+    #[error("{why}")]
+    Damaged {
+        /// The VM.
+        vm: VmName,
+        /// How, for a person.
+        why: String,
+    },
     /// The lease area is damaged, and how.
     #[error("{0}")]
-    Damaged(String),
+    AreaDamaged(String),
     /// What was asked may or may not have happened.
     #[error("{0}")]
     Unknown(String),
@@ -81,7 +89,7 @@ impl LeaseFailure {
                 model::limits::LEASE_EXPIRY_MS / 1000
             ),
             Self::HeldBy(holder) => format!("wait until the lease of {} has expired, then try again", holder.name),
-            Self::Damaged(_) => "no host runs what it cannot decide about; if the storage is sound again: shut down every host that uses \
+            Self::Damaged { .. } | Self::AreaDamaged(_) => "no host runs what it cannot decide about; if the storage is sound again: shut down every host that uses \
                                  this datastore, move its file godwit/lease away, and start them: they make a new one"
                 .to_owned(),
             Self::Failed(_) | Self::Unknown(_) => "datastore list, then: log show lease".to_owned(),
@@ -168,11 +176,15 @@ impl Leases {
             LeaseAnswer::HeldBy(holder) => Err(LeaseFailure::HeldBy(self.named(holder))),
             LeaseAnswer::Holder(holder) => Ok(LeaseAnswer::Holder(holder.map(|holder| self.named(holder)))),
             LeaseAnswer::Holders(holders) => {
-                let named = holders.into_iter().map(|(vm, holder)| (vm, self.named(holder)));
+                let named = holders.into_iter().map(|(vm, listed)| match listed {
+                    Listed::Held(holder) => (vm, Listed::Held(self.named(holder))),
+                    damaged @ Listed::Damaged(_) => (vm, damaged),
+                });
                 Ok(LeaseAnswer::Holders(named.collect()))
             }
             LeaseAnswer::Failed(why) => Err(LeaseFailure::Failed(why)),
-            LeaseAnswer::Damaged(why) => Err(LeaseFailure::Damaged(why)),
+            LeaseAnswer::Damaged { vm, why } => Err(LeaseFailure::Damaged { vm, why }),
+            LeaseAnswer::AreaDamaged(why) => Err(LeaseFailure::AreaDamaged(why)),
             LeaseAnswer::Unknown(why) => Err(LeaseFailure::Unknown(why)),
             answer => Ok(answer),
         }
@@ -286,7 +298,7 @@ impl Leases {
     ///
     /// # Errors
     /// The datastore does not answer, or the lease role is away or stands still.
-    pub fn list(&self, datastore: &DatastoreName, vms: &[VmName]) -> Result<Vec<(VmName, Holder)>, LeaseFailure> {
+    pub fn list(&self, datastore: &DatastoreName, vms: &[VmName]) -> Result<Vec<(VmName, Listed)>, LeaseFailure> {
         match self.look(&LeaseRequest::List { datastore: datastore.clone(), vms: vms.to_vec() })? {
             LeaseAnswer::Holders(holders) => Ok(holders),
             other => Err(unexpected(&other)),

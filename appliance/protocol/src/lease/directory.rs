@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::identity::{Epoch, Incarnation, Tenancy, Value};
 use super::layout::{Area, Extent};
 use super::patience::Patience;
-use super::paxos::{Outvoted, View, Write};
+use super::paxos::{Outvoted, Unusable, View, Write};
 use super::round::{Ask, Ended, Round, Seat, Turn};
 use super::table::{Home, Table};
 use super::vm_lease::LeaseError;
@@ -110,7 +110,7 @@ impl Directory {
         match (std::mem::take(&mut self.step), ended) {
             (Step::ReadBlocks, Ended::Read(bytes)) => match seat.view(bytes) {
                 Ok(view) => self.surveyed(seat, view),
-                Err(unusable) => self.failed(now, LeaseError::from(unusable)),
+                Err(unusable) => self.unusable(now, unusable),
             },
             (Step::ReadTable(view, digest, epoch), Ended::Read(bytes)) => {
                 match Table::decode(bytes, digest, area.geometry.vms()) {
@@ -226,8 +226,16 @@ impl Directory {
                 self.step = Step::Pause(self.patience.outvoted(now, chance));
             }
             Turn::Failed => self.failed(now, LeaseError::Storage),
-            Turn::Unusable(unusable) => self.failed(now, LeaseError::from(unusable)),
+            Turn::Unusable(unusable) => self.unusable(now, unusable),
         }
+    }
+
+    fn unusable(&mut self, now: Instant, unusable: Unusable) {
+        let error = match unusable {
+            Unusable::Corrupt(slots) => LeaseError::DirectoryCorrupt(slots),
+            Unusable::Reused => LeaseError::DirectoryUnreadable,
+        };
+        self.failed(now, error);
     }
 
     fn failed(&mut self, now: Instant, error: LeaseError) {

@@ -31,6 +31,8 @@ pub enum HolderLife {
     },
     /// It is over for good: that life of the host runs no VM any more.
     Over,
+    /// The VM's lease is damaged: nobody can tell who holds it, and nobody comes to hold it.
+    Damaged,
     /// The lease role of the host that answers does not: what runs there is known without it, and nothing else.
     Unheard,
 }

@@ -49,6 +49,8 @@ pub enum VmState {
     Unknown,
     /// It does not run here, and may run elsewhere: the lease role of the host that answers does not.
     Unheard,
+    /// It does not run here, and may run elsewhere: its lease is damaged.
+    LeaseDamaged,
 }
 
 /// Why a folder of a datastore's `vms/` is no VM that could be started.
@@ -111,6 +113,8 @@ pub enum VmHolder {
     Unknown,
     /// The same, because the lease role of the host that answers does not.
     Unheard,
+    /// The same, because its lease is damaged, and how, for a person.
+    Damaged(String),
     /// Nobody.
     Nobody,
     /// A host.

@@ -137,6 +137,7 @@ fn state_text(state: &VmState) -> String {
         VmState::Broken(Flaw::Unreadable) => "broken: unreadable vm.toml".to_owned(),
         VmState::Broken(Flaw::Errors) => "broken: errors in vm.toml".to_owned(),
         VmState::Unknown => "unknown".to_owned(),
+        VmState::LeaseDamaged => "unknown: its lease is damaged".to_owned(),
         VmState::Unheard => format!("unknown: {LEASE_ROLE_AWAY}"),
     }
 }
@@ -148,13 +149,22 @@ fn vms_text(vms: &[VmRow]) -> String {
         let VmRow { name, datastore, state, cpus, memory } = vm;
         table.row([name.clone(), state_text(state), or_dash(*cpus), or_dash(*memory), datastore.to_string()]);
     }
-    format!("{table}{}", unheard_note(vms.iter().any(|vm| vm.state == VmState::Unheard)))
+    let notes = unheard_note(vms.iter().any(|vm| vm.state == VmState::Unheard))
+        + &damaged_note(vms.iter().any(|vm| vm.state == VmState::LeaseDamaged));
+    format!("{table}{notes}")
 }
 
 /// What stands below what is told without the lease role, where anything is.
 fn unheard_note(is_unheard: bool) -> String {
     let cause = format!("{LEASE_ROLE_AWAY}: which VMs run on this host is known without it, who holds others is not");
     if is_unheard { with_hints("note:  ", &[Reason::new(cause, AWAY_HINT)]) } else { String::new() }
+}
+
+/// What stands below what shows VMs with a damaged lease.
+fn damaged_note(is_damaged: bool) -> String {
+    let cause = "a lease is damaged: nobody can tell where its VM runs, and no host starts or moves it";
+    let hint = "host check tells how, and what mends it";
+    if is_damaged { with_hints("note:  ", &[Reason::new(cause, hint)]) } else { String::new() }
 }
 
 fn vm_text(vm: &VmDetail) -> String {
@@ -184,12 +194,14 @@ fn vm_text(vm: &VmDetail) -> String {
                 format!("stun at most {} ms, verify {}", config.migration.stun_ms_max, config.migration.verify),
             );
     }
-    format!("{record}{}", unheard_note(vm.holder == VmHolder::Unheard))
+    let notes = unheard_note(vm.holder == VmHolder::Unheard) + &damaged_note(matches!(vm.holder, VmHolder::Damaged(_)));
+    format!("{record}{notes}")
 }
 
 fn lease_text(vm: &VmDetail) -> String {
     match &vm.holder {
         VmHolder::Unknown => "does not tell who holds it: another host may run it".to_owned(),
+        VmHolder::Damaged(why) => format!("unknown: {why}"),
         VmHolder::Unheard => format!("unknown: {LEASE_ROLE_AWAY}, and another host may run it"),
         VmHolder::Nobody => "held by nobody".to_owned(),
         VmHolder::Host { name, idle, since_unix_s } => {
@@ -371,13 +383,16 @@ fn leases_text(leases: &[LeaseRow]) -> String {
         let holder = holder.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string);
         table.row([vm.to_string(), datastore.to_string(), holder, or_dash(*epoch), life_text(*life)]);
     }
-    format!("{table}{}", unheard_note(leases.iter().any(|lease| lease.life == HolderLife::Unheard)))
+    let notes = unheard_note(leases.iter().any(|lease| lease.life == HolderLife::Unheard))
+        + &damaged_note(leases.iter().any(|lease| lease.life == HolderLife::Damaged));
+    format!("{table}{notes}")
 }
 
 fn life_text(life: HolderLife) -> String {
     match life {
         HolderLife::Renews { silent_ms } => format!("renewed {}.{} s ago", silent_ms / 1000, silent_ms % 1000 / 100),
         HolderLife::Over => "over".to_owned(),
+        HolderLife::Damaged => "the lease is damaged".to_owned(),
         HolderLife::Unheard => "unknown".to_owned(),
     }
 }

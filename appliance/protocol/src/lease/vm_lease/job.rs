@@ -303,7 +303,13 @@ impl VmJob {
 
     /// What is told when nothing more is tried: a look that fails does not take back what was written before it.
     fn in_the_end(&self, error: LeaseError) -> LeaseError {
-        let undecided = matches!(error, LeaseError::Storage | LeaseError::Corrupt(_) | LeaseError::DirectoryUnreadable);
+        let undecided = matches!(
+            error,
+            LeaseError::Storage
+                | LeaseError::Corrupt(_)
+                | LeaseError::DirectoryCorrupt(_)
+                | LeaseError::DirectoryUnreadable
+        );
         if self.doubtful && undecided { LeaseError::OutcomeUnknown } else { error }
     }
 }

@@ -4,7 +4,7 @@ use model::limits;
 use model::names::VmName;
 
 use crate::lease::identity::{Epoch, HostId, Incarnation, Slot};
-use crate::lease::paxos::Unusable;
+use crate::lease::paxos::{Unusable, slots_text};
 use crate::lease::record::Watchdog;
 use crate::lease::watch::{Death, Life};
 
@@ -135,9 +135,12 @@ pub enum LeaseError {
     /// No such VM has a lease here.
     #[error("the VM has no lease on this datastore")]
     NoLease,
-    /// What a host wrote is lost.
-    #[error("the lease record of slot {0} is corrupt in both copies")]
-    Corrupt(Slot),
+    /// What the hosts of these slots wrote about the VM is lost.
+    #[error("the lease records of {} are corrupt in both copies", slots_text(.0))]
+    Corrupt(Vec<Slot>),
+    /// What the hosts of these slots wrote about the directory of leases is lost.
+    #[error("the records of {} in the directory of leases are corrupt in both copies", slots_text(.0))]
+    DirectoryCorrupt(Vec<Slot>),
     /// The directory of leases cannot be read.
     #[error("the directory of leases cannot be read")]
     DirectoryUnreadable,
@@ -155,7 +158,7 @@ pub enum LeaseError {
 impl From<Unusable> for LeaseError {
     fn from(unusable: Unusable) -> Self {
         match unusable {
-            Unusable::Corrupt(corrupt) => Self::Corrupt(corrupt.0),
+            Unusable::Corrupt(slots) => Self::Corrupt(slots),
             Unusable::Reused => Self::NoLease,
         }
     }
