@@ -58,6 +58,13 @@ pub enum LeaseRequest {
     Guard(VmOnDatastore),
     /// Gives the lease of a VM that does not run any more up.
     GiveUp(VmOnDatastore),
+    /// Gives a VM whose lease is damaged a new one, which nobody holds.
+    Mend {
+        /// The VM.
+        vm: VmOnDatastore,
+        /// A person says that it runs on no host: without, no other host may live.
+        vouched: bool,
+    },
     /// Who holds a VM.
     Query(VmOnDatastore),
     /// Who holds each of these VMs of a datastore.
@@ -148,6 +155,8 @@ pub enum LeaseAnswer {
         /// For a person: `the lease of VM web is damaged: ...`.
         why: String,
     },
+    /// To `Mend`: not done, because it may run on these hosts, which live. Names, or what stands for one that cannot be read.
+    MayRunOn(Vec<String>),
     /// Not done: what hosts wrote about all VMs into the lease area is damaged, and how. Nothing can be decided there.
     AreaDamaged(String),
     /// The datastore did not answer in time: what was asked may or may not have happened.

@@ -64,6 +64,9 @@ pub enum LeaseFailure {
         /// How, for a person.
         why: String,
     },
+    /// The VM's lease is damaged, and it may run on these hosts, which live.
+    #[error("its lease is damaged, so that nobody can tell which host holds it, and these live: {}", .0.join(", "))]
+    MayRunOn(Vec<String>),
     /// The lease area is damaged, and how.
     #[error("{0}")]
     AreaDamaged(String),
@@ -89,7 +92,12 @@ impl LeaseFailure {
                 model::limits::LEASE_EXPIRY_MS / 1000
             ),
             Self::HeldBy(holder) => format!("wait until the lease of {} has expired, then try again", holder.name),
-            Self::Damaged { .. } | Self::AreaDamaged(_) => "no host runs what it cannot decide about; if the storage is sound again: shut down every host that uses \
+            Self::Damaged { vm, .. } => format!(
+                "no host starts what it cannot decide about; if the storage is sound again, lease break {vm} gives it a new lease, \
+                 where it runs on no host"
+            ),
+            Self::MayRunOn(_) => "vm list, on each of them".to_owned(),
+            Self::AreaDamaged(_) => "no host runs what it cannot decide about; if the storage is sound again: shut down every host that uses \
                                  this datastore, move its file godwit/lease away, and start them: they make a new one"
                 .to_owned(),
             Self::Failed(_) | Self::Unknown(_) => "datastore list, then: log show lease".to_owned(),
@@ -184,6 +192,7 @@ impl Leases {
             }
             LeaseAnswer::Failed(why) => Err(LeaseFailure::Failed(why)),
             LeaseAnswer::Damaged { vm, why } => Err(LeaseFailure::Damaged { vm, why }),
+            LeaseAnswer::MayRunOn(hosts) => Err(LeaseFailure::MayRunOn(hosts)),
             LeaseAnswer::AreaDamaged(why) => Err(LeaseFailure::AreaDamaged(why)),
             LeaseAnswer::Unknown(why) => Err(LeaseFailure::Unknown(why)),
             answer => Ok(answer),
@@ -267,6 +276,19 @@ impl Leases {
     /// The datastore does not answer: the lease then ends with this host's.
     pub fn give_up(&self, vm: &VmOnDatastore) -> Result<(), LeaseFailure> {
         self.ask(&LeaseRequest::GiveUp(vm.clone()), &[]).map(|_| ())
+    }
+
+    /// Gives a VM whose lease is damaged a new one, which nobody holds; whether it was damaged. `vouched`: a person says that it
+    /// runs on no host. It must not run on this one.
+    ///
+    /// # Errors
+    /// Nobody vouches, and it may run on another host, which lives; or the datastore does not answer.
+    pub fn mend(&self, vm: &VmOnDatastore, vouched: bool) -> Result<bool, LeaseFailure> {
+        match self.ask(&LeaseRequest::Mend { vm: vm.clone(), vouched }, &[])? {
+            LeaseAnswer::Done => Ok(true),
+            LeaseAnswer::Holder(_) => Ok(false),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// After a commit whose outcome is unknown: learns who won the epoch after `epoch`, or wins it for this host.

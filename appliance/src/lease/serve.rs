@@ -15,7 +15,7 @@ use protocol::lease::identity::{BootId, Epoch, HostId, Incarnation, Slot};
 use protocol::lease::keeper::HostView;
 use protocol::lease::paxos::slots_text;
 use protocol::lease::record::Watchdog as Kind;
-use protocol::lease::vm_lease::{self, Answer, LeaseError, Request, Take, Taken};
+use protocol::lease::vm_lease::{self, Answer, LeaseError, Request, Take, Taken, Vouched};
 use protocol::lease::watch::{self, Death, Life};
 
 use crate::api::channel::{Channel, ChannelError};
@@ -117,6 +117,10 @@ impl Leases {
             }
             LeaseRequest::Guard(vm) => self.guard(&vm, beside),
             LeaseRequest::GiveUp(vm) => self.ask(&vm.datastore, Request::GiveUp(vm.vm.clone())),
+            LeaseRequest::Mend { vm, vouched } => {
+                let vouched = if vouched { Vouched::Yes } else { Vouched::No };
+                self.ask(&vm.datastore, Request::Mend(vm.vm.clone(), vouched))
+            }
             LeaseRequest::Query(vm) => self.ask(&vm.datastore, Request::Query(vm.vm.clone())),
             LeaseRequest::List { datastore, vms } => self.list(&datastore, &vms),
             LeaseRequest::Hosts(datastore) => match self.view(&datastore) {
@@ -271,6 +275,7 @@ impl Leases {
             Ok(Err(LeaseError::Corrupt(slots))) => {
                 LeaseAnswer::Damaged { why: self.damage(datastore, &vm, &slots), vm }
             }
+            Ok(Err(LeaseError::MayRunOn(slots))) => LeaseAnswer::MayRunOn(self.names(datastore, &slots)),
             Ok(Err(error @ LeaseError::DirectoryCorrupt(_))) => LeaseAnswer::AreaDamaged(error.to_string()),
             Ok(Err(error)) => LeaseAnswer::Failed(error.to_string()),
             Err(why) => LeaseAnswer::Unknown(why),
@@ -285,6 +290,14 @@ impl Leases {
         let whose = if of_hosts.is_empty() { "no host".to_owned() } else { of_hosts.join(", ") };
         let which = slots_text(slots);
         format!("the lease of VM {vm} is damaged: its records of {which} (those of {whose}) are corrupt in both copies")
+    }
+
+    /// The names of the hosts in these slots.
+    fn names(&self, datastore: &DatastoreName, slots: &[Slot]) -> Vec<String> {
+        let hosts = self.view(datastore).map(|view| view.hosts).unwrap_or_default();
+        let name = |slot: &Slot| hosts.iter().find(|view| view.slot == *slot).map(|view| view.record.name.to_string());
+        let unread = |slot: &Slot| format!("the host of slot {slot}, which cannot be read");
+        slots.iter().map(|slot| name(slot).unwrap_or_else(|| unread(slot))).collect()
     }
 
     /// Who this host is on a datastore, in this boot.
