@@ -62,8 +62,9 @@ pub enum LeaseRequest {
     Mend {
         /// The VM.
         vm: VmOnDatastore,
-        /// A person says that it runs on no host: without, no other host may live.
-        vouched: bool,
+        /// A person says that it runs on no host, of the lease that was told to be damaged with this mark: without, no other host may
+        /// live.
+        vouched: Option<u64>,
     },
     /// Who holds a VM.
     Query(VmOnDatastore),
@@ -154,6 +155,8 @@ pub enum LeaseAnswer {
         vm: VmName,
         /// For a person: `the lease of VM web is damaged: ...`.
         why: String,
+        /// Tells this lease of the VM from one that it had before, or has instead.
+        mark: u64,
     },
     /// To `Mend`: not done, because it may run on these hosts, which live. Names, or what stands for one that cannot be read.
     MayRunOn(Vec<String>),

@@ -10,7 +10,7 @@ use crate::host::checks::kvm_problem;
 use crate::host::clashes;
 use crate::host::clone::leftovers;
 use crate::host::control_plane::ControlPlane;
-use crate::host::leases::LeaseFailure;
+use crate::host::leases::{LeaseFailure, mend_hint};
 use crate::host::located::vm_names;
 use crate::host::{lease_view, maintenance};
 
@@ -116,14 +116,14 @@ fn damaged_leases(plane: &ControlPlane) -> Vec<Reason> {
     for datastore in plane.datastores.all().iter().filter(|datastore| datastore.available()) {
         match lease_view::holders(plane, datastore, &vm_names(datastore)) {
             Ok(listed) => damaged.extend(listed.into_iter().filter_map(|(vm, listed)| match listed {
-                Listed::Damaged(why) => Some(LeaseFailure::Damaged { vm, why }),
+                Listed::Damaged(why) => Some(Reason::new(why, mend_hint(&vm))),
                 Listed::Held(_) => None,
             })),
-            Err(failure @ LeaseFailure::AreaDamaged(_)) => damaged.push(failure),
+            Err(failure @ LeaseFailure::AreaDamaged(_)) => damaged.push(failure.reason()),
             Err(_) => {}
         }
     }
-    damaged.iter().map(LeaseFailure::reason).collect()
+    damaged
 }
 
 /// The migration NIC as its engine knows it, and why no VM can be moved over it, if none can.

@@ -42,7 +42,9 @@ pub fn break_lease(plane: &ControlPlane, name: &VmName, force: bool) -> Result<S
     let vm = located.vm();
     let failed = |failure: LeaseFailure| Diagnosis::of(&what, vec![failure.reason()]);
     let holder = match plane.leases.seen_holder(&vm) {
-        Err(LeaseFailure::Damaged { .. }) => return mend(plane, &vm, &located.datastore, force, &what),
+        Err(LeaseFailure::Damaged { mark, .. }) => {
+            return mend(plane, &vm, &located.datastore, force.then_some(mark), &what);
+        }
         holder => holder.map_err(failed)?,
     };
     let Some(holder) = holder else {
@@ -75,11 +77,11 @@ fn mend(
     plane: &ControlPlane,
     vm: &VmOnDatastore,
     datastore: &Datastore,
-    force: bool,
+    vouched: Option<u64>,
     what: &str,
 ) -> Result<String, Diagnosis> {
     let name = &vm.vm;
-    match plane.leases.mend(vm, force) {
+    match plane.leases.mend(vm, vouched) {
         Ok(true) => {
             log::warn!(target: journal::NEWS, "the damaged lease of VM {name} was given up for a new one on the console");
             Ok(format!(
@@ -224,11 +226,12 @@ mod tests {
 
     #[test]
     fn a_damaged_lease_is_mended_where_no_other_host_lives_or_by_force_and_what_it_may_cost_is_said() {
-        let damaged = || LeaseAnswer::Damaged { vm: web().vm, why: "the lease of VM web is damaged".to_owned() };
+        let damaged =
+            || LeaseAnswer::Damaged { vm: web().vm, why: "the lease of VM web is damaged".to_owned(), mark: 7 };
         let place = Place::without_datastore("break-damaged", move |request| match request {
             LeaseRequest::Query(_) => damaged(),
-            LeaseRequest::Mend { vouched: false, .. } => LeaseAnswer::MayRunOn(vec!["host-b".to_owned()]),
-            LeaseRequest::Mend { vouched: true, .. } => LeaseAnswer::Done,
+            LeaseRequest::Mend { vouched: None, .. } => LeaseAnswer::MayRunOn(vec!["host-b".to_owned()]),
+            LeaseRequest::Mend { vouched: Some(7), .. } => LeaseAnswer::Done,
             _ => LeaseAnswer::Failed("it was not to be asked".to_owned()),
         });
         place.write("vms/web/vm.toml", "");

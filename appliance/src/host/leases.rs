@@ -63,6 +63,8 @@ pub enum LeaseFailure {
         vm: VmName,
         /// How, for a person.
         why: String,
+        /// Which lease of the VM that is ([`LeaseAnswer::Damaged`]).
+        mark: u64,
     },
     /// The VM's lease is damaged, and it may run on these hosts, which live.
     #[error("its lease is damaged, so that nobody can tell which host holds it, and these live: {}", .0.join(", "))]
@@ -81,6 +83,14 @@ pub enum LeaseFailure {
     StandsStill,
 }
 
+/// What a person can do about a VM whose lease is damaged.
+pub fn mend_hint(vm: &VmName) -> String {
+    format!(
+        "no host starts what it cannot decide about; if the storage is sound again, lease break {vm} gives it a new lease, where it \
+         runs on no host"
+    )
+}
+
 impl LeaseFailure {
     /// The failure with what can be done about it.
     pub fn reason(&self) -> Reason {
@@ -92,10 +102,7 @@ impl LeaseFailure {
                 model::limits::LEASE_EXPIRY_MS / 1000
             ),
             Self::HeldBy(holder) => format!("wait until the lease of {} has expired, then try again", holder.name),
-            Self::Damaged { vm, .. } => format!(
-                "no host starts what it cannot decide about; if the storage is sound again, lease break {vm} gives it a new lease, \
-                 where it runs on no host"
-            ),
+            Self::Damaged { vm, .. } => mend_hint(vm),
             Self::MayRunOn(_) => "vm list, on each of them".to_owned(),
             Self::AreaDamaged(_) => "no host runs what it cannot decide about; if the storage is sound again: shut down every host that uses \
                                  this datastore, move its file godwit/lease away, and start them: they make a new one"
@@ -191,7 +198,7 @@ impl Leases {
                 Ok(LeaseAnswer::Holders(named.collect()))
             }
             LeaseAnswer::Failed(why) => Err(LeaseFailure::Failed(why)),
-            LeaseAnswer::Damaged { vm, why } => Err(LeaseFailure::Damaged { vm, why }),
+            LeaseAnswer::Damaged { vm, why, mark } => Err(LeaseFailure::Damaged { vm, why, mark }),
             LeaseAnswer::MayRunOn(hosts) => Err(LeaseFailure::MayRunOn(hosts)),
             LeaseAnswer::AreaDamaged(why) => Err(LeaseFailure::AreaDamaged(why)),
             LeaseAnswer::Unknown(why) => Err(LeaseFailure::Unknown(why)),
@@ -278,12 +285,12 @@ impl Leases {
         self.ask(&LeaseRequest::GiveUp(vm.clone()), &[]).map(|_| ())
     }
 
-    /// Gives a VM whose lease is damaged a new one, which nobody holds; whether it was damaged. `vouched`: a person says that it
-    /// runs on no host. It must not run on this one.
+    /// Gives a VM whose lease is damaged a new one, which nobody holds; whether it was damaged. `vouched`: the mark of
+    /// that damaged lease, if a person says that the VM runs on no host. It must not run on this one.
     ///
     /// # Errors
     /// Nobody vouches, and it may run on another host, which lives; or the datastore does not answer.
-    pub fn mend(&self, vm: &VmOnDatastore, vouched: bool) -> Result<bool, LeaseFailure> {
+    pub fn mend(&self, vm: &VmOnDatastore, vouched: Option<u64>) -> Result<bool, LeaseFailure> {
         match self.ask(&LeaseRequest::Mend { vm: vm.clone(), vouched }, &[])? {
             LeaseAnswer::Done => Ok(true),
             LeaseAnswer::Holder(_) => Ok(false),

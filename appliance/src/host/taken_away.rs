@@ -173,6 +173,7 @@ mod tests {
         let place = Place::without_datastore("lease-damaged", |_| LeaseAnswer::Damaged {
             vm: web(),
             why: "the lease of VM web is damaged".to_owned(),
+            mark: 7,
         });
         let monitor = StandIn::start(&web());
         let running = monitor.running();

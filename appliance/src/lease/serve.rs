@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use model::limits;
 use model::names::{DatastoreName, HostName, VmName};
 use protocol::lease::host_lease::HostIdentity;
-use protocol::lease::identity::{BootId, Epoch, HostId, Incarnation, Slot};
+use protocol::lease::identity::{BootId, Epoch, HostId, Incarnation, Slot, Tenancy};
 use protocol::lease::keeper::HostView;
 use protocol::lease::paxos::slots_text;
 use protocol::lease::record::Watchdog as Kind;
@@ -118,7 +118,7 @@ impl Leases {
             LeaseRequest::Guard(vm) => self.guard(&vm, beside),
             LeaseRequest::GiveUp(vm) => self.ask(&vm.datastore, Request::GiveUp(vm.vm.clone())),
             LeaseRequest::Mend { vm, vouched } => {
-                let vouched = if vouched { Vouched::Yes } else { Vouched::No };
+                let vouched = vouched.map_or(Vouched::No, |mark| Vouched::Of(Tenancy(mark)));
                 self.ask(&vm.datastore, Request::Mend(vm.vm.clone(), vouched))
             }
             LeaseRequest::Query(vm) => self.ask(&vm.datastore, Request::Query(vm.vm.clone())),
@@ -272,8 +272,8 @@ impl Leases {
             Ok(Err(error @ (LeaseError::OutcomeUnknown | LeaseError::Contended | LeaseError::Fenced))) => {
                 LeaseAnswer::Unknown(error.to_string())
             }
-            Ok(Err(LeaseError::Corrupt(slots))) => {
-                LeaseAnswer::Damaged { why: self.damage(datastore, &vm, &slots), vm }
+            Ok(Err(LeaseError::Corrupt { slots, tenancy })) => {
+                LeaseAnswer::Damaged { why: self.damage(datastore, &vm, &slots), vm, mark: tenancy.0 }
             }
             Ok(Err(LeaseError::MayRunOn(slots))) => LeaseAnswer::MayRunOn(self.names(datastore, &slots)),
             Ok(Err(error @ LeaseError::DirectoryCorrupt(_))) => LeaseAnswer::AreaDamaged(error.to_string()),
@@ -328,7 +328,7 @@ impl Leases {
                     holders.push((vm.clone(), Listed::Held(holder)));
                 }
                 // One that is damaged says nothing of the others.
-                LeaseAnswer::Damaged { vm, why } => holders.push((vm, Listed::Damaged(why))),
+                LeaseAnswer::Damaged { vm, why, .. } => holders.push((vm, Listed::Damaged(why))),
                 LeaseAnswer::Holder(None) => {}
                 failure => return failure,
             }

@@ -13,10 +13,6 @@ use crate::lease::table::Home;
 use crate::lease::watch::{Death, Life, Watch};
 use crate::time::Instant;
 
-/// How many places are tried, one after another, for a VM whose own is damaged: what was damaged lies side by side, and an area that is
-/// damaged from end to end is to be made anew, not to be used up.
-const REPLACED_MAX: u32 = 16;
-
 /// What a job may look at.
 #[derive(Debug)]
 pub struct Context<'a> {
@@ -66,8 +62,8 @@ pub struct VmJob {
     pub prepared: Option<(Home, Prepared)>,
     /// A phase 2 of this job ended without a decision: what it wrote may still be chosen, whatever comes after.
     doubtful: bool,
-    /// How many places of the VM this job found damaged and replaced.
-    replaced: u32,
+    /// The VM has another place than the one that was found damaged.
+    replaced: bool,
     patience: Patience,
 }
 
@@ -98,7 +94,7 @@ impl VmJob {
             declared: Vec::new(),
             prepared,
             doubtful: false,
-            replaced: 0,
+            replaced: false,
             patience: Patience::default(),
         }
     }
@@ -144,8 +140,7 @@ impl VmJob {
                 self.survey()
             }
             (Step::Replace, Ok(Some(home))) => {
-                self.home = Some(home);
-                self.replaced += 1;
+                (self.home, self.replaced) = (Some(home), true);
                 self.survey()
             }
             (_, Ok(_)) => Next::Finish(match self.request {
@@ -185,7 +180,7 @@ impl VmJob {
             (Step::Survey, Ended::Read(bytes)) => {
                 let Some(seat) = self.seat(context) else { return self.locate() };
                 match seat.view(bytes) {
-                    Ok(_) if self.replaced > 0 => Next::Finish(Ok(Answer::GivenUp)),
+                    Ok(_) if self.replaced => Next::Finish(Ok(Answer::GivenUp)),
                     Ok(view) => self.judge(context, &view, context.now),
                     Err(unusable) => self.unusable(context, unusable),
                 }
@@ -261,7 +256,7 @@ impl VmJob {
                 _ => may_run_on.push(slot),
             }
         }
-        if vouched == Vouched::No && !may_run_on.is_empty() {
+        if vouched != Vouched::Of(home.1) && !may_run_on.is_empty() {
             self.declared.clear();
             return Next::Finish(Err(LeaseError::MayRunOn(may_run_on)));
         }
@@ -335,21 +330,25 @@ impl VmJob {
     }
 
     fn unusable(&mut self, context: &Context<'_>, unusable: Unusable) -> Next {
-        if unusable == Unusable::Reused {
-            self.home = None;
-        } else if matches!(self.request, Request::Query(_)) && self.patience.has_borne_any() {
+        let (slots, tenancy) = match (unusable, self.home) {
+            (Unusable::Corrupt(slots), Some((_, tenancy))) => (slots, tenancy),
+            _ => {
+                self.home = None;
+                return self.failed(context, LeaseError::NoLease);
+            }
+        };
+        let error = LeaseError::Corrupt { slots, tenancy };
+        if matches!(self.request, Request::Query(_)) && self.patience.has_borne_any() {
             // Two reads were not in the way of a write. Who lists VMs asks for one after another, and damage seldom comes alone.
-            return Next::Finish(Err(unusable.into()));
+            return Next::Finish(Err(error));
         }
-        self.failed(context, LeaseError::from(unusable))
+        self.failed(context, error)
     }
 
     fn failed(&mut self, context: &Context<'_>, error: LeaseError) -> Next {
         match (self.patience.failed(context.now), &self.request, self.home) {
             (Some(until), ..) => Next::Pause(until),
-            (None, Request::Mend(..), Some(home))
-                if matches!(error, LeaseError::Corrupt(_)) && self.replaced < REPLACED_MAX =>
-            {
+            (None, Request::Mend(..), Some(home)) if matches!(error, LeaseError::Corrupt { .. }) && !self.replaced => {
                 self.step = Step::LookForLife(home, context.now);
                 Next::Look
             }
@@ -362,7 +361,7 @@ impl VmJob {
         let undecided = matches!(
             error,
             LeaseError::Storage
-                | LeaseError::Corrupt(_)
+                | LeaseError::Corrupt { .. }
                 | LeaseError::DirectoryCorrupt(_)
                 | LeaseError::DirectoryUnreadable
         );
@@ -514,7 +513,13 @@ mod tests {
         assert_eq!(mend(&[], Some(&other(2, false, true)), Vouched::No), (refused(&[2]), vec![]), "it came just now");
         let both = [other(1, false, false), other(2, false, true)];
         assert_eq!(mend(&both, None, Vouched::No), (refused(&[2]), vec![]), "nobody is declared dead for nothing");
-        assert_eq!(mend(&both, None, Vouched::Yes), (Ok(Answer::GivenUp), vec![dead]));
+        assert_eq!(mend(&both, None, Vouched::Of(Tenancy(1))), (Ok(Answer::GivenUp), vec![dead]));
+        let earlier = Vouched::Of(Tenancy(0));
+        assert_eq!(
+            mend(&both, None, earlier),
+            (refused(&[2]), vec![]),
+            "that was said of a lease that the VM has no more"
+        );
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use model::limits;
 use model::names::VmName;
 
-use crate::lease::identity::{Epoch, HostId, Incarnation, Slot};
-use crate::lease::paxos::{Unusable, slots_text};
+use crate::lease::identity::{Epoch, HostId, Incarnation, Slot, Tenancy};
+use crate::lease::paxos::slots_text;
 use crate::lease::record::Watchdog;
 use crate::lease::watch::{Death, Life};
 
@@ -74,8 +74,8 @@ pub enum Take {
 pub enum Vouched {
     /// Nobody does.
     No,
-    /// Somebody does.
-    Yes,
+    /// Somebody does, who was told that the lease in this use of a place is damaged: of another one by now, nothing is said.
+    Of(Tenancy),
 }
 
 /// The answer to a request.
@@ -149,8 +149,13 @@ pub enum LeaseError {
     #[error("the VM has no lease on this datastore")]
     NoLease,
     /// What the hosts of these slots wrote about the VM is lost.
-    #[error("the lease records of {} are corrupt in both copies", slots_text(.0))]
-    Corrupt(Vec<Slot>),
+    #[error("the lease records of {} are corrupt in both copies", slots_text(.slots))]
+    Corrupt {
+        /// The slots.
+        slots: Vec<Slot>,
+        /// The use of the place that they are of.
+        tenancy: Tenancy,
+    },
     /// What the hosts of these slots wrote about the directory of leases is lost.
     #[error("the records of {} in the directory of leases are corrupt in both copies", slots_text(.0))]
     DirectoryCorrupt(Vec<Slot>),
@@ -169,13 +174,4 @@ pub enum LeaseError {
     /// Too many requests wait.
     #[error("too many lease requests wait already")]
     Busy,
-}
-
-impl From<Unusable> for LeaseError {
-    fn from(unusable: Unusable) -> Self {
-        match unusable {
-            Unusable::Corrupt(slots) => Self::Corrupt(slots),
-            Unusable::Reused => Self::NoLease,
-        }
-    }
 }
