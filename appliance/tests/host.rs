@@ -5,9 +5,12 @@ mod world;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use godwit::api::host::{Flaw, HostAnswer, HostRequest, VmState};
+use godwit::api::host::{Flaw, HolderLife, HostAnswer, HostRequest, VmHolder, VmState};
 use godwit::api::lease::LeaseRequest;
+use model::limits;
+use model::names::HostName;
 use world::lease_line::{LeaseLine, Word};
 use world::{Datastore, Host, finish, is_locked, line, wait};
 
@@ -346,6 +349,41 @@ fn a_broken_vm_toml_is_told_with_all_its_errors_and_the_files_that_are_not_there
 }
 
 #[test]
+fn while_the_lease_role_stands_still_what_is_known_without_it_is_told_and_nobody_waits_for_it() {
+    let Some(datastore) = Datastore::with_witness("still") else { return };
+    datastore.add("other", 1, "64 MiB", "", "");
+    let host = Host::boot(&datastore, "host-a", 1);
+    assert_eq!(host.ask("vm start witness").0, 0);
+    let (began, frozen) = (Instant::now(), host.freeze_lease());
+    let told = |typed: &str| {
+        let (status, answer) = host.ask(typed);
+        let text = line(&answer);
+        for part in ["the lease role does not answer", "log show lease", "not one that is stopped"] {
+            assert!(text.contains(part), "{typed}: {part}: {text}");
+        }
+        (status, answer)
+    };
+    let (_, HostAnswer::Vms(rows)) = told("vm list") else { panic!("no list") };
+    let states: Vec<_> = rows.into_iter().map(|row| (row.name, row.state)).collect();
+    assert_eq!(states, [("other".to_owned(), VmState::Unheard), ("witness".to_owned(), VmState::Running)]);
+    let (_, HostAnswer::Vm(other)) = told("vm show other") else { panic!("not shown") };
+    assert_eq!((other.row.state, other.holder), (VmState::Unheard, VmHolder::Unheard));
+    let (_, HostAnswer::Vm(witness)) = told("vm show witness") else { panic!("not shown") };
+    assert_eq!((witness.row.state, witness.holder), (VmState::Running, VmHolder::Unheard));
+    let (_, HostAnswer::Leases(rows)) = told("lease list") else { panic!("no list") };
+    let held: Vec<_> = rows.iter().map(|row| (row.vm.as_str(), row.holder.as_ref().map(HostName::as_str))).collect();
+    assert_eq!(held, [("witness", Some("host-a")), ("other", None)]);
+    assert!(rows.iter().all(|row| row.life == HolderLife::Unheard), "{rows:?}");
+    assert_eq!(told("vm start other").0, 1);
+    assert_eq!(told("host check").0, 1);
+    // What decides may take that long; none of these may.
+    let most = Duration::from_millis(limits::API_REQUEST_MS_MAX + limits::LEASE_EXPIRY_MS);
+    assert!(began.elapsed() < most, "it was waited for");
+    frozen.thaw();
+    wait("it answers again", || host.state("other") == VmState::Stopped);
+}
+
+#[test]
 fn a_damaged_lease_keeps_its_vm_from_starting_and_says_what_mends_it() {
     let Some(datastore) = Datastore::with_witness("damaged-lease") else { return };
     datastore.add("other", 1, "64 MiB", "", "");
@@ -361,10 +399,26 @@ fn a_damaged_lease_keeps_its_vm_from_starting_and_says_what_mends_it() {
     let (status, said) = host.ask("vm start witness");
     let told = line(&said);
     assert_eq!(status, 1, "{told}");
-    for part in ["corrupt in both copies", "move its file godwit/lease away"] {
+    for part in ["the lease of VM witness is damaged", "corrupt in both copies", "lease break witness"] {
         assert!(told.contains(part), "{part}: {told}");
     }
     assert_eq!(host.ask("vm start other").0, 0, "the leases of other VMs are sound");
+    let (_, list) = host.ask("vm list");
+    assert!(line(&list).contains("a lease is damaged"), "{}", line(&list));
+    assert_eq!((host.state("witness"), host.state("other")), (VmState::LeaseDamaged, VmState::Running));
+    let HostAnswer::Leases(rows) = host.ask("lease list").1 else { panic!("no list") };
+    let lives: Vec<_> = rows.iter().map(|row| (row.vm.as_str(), row.life == HolderLife::Damaged)).collect();
+    assert_eq!(lives, [("other", false), ("witness", true)]);
+    let (status, checks) = host.ask("host check");
+    let told = line(&checks);
+    assert!(status == 1 && told.contains("the lease of VM witness is damaged"), "{told}");
+    assert!(!told.contains("VM other is damaged"), "{told}");
+    host.done("lease break witness");
+    host.done("vm start witness");
+    datastore.add("new", 1, "64 MiB", "", "");
+    host.done("vm start new");
+    let told = line(&host.ask("host check").1);
+    assert!(told.contains("none is damaged"), "the damaged place is nobody's: {told}");
 }
 
 #[test]

@@ -1,14 +1,17 @@
 //! The lease role as processes: several hosts, each with a run folder of its own, on one lease area.
 
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use godwit::api::channel::Channel;
-use godwit::api::lease::{LeaseAnswer, LeaseRequest, VmOnDatastore};
+use godwit::api::lease::{LeaseAnswer, LeaseRequest, Listed, VmOnDatastore};
 use godwit::api::paths::RunDir;
+use model::limits;
+use protocol::lease::layout::Place;
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, kill_process, pidfd_open, prlimit};
 
 /// Far more than anything takes: an expiry, a claim and a slow machine.
@@ -169,6 +172,73 @@ fn a_seizure_takes_the_epoch_that_was_meant_and_no_later_one() {
 }
 
 /// Ten VMs, each started by two hosts at the same instant, again and again.
+/// Damages these places of VMs' leases.
+fn damage(lab: &Lab, places: std::ops::Range<u16>) {
+    let path = lab.folder.join("lease");
+    let (_, area) = godwit::lease::area::open(&path).expect("an area");
+    let (first, after) = (area.geometry.vm(Place(places.start)).extent(), area.geometry.vm(Place(places.end)).extent());
+    let file = std::fs::File::options().write(true).open(path).expect("it is there");
+    file.write_all_at(&vec![0xA5; usize::try_from(after.offset - first.offset).expect("small")], first.offset)
+        .expect("written");
+    file.sync_all().expect("on the disk");
+}
+
+#[test]
+fn a_damaged_lease_is_mended_by_who_vouches_or_is_alone_and_then_one_host_gets_the_vm() {
+    let mut lab = Lab::new("damaged", 2);
+    let mend = |host: &Host, vouched: Option<u64>| host.ask(&LeaseRequest::Mend { vm: on_lab("web"), vouched });
+    assert!(matches!(lab.hosts[0].acquire("web"), LeaseAnswer::Held { .. }));
+    assert_eq!(lab.hosts[0].ask(&LeaseRequest::GiveUp(on_lab("web"))), LeaseAnswer::Done);
+    assert_eq!(mend(&lab.hosts[0], None), LeaseAnswer::Holder(None), "it is not damaged");
+    damage(&lab, 0..8);
+    let [mark, other] = [0, 1].map(|host: usize| {
+        let LeaseAnswer::Damaged { vm, why, mark } = lab.hosts[host].acquire("web") else { panic!("it is believed") };
+        assert!(vm.as_str() == "web" && why.contains("the lease of VM web is damaged"), "{why}");
+        mark
+    });
+    assert_eq!(mark, other);
+    assert!(matches!(lab.hosts[0].acquire("db"), LeaseAnswer::Damaged { .. }), "its place is damaged, too");
+    let vms = ["db", "web"].map(|vm| vm.parse().expect("a name")).to_vec();
+    let LeaseAnswer::Holders(all) =
+        lab.hosts[0].ask(&LeaseRequest::List { datastore: "lab".parse().expect("a name"), vms })
+    else {
+        panic!("no list")
+    };
+    assert!(all.len() == 2 && all.iter().all(|(_, listed)| matches!(listed, Listed::Damaged(_))), "{all:?}");
+    assert_eq!(mend(&lab.hosts[0], None), LeaseAnswer::MayRunOn(vec!["host-1".to_owned()]));
+    let barrier = Barrier::new(2);
+    let answers = std::thread::scope(|scope| {
+        let asked = lab.hosts.iter().map(|host| {
+            let (barrier, mend) = (&barrier, &mend);
+            scope.spawn(move || {
+                barrier.wait();
+                let mended = mend(host, Some(mark));
+                assert!(matches!(mended, LeaseAnswer::Done | LeaseAnswer::Holder(_)), "{mended:?}");
+                barrier.wait();
+                host.acquire("web")
+            })
+        });
+        let asked: Vec<_> = asked.collect();
+        asked.into_iter().map(|asked| asked.join().expect("asked")).collect::<Vec<_>>()
+    });
+    let held = answers.iter().filter(|answer| matches!(answer, LeaseAnswer::Held { epoch: 1, .. })).count();
+    let heard = answers.iter().filter(|answer| matches!(answer, LeaseAnswer::HeldBy(_))).count();
+    assert_eq!((held, heard), (1, 1), "{answers:?}");
+    // Its new place, too, of which nobody has said anything.
+    let last = u16::try_from(limits::LEASE_VMS_MAX).expect("small");
+    damage(&lab, last - 1..last);
+    assert_eq!(mend(&lab.hosts[0], Some(mark)), LeaseAnswer::MayRunOn(vec!["host-1".to_owned()]));
+    assert_eq!(mend(&lab.hosts[0], None), LeaseAnswer::MayRunOn(vec!["host-1".to_owned()]));
+    kill_process(pid(&lab.hosts[1].role), Signal::TERM).expect("asked to end");
+    lab.hosts[1].role.wait().expect("it ends");
+    assert_eq!(mend(&lab.hosts[0], None), LeaseAnswer::Done, "it left, so this host is alone");
+    assert!(matches!(lab.hosts[0].acquire("web"), LeaseAnswer::Held { .. }));
+    let monitor = lab.monitor();
+    assert!(matches!(lab.hosts[0].guard("web", &lab.others[monitor]), LeaseAnswer::Held { .. }));
+    damage(&lab, last - 2..last - 1);
+    assert_eq!(mend(&lab.hosts[0], None), LeaseAnswer::Failed("the VM still runs here".to_owned()));
+}
+
 #[test]
 fn of_two_hosts_that_start_ten_vms_each_at_once_one_gets_each_vm_and_the_other_hears_who() {
     let lab = Lab::new("ten-vms", 2);

@@ -1,17 +1,22 @@
-//! Runs lease worlds: `cargo lab sim`, which is this program built for release: `lease FIRST COUNT`, or `lease trace SEED`.
+//! Runs lease worlds: `cargo lab sim`, which is this program built for release: `lease FIRST COUNT`, or `lease trace SEED`. With `damaged` before
+//! either, those in which leases of VMs are damaged.
 
 use std::process::ExitCode;
 
-use sim::lease::seeds::{Report, run_seeds, trace_seed};
+use sim::lease::seeds::{Report, run_damaged, run_damaged_seeds, run_seeds, trace_seed};
 
 /// Worlds between two lines that tell how far it is.
 const SHOWN_EVERY: u64 = 20_000;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let is_damaged = arguments.first().is_some_and(|word| word == "damaged");
+    if is_damaged {
+        arguments.remove(0);
+    }
     let number = |at: usize| arguments.get(at).and_then(|text| text.parse::<u64>().ok());
     if let (Some("trace"), Some(seed)) = (arguments.first().map(String::as_str), number(1)) {
-        let outcome = trace_seed(seed);
+        let outcome = if is_damaged { run_damaged(seed, true) } else { trace_seed(seed) };
         for line in &outcome.trace {
             println!("{line}");
         }
@@ -30,7 +35,7 @@ fn main() -> ExitCode {
     let (mut report, mut next, end) = (Report::default(), first, first.saturating_add(count));
     while next < end {
         let upto = end.min(next.saturating_add(SHOWN_EVERY));
-        report.merge(run_seeds(next..upto));
+        report.merge(if is_damaged { run_damaged_seeds(next..upto) } else { run_seeds(next..upto) });
         next = upto;
         if next < end {
             eprintln!("{} of {count} seeds, {} failures", next - first, report.failures.len());

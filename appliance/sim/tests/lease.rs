@@ -1,6 +1,6 @@
 //! Lease worlds that run on every `cargo test`: the seeds that once failed, a fixed set, and a hundred hosts.
 
-use sim::lease::seeds::{Size, run_seed, run_seeds, run_sized};
+use sim::lease::seeds::{Size, run_damaged_seeds, run_seed, run_seeds, run_sized};
 
 #[test]
 fn seeds_that_once_failed_keep_every_promise() {
@@ -26,6 +26,13 @@ fn at_most_one_host_runs_a_vm_in_every_world_of_a_fixed_set() {
     let counts = report.counts;
     assert!(counts.starts > 1_000 && counts.moves > 100 && counts.takeovers > 50 && counts.fences > 50, "{report}");
     assert!(counts.restarted_clients > 10 && counts.moves_after_all > 5, "{report}");
+}
+
+#[test]
+fn at_most_one_host_runs_a_vm_whose_lease_was_damaged_and_mended_and_one_does_in_the_end() {
+    let report = run_damaged_seeds(0..200);
+    assert!(report.failures.is_empty(), "{report}");
+    assert!(report.counts.mended > 50 && report.counts.starts > 300, "{report}");
 }
 
 #[test]

@@ -84,7 +84,11 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
         Self::connect_within(path, SEND_BOUND)
     }
 
-    fn connect_within(path: &Path, bound: Duration) -> io::Result<Self> {
+    /// The same with a bound of one's own.
+    ///
+    /// # Errors
+    /// Nobody listens there, or who listens took no connection within `bound`.
+    pub fn connect_within(path: &Path, bound: Duration) -> io::Result<Self> {
         let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         // It bounds the wait for a place in the listener's queue too (unix(7) sockets).
         set_socket_timeout(&socket, Timeout::Send, Some(bound))?;

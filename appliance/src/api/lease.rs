@@ -59,6 +59,14 @@ pub enum LeaseRequest {
     Guard(VmOnDatastore),
     /// Gives the lease of a VM that does not run any more up.
     GiveUp(VmOnDatastore),
+    /// Gives a VM whose lease is damaged a new one, which nobody holds.
+    Mend {
+        /// The VM.
+        vm: VmOnDatastore,
+        /// A person says that it runs on no host, of the lease that was told to be damaged with this mark: without, no other host may
+        /// live.
+        vouched: Option<u64>,
+    },
     /// Who holds a VM.
     Query(VmOnDatastore),
     /// Who holds each of these VMs of a datastore.
@@ -74,6 +82,8 @@ pub enum LeaseRequest {
     DeadBoots(DatastoreName),
     /// How this host's own leases are.
     Status,
+    /// Nothing: that the role answers at all. No datastore and no keeper is asked for it.
+    Ping,
     /// The destination of a move, in pre-copy: phase 1 of the epoch after `epoch`.
     Prepare {
         /// The VM.
@@ -131,7 +141,7 @@ pub enum LeaseAnswer {
     /// To `Query`: `None` if nobody holds it.
     Holder(Option<Holder>),
     /// To `List`.
-    Holders(Vec<(VmName, Holder)>),
+    Holders(Vec<(VmName, Listed)>),
     /// To `Hosts`.
     Hosts(Vec<HostLease>),
     /// To `DeadBoots`.
@@ -140,8 +150,19 @@ pub enum LeaseAnswer {
     Status(Vec<DatastoreLease>),
     /// Not done, nothing is known to have changed, and why.
     Failed(String),
-    /// Not done: what hosts wrote into the lease area is damaged, and how. Nothing can be decided there.
-    Damaged(String),
+    /// Not done: what hosts wrote about the VM into the lease area is damaged, and how. Nothing can be decided about it.
+    Damaged {
+        /// The VM.
+        vm: VmName,
+        /// For a person: `the lease of VM web is damaged: ...`.
+        why: String,
+        /// Tells this lease of the VM from one that it had before, or has instead.
+        mark: u64,
+    },
+    /// To `Mend`: not done, because it may run on these hosts, which live. Names, or what stands for one that cannot be read.
+    MayRunOn(Vec<String>),
+    /// Not done: what hosts wrote about all VMs into the lease area is damaged, and how. Nothing can be decided there.
+    AreaDamaged(String),
     /// The datastore did not answer in time: what was asked may or may not have happened.
     Unknown(String),
     /// On a connection that watches.
@@ -166,9 +187,22 @@ pub struct TakenFrom {
     pub why: String,
 }
 
+/// What a person can do about a lease role that does not answer.
+pub const AWAY_HINT: &str = "log show lease; init restarts a role that died within seconds, but not one that is stopped or hangs: \
+                             host reboot ends that";
+
 /// The name of a holder of whom nothing but its identity is left in the lease area, because another host has its slot by
 /// now: it reads well where names of hosts stand.
 pub const GONE: &str = "a-host-that-is-gone";
+
+/// What the lease of a VM tells in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Listed {
+    /// Who holds it.
+    Held(Holder),
+    /// It is damaged, and how, for a person: `the lease of VM web is damaged: ...`.
+    Damaged(String),
+}
 
 /// Who holds a VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,10 +10,11 @@ use crate::api::host::{
     Check, ConfigDetail, DatastoreDetail, Flaw, HostAnswer, HostDetail, HostRequest, Names, PortGroupRow, VmDetail,
     VmHolder, VmRow, VmState,
 };
-use crate::api::lease::Holder;
+use crate::api::lease::Listed;
 use crate::datastore::Datastore;
 use crate::host::control_plane::{ControlPlane, logical_processors};
 use crate::host::discovery::{self, hex_of};
+use crate::host::leases::LeaseFailure;
 use crate::host::located::{Located, locate, vm_folders, vm_names};
 use crate::host::whereabouts::{is_idle, told_by_lease, told_here};
 use crate::host::{checks, health, lease_view, logs, mac_addresses, maintenance, processors, receipts};
@@ -111,15 +112,15 @@ fn vms(plane: &ControlPlane) -> Vec<VmRow> {
         };
         let from = rows.len();
         let names: Vec<VmName> = folders.iter().filter_map(|folder| folder.parse().ok()).collect();
-        let holders = lease_view::holders(plane, &datastore, &names).ok();
+        let holders = lease_view::holders(plane, &datastore, &names);
         for folder in folders {
             let Ok(name) = folder.parse::<VmName>() else {
                 rows.push(misnamed(&datastore, folder));
                 continue;
             };
-            let holder =
-                holders.as_ref().map(|holders| holders.iter().find(|(vm, _)| *vm == name).map(|(_, holder)| holder));
-            rows.push(vm_row(plane, &datastore, &name, holder));
+            let listed =
+                holders.as_ref().map(|holders| holders.iter().find(|(vm, _)| *vm == name).map(|(_, listed)| listed));
+            rows.push(vm_row(plane, &datastore, &name, listed));
         }
         plane.note_listed(&datastore, &rows[from..]);
     }
@@ -156,26 +157,28 @@ fn misnamed(datastore: &Datastore, folder: String) -> VmRow {
     VmRow { name: folder, datastore, state, cpus: None, memory: None }
 }
 
-/// One VM in a list; `holder` is `None` where the leases do not tell.
+/// One VM in a list.
 fn vm_row(
     plane: &ControlPlane,
     datastore: &std::sync::Arc<Datastore>,
     name: &VmName,
-    holder: Option<Option<&Holder>>,
+    listed: Result<Option<&Listed>, &LeaseFailure>,
 ) -> VmRow {
     let config = match Located::read(datastore, name) {
         Ok(located) => located.draft().config.map_err(|_| Flaw::Errors),
         Err(error) if error.is_missing() => Err(Flaw::NoConfig),
         Err(_) => Err(Flaw::Unreadable),
     };
-    let elsewhere = match holder {
-        None => VmState::Unknown,
-        Some(None) => config.as_ref().map_or_else(|flaw| VmState::Broken(*flaw), |_| VmState::Stopped),
+    let elsewhere = match listed {
+        Err(failure) if failure.is_silence() => VmState::Unheard,
+        Err(LeaseFailure::Damaged { .. }) | Ok(Some(Listed::Damaged(_))) => VmState::LeaseDamaged,
+        Err(_) => VmState::Unknown,
+        Ok(None) => config.as_ref().map_or_else(|flaw| VmState::Broken(*flaw), |_| VmState::Stopped),
         // Held by this host, which does nothing with it: it runs nowhere.
-        Some(Some(holder)) if holder.own => VmState::Stopped,
-        Some(Some(holder)) if holder.alive => VmState::Elsewhere(holder.name.clone()),
-        Some(Some(holder)) if holder.name == *plane.name() => VmState::LostHere,
-        Some(Some(holder)) => VmState::Orphaned(holder.name.clone()),
+        Ok(Some(Listed::Held(holder))) if holder.own => VmState::Stopped,
+        Ok(Some(Listed::Held(holder))) if holder.alive => VmState::Elsewhere(holder.name.clone()),
+        Ok(Some(Listed::Held(holder))) if holder.name == *plane.name() => VmState::LostHere,
+        Ok(Some(Listed::Held(holder))) => VmState::Orphaned(holder.name.clone()),
     };
     VmRow {
         name: name.to_string(),
@@ -188,23 +191,26 @@ fn vm_row(
 
 fn vm(plane: &ControlPlane, name: &VmName) -> Result<VmDetail, Diagnosis> {
     let located = locate(plane, name, &format!("VM {name} is not shown"))?;
-    let holder = plane.leases.holder(&located.vm()).ok();
+    let holder = plane.leases.seen_holder(&located.vm());
     let (config, config_errors) = match located.draft().config {
         Ok(config) => (Some(config), Vec::new()),
         Err(errors) => (None, errors),
     };
     let (epoch, held) = match &holder {
-        None => (0, VmHolder::Unknown),
-        Some(None) => (0, VmHolder::Nobody),
-        Some(Some(holder)) => {
+        Err(failure) if failure.is_silence() => (0, VmHolder::Unheard),
+        Err(LeaseFailure::Damaged { why, .. }) => (0, VmHolder::Damaged(why.clone())),
+        Err(_) => (0, VmHolder::Unknown),
+        Ok(None) => (0, VmHolder::Nobody),
+        Ok(Some(holder)) => {
             let idle = is_idle(plane, name, holder);
             (holder.epoch, VmHolder::Host { name: holder.name.clone(), idle, since_unix_s: holder.since_unix_s })
         }
     };
     let running = plane.vms.running(name);
+    let listed = holder.map(|holder| holder.map(Listed::Held));
     let cpu_us = running.as_ref().and_then(|running| Some(running.monitor.status().ok()?.cpu_us));
     Ok(VmDetail {
-        row: vm_row(plane, &located.datastore, name, holder.as_ref().map(Option::as_ref)),
+        row: vm_row(plane, &located.datastore, name, listed.as_ref().map(Option::as_ref)),
         config,
         config_errors,
         holder: held,
@@ -235,12 +241,13 @@ fn datastore(plane: &ControlPlane, name: &DatastoreName) -> Result<DatastoreDeta
         let what = format!("datastore {name} is not shown");
         return Err(Diagnosis::new(what, format!("this host has no datastore {name}"), "datastore list"));
     };
-    let leases = plane.leases.status().unwrap_or_default();
-    let lease = leases.into_iter().find(|lease| lease.datastore == *name);
-    let lease = match lease {
-        Some(lease) if lease.held => format!("held, renewed {} ms ago", lease.renewed_ms),
-        Some(lease) => format!("not held: {}", lease.trouble),
-        None => "not held".to_owned(),
+    let lease = match plane.leases.status() {
+        Ok(leases) => match leases.into_iter().find(|lease| lease.datastore == *name) {
+            Some(lease) if lease.held => format!("held, renewed {} ms ago", lease.renewed_ms),
+            Some(lease) => format!("not held: {}", lease.trouble),
+            None => "not held".to_owned(),
+        },
+        Err(failure) => format!("unknown: {failure}"),
     };
     // Of one that is lost this is where its state is told, at once.
     let vms = if datastore.available() { vm_names(&datastore) } else { Vec::new() };
@@ -302,7 +309,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::api::lease::{LeaseAnswer, LeaseRequest};
+    use crate::api::lease::{Holder, LeaseAnswer, LeaseRequest};
     use crate::console::render;
     use crate::host::control_plane::stand_in::Place;
     use crate::host::monitor::stand_in::StandIn;

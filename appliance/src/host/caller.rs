@@ -28,6 +28,11 @@ impl Caller<'_> {
         Self { console: None }
     }
 
+    /// Whether a person waits, who can try again.
+    pub fn is_a_person(&self) -> bool {
+        self.console.is_some()
+    }
+
     /// Tells how far the command is.
     pub fn progress(&self, doing: &str, thousandths: Option<u16>) {
         if let Some(console) = self.console {

@@ -21,6 +21,7 @@ use crate::host::discovery::{HostRecord, Hosts, MigrationRecord, RUNNING_MAX, Ro
 use crate::host::disk_locks::Servers;
 use crate::host::ends::Unwatched;
 use crate::host::engine::Engine;
+use crate::host::host_lease::Unheld;
 use crate::host::leases::Leases;
 use crate::host::maintenance::Maintenance;
 use crate::host::moves::Moves;
@@ -52,6 +53,8 @@ pub struct ControlPlane {
     pub datastores: Datastores,
     /// The lease role.
     pub leases: Leases,
+    /// Since when it does not hold its own leases.
+    pub unheld: Unheld,
     /// The migrate role.
     pub engine: Engine,
     /// Hosts that share a datastore.

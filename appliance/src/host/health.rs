@@ -5,13 +5,14 @@ use model::names::DatastoreName;
 use protocol::lease::record::Watchdog;
 
 use crate::api::host::{Check, MigrationNicDetail};
-use crate::api::lease::DatastoreLease;
+use crate::api::lease::{DatastoreLease, Listed};
 use crate::host::checks::kvm_problem;
 use crate::host::clashes;
 use crate::host::clone::leftovers;
 use crate::host::control_plane::ControlPlane;
-use crate::host::leases::LeaseFailure;
-use crate::host::maintenance;
+use crate::host::leases::{LeaseFailure, mend_hint};
+use crate::host::located::vm_names;
+use crate::host::{lease_view, maintenance};
 
 /// Looks at everything that can be wrong with this host.
 pub fn checks(plane: &ControlPlane) -> Vec<Check> {
@@ -47,6 +48,7 @@ pub fn checks(plane: &ControlPlane) -> Vec<Check> {
     }
     let leases = plane.leases.status();
     checks.push(check("leases", "renewed", lease_problems(plane, &leases)));
+    checks.push(check("VM leases", "none is damaged", damaged_leases(plane)));
     let device = plane.configuration.config.as_ref().and_then(|config| config.watchdog.clone());
     let armed = leases.ok().and_then(|leases| Some(leases.iter().find(|lease| lease.held)?.watchdog));
     let (found, problem, warning) = watchdog(device.as_deref(), armed);
@@ -107,6 +109,23 @@ fn lease_problems(plane: &ControlPlane, leases: &Result<Vec<DatastoreLease>, Lea
         problems.push(Reason::new(cause, hint(name)));
     }
     problems
+}
+
+/// The leases of VMs about which nothing can be decided. What else keeps them from being read is told of the host's own leases.
+fn damaged_leases(plane: &ControlPlane) -> Vec<Reason> {
+    let mut damaged = Vec::new();
+    // One that is known to be lost would be waited for.
+    for datastore in plane.datastores.all().iter().filter(|datastore| datastore.available()) {
+        match lease_view::holders(plane, datastore, &vm_names(datastore)) {
+            Ok(listed) => damaged.extend(listed.into_iter().filter_map(|(vm, listed)| match listed {
+                Listed::Damaged(why) => Some(Reason::new(why, mend_hint(&vm))),
+                Listed::Held(_) => None,
+            })),
+            Err(failure @ LeaseFailure::AreaDamaged(_)) => damaged.push(failure.reason()),
+            Err(_) => {}
+        }
+    }
+    damaged
 }
 
 /// The migration NIC as its engine knows it, and why no VM can be moved over it, if none can.

@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use model::diagnosis::Reason;
 use model::names::{DatastoreName, VmName};
 
 use crate::api::lease::{HELD_BOUND, LeaseEvent, LeaseRequest};
@@ -13,7 +14,8 @@ use crate::datastore::Datastore;
 use crate::host::caller::Caller;
 use crate::host::control_plane::ControlPlane;
 use crate::host::disk_locks::LeftLocks;
-use crate::host::ends;
+use crate::host::leases::LeaseFailure;
+use crate::host::{ends, located};
 use crate::journal;
 
 /// Pause between two looks at what has to be kept true.
@@ -23,15 +25,29 @@ const LEASE_AREA: &str = "godwit/lease";
 /// Pause between two questions whether a host lease is held.
 const ASK: Duration = Duration::from_millis(500);
 
-/// How waiting for a host lease ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Waited {
-    /// It is held.
-    Held,
-    /// It is not held, and was waited for long enough.
-    Over,
-    /// Ctrl-C.
-    GivenUp,
+/// Since when this host does not hold its leases, as far as this control plane has seen.
+#[derive(Debug, Default)]
+pub struct Unheld {
+    since: Mutex<BTreeMap<DatastoreName, Instant>>,
+}
+
+impl Unheld {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<DatastoreName, Instant>> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, datastore: &DatastoreName, is_held: bool) {
+        if is_held {
+            self.lock().remove(datastore);
+        } else {
+            self.lock().entry(datastore.clone()).or_insert_with(Instant::now);
+        }
+    }
+
+    /// How long that of this datastore has not been held; nothing where it is, or was a moment ago.
+    fn lasts(&self, datastore: &DatastoreName) -> Duration {
+        self.lock().get(datastore).map_or(Duration::ZERO, Instant::elapsed)
+    }
 }
 
 /// Lets the lease role hold a host lease on a datastore whenever it is there, until this host gives its leases up: one
@@ -40,6 +56,8 @@ pub fn keep(plane: &ControlPlane, datastore: &Datastore) {
     let mut told = None;
     let (mut was_held, mut is_held) = (false, false);
     loop {
+        // From when a datastore is back on, its lease takes its time again.
+        plane.unheld.note(datastore.name(), is_held || !datastore.available());
         let asking = plane.asking.read().unwrap_or_else(PoisonError::into_inner);
         if plane.leaving.load(Ordering::SeqCst) {
             return;
@@ -77,41 +95,73 @@ fn open(plane: &ControlPlane, datastore: &Datastore) -> Result<(), String> {
 }
 
 /// Waits until this host holds its lease on a datastore, because a VM is to start: after a boot that takes seconds, after
-/// a crash up to the expiry.
-pub fn wait(plane: &ControlPlane, datastore: &DatastoreName, vm: &VmName, caller: &Caller<'_>) -> Waited {
-    let began = Instant::now();
+/// a crash up to the expiry. Where it was waited for long enough, the VM's lease is refused and says why.
+///
+/// # Errors
+/// A person waits, and does so in vain for all that is known at once; or pressed Ctrl-C. `again` is what to type then.
+pub fn wait(
+    plane: &ControlPlane,
+    datastore: &Datastore,
+    vm: &VmName,
+    caller: &Caller<'_>,
+    again: &str,
+) -> Result<(), Reason> {
+    let (began, name) = (Instant::now(), datastore.name());
     let waited = loop {
-        let Some(trouble) = trouble(plane, datastore) else { break Waited::Held };
+        let Err(trouble) = held(plane, name) else { break Ok(()) };
         let passed = began.elapsed();
         if passed >= HELD_BOUND {
-            break Waited::Over;
+            break Ok(());
+        }
+        // What this host does by itself has nobody who would try again.
+        if caller.is_a_person()
+            && let Some(reason) = in_vain(plane, datastore, &trouble)
+        {
+            break Err(reason);
         }
         let (passed, most) = (passed.as_secs(), HELD_BOUND.as_secs());
-        let what = format!("the host lease on datastore {datastore}, {passed} of at most {most} s: {trouble}");
+        let what = format!("the host lease on datastore {name}, {passed} of at most {most} s: {trouble}");
         caller.progress(&format!("waiting for {what}"), None);
         plane.vms.waits_for(vm, Some(what));
         if caller.cancelled_within(ASK) {
-            break Waited::GivenUp;
+            let cause = format!("it was cancelled while the host lease on datastore {name} was waited for");
+            break Err(Reason::new(cause, format!("{again} starts it again")));
         }
     };
     plane.vms.waits_for(vm, None);
     waited
 }
 
-/// Whether this host holds its lease on a datastore.
-pub fn is_held(plane: &ControlPlane, datastore: &DatastoreName) -> bool {
-    trouble(plane, datastore).is_none()
+/// Why a host lease that is not held will not be soon either, if that is known.
+fn in_vain(plane: &ControlPlane, datastore: &Datastore, trouble: &LeaseFailure) -> Option<Reason> {
+    if matches!(trouble, LeaseFailure::StandsStill) {
+        return Some(trouble.reason());
+    }
+    if let Some(away) = located::away(datastore) {
+        return Some(away);
+    }
+    let (lasts, name) = (plane.unheld.lasts(datastore.name()), datastore.name());
+    (lasts >= HELD_BOUND).then(|| {
+        let cause =
+            format!("this host has not held its lease on datastore {name} for {} s: {trouble}", lasts.as_secs());
+        Reason::new(cause, format!("datastore show {name}; log show lease"))
+    })
 }
 
-/// Why this host does not hold its lease on a datastore; none if it does.
-fn trouble(plane: &ControlPlane, datastore: &DatastoreName) -> Option<String> {
-    match plane.leases.status() {
-        Ok(leases) => match leases.into_iter().find(|lease| lease.datastore == *datastore) {
-            Some(lease) if lease.held => None,
-            Some(lease) if !lease.trouble.is_empty() => Some(lease.trouble),
-            _ => Some("it was not asked for yet".to_owned()),
-        },
-        Err(failure) => Some(failure.to_string()),
+/// Whether this host holds its lease on a datastore.
+pub fn is_held(plane: &ControlPlane, datastore: &DatastoreName) -> bool {
+    held(plane, datastore).is_ok()
+}
+
+/// That this host holds its lease on a datastore.
+///
+/// # Errors
+/// Why it does not, or why that is not known.
+fn held(plane: &ControlPlane, datastore: &DatastoreName) -> Result<(), LeaseFailure> {
+    match plane.leases.status()?.into_iter().find(|lease| lease.datastore == *datastore) {
+        Some(lease) if lease.held => Ok(()),
+        Some(lease) if !lease.trouble.is_empty() => Err(LeaseFailure::Failed(lease.trouble)),
+        _ => Err(LeaseFailure::Failed("it was not asked for yet".to_owned())),
     }
 }
 
@@ -186,4 +236,65 @@ fn killed(vms: &[VmName]) -> String {
     }
     let names: Vec<&str> = vms.iter().map(VmName::as_str).collect();
     format!("its VMs here are killed, and another host may run them: {}", names.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use protocol::lease::record::Watchdog;
+
+    use super::*;
+    use crate::api::channel::Channel;
+    use crate::api::host::{HostAnswer, HostRequest};
+    use crate::api::lease::{DatastoreLease, LeaseAnswer};
+    use crate::host::control_plane::stand_in::Place;
+
+    /// A control plane whose host lease is held when it was asked for so many times.
+    fn held_after(test: &str, questions: usize) -> Place {
+        let asked = AtomicUsize::new(0);
+        Place::without_datastore(test, move |request| match request {
+            LeaseRequest::Status => LeaseAnswer::Status(vec![DatastoreLease {
+                datastore: "lab".parse().expect("valid"),
+                held: asked.fetch_add(1, Ordering::SeqCst) >= questions,
+                renewed_ms: 0,
+                trouble: "it is being claimed".to_owned(),
+                refusal: None,
+                watchdog: Watchdog::None,
+                area: None,
+            }]),
+            _ => LeaseAnswer::Failed("it is not asked".to_owned()),
+        })
+    }
+
+    fn waits(place: &Place, caller: &Caller<'_>) -> Result<(), Reason> {
+        let (datastore, web) = (place.plane.datastores.all().remove(0), "web".parse().expect("valid"));
+        wait(&place.plane, &datastore, &web, caller, "vm start web")
+    }
+
+    #[test]
+    fn a_person_is_told_at_once_of_what_will_not_come_soon_and_waits_for_what_may() {
+        let (channel, _console) = Channel::<HostAnswer, HostRequest>::pair().expect("sockets");
+        let person = Caller::console(&channel);
+        let place = held_after("in-vain", 3);
+        let lost = waits(&place, &person).expect_err("there is no datastore");
+        assert!(lost.cause.contains("datastore lab does not answer"), "{lost:?}");
+        place.write("vms/web/vm.toml", "");
+        place.wait("the datastore is there", || place.plane.datastores.all()[0].available());
+        let lab = place.plane.datastores.all()[0].name().clone();
+        let long = Instant::now().checked_sub(HELD_BOUND).expect("this machine is up for longer");
+        place.plane.unheld.lock().insert(lab.clone(), long);
+        let unheld = waits(&place, &person).expect_err("it has not come for so long");
+        assert!(unheld.cause.contains("has not held its lease on datastore lab for"), "{unheld:?}");
+        assert!(unheld.cause.contains("it is being claimed"), "{unheld:?}");
+        place.plane.unheld.note(&lab, true);
+        place.plane.unheld.note(&lab, false);
+        assert_eq!(waits(&place, &person), Ok(()), "it may come any moment, and does");
+    }
+
+    #[test]
+    fn what_this_host_starts_by_itself_waits_where_a_person_is_told_at_once() {
+        let place = held_after("patient", 1);
+        assert_eq!(waits(&place, &Caller::nobody()), Ok(()), "nobody would start it again");
+    }
 }

@@ -1,6 +1,8 @@
 //! `lease break`: makes a VM's lease nobody's, for who must. A holder whose life is over loses it like to a start; from one
 //! that lives it is taken only by force, because only a person can know that the VM does not run there.
 
+use std::time::{Duration, Instant};
+
 use model::diagnosis::Diagnosis;
 use model::host_config::{DatastoreKind, NfsVersion};
 use model::limits;
@@ -9,11 +11,15 @@ use model::names::VmName;
 use crate::api::host::VmState;
 use crate::api::lease::{Holder, VmOnDatastore};
 use crate::datastore::Datastore;
+use crate::host::caller::LOOK;
 use crate::host::control_plane::ControlPlane;
 use crate::host::leases::LeaseFailure;
 use crate::host::located::locate;
 use crate::host::{owed, record};
 use crate::journal;
+
+/// How long a lease that is being given up is waited for.
+const RELEASE_BOUND: Duration = Duration::from_secs(10);
 
 /// Breaks the lease of a VM; `force`: although its holder lives.
 ///
@@ -23,10 +29,25 @@ pub fn break_lease(plane: &ControlPlane, name: &VmName, force: bool) -> Result<S
     let what = format!("the lease of VM {name} was not broken");
     plane.refuse_if_ending(&what)?;
     let located = locate(plane, name, &what)?;
-    let _claim = plane.vms.claim(name, VmState::Releasing, &what)?;
+    let began = Instant::now();
+    let _claim = loop {
+        match plane.vms.claim(name, VmState::Releasing, &what) {
+            // A lease that this host could not give up is tried again and again.
+            Err(_) if plane.vms.state(name) == Some(VmState::Releasing) && began.elapsed() < RELEASE_BOUND => {
+                std::thread::sleep(LOOK);
+            }
+            claimed => break claimed?,
+        }
+    };
     let vm = located.vm();
     let failed = |failure: LeaseFailure| Diagnosis::of(&what, vec![failure.reason()]);
-    let Some(holder) = plane.leases.holder(&vm).map_err(failed)? else {
+    let holder = match plane.leases.seen_holder(&vm) {
+        Err(LeaseFailure::Damaged { mark, .. }) => {
+            return mend(plane, &vm, &located.datastore, force.then_some(mark), &what);
+        }
+        holder => holder.map_err(failed)?,
+    };
+    let Some(holder) = holder else {
         return Ok(format!("nobody holds the lease of VM {name}: vm start {name}, on any host"));
     };
     if holder.own {
@@ -49,6 +70,41 @@ pub fn break_lease(plane: &ControlPlane, name: &VmName, force: bool) -> Result<S
     Ok(format!(
         "the lease of VM {name}, which {from} held in epoch {epoch}, is nobody's now: vm start {name}, on any host{afterwards}"
     ))
+}
+
+/// Gives a VM whose lease is damaged a new one (`docs/decisions/a-damaged-lease.md`).
+fn mend(
+    plane: &ControlPlane,
+    vm: &VmOnDatastore,
+    datastore: &Datastore,
+    vouched: Option<u64>,
+    what: &str,
+) -> Result<String, Diagnosis> {
+    let name = &vm.vm;
+    match plane.leases.mend(vm, vouched) {
+        Ok(true) => {
+            log::warn!(target: journal::NEWS, "the damaged lease of VM {name} was given up for a new one on the console");
+            Ok(format!(
+                "the lease of VM {name} was damaged; it has a new one, which nobody holds: vm start {name}, on any host"
+            ))
+        }
+        Ok(false) => {
+            let hint = format!("lease show {name}; then, if need be: lease break {name}");
+            Err(Diagnosis::new(what, "it was damaged, and can be read again", hint))
+        }
+        Err(failure @ LeaseFailure::MayRunOn(_)) => {
+            let cause = format!("{failure}; {}", storage_text("its host's", datastore));
+            let hint = format!(
+                "on each of them: vm list, and vm stop {name} where it runs; only who knows that it runs on none: lease break {name} --force"
+            );
+            Err(Diagnosis::new(what, cause, hint))
+        }
+        Err(failure) => {
+            let doubt = format!("whether VM {name} has a new lease is not known");
+            let what = if failure.leaves_doubt() { &doubt } else { what };
+            Err(Diagnosis::of(what, vec![failure.reason()]))
+        }
+    }
 }
 
 /// Comes to hold the VM, and lets go of it at once. A control plane that dies in between leaves the note of it.
@@ -79,14 +135,7 @@ fn take_and_give_up(plane: &ControlPlane, vm: &VmOnDatastore, holder: &Holder, w
 /// What a person has to know who breaks the lease of a host that lives.
 fn refusal(what: &str, name: &VmName, holder: &Holder, datastore: &Datastore) -> Diagnosis {
     let host = &holder.name;
-    let storage = if has_server_locks(datastore.kind()) {
-        format!("{host}'s locks on its disks, if it has any, keep a second guest from writing until {host} ends it")
-    } else {
-        format!(
-            "nothing keeps both from writing into its disks on datastore {}, which has no locks: its data is lost then",
-            datastore.name()
-        )
-    };
+    let storage = storage_text(&format!("{host}'s"), datastore);
     let cause =
         format!("{host} holds it in epoch {} and renews its host lease, so it may run the VM; {storage}", holder.epoch);
     let hint = format!(
@@ -95,6 +144,19 @@ fn refusal(what: &str, name: &VmName, holder: &Holder, datastore: &Datastore) ->
         limits::LEASE_EXPIRY_MS / 1000
     );
     Diagnosis::new(what, cause, hint)
+}
+
+/// What there is to keep a second guest from the disks of a VM, by `whose` locks on them.
+fn storage_text(whose: &str, datastore: &Datastore) -> String {
+    if has_server_locks(datastore.kind()) {
+        return format!(
+            "{whose} locks on its disks, if it has any, keep a second guest from writing until it ends there"
+        );
+    }
+    format!(
+        "nothing keeps both from writing into its disks on datastore {}, which has no locks: its data is lost then",
+        datastore.name()
+    )
 }
 
 /// Whether the disks of a VM have locks that hosts hold against each other (`docs/decisions/the-disk-locks.md`).
@@ -160,6 +222,27 @@ mod tests {
         let broken = break_lease(&place.plane, &web().vm, false).expect("broken");
         assert!(broken.contains("nobody's now") && !broken.contains("runs the VM"), "{broken}");
         assert_eq!(changes(&asked), [LeaseRequest::Acquire(web()), LeaseRequest::GiveUp(web())]);
+    }
+
+    #[test]
+    fn a_damaged_lease_is_mended_where_no_other_host_lives_or_by_force_and_what_it_may_cost_is_said() {
+        let damaged =
+            || LeaseAnswer::Damaged { vm: web().vm, why: "the lease of VM web is damaged".to_owned(), mark: 7 };
+        let place = Place::without_datastore("break-damaged", move |request| match request {
+            LeaseRequest::Query(_) => damaged(),
+            LeaseRequest::Mend { vouched: None, .. } => LeaseAnswer::MayRunOn(vec!["host-b".to_owned()]),
+            LeaseRequest::Mend { vouched: Some(7), .. } => LeaseAnswer::Done,
+            _ => LeaseAnswer::Failed("it was not to be asked".to_owned()),
+        });
+        place.write("vms/web/vm.toml", "");
+        place.wait("the datastore is there", || place.plane.datastores.all()[0].available());
+        let refused = break_lease(&place.plane, &web().vm, false).expect_err("host-b lives").to_string();
+        for said in ["these live: host-b", "locks on its disks", "vm stop web where it runs", "lease break web --force"]
+        {
+            assert!(refused.contains(said), "{said}: {refused}");
+        }
+        let mended = break_lease(&place.plane, &web().vm, true).expect("mended");
+        assert!(mended.contains("a new one, which nobody holds"), "{mended}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use model::limits;
 use model::names::VmName;
 
 use crate::api::host::{HolderLife, LeaseDetail, LeaseHolder, LeaseRow};
-use crate::api::lease::{Holder, HostLease, VmOnDatastore};
+use crate::api::lease::{Holder, HostLease, Listed, VmOnDatastore};
 use crate::datastore::Datastore;
 use crate::host::control_plane::ControlPlane;
 use crate::host::discovery::hex_of;
@@ -16,7 +16,7 @@ use crate::host::whereabouts::where_is;
 /// VMs whose holders are asked for in one message: the answer has to fit into one, too.
 const LISTED_AT_ONCE: usize = 200;
 
-/// Who holds which of these VMs.
+/// What the leases of these VMs tell; those that nobody holds are left out.
 ///
 /// # Errors
 /// The leases of the datastore do not tell.
@@ -24,7 +24,7 @@ pub fn holders(
     plane: &ControlPlane,
     datastore: &Datastore,
     names: &[VmName],
-) -> Result<Vec<(VmName, Holder)>, LeaseFailure> {
+) -> Result<Vec<(VmName, Listed)>, LeaseFailure> {
     let mut all = Vec::new();
     for vms in names.chunks(LISTED_AT_ONCE) {
         all.extend(plane.leases.list(datastore.name(), vms)?);
@@ -32,23 +32,50 @@ pub fn holders(
     Ok(all)
 }
 
-/// The VMs of all datastores that somebody holds.
+/// The VMs of all datastores that somebody holds; while the lease role does not answer, all of them, as far as that is known
+/// without it.
 ///
 /// # Errors
 /// The leases of a datastore do not tell.
 pub fn list(plane: &ControlPlane) -> Result<Vec<LeaseRow>, Diagnosis> {
     const WHAT: &str = "the leases are not listed";
-    let refused = |failure: LeaseFailure| Diagnosis::of(WHAT, vec![failure.reason()]);
     let mut rows = Vec::new();
     for datastore in plane.known_datastores(WHAT)? {
-        let held = holders(plane, &datastore, &vm_names(&datastore)).map_err(refused)?;
-        let hosts = plane.leases.hosts(datastore.name()).map_err(refused)?;
-        rows.extend(held.into_iter().map(|(name, holder)| {
-            let vm = VmOnDatastore { datastore: datastore.name().clone(), vm: name };
-            row(vm, &holder, &hosts)
-        }));
+        let names = vm_names(&datastore);
+        let told =
+            holders(plane, &datastore, &names).and_then(|holders| Ok((holders, plane.leases.hosts(datastore.name())?)));
+        match told {
+            Ok((holders, hosts)) => rows.extend(holders.into_iter().map(|(name, listed)| {
+                let vm = VmOnDatastore { datastore: datastore.name().clone(), vm: name };
+                match listed {
+                    Listed::Held(holder) => row(vm, &holder, &hosts),
+                    Listed::Damaged(_) => untold(vm, HolderLife::Damaged),
+                }
+            })),
+            Err(failure) if failure.is_silence() => rows.extend(unheard_rows(plane, &datastore, names)),
+            Err(failure) => return Err(Diagnosis::of(WHAT, vec![failure.reason()])),
+        }
     }
     Ok(rows)
+}
+
+/// The VMs of a datastore whose leases nobody tells of: what runs here, this host itself knows.
+fn unheard_rows(plane: &ControlPlane, datastore: &Datastore, mut names: Vec<VmName>) -> Vec<LeaseRow> {
+    let mut here = plane.vms.all_running();
+    // One that is on its way to here is held by its source.
+    here.retain(|(running, _)| running.vm.datastore == *datastore.name() && running.epoch() > 0);
+    names.retain(|name| !here.iter().any(|(running, _)| running.vm.vm == *name));
+    let run = here.iter().map(|(running, _)| {
+        let (holder, epoch) = (Some(plane.name().clone()), Some(running.epoch()));
+        LeaseRow { holder, epoch, ..untold(running.vm.clone(), HolderLife::Unheard) }
+    });
+    let rest = names.into_iter().map(|vm| VmOnDatastore { datastore: datastore.name().clone(), vm });
+    run.chain(rest.map(|vm| untold(vm, HolderLife::Unheard))).collect()
+}
+
+/// The lease of a VM that does not tell who holds it.
+fn untold(vm: VmOnDatastore, life: HolderLife) -> LeaseRow {
+    LeaseRow { vm: vm.vm, datastore: vm.datastore, holder: None, epoch: None, life, since_unix_s: None }
 }
 
 /// All that is known of the lease of a VM, and what follows from it.
@@ -60,7 +87,7 @@ pub fn show(plane: &ControlPlane, name: &VmName) -> Result<LeaseDetail, Diagnosi
     let located = locate(plane, name, &what)?;
     let refused = |failure: LeaseFailure| Diagnosis::of(&what, vec![failure.reason()]);
     let vm = located.vm();
-    let holder = plane.leases.holder(&vm).map_err(refused)?;
+    let holder = plane.leases.seen_holder(&vm).map_err(refused)?;
     let hosts = plane.leases.hosts(&vm.datastore).map_err(refused)?;
     let next = next(name, holder.as_ref(), plane.vms.state(name).is_some());
     let holder = holder.map(|holder| LeaseHolder {
@@ -84,8 +111,8 @@ fn row(vm: VmOnDatastore, holder: &Holder, hosts: &[HostLease]) -> LeaseRow {
     LeaseRow {
         vm: vm.vm,
         datastore: vm.datastore,
-        holder: holder.name.clone(),
-        epoch: holder.epoch,
+        holder: Some(holder.name.clone()),
+        epoch: Some(holder.epoch),
         life,
         since_unix_s: holder.since_unix_s,
     }

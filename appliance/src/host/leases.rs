@@ -1,9 +1,10 @@
 //! The control plane's side of the lease role.
 
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use model::diagnosis::Reason;
 use model::limits;
@@ -11,22 +12,39 @@ use model::names::{DatastoreName, HostName, VmName};
 
 use crate::api::channel::{Channel, ChannelError};
 use crate::api::lease::{
-    DatastoreLease, DeadBoot, GONE, Holder, HostLease, LeaseAnswer, LeaseEvent, LeaseRequest, TakenFrom, VmOnDatastore,
+    AWAY_HINT, DatastoreLease, DeadBoot, GONE, Holder, HostLease, LeaseAnswer, LeaseEvent, LeaseRequest, Listed,
+    TakenFrom, VmOnDatastore,
 };
 use crate::api::paths::RunDir;
 use crate::host::discovery::Hosts;
 
-/// How long a question that only looks is waited for.
-const LOOK_BOUND: Duration = Duration::from_secs(3);
+/// Longest wait for an answer of the lease role: what is asked may wait for an expiry.
+const ASK_BOUND: Duration = Duration::from_millis(limits::API_REQUEST_MS_MAX + limits::LEASE_EXPIRY_MS);
+
+/// How long a question that only looks is waited for before the lease role is asked whether it is there at all: the answer
+/// may have to wait for a slow datastore.
+const LOOK_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long the lease role may take to say that it is there.
+const PING_BOUND: Duration = Duration::from_secs(1);
+
+/// How long nothing more is looked for after the lease role was found standing still: a command has several questions, and
+/// is to wait for one of them.
+const STANDS_STILL: Duration = Duration::from_secs(2);
 
 /// How long a question is waited for that looks at the datastore anew.
 const FRESH_LOOK_BOUND: Duration = Duration::from_secs(6);
 
 /// Asks the lease role, a connection for each request: they are rare, and none waits for another.
-#[derive(Clone, Debug)]
+///
+/// What decides who runs a VM is waited for as long as the role may take. What only looks is not waited for while the role
+/// stands still: what is known without it is told then.
+#[derive(Debug)]
 pub struct Leases {
     socket: PathBuf,
     hosts: Arc<Hosts>,
+    /// When the role was last found standing still.
+    stood_still: Mutex<Option<Instant>>,
 }
 
 /// Why a lease was not got.
@@ -38,15 +56,39 @@ pub enum LeaseFailure {
     /// The lease role could not.
     #[error("{0}")]
     Failed(String),
+    /// The VM's lease is damaged.
+    #[error("{why}")]
+    Damaged {
+        /// The VM.
+        vm: VmName,
+        /// How, for a person.
+        why: String,
+        /// Which lease of the VM that is ([`LeaseAnswer::Damaged`]).
+        mark: u64,
+    },
+    /// The VM's lease is damaged, and it may run on these hosts, which live.
+    #[error("its lease is damaged, so that nobody can tell which host holds it, and these live: {}", .0.join(", "))]
+    MayRunOn(Vec<String>),
     /// The lease area is damaged, and how.
     #[error("{0}")]
-    Damaged(String),
+    AreaDamaged(String),
     /// What was asked may or may not have happened.
     #[error("{0}")]
     Unknown(String),
     /// The lease role does not answer.
     #[error("the lease role does not answer: {0}")]
     Away(#[from] ChannelError),
+    /// The lease role is there and does not answer that it is.
+    #[error("the lease role does not answer: it is stopped, or hangs")]
+    StandsStill,
+}
+
+/// What a person can do about a VM whose lease is damaged.
+pub fn mend_hint(vm: &VmName) -> String {
+    format!(
+        "no host starts what it cannot decide about; if the storage is sound again, lease break {vm} gives it a new lease, where it \
+         runs on no host"
+    )
 }
 
 impl LeaseFailure {
@@ -60,25 +102,32 @@ impl LeaseFailure {
                 model::limits::LEASE_EXPIRY_MS / 1000
             ),
             Self::HeldBy(holder) => format!("wait until the lease of {} has expired, then try again", holder.name),
-            Self::Damaged(_) => "no host runs what it cannot decide about; if the storage is sound again: shut down every host that uses \
+            Self::Damaged { vm, .. } => mend_hint(vm),
+            Self::MayRunOn(_) => "vm list, on each of them".to_owned(),
+            Self::AreaDamaged(_) => "no host runs what it cannot decide about; if the storage is sound again: shut down every host that uses \
                                  this datastore, move its file godwit/lease away, and start them: they make a new one"
                 .to_owned(),
             Self::Failed(_) | Self::Unknown(_) => "datastore list, then: log show lease".to_owned(),
-            Self::Away(_) => "init restarts it within seconds; then: log show lease".to_owned(),
+            Self::Away(_) | Self::StandsStill => AWAY_HINT.to_owned(),
         };
         Reason::new(self.to_string(), hint)
     }
 
     /// Whether what was asked may have happened all the same.
     pub fn leaves_doubt(&self) -> bool {
-        matches!(self, Self::Unknown(_) | Self::Away(_))
+        matches!(self, Self::Unknown(_)) || self.is_silence()
+    }
+
+    /// Whether the lease role said nothing.
+    pub fn is_silence(&self) -> bool {
+        matches!(self, Self::Away(_) | Self::StandsStill)
     }
 }
 
 impl Leases {
     /// Asks the lease role of this host. What the lease area does not tell of a holder, `hosts` may.
     pub fn new(run_dir: &RunDir, hosts: Arc<Hosts>) -> Self {
-        Self { socket: run_dir.socket("lease"), hosts }
+        Self { socket: run_dir.socket("lease"), hosts, stood_still: Mutex::default() }
     }
 
     /// One request and its answer.
@@ -86,8 +135,44 @@ impl Leases {
     /// # Errors
     /// The role is away or does not answer within the bound of a take-over.
     pub fn ask(&self, request: &LeaseRequest, descriptors: &[BorrowedFd<'_>]) -> Result<LeaseAnswer, LeaseFailure> {
-        let bound = Duration::from_millis(limits::API_REQUEST_MS_MAX + limits::LEASE_EXPIRY_MS);
-        self.ask_within(bound, request, descriptors)
+        self.ask_within(ASK_BOUND, request, descriptors)
+    }
+
+    /// A request that only looks, and its answer: waited for as [`Leases::ask`] does, unless the role stands still.
+    fn look(&self, request: &LeaseRequest) -> Result<LeaseAnswer, LeaseFailure> {
+        let stood_still = *self.stood_still.lock().unwrap_or_else(PoisonError::into_inner);
+        if stood_still.is_some_and(|at| at.elapsed() < STANDS_STILL) {
+            return Err(LeaseFailure::StandsStill);
+        }
+        let looked = self.look_while_it_is_there(request);
+        if matches!(looked, Err(LeaseFailure::StandsStill)) {
+            *self.stood_still.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+        self.understood(looked?)
+    }
+
+    fn look_while_it_is_there(&self, request: &LeaseRequest) -> Result<LeaseAnswer, LeaseFailure> {
+        let deadline = Instant::now() + ASK_BOUND;
+        let channel = self.connect_to_look(LOOK_PATIENCE)?;
+        channel.send(request, &[])?;
+        loop {
+            match channel.receive_within(LOOK_PATIENCE) {
+                Err(ChannelError::Timeout(_)) if Instant::now() < deadline => {}
+                other => return Ok(other?.0),
+            }
+            match self.connect_to_look(PING_BOUND)?.ask(&LeaseRequest::Ping, &[], PING_BOUND) {
+                Err(ChannelError::Timeout(_)) => return Err(LeaseFailure::StandsStill),
+                there => there?,
+            };
+        }
+    }
+
+    fn connect_to_look(&self, bound: Duration) -> Result<Channel<LeaseRequest, LeaseAnswer>, LeaseFailure> {
+        Channel::connect_within(&self.socket, bound).map_err(|error| match error.kind() {
+            // Those that it did not take before fill its queue.
+            io::ErrorKind::TimedOut => LeaseFailure::StandsStill,
+            _ => ChannelError::from(error).into(),
+        })
     }
 
     fn ask_within(
@@ -97,15 +182,25 @@ impl Leases {
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<LeaseAnswer, LeaseFailure> {
         let channel = Channel::<LeaseRequest, LeaseAnswer>::connect(&self.socket).map_err(ChannelError::from)?;
-        match channel.ask(request, descriptors, bound)?.0 {
+        self.understood(channel.ask(request, descriptors, bound)?.0)
+    }
+
+    /// An answer, with the names of the holders; a refusal as a failure.
+    fn understood(&self, answer: LeaseAnswer) -> Result<LeaseAnswer, LeaseFailure> {
+        match answer {
             LeaseAnswer::HeldBy(holder) => Err(LeaseFailure::HeldBy(self.named(holder))),
             LeaseAnswer::Holder(holder) => Ok(LeaseAnswer::Holder(holder.map(|holder| self.named(holder)))),
             LeaseAnswer::Holders(holders) => {
-                let named = holders.into_iter().map(|(vm, holder)| (vm, self.named(holder)));
+                let named = holders.into_iter().map(|(vm, listed)| match listed {
+                    Listed::Held(holder) => (vm, Listed::Held(self.named(holder))),
+                    damaged @ Listed::Damaged(_) => (vm, damaged),
+                });
                 Ok(LeaseAnswer::Holders(named.collect()))
             }
             LeaseAnswer::Failed(why) => Err(LeaseFailure::Failed(why)),
-            LeaseAnswer::Damaged(why) => Err(LeaseFailure::Damaged(why)),
+            LeaseAnswer::Damaged { vm, why, mark } => Err(LeaseFailure::Damaged { vm, why, mark }),
+            LeaseAnswer::MayRunOn(hosts) => Err(LeaseFailure::MayRunOn(hosts)),
+            LeaseAnswer::AreaDamaged(why) => Err(LeaseFailure::AreaDamaged(why)),
             LeaseAnswer::Unknown(why) => Err(LeaseFailure::Unknown(why)),
             answer => Ok(answer),
         }
@@ -124,9 +219,9 @@ impl Leases {
     /// How this host's own leases stand, as far as they were asked for.
     ///
     /// # Errors
-    /// The role is away or does not answer at once.
+    /// The role is away or stands still.
     pub fn status(&self) -> Result<Vec<DatastoreLease>, LeaseFailure> {
-        match self.ask_within(LOOK_BOUND, &LeaseRequest::Status, &[])? {
+        match self.look(&LeaseRequest::Status)? {
             LeaseAnswer::Status(leases) => Ok(leases),
             other => Err(unexpected(&other)),
         }
@@ -190,6 +285,19 @@ impl Leases {
         self.ask(&LeaseRequest::GiveUp(vm.clone()), &[]).map(|_| ())
     }
 
+    /// Gives a VM whose lease is damaged a new one, which nobody holds; whether it was damaged. `vouched`: the mark of
+    /// that damaged lease, if a person says that the VM runs on no host. It must not run on this one.
+    ///
+    /// # Errors
+    /// Nobody vouches, and it may run on another host, which lives; or the datastore does not answer.
+    pub fn mend(&self, vm: &VmOnDatastore, vouched: Option<u64>) -> Result<bool, LeaseFailure> {
+        match self.ask(&LeaseRequest::Mend { vm: vm.clone(), vouched }, &[])? {
+            LeaseAnswer::Done => Ok(true),
+            LeaseAnswer::Holder(_) => Ok(false),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// After a commit whose outcome is unknown: learns who won the epoch after `epoch`, or wins it for this host.
     /// Returns the epoch in which this host holds the VM.
     ///
@@ -215,23 +323,23 @@ impl Leases {
         self.resolve(vm, epoch.saturating_sub(1))
     }
 
-    /// Who holds which of these VMs of a datastore; those that nobody holds are left out.
+    /// Who holds which of these VMs of a datastore, for who only looks; those that nobody holds are left out.
     ///
     /// # Errors
-    /// The datastore does not answer.
-    pub fn list(&self, datastore: &DatastoreName, vms: &[VmName]) -> Result<Vec<(VmName, Holder)>, LeaseFailure> {
-        match self.ask(&LeaseRequest::List { datastore: datastore.clone(), vms: vms.to_vec() }, &[])? {
+    /// The datastore does not answer, or the lease role is away or stands still.
+    pub fn list(&self, datastore: &DatastoreName, vms: &[VmName]) -> Result<Vec<(VmName, Listed)>, LeaseFailure> {
+        match self.look(&LeaseRequest::List { datastore: datastore.clone(), vms: vms.to_vec() })? {
             LeaseAnswer::Holders(holders) => Ok(holders),
             other => Err(unexpected(&other)),
         }
     }
 
-    /// The leases of all hosts on a datastore, as this host sees them.
+    /// The leases of all hosts on a datastore, as this host sees them, for who only looks.
     ///
     /// # Errors
-    /// The lease role is away or does not answer at once, or this host has no lease area there yet.
+    /// The datastore does not answer, this host has no lease area there yet, or the lease role is away or stands still.
     pub fn hosts(&self, datastore: &DatastoreName) -> Result<Vec<HostLease>, LeaseFailure> {
-        match self.ask_within(LOOK_BOUND, &LeaseRequest::Hosts(datastore.clone()), &[])? {
+        match self.look(&LeaseRequest::Hosts(datastore.clone()))? {
             LeaseAnswer::Hosts(hosts) => Ok(hosts),
             other => Err(unexpected(&other)),
         }
@@ -248,15 +356,27 @@ impl Leases {
         }
     }
 
-    /// Who holds a VM.
+    /// Who holds a VM, for who decides something by it.
     ///
     /// # Errors
-    /// The datastore does not answer.
+    /// The datastore does not answer, or the lease role is away.
     pub fn holder(&self, vm: &VmOnDatastore) -> Result<Option<Holder>, LeaseFailure> {
-        match self.ask(&LeaseRequest::Query(vm.clone()), &[])? {
-            LeaseAnswer::Holder(holder) => Ok(holder),
-            other => Err(unexpected(&other)),
-        }
+        holder_in(self.ask(&LeaseRequest::Query(vm.clone()), &[])?)
+    }
+
+    /// The same, for who only looks.
+    ///
+    /// # Errors
+    /// As [`Leases::holder`], or the lease role stands still.
+    pub fn seen_holder(&self, vm: &VmOnDatastore) -> Result<Option<Holder>, LeaseFailure> {
+        holder_in(self.look(&LeaseRequest::Query(vm.clone()))?)
+    }
+}
+
+fn holder_in(answer: LeaseAnswer) -> Result<Option<Holder>, LeaseFailure> {
+    match answer {
+        LeaseAnswer::Holder(holder) => Ok(holder),
+        other => Err(unexpected(&other)),
     }
 }
 

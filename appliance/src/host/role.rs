@@ -15,6 +15,7 @@ use crate::host::discovery::{self, Hosts, Rounds, bytes_of_hex};
 use crate::host::disk_locks::Servers;
 use crate::host::ends::Unwatched;
 use crate::host::engine::Engine;
+use crate::host::host_lease::Unheld;
 use crate::host::leases::Leases;
 use crate::host::maintenance::Maintenance;
 use crate::host::moves::Moves;
@@ -100,6 +101,7 @@ pub(super) fn plane(run_dir: &RunDir) -> io::Result<ControlPlane> {
         fabric: Mutex::new(configuration.config.clone().map(Fabric::new)),
         datastores: Datastores::start(&datastores, &run_dir.path().join("datastore"), own),
         leases: Leases::new(run_dir, Arc::clone(&hosts)),
+        unheld: Unheld::default(),
         engine: Engine::new(run_dir),
         hosts,
         rounds: Rounds::default(),

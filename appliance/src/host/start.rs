@@ -16,7 +16,6 @@ use crate::host::born::{BootFiles, Born, Unattached};
 use crate::host::caller::{Caller, LOOK};
 use crate::host::control_plane::ControlPlane;
 use crate::host::disk_locks::{LeftLocks, take_disks};
-use crate::host::host_lease::Waited;
 use crate::host::located::{KERNEL_HINT, Located, locate};
 use crate::host::running::Running;
 use crate::host::vms::{Claim, Unclaimed};
@@ -68,11 +67,8 @@ fn carry_out<'a>(
     if !problems.is_empty() {
         return Err(Diagnosis::of(&what, problems));
     }
-    if host_lease::wait(plane, located.datastore.name(), name, caller) == Waited::GivenUp {
-        let cause =
-            format!("it was cancelled while the host lease on datastore {} was waited for", located.datastore.name());
-        return Err(Diagnosis::new(&what, cause, format!("vm start {name} starts it again")));
-    }
+    host_lease::wait(plane, &located.datastore, name, caller, &format!("vm start {name}"))
+        .map_err(|reason| Diagnosis::of(&what, vec![reason]))?;
     // What an earlier boot left may have come up meanwhile.
     refuse_new()?;
     let vm = located.vm();

@@ -4,8 +4,11 @@
 //! No fence depends on this: it is there so that nobody has to look after a VM that runs in two places, in one of which it
 //! cannot write any more.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
+
+use model::names::VmName;
 
 use crate::api::host::VmState;
 use crate::api::lease::Holder;
@@ -27,6 +30,7 @@ const IDLE: [VmState; 2] = [VmState::Running, VmState::Paused];
 pub fn keep(plane: &Arc<ControlPlane>, datastore: &Datastore) {
     let mut round: Vec<Arc<Running>> = Vec::new();
     let mut at_once = 1;
+    let mut damaged = BTreeSet::new();
     loop {
         std::thread::sleep(LOOK);
         if round.is_empty() {
@@ -39,15 +43,23 @@ pub fn keep(plane: &Arc<ControlPlane>, datastore: &Datastore) {
         let rest = round.len().saturating_sub(at_once);
         for running in round.split_off(rest) {
             if datastore.available() {
-                look(plane, &running);
+                look(plane, &running, &mut damaged);
             }
         }
     }
 }
 
-/// Looks at the lease of a VM that ran here a moment ago.
-fn look(plane: &ControlPlane, running: &Running) {
-    let held_in = match plane.leases.holder(&running.vm) {
+/// Looks at the lease of a VM that ran here a moment ago; `damaged` are those whose leases people were told to be damaged.
+fn look(plane: &ControlPlane, running: &Running, damaged: &mut BTreeSet<VmName>) {
+    let holder = plane.leases.holder(&running.vm);
+    match &holder {
+        Err(failure @ LeaseFailure::Damaged { vm, .. }) if damaged.insert(vm.clone()) => {
+            log::error!("{failure}; VM {vm} runs on, and can be neither moved nor started again: host check");
+        }
+        Ok(_) => drop(damaged.remove(&running.vm.vm)),
+        Err(_) => {}
+    }
+    let held_in = match holder {
         Ok(Some(holder)) if holder.own => Ok(holder.epoch),
         Ok(Some(holder)) if holder.epoch > running.epoch() => Err(holder),
         // Whoever works on it settles it.
@@ -96,8 +108,6 @@ pub(super) fn taken(holder: &Holder) -> String {
 
 #[cfg(test)]
 mod tests {
-    use model::names::VmName;
-
     use super::*;
     use crate::api::lease::{LeaseAnswer, LeaseRequest};
     use crate::host::control_plane::stand_in::Place;
@@ -152,10 +162,26 @@ mod tests {
         let running = monitor.running();
         running.set_epoch(5);
         place.plane.vms.put(&web(), Arc::clone(&running), VmState::Running);
-        look(&place.plane, &running);
+        look(&place.plane, &running, &mut BTreeSet::new());
         settle(&place.plane, &running, Err(host_b(4)));
         assert!(!running.monitor.is_gone());
         assert_eq!(place.plane.vms.state(&web()), Some(VmState::Running));
+    }
+
+    #[test]
+    fn a_vm_whose_lease_is_damaged_runs_on_and_people_are_told_once() {
+        let place = Place::without_datastore("lease-damaged", |_| LeaseAnswer::Damaged {
+            vm: web(),
+            why: "the lease of VM web is damaged".to_owned(),
+            mark: 7,
+        });
+        let monitor = StandIn::start(&web());
+        let running = monitor.running();
+        place.plane.vms.put(&web(), Arc::clone(&running), VmState::Running);
+        let mut damaged = BTreeSet::new();
+        look(&place.plane, &running, &mut damaged);
+        assert_eq!(damaged, BTreeSet::from([web()]));
+        assert!(!running.monitor.is_gone());
     }
 
     #[test]
@@ -164,7 +190,7 @@ mod tests {
         let monitor = StandIn::start(&web());
         let running = monitor.running();
         place.plane.vms.put(&web(), Arc::clone(&running), VmState::Running);
-        look(&place.plane, &running);
+        look(&place.plane, &running, &mut BTreeSet::new());
         let moving = place.plane.vms.hold(&web(), &[VmState::Running], VmState::MovingOut, "").expect("it runs");
         settle(&place.plane, &running, Err(host_b(2)));
         assert!(!running.monitor.is_gone());

@@ -11,17 +11,18 @@ use std::time::{Duration, Instant};
 use model::limits;
 use model::names::{DatastoreName, HostName, VmName};
 use protocol::lease::host_lease::HostIdentity;
-use protocol::lease::identity::{BootId, Epoch, HostId, Incarnation};
+use protocol::lease::identity::{BootId, Epoch, HostId, Incarnation, Slot, Tenancy};
 use protocol::lease::keeper::HostView;
+use protocol::lease::paxos::slots_text;
 use protocol::lease::record::Watchdog as Kind;
-use protocol::lease::vm_lease::{self, Answer, LeaseError, Request, Take, Taken};
+use protocol::lease::vm_lease::{self, Answer, LeaseError, Request, Take, Taken, Vouched};
 use protocol::lease::watch::{self, Death, Life};
 
 use crate::api::channel::{Channel, ChannelError};
 use crate::api::deadline;
 use crate::api::lease::{
-    DatastoreLease, DeadBoot, GONE, HELD_BOUND, Holder, HostLease, LeaseAnswer, LeaseEvent, LeaseRequest, TakenFrom,
-    VmOnDatastore,
+    DatastoreLease, DeadBoot, GONE, HELD_BOUND, Holder, HostLease, LeaseAnswer, LeaseEvent, LeaseRequest, Listed,
+    TakenFrom, VmOnDatastore,
 };
 use crate::api::paths::RunDir;
 use crate::boot_id::boot_id;
@@ -117,6 +118,10 @@ impl Leases {
             }
             LeaseRequest::Guard(vm) => self.guard(&vm, beside),
             LeaseRequest::GiveUp(vm) => self.ask(&vm.datastore, Request::GiveUp(vm.vm.clone())),
+            LeaseRequest::Mend { vm, vouched } => {
+                let vouched = vouched.map_or(Vouched::No, |mark| Vouched::Of(Tenancy(mark)));
+                self.ask(&vm.datastore, Request::Mend(vm.vm.clone(), vouched))
+            }
             LeaseRequest::Query(vm) => self.ask(&vm.datastore, Request::Query(vm.vm.clone())),
             LeaseRequest::List { datastore, vms } => self.list(&datastore, &vms),
             LeaseRequest::Hosts(datastore) => match self.exchange_within(LOOK_BOUND, &datastore, Told::Standing) {
@@ -144,6 +149,7 @@ impl Leases {
             LeaseRequest::Confirm { vm, epoch } => {
                 self.ask(&vm.datastore, Request::Confirm(vm.vm.clone(), Epoch(epoch)))
             }
+            LeaseRequest::Ping => LeaseAnswer::Done,
             LeaseRequest::Watch => LeaseAnswer::Failed("it is no request".to_owned()),
         }
     }
@@ -268,15 +274,38 @@ impl Leases {
     }
 
     fn ask(&self, datastore: &DatastoreName, request: Request) -> LeaseAnswer {
+        let vm = request.vm().clone();
         match self.exchange(datastore, |reply| Told::Ask(request, reply)) {
             Ok(Ok((answer, hosts))) => translated(answer, &hosts, self.own(datastore)),
             Ok(Err(error @ (LeaseError::OutcomeUnknown | LeaseError::Contended | LeaseError::Fenced))) => {
                 LeaseAnswer::Unknown(error.to_string())
             }
-            Ok(Err(error @ LeaseError::Corrupt(_))) => LeaseAnswer::Damaged(error.to_string()),
+            Ok(Err(LeaseError::Corrupt { slots, tenancy })) => {
+                LeaseAnswer::Damaged { why: self.damage(datastore, &vm, &slots), vm, mark: tenancy.0 }
+            }
+            Ok(Err(LeaseError::MayRunOn(slots))) => LeaseAnswer::MayRunOn(self.names(datastore, &slots)),
+            Ok(Err(error @ LeaseError::DirectoryCorrupt(_))) => LeaseAnswer::AreaDamaged(error.to_string()),
             Ok(Err(error)) => LeaseAnswer::Failed(error.to_string()),
             Err(why) => LeaseAnswer::Unknown(why),
         }
+    }
+
+    /// How a VM's lease is damaged, for a person.
+    fn damage(&self, datastore: &DatastoreName, vm: &VmName, slots: &[Slot]) -> String {
+        let hosts = self.view(datastore).map(|view| view.hosts).unwrap_or_default();
+        let of_hosts = hosts.iter().filter(|view| slots.contains(&view.slot)).map(|view| view.record.name.as_str());
+        let of_hosts: Vec<&str> = of_hosts.collect();
+        let whose = if of_hosts.is_empty() { "no host".to_owned() } else { of_hosts.join(", ") };
+        let which = slots_text(slots);
+        format!("the lease of VM {vm} is damaged: its records of {which} (those of {whose}) are corrupt in both copies")
+    }
+
+    /// The names of the hosts in these slots.
+    fn names(&self, datastore: &DatastoreName, slots: &[Slot]) -> Vec<String> {
+        let hosts = self.view(datastore).map(|view| view.hosts).unwrap_or_default();
+        let name = |slot: &Slot| hosts.iter().find(|view| view.slot == *slot).map(|view| view.record.name.to_string());
+        let unread = |slot: &Slot| format!("the host of slot {slot}, which cannot be read");
+        slots.iter().map(|slot| name(slot).unwrap_or_else(|| unread(slot))).collect()
     }
 
     /// Who this host is on a datastore, in this boot.
@@ -287,21 +316,27 @@ impl Leases {
     /// Who holds each of `vms`. This host may not have heard yet of leases that another host made; the first VM without
     /// one makes it read the directory again.
     fn list(&self, datastore: &DatastoreName, vms: &[VmName]) -> LeaseAnswer {
-        let known = self.view(datastore).and_then(|view| {
+        let known = self.view(datastore).map_err(LeaseAnswer::Failed).and_then(|view| {
             let Some(unheard) = vms.iter().find(|vm| !view.vms.contains(vm)) else { return Ok(view.vms) };
             match self.ask(datastore, Request::Query(unheard.clone())) {
-                LeaseAnswer::Failed(why) | LeaseAnswer::Unknown(why) | LeaseAnswer::Damaged(why) => Err(why),
-                _ => Ok(self.view(datastore)?.vms),
+                failure @ (LeaseAnswer::Failed(_) | LeaseAnswer::Unknown(_) | LeaseAnswer::AreaDamaged(_)) => {
+                    Err(failure)
+                }
+                _ => Ok(self.view(datastore).map_err(LeaseAnswer::Failed)?.vms),
             }
         });
         let known = match known {
             Ok(known) => known,
-            Err(why) => return LeaseAnswer::Failed(why),
+            Err(failure) => return failure,
         };
-        let mut holders: Vec<(VmName, Holder)> = Vec::new();
+        let mut holders: Vec<(VmName, Listed)> = Vec::new();
         for vm in vms.iter().filter(|vm| known.contains(vm)) {
             match self.ask(datastore, Request::Query(vm.clone())) {
-                LeaseAnswer::Holder(Some(holder)) | LeaseAnswer::HeldBy(holder) => holders.push((vm.clone(), holder)),
+                LeaseAnswer::Holder(Some(holder)) | LeaseAnswer::HeldBy(holder) => {
+                    holders.push((vm.clone(), Listed::Held(holder)));
+                }
+                // One that is damaged says nothing of the others.
+                LeaseAnswer::Damaged { vm, why, .. } => holders.push((vm, Listed::Damaged(why))),
                 LeaseAnswer::Holder(None) => {}
                 failure => return failure,
             }

@@ -90,7 +90,10 @@ fn translate(ask: LeaseAsk, base: u64, answer: LeaseAnswer) -> session::LeaseAns
         LeaseAnswer::HeldBy(holder) if holder.epoch > base => {
             session::LeaseAnswer::Lost { holder: holder.name, epoch: holder.epoch }
         }
-        LeaseAnswer::Failed(cause) | LeaseAnswer::Unknown(cause) | LeaseAnswer::Damaged(cause) => unknown(cause),
+        LeaseAnswer::Failed(cause)
+        | LeaseAnswer::Unknown(cause)
+        | LeaseAnswer::Damaged { why: cause, .. }
+        | LeaseAnswer::AreaDamaged(cause) => unknown(cause),
         _ => unknown("the next epoch of the lease is not decided".to_owned()),
     }
 }

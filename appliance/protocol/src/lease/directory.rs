@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::identity::{Epoch, Incarnation, Tenancy, Value};
 use super::layout::{Area, Extent};
 use super::patience::Patience;
-use super::paxos::{Outvoted, View, Write};
+use super::paxos::{Outvoted, Unusable, View, Write};
 use super::round::{Ask, Ended, Round, Seat, Turn};
 use super::table::{Home, Table};
 use super::vm_lease::LeaseError;
@@ -28,6 +28,8 @@ pub enum Change {
     Find,
     /// The same, and a place if it has none.
     Add,
+    /// Another place instead of this one, which is damaged, if it still has this one.
+    Replace(Home),
     /// Its place is free again.
     Remove,
 }
@@ -110,7 +112,7 @@ impl Directory {
         match (std::mem::take(&mut self.step), ended) {
             (Step::ReadBlocks, Ended::Read(bytes)) => match seat.view(bytes) {
                 Ok(view) => self.surveyed(seat, view),
-                Err(unusable) => self.failed(now, LeaseError::from(unusable)),
+                Err(unusable) => self.unusable(now, unusable),
             },
             (Step::ReadTable(view, digest, epoch), Ended::Read(bytes)) => {
                 match Table::decode(bytes, digest, area.geometry.vms()) {
@@ -158,6 +160,7 @@ impl Directory {
             let served = match change {
                 Change::Find => true,
                 Change::Add => home.is_some(),
+                Change::Replace(damaged) => home != Some(damaged),
                 Change::Remove => home.is_none(),
             };
             if served {
@@ -175,10 +178,16 @@ impl Directory {
         if let Some((_, value)) = view.accepted() {
             return self.begin_round(seat, view, value);
         }
-        let mut table = table.clone();
-        if *change == Change::Remove {
-            table.remove(vm);
-        } else if !table.add(vm, Tenancy(epoch.next().0)) {
+        let (mut table, tenancy) = (table.clone(), Tenancy(epoch.next().0));
+        let has_room = match change {
+            Change::Remove => {
+                table.remove(vm);
+                true
+            }
+            Change::Replace(_) => table.replace(vm, tenancy),
+            Change::Find | Change::Add => table.add(vm, tenancy),
+        };
+        if !has_room {
             let (vm, _) = self.wants.pop_front().expect("it is the front");
             return self.effects.push_back(DirectoryEffect::Answer(vm, Err(LeaseError::DirectoryFull)));
         }
@@ -226,8 +235,16 @@ impl Directory {
                 self.step = Step::Pause(self.patience.outvoted(now, chance));
             }
             Turn::Failed => self.failed(now, LeaseError::Storage),
-            Turn::Unusable(unusable) => self.failed(now, LeaseError::from(unusable)),
+            Turn::Unusable(unusable) => self.unusable(now, unusable),
         }
+    }
+
+    fn unusable(&mut self, now: Instant, unusable: Unusable) {
+        let error = match unusable {
+            Unusable::Corrupt(slots) => LeaseError::DirectoryCorrupt(slots),
+            Unusable::Reused => LeaseError::DirectoryUnreadable,
+        };
+        self.failed(now, error);
     }
 
     fn failed(&mut self, now: Instant, error: LeaseError) {
@@ -251,7 +268,52 @@ impl Directory {
 mod tests {
     use super::super::identity::{AreaId, Generation, HostId, Slot};
     use super::super::layout::Geometry;
+    use super::super::register;
     use super::*;
+
+    /// What the directory says of `vm` to the host in this slot, on this disk.
+    fn told(disk: &mut [u8], area: Area, slot: u16, vm: &VmName, change: Change) -> Option<Home> {
+        let me = Incarnation { slot: Slot(slot), generation: Generation(1), host: HostId(slot.into()) };
+        let (mut directory, mut now, bank) = (Directory::default(), Instant::ZERO, area.geometry.directory());
+        let read = |disk: &[u8], Extent { offset, bytes }| disk[offset as usize..][..bytes].to_vec();
+        directory.want(vm.clone(), change);
+        loop {
+            let Some(effect) = directory.poll_effect() else {
+                now = directory.poll_timeout(now);
+                directory.handle_timeout(now, now);
+                continue;
+            };
+            let (offset, data) = match effect {
+                DirectoryEffect::Answer(_, home) => return home.expect("nothing fails"),
+                DirectoryEffect::Ask(Ask::Read) => {
+                    directory.ended(now, area, me, 0, Ended::Read(&read(disk, bank.extent())));
+                    continue;
+                }
+                DirectoryEffect::ReadTable(extent) => {
+                    directory.ended(now, area, me, 0, Ended::Read(&read(disk, extent)));
+                    continue;
+                }
+                DirectoryEffect::Ask(Ask::Write(Write { slot, block, sequence })) => {
+                    register::write(bank, area.id, slot, sequence, &block)
+                }
+                DirectoryEffect::WriteTable(offset, data) => (offset, data),
+            };
+            disk[offset as usize..][..data.len()].copy_from_slice(&data);
+            directory.ended(now, area, me, 0, Ended::Written);
+        }
+    }
+
+    #[test]
+    fn a_damaged_place_is_replaced_once_however_many_hosts_want_it() {
+        let area = Area { id: AreaId(3), geometry: Geometry::new(512, 3, 4).expect("valid") };
+        let (mut disk, vm) = (vec![0; area.geometry.area_bytes() as usize], "web".parse().expect("valid"));
+        let damaged = told(&mut disk, area, 0, &vm, Change::Add).expect("a place");
+        let new = told(&mut disk, area, 1, &vm, Change::Replace(damaged)).expect("a place");
+        assert_ne!(new, damaged);
+        assert!(new.1 > damaged.1, "what was written there in an earlier use means nothing");
+        assert_eq!(told(&mut disk, area, 2, &vm, Change::Replace(damaged)), Some(new), "it may be held there by now");
+        assert_eq!(told(&mut disk, area, 0, &vm, Change::Find), Some(new));
+    }
 
     #[test]
     fn errors_that_passed_do_not_add_up_against_who_asks_later() {

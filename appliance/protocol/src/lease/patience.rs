@@ -22,6 +22,11 @@ impl Patience {
         (self.failures <= FAILURES_MAX).then(|| now + RETRY)
     }
 
+    /// Whether anything has failed yet.
+    pub(super) fn has_borne_any(&self) -> bool {
+        self.failures > 0
+    }
+
     /// Another was ahead: when to try again. Who lost more often waits longer, and `chance`, which is any number, keeps
     /// two that contend apart.
     pub(super) fn outvoted(&mut self, now: Instant, chance: u64) -> Instant {

@@ -23,7 +23,7 @@
 use super::identity::{Ballot, Epoch, Incarnation, Slot, Tenancy, Value};
 use super::layout::{Area, Bank};
 use super::record::Block;
-use super::register::{self, Corrupt};
+use super::register;
 
 /// All blocks of one use of a place, as one read saw them.
 #[derive(Clone, Debug)]
@@ -36,14 +36,23 @@ pub struct View {
 }
 
 /// Why a read cannot be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
-    /// A block is lost: what its host accepted is unknown, so nothing may be decided.
-    #[error(transparent)]
-    Corrupt(#[from] Corrupt),
+    /// The blocks of these slots are lost: what their hosts accepted is unknown, so nothing may be decided.
+    #[error("both copies of the records of {} are corrupt", slots_text(.0))]
+    Corrupt(Vec<Slot>),
     /// The place belongs to another VM by now.
     #[error("the place has been given to another VM")]
     Reused,
+}
+
+/// Slots for a person: the first of them, and how many more there are.
+pub fn slots_text(slots: &[Slot]) -> String {
+    const NAMED: usize = 4;
+    let named: Vec<String> = slots.iter().take(NAMED).map(Slot::to_string).collect();
+    let more = slots.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("slot{} {}{more}", if slots.len() == 1 { "" } else { "s" }, named.join(", "))
 }
 
 /// Why a phase did not succeed.
@@ -64,8 +73,12 @@ impl View {
     /// [`Unusable`].
     pub fn parse(area: Area, bank: Bank, me: Slot, tenancy: Tenancy, bytes: &[u8]) -> Result<Self, Unusable> {
         let mut view = Self { me, tenancy, blocks: Vec::with_capacity(usize::from(bank.slots())), my_sequence: 0 };
+        let mut corrupt = Vec::new();
         for slot in (0..bank.slots()).map(Slot) {
-            let register = register::read::<Block>(bank, area.id, slot, bytes)?;
+            let Ok(register) = register::read::<Block>(bank, area.id, slot, bytes) else {
+                corrupt.push(slot);
+                continue;
+            };
             if register.value.as_ref().is_some_and(|block| block.tenancy > tenancy) {
                 return Err(Unusable::Reused);
             }
@@ -74,7 +87,7 @@ impl View {
             }
             view.blocks.push(register.value.filter(|block| block.tenancy == tenancy));
         }
-        Ok(view)
+        if corrupt.is_empty() { Ok(view) } else { Err(Unusable::Corrupt(corrupt)) }
     }
 
     /// The last epoch that is known to be decided, and its value.

@@ -40,6 +40,20 @@ impl Table {
         free.map(|entry| *entry = Some((vm.clone(), tenancy))).is_some()
     }
 
+    /// Gives a VM the last free place instead of its own, which nobody gets any more: its blocks are damaged, and those beside it may be.
+    /// False if there is none free, or it has none.
+    pub fn replace(&mut self, vm: &VmName, tenancy: Tenancy) -> bool {
+        let (Some((Place(old), lost)), Some(free)) = (self.find(vm), self.entries.iter().rposition(Option::is_none))
+        else {
+            return false;
+        };
+        // A name like any other, so that a host of an earlier build reads the table too.
+        let Ok(worn) = format!("godwit.damaged.{old}.{lost}").parse() else { return false };
+        self.entries[usize::from(old)] = Some((worn, lost));
+        self.entries[free] = Some((vm.clone(), tenancy));
+        true
+    }
+
     /// Takes a VM's place away.
     pub fn remove(&mut self, vm: &VmName) {
         for entry in &mut self.entries {
@@ -95,6 +109,20 @@ mod tests {
         assert_eq!(Table::decode(&bytes, digest, 64), Some(table));
         bytes[70] ^= 1;
         assert_eq!(Table::decode(&bytes, digest, 64), None);
+    }
+
+    #[test]
+    fn a_vm_whose_place_is_damaged_gets_another_and_nobody_gets_the_old_one() {
+        let mut table = Table::empty(4);
+        assert!(table.add(&name("web"), Tenancy(1)) && table.add(&name("db"), Tenancy(2)));
+        assert!(table.replace(&name("web"), Tenancy(3)));
+        assert_eq!(table.find(&name("web")), Some((Place(3), Tenancy(3))), "far from what was damaged");
+        assert_eq!(table.find(&name("db")), Some((Place(1), Tenancy(2))));
+        let bytes = table.encode(Extent { offset: 0, bytes: 4_096 });
+        assert_eq!(Table::decode(&bytes, xxh3_128(&bytes), 4), Some(table.clone()), "its bytes are read by all");
+        assert!(table.add(&name("new"), Tenancy(4)) && table.find(&name("new")) == Some((Place(2), Tenancy(4))));
+        assert!(!table.add(&name("last"), Tenancy(5)), "the damaged place is not free");
+        assert!(!table.replace(&name("db"), Tenancy(5)) && table.find(&name("db")).is_some(), "there is no other");
     }
 
     #[test]

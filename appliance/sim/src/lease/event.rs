@@ -58,6 +58,8 @@ pub(crate) enum Event {
     Mend { host: usize },
     /// Did anybody feed the watchdog since?
     Watchdog { host: usize, boot: u64, fed: Instant },
+    /// Records of VMs' leases are damaged.
+    Damage,
     /// From now on nothing goes wrong.
     Heal,
     /// The kernel's NFS clients speak to the server.

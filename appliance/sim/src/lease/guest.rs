@@ -159,6 +159,7 @@ impl World {
                 self.runs(host, vm, id);
             }
             (None, Ok(_)) => self.destroy(host, vm),
+            (None, Err(LeaseError::Corrupt { .. })) if self.is_damaged => self.destroy(host, vm),
             // The next look asks again.
             (None, Err(_)) => {}
         }

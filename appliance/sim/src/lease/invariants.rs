@@ -23,9 +23,16 @@ pub(crate) struct Checker {
     newest: BTreeMap<usize, Epoch>,
     written: BTreeMap<usize, Epoch>,
     violation: Option<Violation>,
+    /// Epochs begin again when a damaged lease is mended: nothing is said of them.
+    epochs_begin_again: bool,
 }
 
 impl Checker {
+    /// What is to be promised in a world in which leases are damaged, or not.
+    pub(crate) fn of_a_world(is_damaged: bool) -> Self {
+        Self { epochs_begin_again: is_damaged, ..Self::default() }
+    }
+
     /// The first broken promise.
     pub(crate) fn violation(&self) -> Option<&Violation> {
         self.violation.as_ref()
@@ -47,6 +54,9 @@ impl Checker {
 
     /// `who` is told that it holds the epoch. `stale`: it was frozen past its deadline, and does not know yet.
     pub(crate) fn told(&mut self, vm: usize, epoch: Epoch, who: Incarnation, stale: bool) {
+        if self.epochs_begin_again {
+            return;
+        }
         self.decided(vm, epoch, who);
         let newest = self.newest.entry(vm).or_insert(epoch);
         let before = *newest;
@@ -64,6 +74,9 @@ impl Checker {
 
     /// A write of the guest landed.
     pub(crate) fn landed(&mut self, vm: usize, epoch: Epoch) {
+        if self.epochs_begin_again {
+            return;
+        }
         let newest = self.written.entry(vm).or_insert(epoch);
         let before = *newest;
         *newest = before.max(epoch);
@@ -82,6 +95,9 @@ impl World {
         if running.len() > 1 {
             let detail = format!("vm-{vm} runs on hosts {running:?}");
             self.checker.broken("at_most_one_host_runs_a_vm", detail);
+        }
+        if self.is_damaged {
+            return;
         }
         let Some(instance) = self.hosts[host].instances.get(&vm) else { return };
         let epoch = instance.epoch;

@@ -8,9 +8,10 @@
 //! ```
 //! In reading order: `event` is what can happen, `world` the loop that lets it happen. `host` and its `clock`,
 //! `process` and `io` are what keeps leases; `wishes`, `moves` and `guest`, with the server's `locks`, what uses them;
-//! `operator` and `faults` are what drives it all. `invariants` are the promises; [`seeds`] runs many worlds.
+//! `operator`, `faults` and, in worlds of their own, `damage` are what drives it all. `invariants` are the promises; [`seeds`] runs many worlds.
 
 mod clock;
+mod damage;
 mod event;
 mod faults;
 mod guest;

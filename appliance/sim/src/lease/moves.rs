@@ -155,7 +155,9 @@ impl World {
                 }
                 if waits { self.lock(host, vm, id) } else { self.runs(host, vm, id) }
             }
+            // Where its lease is damaged a person kills what stands still.
             (None, Ok(_)) => self.destroy(host, vm),
+            (None, Err(LeaseError::Corrupt { .. })) if self.is_damaged => self.destroy(host, vm),
             (None, Err(_)) => self.retry(host, wish),
         }
     }

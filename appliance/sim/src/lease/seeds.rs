@@ -33,6 +33,8 @@ pub struct Counts {
     pub fences: u64,
     /// Clients of the server that had locks and were given up by a host which took them for dead.
     pub restarted_clients: u64,
+    /// Damaged leases that were mended.
+    pub mended: u64,
 }
 
 impl AddAssign for Counts {
@@ -44,6 +46,7 @@ impl AddAssign for Counts {
         self.takeovers += other.takeovers;
         self.fences += other.fences;
         self.restarted_clients += other.restarted_clients;
+        self.mended += other.mended;
     }
 }
 
@@ -91,11 +94,12 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.took.as_secs_f64().max(1e-9);
         let rate = |count: u64| count as f64 / seconds;
-        let Counts { events, starts, moves, moves_after_all, takeovers, fences, restarted_clients } = self.counts;
+        let Counts { events, starts, moves, moves_after_all, takeovers, fences, restarted_clients, mended } =
+            self.counts;
         write!(
             f,
             "lease: {} seeds, {events} events ({starts} starts, {moves} moves, {moves_after_all} of them after a stun was called off, {takeovers} takeovers, {fences} fences, \
-             {restarted_clients} clients given up) in {seconds:.1} s: {:.0} schedules/s, {:.0} events/s; {} failures",
+             {restarted_clients} clients given up, {mended} leases mended) in {seconds:.1} s: {:.0} schedules/s, {:.0} events/s; {} failures",
             self.seeds,
             rate(self.seeds),
             rate(events),
@@ -110,21 +114,36 @@ impl fmt::Display for Report {
 
 /// The world of one seed.
 pub fn run_seed(seed: u64) -> Outcome {
-    World::new(seed, None, false).run()
+    World::new(seed, None, false, false).run()
 }
 
 /// The world of one seed, with its diary.
 pub fn trace_seed(seed: u64) -> Outcome {
-    World::new(seed, None, true).run()
+    World::new(seed, None, true, false).run()
 }
 
 /// The world of one seed with so many hosts and VMs.
 pub fn run_sized(seed: u64, size: Size) -> Outcome {
-    World::new(seed, Some(size), false).run()
+    World::new(seed, Some(size), false, false).run()
+}
+
+/// The world of one seed in which leases of VMs are damaged, with its diary if `traced`. It is another than that of [`run_seed`].
+pub fn run_damaged(seed: u64, traced: bool) -> Outcome {
+    World::new(seed, None, traced, true).run()
 }
 
 /// The worlds of these seeds, on all processors.
 pub fn run_seeds(seeds: Range<u64>) -> Report {
+    run_each(seeds, run_seed)
+}
+
+/// The worlds of these seeds in which leases of VMs are damaged, on all processors.
+pub fn run_damaged_seeds(seeds: Range<u64>) -> Report {
+    run_each(seeds, |seed| run_damaged(seed, false))
+}
+
+fn run_each(seeds: Range<u64>, run: impl Fn(u64) -> Outcome + Sync) -> Report {
+    let run = &run;
     let began = Instant::now();
     let workers = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
     let mut report = Report::default();
@@ -135,7 +154,7 @@ pub fn run_seeds(seeds: Range<u64>) -> Report {
                 scope.spawn(move || {
                     let mut part = Report::default();
                     for seed in mine {
-                        part.add(seed, run_seed(seed));
+                        part.add(seed, run(seed));
                     }
                     part
                 })

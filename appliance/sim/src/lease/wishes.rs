@@ -31,6 +31,8 @@ pub(crate) enum Wish {
     ResolveSource(usize, u64, Epoch),
     /// As the destination of a move whose commit has an unknown end.
     ResolveDestination(usize, Move),
+    /// The VM's lease is damaged.
+    Mend,
     /// Somebody wants to know.
     Query,
 }
@@ -52,7 +54,9 @@ impl World {
             Wish::Confirm(vm, _) | Wish::ResolveSource(vm, ..) | Wish::ResolveDestination(vm, _) | Wish::GiveUp(vm) => {
                 vm
             }
-            Wish::Start(_) | Wish::Assure(..) | Wish::Prepare(..) | Wish::Commit(..) | Wish::Query => return,
+            Wish::Start(_) | Wish::Assure(..) | Wish::Prepare(..) | Wish::Commit(..) | Wish::Mend | Wish::Query => {
+                return;
+            }
         };
         let pause = self.rng.span(Duration::from_millis(200), Duration::from_secs(1));
         self.queue.after(pause, Event::Again { host, vm, wish });
@@ -94,6 +98,10 @@ impl World {
                 if let Some(epoch) = mine {
                     self.given(host, vm, epoch);
                     self.launch(host, vm, epoch);
+                } else if let Err(LeaseError::Corrupt { tenancy, .. }) = result
+                    && self.is_damaged
+                {
+                    self.mend_lease(host, vm, tenancy);
                 }
             }
             Wish::Assure(vm, id) => self.assured(host, vm, id, mine, &result),
@@ -120,6 +128,7 @@ impl World {
             },
             Wish::ResolveSource(vm, id, _) => self.resolved(host, vm, id, wish, mine, &result),
             Wish::GiveUp(_) if result.is_err() => self.retry(host, wish),
+            Wish::Mend => self.outcome.counts.mended += u64::from(result == Ok(Answer::GivenUp)),
             Wish::GiveUp(_) | Wish::Query => {}
         }
     }

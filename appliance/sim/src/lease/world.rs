@@ -8,6 +8,7 @@ use protocol::lease::layout::{Area, Geometry};
 use protocol::time::{Duration, Instant};
 
 use super::clock::Clock;
+use super::damage::SPARE_PLACES;
 use super::event::Event;
 use super::faults::{Fault, Faults};
 use super::host::{Frozen, Host};
@@ -27,6 +28,10 @@ pub(crate) struct World {
     pub(super) rng: Rng,
     /// How long a server takes to be told of a dead host: drawn apart, so that the worlds of kept seeds go on as they did otherwise.
     pub(super) net: Rng,
+    /// What is damaged and when, in a world in which anything is.
+    pub(super) luck_of_damage: Rng,
+    /// Leases are damaged in this world.
+    pub(super) is_damaged: bool,
     pub(super) faults: Faults,
     pub(super) area: Area,
     pub(super) queue: EventQueue<Event>,
@@ -50,8 +55,8 @@ pub(super) fn vm_name(vm: usize) -> VmName {
 }
 
 impl World {
-    /// The world of this seed. With `traced` it keeps a diary.
-    pub(crate) fn new(seed: u64, size: Option<Size>, traced: bool) -> Self {
+    /// The world of this seed. With `traced` it keeps a diary; in one that `is_damaged`, leases of VMs are.
+    pub(crate) fn new(seed: u64, size: Option<Size>, traced: bool, is_damaged: bool) -> Self {
         let mut rng = Rng::new(seed);
         let mut faults = Faults::draw(&mut rng);
         // Not drawn: the seeds that once failed are to stay the worlds that they were, and none of them is of this kind.
@@ -59,19 +64,22 @@ impl World {
         let size = size.unwrap_or_else(|| Size { hosts: rng.between(2, 5) as usize, vms: rng.between(1, 4) as usize });
         let stride = [512, 4_096][rng.index(2)];
         let slots = size.hosts as u64 + rng.below(3);
-        let geometry = Geometry::new(stride, slots as u16, size.vms as u16).expect("a valid geometry");
+        let places = size.vms + if is_damaged { SPARE_PLACES } else { 0 };
+        let geometry = Geometry::new(stride, slots as u16, places as u16).expect("a valid geometry");
         let area = Area { id: AreaId(u128::from(rng.next_u64())), geometry };
         let mut world = Self {
             disk: Disk::new(geometry.area_bytes()),
             rng,
             net: Rng::new(!seed),
+            luck_of_damage: Rng::new(seed.rotate_left(32)),
+            is_damaged,
             locks: Locks::new(faults.server_lease),
             faults,
             area,
             queue: EventQueue::new(),
             hosts: Vec::new(),
             vms: size.vms,
-            checker: Checker::default(),
+            checker: Checker::of_a_world(is_damaged),
             healed: false,
             buffers: BTreeMap::new(),
             drained: BTreeSet::new(),
@@ -101,6 +109,9 @@ impl World {
         self.queue.after(self.faults.lasts, Event::Heal);
         self.queue.after(self.faults.action_every, Event::Operator);
         self.queue.after(Duration::from_secs(1), Event::Hear);
+        if self.is_damaged {
+            self.queue.after(Duration::from_secs(5), Event::Damage);
+        }
         let f = self.faults.clone();
         for (every, fault) in [
             (f.crash_every, Fault::Crash),
@@ -190,6 +201,7 @@ impl World {
             Event::Sever { host } => self.sever(host),
             Event::Mend { host } => self.mend(host),
             Event::Watchdog { host, boot, fed } => self.watchdog(host, boot, fed),
+            Event::Damage => self.damage(),
             Event::Heal => self.heal(),
             Event::Hear => self.hear(),
         }

@@ -3,17 +3,17 @@
 use model::names::{DatastoreName, HostName, VmName};
 use serde::{Deserialize, Serialize};
 
-/// A VM that a host holds.
+/// The lease of a VM that a host holds, or of which it is not known who does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseRow {
     /// The VM.
     pub vm: VmName,
     /// Its datastore.
     pub datastore: DatastoreName,
-    /// Who holds it.
-    pub holder: HostName,
-    /// The epoch: how many holders it has had.
-    pub epoch: u64,
+    /// Who holds it; absent where that is not known.
+    pub holder: Option<HostName>,
+    /// The epoch: how many holders it has had; absent where that is not known.
+    pub epoch: Option<u64>,
     /// The holder's own lease.
     pub life: HolderLife,
     /// Since when it holds the VM without a break, seconds since 1970 on its own wall clock, if it said so.
@@ -36,6 +36,10 @@ pub enum HolderLife {
     },
     /// It is over for good: that life of the host runs no VM any more.
     Over,
+    /// The VM's lease is damaged: nobody can tell who holds it, and nobody comes to hold it.
+    Damaged,
+    /// The lease role of the host that answers does not: what runs there is known without it, and nothing else.
+    Unheard,
 }
 
 /// The lease of a VM.

@@ -47,6 +47,10 @@ pub enum VmState {
     Broken(Flaw),
     /// The datastore does not tell.
     Unknown,
+    /// It does not run here, and may run elsewhere: the lease role of the host that answers does not.
+    Unheard,
+    /// It does not run here, and may run elsewhere: its lease is damaged.
+    LeaseDamaged,
 }
 
 /// Why a folder of a datastore's `vms/` is no VM that could be started.
@@ -107,6 +111,10 @@ pub struct VmDetail {
 pub enum VmHolder {
     /// Its lease does not tell: any host may hold and run it.
     Unknown,
+    /// The same, because the lease role of the host that answers does not.
+    Unheard,
+    /// The same, because its lease is damaged, and how, for a person.
+    Damaged(String),
     /// Nobody.
     Nobody,
     /// A host.

@@ -12,8 +12,11 @@ use crate::api::host::{
     Check, ConfigDetail, DatastoreDetail, DatastoreRow, Flaw, HolderLife, HostAnswer, HostDetail, LeaseDetail,
     LeaseHolder, LeaseRow, LogLine, MigrationRow, NicRow, PortGroupRow, VmDetail, VmHolder, VmRow, VmState,
 };
-use crate::api::lease::GONE;
+use crate::api::lease::{AWAY_HINT, GONE};
 use crate::wall_clock;
+
+/// What is said of all that only the lease role could tell.
+const LEASE_ROLE_AWAY: &str = "the lease role does not answer";
 
 /// The answer as one JSON value.
 pub fn json(answer: &HostAnswer) -> String {
@@ -134,6 +137,8 @@ fn state_text(state: &VmState) -> String {
         VmState::Broken(Flaw::Unreadable) => "broken: unreadable vm.toml".to_owned(),
         VmState::Broken(Flaw::Errors) => "broken: errors in vm.toml".to_owned(),
         VmState::Unknown => "unknown".to_owned(),
+        VmState::LeaseDamaged => "unknown: its lease is damaged".to_owned(),
+        VmState::Unheard => format!("unknown: {LEASE_ROLE_AWAY}"),
     }
 }
 
@@ -144,7 +149,22 @@ fn vms_text(vms: &[VmRow]) -> String {
         let VmRow { name, datastore, state, cpus, memory } = vm;
         table.row([name.clone(), state_text(state), or_dash(*cpus), or_dash(*memory), datastore.to_string()]);
     }
-    table.to_string()
+    let notes = unheard_note(vms.iter().any(|vm| vm.state == VmState::Unheard))
+        + &damaged_note(vms.iter().any(|vm| vm.state == VmState::LeaseDamaged));
+    format!("{table}{notes}")
+}
+
+/// What stands below what is told without the lease role, where anything is.
+fn unheard_note(is_unheard: bool) -> String {
+    let cause = format!("{LEASE_ROLE_AWAY}: which VMs run on this host is known without it, who holds others is not");
+    if is_unheard { with_hints("note:  ", &[Reason::new(cause, AWAY_HINT)]) } else { String::new() }
+}
+
+/// What stands below what shows VMs with a damaged lease.
+fn damaged_note(is_damaged: bool) -> String {
+    let cause = "a lease is damaged: nobody can tell where its VM runs, and no host starts or moves it";
+    let hint = "host check tells how, and what mends it";
+    if is_damaged { with_hints("note:  ", &[Reason::new(cause, hint)]) } else { String::new() }
 }
 
 fn vm_text(vm: &VmDetail) -> String {
@@ -174,12 +194,15 @@ fn vm_text(vm: &VmDetail) -> String {
                 format!("stun at most {} ms, verify {}", config.migration.stun_ms_max, config.migration.verify),
             );
     }
-    record.to_string()
+    let notes = unheard_note(vm.holder == VmHolder::Unheard) + &damaged_note(matches!(vm.holder, VmHolder::Damaged(_)));
+    format!("{record}{notes}")
 }
 
 fn lease_text(vm: &VmDetail) -> String {
     match &vm.holder {
         VmHolder::Unknown => "does not tell who holds it: another host may run it".to_owned(),
+        VmHolder::Damaged(why) => format!("unknown: {why}"),
+        VmHolder::Unheard => format!("unknown: {LEASE_ROLE_AWAY}, and another host may run it"),
         VmHolder::Nobody => "held by nobody".to_owned(),
         VmHolder::Host { name, idle, since_unix_s } => {
             let since = since_unix_s.map(|at| format!(" since {}", wall_clock::text(at))).unwrap_or_default();
@@ -357,9 +380,12 @@ fn port_groups_text(port_groups: &[PortGroupRow]) -> String {
 fn leases_text(leases: &[LeaseRow]) -> String {
     let mut table = Table::new(["VM", "DATASTORE", "HOLDER", "EPOCH", "HOST LEASE"], "no host holds a VM");
     for LeaseRow { vm, datastore, holder, epoch, life, since_unix_s: _ } in leases {
-        table.row([vm.to_string(), datastore.to_string(), holder.to_string(), epoch.to_string(), life_text(*life)]);
+        let holder = holder.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string);
+        table.row([vm.to_string(), datastore.to_string(), holder, or_dash(*epoch), life_text(*life)]);
     }
-    table.to_string()
+    let notes = unheard_note(leases.iter().any(|lease| lease.life == HolderLife::Unheard))
+        + &damaged_note(leases.iter().any(|lease| lease.life == HolderLife::Damaged));
+    format!("{table}{notes}")
 }
 
 fn life_text(life: HolderLife) -> String {
@@ -367,6 +393,8 @@ fn life_text(life: HolderLife) -> String {
         HolderLife::Renews { silent_ms } => format!("renewed {}.{} s ago", silent_ms / 1000, silent_ms % 1000 / 100),
         HolderLife::Silent { silent_ms } => format!("silent {}", span(silent_ms / 1000)),
         HolderLife::Over => "over".to_owned(),
+        HolderLife::Damaged => "the lease is damaged".to_owned(),
+        HolderLife::Unheard => "unknown".to_owned(),
     }
 }
 
@@ -376,10 +404,10 @@ fn lease_detail_text(lease: &LeaseDetail) -> String {
     let record = match holder {
         None => record.line("holder", "nobody"),
         Some(LeaseHolder { row, identity, generation, own }) => record
-            .line("holder", format!("{}{}", row.holder, if *own { ", this host" } else { "" }))
+            .line("holder", format!("{}{}", or_dash(row.holder.as_ref()), if *own { ", this host" } else { "" }))
             .line("identity", format!("{identity}, life {generation}"))
-            .line("epoch", row.epoch)
-            .some("since", row.since_unix_s.map(|at| format!("{}, by {}'s clock", wall_clock::text(at), row.holder)))
+            .line("epoch", or_dash(row.epoch))
+            .some("since", row.since_unix_s.map(|at| format!("{}, by its holder's clock", wall_clock::text(at))))
             .line("host lease", life_text(row.life)),
     };
     record.some("place", place.clone()).line("next", next).to_string()

@@ -18,7 +18,6 @@ use crate::host::clone::hold::{HeldLease, lock_disks};
 use crate::host::clone::leftovers::{self, VMS};
 use crate::host::clone::plan::{Plan, name_problems, room_problem};
 use crate::host::control_plane::ControlPlane;
-use crate::host::host_lease::Waited;
 use crate::host::located::{Located, locate};
 use crate::host::vms::Claim;
 use crate::host::{host_lease, mac_addresses};
@@ -151,11 +150,8 @@ impl Work<'_> {
 
     fn carry_out(&self, plan: Plan) -> Result<CloneDetail, Reason> {
         let Self { plane, located, new, caller, .. } = *self;
-        if host_lease::wait(plane, located.datastore.name(), &located.name, caller) == Waited::GivenUp {
-            let on = located.datastore.name();
-            let cause = format!("it was cancelled while the host lease on datastore {on} was waited for");
-            return Err(Reason::new(cause, format!("vm clone {} {new} starts it again", located.name)));
-        }
+        let again = format!("vm clone {} {new}", located.name);
+        host_lease::wait(plane, &located.datastore, &located.name, caller, &again)?;
         caller.progress(&format!("taking the leases of {} and {new}", located.name), None);
         let leases = self.take_leases()?;
         caller.progress(&format!("locking the disks of {}", located.name), None);

@@ -96,13 +96,15 @@ pub(super) fn a_damaged_lease_keeps_vms_from_starting_and_says_what_mends_it(ben
     let said = ["vm start witness", "vm list", "host check"].map(|command| bench.exec("host-a", command));
     area.write_all_at(&sound, offset).at("writing", &path)?;
     let [start, list, check] = said;
-    let (start, list) = (start?, list?);
-    let told = ["corrupt in both copies", "move its file godwit/lease away"];
+    let (start, list, check) = (start?, list?, check?);
+    let told = ["the lease of VM witness is damaged", "corrupt in both copies", "lease break witness"];
     expect(start.status != 0 && told.iter().all(|part| start.output.contains(part)), || {
         bench.unexpected("host-a", "vm start witness", &start).to_string()
     })?;
     expect(list.output.contains("witness"), || format!("a VM is denied: {}", list.output))?;
-    check?;
+    expect(check.status != 0 && check.output.contains("the lease of VM witness is damaged"), || {
+        bench.unexpected("host-a", "host check", &check).to_string()
+    })?;
     bench.done("host-a", "vm start witness")?;
     bench.done("host-a", "vm kill witness").map(|_| Verdict::Passed)
 }

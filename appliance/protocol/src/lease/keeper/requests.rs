@@ -96,7 +96,7 @@ impl Keeper {
 
     pub(super) fn go_on(&mut self, now: Instant, id: RequestId, next: Next) {
         let Some(active) = self.active.get_mut(&id) else { return };
-        if let Some(who) = active.job.declared.take() {
+        for who in std::mem::take(&mut active.job.declared) {
             self.own.declare_dead(who);
         }
         match next {

@@ -1,15 +1,16 @@
 //! One job for each request: the I/O from the survey of its VM's blocks to the answer.
 
 use super::judge::{Verdict, judge};
-use super::request::{Answer, LeaseError, Request, Taken};
+use super::request::{Answer, LeaseError, Request, Taken, Vouched};
 use crate::lease::directory::Change;
 use crate::lease::identity::{Epoch, Incarnation, Value};
 use crate::lease::layout::Area;
 use crate::lease::patience::Patience;
 use crate::lease::paxos::{Outvoted, Prepared, Unusable, View, Write};
+use crate::lease::record::DECLARED_MAX;
 use crate::lease::round::{Ask, Ended, Round, Seat, Turn};
 use crate::lease::table::Home;
-use crate::lease::watch::{Death, Watch};
+use crate::lease::watch::{Death, Life, Watch};
 use crate::time::Instant;
 
 /// What a job may look at.
@@ -56,11 +57,13 @@ pub struct VmJob {
     step: Step,
     taken: Option<Taken>,
     /// Lives that this job saw expire, to be published.
-    pub declared: Option<Incarnation>,
+    pub declared: Vec<Incarnation>,
     /// What [`Request::Prepare`] leaves for [`Request::Commit`].
     pub prepared: Option<(Home, Prepared)>,
     /// A phase 2 of this job ended without a decision: what it wrote may still be chosen, whatever comes after.
     doubtful: bool,
+    /// The VM has another place than the one that was found damaged.
+    replaced: bool,
     patience: Patience,
 }
 
@@ -69,6 +72,9 @@ enum Step {
     Locate,
     Survey,
     Look(Box<View>, Instant),
+    /// The blocks are damaged, as was known at this moment.
+    LookForLife(Home, Instant),
+    Replace,
     Round(Box<Round>),
     Publish(Epoch, Value),
     Answered,
@@ -85,9 +91,10 @@ impl VmJob {
             home: None,
             step: Step::Locate,
             taken: None,
-            declared: None,
+            declared: Vec::new(),
             prepared,
             doubtful: false,
+            replaced: false,
             patience: Patience::default(),
         }
     }
@@ -132,9 +139,13 @@ impl VmJob {
                 self.home = Some(home);
                 self.survey()
             }
+            (Step::Replace, Ok(Some(home))) => {
+                (self.home, self.replaced) = (Some(home), true);
+                self.survey()
+            }
             (_, Ok(_)) => Next::Finish(match self.request {
                 Request::Query(_) => Ok(Answer::Holder(None)),
-                Request::GiveUp(_) => Ok(Answer::GivenUp),
+                Request::GiveUp(_) | Request::Mend(..) => Ok(Answer::GivenUp),
                 Request::Forget(_) => Ok(Answer::Forgotten),
                 _ => Err(LeaseError::NoLease),
             }),
@@ -145,6 +156,12 @@ impl VmJob {
     pub fn looked(&mut self, context: &Context<'_>) -> Option<Next> {
         match std::mem::replace(&mut self.step, Step::Pause) {
             Step::Look(view, learned_at) => Some(self.judge(context, &view, learned_at)),
+            // What was seen before says nothing of a host that came since.
+            Step::LookForLife(home, since) if context.watch.looked_at().is_none_or(|at| at < since) => {
+                self.step = Step::LookForLife(home, since);
+                Some(Next::Look)
+            }
+            Step::LookForLife(home, since) => Some(self.replace(context, home, since)),
             step => {
                 self.step = step;
                 None
@@ -163,6 +180,7 @@ impl VmJob {
             (Step::Survey, Ended::Read(bytes)) => {
                 let Some(seat) = self.seat(context) else { return self.locate() };
                 match seat.view(bytes) {
+                    Ok(_) if self.replaced => Next::Finish(Ok(Answer::GivenUp)),
                     Ok(view) => self.judge(context, &view, context.now),
                     Err(unusable) => self.unusable(context, unusable),
                 }
@@ -204,7 +222,7 @@ impl VmJob {
             Verdict::TakeOver(taken) => {
                 self.taken = Some(taken);
                 if taken.death == Death::Expired {
-                    self.declared = Some(taken.from);
+                    self.declared = vec![taken.from];
                 }
                 self.contend(context, view, Value::Holder(context.me))
             }
@@ -220,6 +238,30 @@ impl VmJob {
                 Next::Look
             }
         }
+    }
+
+    /// Gives the VM another place, where no host can run it: `home` was found damaged at `since`, and the hosts were looked at after it.
+    fn replace(&mut self, context: &Context<'_>, home: Home, since: Instant) -> Next {
+        let Request::Mend(_, vouched) = self.request else { return self.survey() };
+        let mut may_run_on = Vec::new();
+        for (slot, seen) in context.watch.slots().filter(|(slot, _)| *slot != context.me.slot) {
+            let who = seen.record.as_ref().map(|record| record.incarnation(slot));
+            match who.map(|who| (who, context.watch.life(who, since))) {
+                Some((who, Life::Over(Death::Expired))) if self.declared.len() < DECLARED_MAX => {
+                    self.declared.push(who)
+                }
+                Some((_, Life::Over(Death::Left | Death::Superseded | Death::Forced))) => {}
+                None if !seen.corrupt => {}
+                // One that lives, that cannot be read, or that could not be told that its life is over.
+                _ => may_run_on.push(slot),
+            }
+        }
+        if vouched != Vouched::Of(home.1) && !may_run_on.is_empty() {
+            self.declared.clear();
+            return Next::Finish(Err(LeaseError::MayRunOn(may_run_on)));
+        }
+        self.step = Step::Replace;
+        Next::Locate(Change::Replace(home))
     }
 
     fn contend(&mut self, context: &Context<'_>, view: &View, wish: Value) -> Next {
@@ -288,22 +330,41 @@ impl VmJob {
     }
 
     fn unusable(&mut self, context: &Context<'_>, unusable: Unusable) -> Next {
-        if unusable == Unusable::Reused {
-            self.home = None;
+        let (slots, tenancy) = match (unusable, self.home) {
+            (Unusable::Corrupt(slots), Some((_, tenancy))) => (slots, tenancy),
+            _ => {
+                self.home = None;
+                return self.failed(context, LeaseError::NoLease);
+            }
+        };
+        let error = LeaseError::Corrupt { slots, tenancy };
+        if matches!(self.request, Request::Query(_)) && self.patience.has_borne_any() {
+            // Two reads were not in the way of a write. Who lists VMs asks for one after another, and damage seldom comes alone.
+            return Next::Finish(Err(error));
         }
-        self.failed(context, LeaseError::from(unusable))
+        self.failed(context, error)
     }
 
     fn failed(&mut self, context: &Context<'_>, error: LeaseError) -> Next {
-        match self.patience.failed(context.now) {
-            Some(until) => Next::Pause(until),
-            None => Next::Finish(Err(self.in_the_end(error))),
+        match (self.patience.failed(context.now), &self.request, self.home) {
+            (Some(until), ..) => Next::Pause(until),
+            (None, Request::Mend(..), Some(home)) if matches!(error, LeaseError::Corrupt { .. }) && !self.replaced => {
+                self.step = Step::LookForLife(home, context.now);
+                Next::Look
+            }
+            (None, ..) => Next::Finish(Err(self.in_the_end(error))),
         }
     }
 
     /// What is told when nothing more is tried: a look that fails does not take back what was written before it.
     fn in_the_end(&self, error: LeaseError) -> LeaseError {
-        let undecided = matches!(error, LeaseError::Storage | LeaseError::Corrupt(_) | LeaseError::DirectoryUnreadable);
+        let undecided = matches!(
+            error,
+            LeaseError::Storage
+                | LeaseError::Corrupt { .. }
+                | LeaseError::DirectoryCorrupt(_)
+                | LeaseError::DirectoryUnreadable
+        );
         if self.doubtful && undecided { LeaseError::OutcomeUnknown } else { error }
     }
 }
@@ -312,16 +373,19 @@ impl VmJob {
 mod tests {
     use super::super::request::Take;
     use super::*;
-    use crate::lease::identity::{AreaId, Generation, HostId, Slot, Tenancy};
+    use crate::lease::identity::{AreaId, BootId, Generation, HostId, Slot, Tenancy};
     use crate::lease::layout::{Geometry, Place};
+    use crate::lease::record::{HostRecord, Watchdog};
     use crate::lease::register;
+    use crate::lease::watch::EXPIRY;
+    use crate::time::Duration;
 
     /// Takes a VM's lease on a bank whose I/O number `fails_from` (from 0) and all later ones fail.
     fn acquire_where_all_fails_from(fails_from: usize) -> Result<Answer, LeaseError> {
         let area = Area { id: AreaId(3), geometry: Geometry::new(512, 3, 1).expect("valid") };
         let me = Incarnation { slot: Slot(0), generation: Generation(1), host: HostId(1) };
         let (bank, watch) = (area.geometry.vm(Place(0)), Watch::default());
-        let context = Context { now: Instant::ZERO, area, me, watch: &watch, unix_s: 0, chance: 0 };
+        let context = at(Instant::ZERO, area, me, &watch);
         let mut disk = vec![0; bank.extent().bytes];
         let mut job = VmJob::new(Request::Acquire("web".parse().expect("valid"), Take::IfFree), None);
         let (mut next, mut ios) = (job.begin(&context), 0);
@@ -348,6 +412,114 @@ mod tests {
                 next => panic!("{next:?}"),
             };
         }
+    }
+
+    /// What a host published.
+    struct Other {
+        slot: Slot,
+        left: bool,
+        /// It renewed until now.
+        lives: bool,
+    }
+
+    fn at<'a>(now: Instant, area: Area, me: Incarnation, watch: &'a Watch) -> Context<'a> {
+        Context { now, area, me, watch, unix_s: 0, chance: 0 }
+    }
+
+    /// Mends a lease whose blocks are damaged, as the host in slot 0 of three; the lives that it declared over, too. It has watched the
+    /// others for the expiry, and `comes` is one that appears when it looks again.
+    fn mend(
+        others: &[Other],
+        comes: Option<&Other>,
+        vouched: Vouched,
+    ) -> (Result<Answer, LeaseError>, Vec<Incarnation>) {
+        let area = Area { id: AreaId(3), geometry: Geometry::new(512, 3, 2).expect("valid") };
+        let me = Incarnation { slot: Slot(0), generation: Generation(1), host: HostId(1) };
+        let late = Instant::ZERO + EXPIRY;
+        let seen_at = |renewed_at: u64, with: Option<&Other>| {
+            let bank = area.geometry.hosts();
+            let mut bytes = vec![0; bank.extent().bytes];
+            for other in others.iter().chain(with) {
+                let record = HostRecord {
+                    host: HostId(u128::from(other.slot.0) + 1),
+                    boot: BootId(7),
+                    generation: Generation(1),
+                    name: "host-b".parse().expect("valid"),
+                    renewed_at: if other.lives { renewed_at } else { 0 },
+                    expiry_ms: 0,
+                    watchdog: Watchdog::None,
+                    left: other.left,
+                    declared_dead: Vec::new(),
+                };
+                let (offset, data) = register::write(bank, area.id, other.slot, 1, &record);
+                let start = (offset - bank.extent().offset) as usize;
+                bytes[start..start + data.len()].copy_from_slice(&data);
+            }
+            bytes
+        };
+        let mut watch = Watch::default();
+        watch.observe(area, Instant::ZERO, Instant::ZERO, &seen_at(0, None));
+        watch.observe(area, late, late, &seen_at(1, None));
+        let damaged = vec![0xA5; area.geometry.vm(Place(0)).extent().bytes];
+        let blank = vec![0; damaged.len()];
+        let mut now = late;
+        let mut job = VmJob::new(Request::Mend("web".parse().expect("valid"), vouched), None);
+        let mut home = (Place(0), Tenancy(1));
+        let mut declared = Vec::new();
+        let mut next = job.begin(&at(now, area, me, &watch));
+        loop {
+            declared.append(&mut job.declared);
+            next = match next {
+                Next::Locate(Change::Find) => job.located(Ok(Some(home))),
+                Next::Locate(Change::Replace(from)) => {
+                    assert_eq!(from, home);
+                    home = (Place(1), Tenancy(2));
+                    job.located(Ok(Some(home)))
+                }
+                Next::Pause(until) => {
+                    now = until;
+                    job.woken()
+                }
+                Next::Ask(Ask::Read) => {
+                    let bytes = if home.0 == Place(0) { &damaged } else { &blank };
+                    job.ended(&at(now, area, me, &watch), Ended::Read(bytes))
+                }
+                Next::Look => {
+                    // The look that was under way already says nothing.
+                    assert!(job.looked(&at(now, area, me, &watch)).is_some_and(|next| matches!(next, Next::Look)));
+                    now += Duration::from_millis(1);
+                    watch.observe(area, now, now, &seen_at(2, comes));
+                    job.looked(&at(now, area, me, &watch)).expect("it was waited for")
+                }
+                Next::Finish(result) => return (result, declared),
+                next => panic!("{next:?}"),
+            };
+        }
+    }
+
+    #[test]
+    fn a_damaged_lease_is_replaced_only_where_no_life_of_another_host_is_left_or_a_person_vouches() {
+        let other = |slot, left, lives| Other { slot: Slot(slot), left, lives };
+        let dead = Incarnation { slot: Slot(1), generation: Generation(1), host: HostId(2) };
+        assert_eq!(mend(&[], None, Vouched::No), (Ok(Answer::GivenUp), vec![]), "it is alone");
+        assert_eq!(mend(&[other(1, true, false)], None, Vouched::No), (Ok(Answer::GivenUp), vec![]), "it left");
+        assert_eq!(
+            mend(&[other(1, false, false)], None, Vouched::No),
+            (Ok(Answer::GivenUp), vec![dead]),
+            "it expired, and must hear that its life is over if it was frozen"
+        );
+        let refused = |slots: &[u16]| Err(LeaseError::MayRunOn(slots.iter().copied().map(Slot).collect()));
+        assert_eq!(mend(&[other(1, false, true)], None, Vouched::No), (refused(&[1]), vec![]), "it lives");
+        assert_eq!(mend(&[], Some(&other(2, false, true)), Vouched::No), (refused(&[2]), vec![]), "it came just now");
+        let both = [other(1, false, false), other(2, false, true)];
+        assert_eq!(mend(&both, None, Vouched::No), (refused(&[2]), vec![]), "nobody is declared dead for nothing");
+        assert_eq!(mend(&both, None, Vouched::Of(Tenancy(1))), (Ok(Answer::GivenUp), vec![dead]));
+        let earlier = Vouched::Of(Tenancy(0));
+        assert_eq!(
+            mend(&both, None, earlier),
+            (refused(&[2]), vec![]),
+            "that was said of a lease that the VM has no more"
+        );
     }
 
     #[test]

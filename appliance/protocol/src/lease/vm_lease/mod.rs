@@ -16,6 +16,9 @@
 //! [`Request::Resolve`], which runs the epoch at a higher ballot and so learns it or wins it. A source that goes on before it
 //! handed over asks [`Request::Confirm`], which leaves the destination's phase 1 as it is.
 //!
+//! **A lease whose blocks are damaged** is not decided about. [`Request::Mend`] gives the VM another place in the area, whose
+//! blocks are blank, by a decision of the directory, where no host can run the VM (`docs/decisions/a-damaged-lease.md`).
+//!
 //! In reading order: [`request`] is what is asked and answered; `judge` decides what a request comes to, from what the
 //! blocks say; [`job`] is the way from the one to the other.
 
@@ -24,4 +27,4 @@ mod judge;
 pub mod request;
 
 pub use job::{Context, Next, VmJob};
-pub use request::{Answer, Holder, LeaseError, Request, Take, Taken};
+pub use request::{Answer, Holder, LeaseError, Request, Take, Taken, Vouched};

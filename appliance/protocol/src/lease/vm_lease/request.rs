@@ -3,8 +3,8 @@
 use model::limits;
 use model::names::VmName;
 
-use crate::lease::identity::{Epoch, HostId, Incarnation, Slot};
-use crate::lease::paxos::Unusable;
+use crate::lease::identity::{Epoch, HostId, Incarnation, Slot, Tenancy};
+use crate::lease::paxos::slots_text;
 use crate::lease::record::Watchdog;
 use crate::lease::watch::{Death, Life};
 
@@ -31,6 +31,9 @@ pub enum Request {
     Confirm(VmName, Epoch),
     /// Who holds it.
     Query(VmName),
+    /// Give the VM a new lease, which nobody holds, instead of one that is damaged. The VM must not run here, and no life may be
+    /// left of any other host, unless a person vouches that it runs nowhere: what was decided last is lost.
+    Mend(VmName, Vouched),
     /// The VM is deleted: its place is free again. It must be held here, or by nobody who lives.
     Forget(VmName),
 }
@@ -46,13 +49,14 @@ impl Request {
             | Self::Resolve(vm, _)
             | Self::Confirm(vm, _)
             | Self::Query(vm)
+            | Self::Mend(vm, _)
             | Self::Forget(vm) => vm,
         }
     }
 
     /// Whether this host does not hold the VM any more as soon as this is asked for.
     pub fn ends_holding(&self) -> bool {
-        matches!(self, Self::GiveUp(_) | Self::Forget(_))
+        matches!(self, Self::GiveUp(_) | Self::Mend(..) | Self::Forget(_))
     }
 }
 
@@ -63,6 +67,15 @@ pub enum Take {
     IfFree,
     /// From a living host too, if it still holds it in this epoch: a person has made sure that the VM does not run there.
     ByForce(Epoch),
+}
+
+/// Whether a person says of a VM whose lease is damaged that it runs on no host, and is not being brought up on one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vouched {
+    /// Nobody does.
+    No,
+    /// Somebody does, who was told that the lease in this use of a place is damaged: of another one by now, nothing is said.
+    Of(Tenancy),
 }
 
 /// The answer to a request.
@@ -77,11 +90,11 @@ pub enum Answer {
     },
     /// Somebody else holds it.
     HeldBy(Holder),
-    /// It is given up (or was not held here).
+    /// It is given up (or was not held here); to [`Request::Mend`]: it is new, and nobody held it.
     GivenUp,
     /// Phase 1 is over; the epoch that [`Request::Commit`] can win.
     Prepared(Epoch),
-    /// To [`Request::Query`]; none if nobody holds it.
+    /// To [`Request::Query`], and to [`Request::Mend`] of one that is not damaged; none if nobody holds it.
     Holder(Option<Holder>),
     /// The VM has no lease any more.
     Forgotten,
@@ -135,28 +148,30 @@ pub enum LeaseError {
     /// No such VM has a lease here.
     #[error("the VM has no lease on this datastore")]
     NoLease,
-    /// What a host wrote is lost.
-    #[error("the lease record of slot {0} is corrupt in both copies")]
-    Corrupt(Slot),
+    /// What the hosts of these slots wrote about the VM is lost.
+    #[error("the lease records of {} are corrupt in both copies", slots_text(.slots))]
+    Corrupt {
+        /// The slots.
+        slots: Vec<Slot>,
+        /// The use of the place that they are of.
+        tenancy: Tenancy,
+    },
+    /// What the hosts of these slots wrote about the directory of leases is lost.
+    #[error("the records of {} in the directory of leases are corrupt in both copies", slots_text(.0))]
+    DirectoryCorrupt(Vec<Slot>),
     /// The directory of leases cannot be read.
     #[error("the directory of leases cannot be read")]
     DirectoryUnreadable,
     /// No place is left.
     #[error("the lease area has no place for another VM (at most {} have one)", limits::LEASE_VMS_MAX)]
     DirectoryFull,
+    /// The lease is damaged, and the hosts of these slots live: each of them may hold the VM.
+    #[error("the hosts of {} live and may run the VM", slots_text(.0))]
+    MayRunOn(Vec<Slot>),
     /// The VM's monitor is still there.
     #[error("the VM still runs here")]
     StillRuns,
     /// Too many requests wait.
     #[error("too many lease requests wait already")]
     Busy,
-}
-
-impl From<Unusable> for LeaseError {
-    fn from(unusable: Unusable) -> Self {
-        match unusable {
-            Unusable::Corrupt(corrupt) => Self::Corrupt(corrupt.0),
-            Unusable::Reused => Self::NoLease,
-        }
-    }
 }
