@@ -5,6 +5,7 @@
 //! what roles share: [`journal`], [`configuration`], [`datastore`], [`network`], [`boot_id`], [`wall_clock`], [`sigterm`].
 
 pub mod api;
+pub mod boot_clock;
 pub mod boot_id;
 pub mod configuration;
 pub mod console;

@@ -8,22 +8,18 @@ use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use protocol::time::Instant;
+use model::limits;
+use protocol::time::{Duration, Instant};
 use rustix::fs::ftruncate;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
-use rustix::time::{ClockId, clock_gettime};
+
+use crate::boot_clock::now;
 
 /// A page: what is mapped.
 const BYTES: usize = 4096;
 
-/// Now, on the clock that all of it is counted in: that of this boot, which goes on while the machine sleeps.
-pub fn now() -> Instant {
-    let time = clock_gettime(ClockId::Boottime);
-    let (seconds, nanos) = (u64::try_from(time.tv_sec).unwrap_or(0), u64::try_from(time.tv_nsec).unwrap_or(0));
-    Instant::from_nanos(seconds * 1_000_000_000 + nanos)
-}
-
-/// The moment, as one process sees it: nanoseconds in the first eight bytes of a file, 0 where no host lease is held.
+/// The moment on the clock of this boot (`boot_clock`), as one process sees it: nanoseconds in the first eight bytes of a file, 0
+/// where no host lease is held.
 #[derive(Debug)]
 pub struct Deadline {
     page: NonNull<AtomicU64>,
@@ -73,8 +69,13 @@ impl Deadline {
     }
 
     /// The moment.
-    pub fn get(&self) -> Instant {
+    fn get(&self) -> Instant {
         Instant::from_nanos(self.word().load(Ordering::Acquire))
+    }
+
+    /// How long a monitor may still run, with what the lease role gets after the moment to end it and to tell why.
+    pub fn left(&self) -> Duration {
+        (self.get() + Duration::from_millis(limits::LEASE_SELF_END_MS)).since(now())
     }
 
     fn word(&self) -> &AtomicU64 {
@@ -107,6 +108,9 @@ mod tests {
         drop(own);
         let successor = OwnDeadline::at(&path).expect("opened");
         assert_eq!(seen.get(), Instant::from_nanos(7), "nothing ended with the process");
+        assert_eq!(seen.left(), Duration::ZERO, "long ago");
+        successor.set(Some(now() + Duration::from_secs(600)));
+        assert!(seen.left() > Duration::from_secs(60));
         successor.set(None);
         assert_eq!(seen.get(), Instant::from_nanos(0));
         std::fs::remove_file(path).expect("removed");

@@ -1,5 +1,6 @@
 //! What follows when a guest ends, or its monitor does: each VM that runs here has a thread that watches for it.
 
+use std::fs::File;
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, ExitStatus};
@@ -9,6 +10,7 @@ use std::time::Duration;
 use model::names::DatastoreName;
 
 use crate::api::channel::ChannelError;
+use crate::api::deadline::Deadline;
 use crate::api::vmm::{EXIT_FENCED, VmmAnswer, VmmEvent, VmmRequest};
 use crate::host::born::Born;
 use crate::host::control_plane::ControlPlane;
@@ -104,8 +106,11 @@ fn watch_to_end(plane: &Arc<ControlPlane>, running: &Arc<Running>, child: Option
     // It is gone; this only collects it.
     let status = child.and_then(|mut child| child.wait().ok());
     let silenced = match end {
-        End::Silent => reap::stopped_by_filter(monitor.pid(), status)
-            .or_else(|| status.and_then(|status| ended(status, &vm.datastore))),
+        End::Silent if ended_itself(plane, status, &vm.datastore) => Some(format!(
+            "{}; its monitor ended itself, because the lease role did not end it: log show lease",
+            host_lease::why_killed(&vm.datastore)
+        )),
+        End::Silent => reap::stopped_by_filter(monitor.pid(), status).or_else(|| status.and_then(killed)),
         _ => None,
     };
     let told = silenced.unwrap_or_else(|| end.told());
@@ -123,12 +128,17 @@ fn watch_to_end(plane: &Arc<ControlPlane>, running: &Arc<Running>, child: Option
     }
 }
 
-/// How a monitor ended that ended itself, or was killed: nothing of it is in a log, or not before it is asked for.
-fn ended(status: ExitStatus, datastore: &DatastoreName) -> Option<String> {
-    if status.code() == Some(EXIT_FENCED) {
-        let why = host_lease::why_killed(datastore);
-        return Some(format!("{why}; its monitor ended itself, because the lease role did not end it: log show lease"));
-    }
+/// Whether a monitor ended itself because its host lease had not been renewed. How an adopted one ended is not known: then whether it had to.
+fn ended_itself(plane: &ControlPlane, status: Option<ExitStatus>, datastore: &DatastoreName) -> bool {
+    let had_to = || {
+        let file = File::open(plane.run_dir.deadline(datastore)).ok()?;
+        Some(Deadline::over(file).ok()?.left().nanos() == 0)
+    };
+    status.map_or_else(|| had_to().unwrap_or(false), |status| status.code() == Some(EXIT_FENCED))
+}
+
+/// How a monitor ended that was killed: nothing of it is in a log.
+fn killed(status: ExitStatus) -> Option<String> {
     Some(format!("its monitor was killed by signal {}", status.signal()?))
 }
 

@@ -18,8 +18,9 @@ use protocol::lease::vm_lease::{Answer, LeaseError, Request};
 use protocol::lease::watch::DeadBoot;
 use protocol::time::{Duration, Instant};
 
-use crate::api::deadline::{OwnDeadline, now};
+use crate::api::deadline::OwnDeadline;
 use crate::api::lease::LeaseEvent;
+use crate::boot_clock::now;
 use crate::datastore::plain;
 use crate::lease::area;
 use crate::lease::cut;
@@ -349,6 +350,8 @@ impl Running<'_> {
                         vms: self.guard.running(),
                     });
                     self.guard.stop_all();
+                    // One that was not known here ends itself.
+                    self.deadline.set(None);
                     cut::end_requests(&self.place.area);
                     let own = self.own.clone();
                     self.guard.kill_all(move |vms| drop(own.send(Told::Killed(vms))));

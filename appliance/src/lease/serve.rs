@@ -19,12 +19,12 @@ use protocol::lease::vm_lease::{self, Answer, LeaseError, Request, Take, Taken, 
 use protocol::lease::watch::{self, Death, Life};
 
 use crate::api::channel::{Channel, ChannelError};
-use crate::api::deadline;
 use crate::api::lease::{
     DatastoreLease, DeadBoot, GONE, HELD_BOUND, Holder, HostLease, LeaseAnswer, LeaseEvent, LeaseRequest, Listed,
     TakenFrom, VmOnDatastore,
 };
 use crate::api::paths::RunDir;
+use crate::boot_clock;
 use crate::boot_id::boot_id;
 use crate::lease::datastore::{self, Place, Told, View};
 use crate::lease::memory::{self, Kept};
@@ -126,7 +126,7 @@ impl Leases {
             LeaseRequest::List { datastore, vms } => self.list(&datastore, &vms),
             LeaseRequest::Hosts(datastore) => match self.exchange_within(LOOK_BOUND, &datastore, Told::Standing) {
                 Ok(view) => {
-                    let now = deadline::now();
+                    let now = boot_clock::now();
                     LeaseAnswer::Hosts(view.hosts.iter().map(|view| host_lease(view, now)).collect())
                 }
                 Err(why) => LeaseAnswer::Failed(why),

@@ -3,44 +3,51 @@
 
 use std::fs::File;
 use std::io;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
 use std::time::Duration as Wait;
 
-use model::limits;
 use protocol::time::Duration;
 
-use crate::api::deadline::{Deadline, now};
+use crate::api::deadline::Deadline;
 use crate::api::vmm::EXIT_FENCED;
 
-/// What the lease role gets to end this process itself, and to tell why.
-const GRACE: Duration = Duration::from_millis(limits::LEASE_SELF_END_MS);
+/// Longest time between two looks: the moment may be moved back, too.
+const LOOK: Wait = Wait::from_secs(1);
 /// Time in which the reason gets into the log. Nobody may read it: that is not waited for any longer.
 const TOLD: Wait = Wait::from_millis(50);
 
 /// Watches the deadline in `file` from now on.
 ///
 /// # Errors
-/// It cannot be mapped, or no thread is to be had.
+/// It cannot be mapped, no thread is to be had, or the moment has passed already.
 pub fn obey(file: File) -> io::Result<()> {
     let deadline = Deadline::over(file)?;
-    std::thread::Builder::new().name("deadline".to_owned()).spawn(move || {
+    if deadline.left() == Duration::ZERO {
+        return Err(io::Error::other("this host does not hold its lease on the datastore"));
+    }
+    // Made before it is needed: a process that hangs may not get a thread any more.
+    let (tells, told) = sync_channel(1);
+    thread::Builder::new().name("last words".to_owned()).spawn(move || {
+        if let Ok(()) = told.recv() {
+            log::error!("the lease role did not renew the host lease and did not kill this monitor: it ends itself");
+        }
+    })?;
+    thread::Builder::new().name("deadline".to_owned()).spawn(move || {
         loop {
-            let left = (deadline.get() + GRACE).since(now());
-            if left == Duration::ZERO {
-                end();
+            match deadline.left() {
+                Duration::ZERO => end(&tells),
+                left => thread::park_timeout(Wait::from_nanos(left.nanos()).min(LOOK)),
             }
-            // Woken early for no reason, it only looks once more.
-            std::thread::park_timeout(Wait::from_nanos(left.nanos()));
         }
     })?;
     Ok(())
 }
 
-fn end() -> ! {
-    let tells =
-        || log::error!("the lease role did not renew the host lease and did not kill this monitor: it ends itself");
-    if std::thread::Builder::new().spawn(tells).is_ok() {
-        std::thread::park_timeout(TOLD);
-    }
+fn end(tells: &SyncSender<()>) -> ! {
+    // There is room for the one message.
+    let _ = tells.try_send(());
+    thread::park_timeout(TOLD);
     // SAFETY: it ends every thread at once and runs nothing of this process, which may hang.
     unsafe { libc::_exit(EXIT_FENCED) }
 }
