@@ -415,6 +415,23 @@ mod tests {
     }
 
     #[test]
+    fn an_order_stands_in_the_log_as_it_is_typed_and_a_question_does_not() {
+        let order = |line: &str| match parse(line) {
+            Ok(Line::Ask(request)) => request.order(),
+            other => panic!("{line}: {other:?}"),
+        };
+        let vms = ["start", "stop", "kill", "pause", "resume", "console"].map(|verb| format!("vm {verb} web"));
+        let hosts = ["maintenance enter", "maintenance exit", "reboot", "shutdown"].map(|verb| format!("host {verb}"));
+        let others = ["vm clone web web2", "vm migrate web host-b", "lease break web", "lease break web --force"];
+        for line in vms.into_iter().chain(hosts).chain(others.map(str::to_owned)) {
+            assert_eq!(order(&line), Some(line));
+        }
+        for question in ["vm list", "vm migrate web host-b --check", "host check", "network ping host-b", "log show"] {
+            assert_eq!(order(question), None, "{question}");
+        }
+    }
+
+    #[test]
     fn a_typed_command_becomes_its_request() {
         let migrate = parse("vm migrate web host-b --check --json").expect("understood");
         let request = HostRequest::VmMigrate {

@@ -43,7 +43,7 @@ fn converse(plane: &Arc<ControlPlane>, channel: &Channel<HostAnswer, HostRequest
             Err(ChannelError::Closed) => return,
             Err(error) => return log::warn!("a console was not understood: {error}"),
         };
-        let (answer, beside) = answer(plane, request, &Caller::console(channel));
+        let (answer, beside) = noted(request, |request| answer(plane, request, &Caller::console(channel)));
         let beside: Vec<_> = beside.iter().map(AsFd::as_fd).collect();
         let sent = match channel.send(&answer, &beside) {
             Err(ChannelError::TooLong) => channel.send(&HostAnswer::Refused(too_long()), &[]),
@@ -53,6 +53,18 @@ fn converse(plane: &Arc<ControlPlane>, channel: &Channel<HostAnswer, HostRequest
             return;
         }
     }
+}
+
+/// Has a request answered; what a person ordered, and what came of it, stands in the log.
+fn noted<T>(request: HostRequest, answer: impl FnOnce(HostRequest) -> (HostAnswer, T)) -> (HostAnswer, T) {
+    let Some(order) = request.order() else { return answer(request) };
+    log::info!("ordered on a console: {order}");
+    let (answer, beside) = answer(request);
+    match &answer {
+        HostAnswer::Refused(refusal) => log::info!("{order}: {}", refusal.to_string().replace('\n', "; ")),
+        _ => log::info!("{order}: done"),
+    }
+    (answer, beside)
 }
 
 fn too_long() -> Diagnosis {

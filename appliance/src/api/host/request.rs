@@ -159,4 +159,24 @@ impl HostRequest {
             _ => None,
         }
     }
+
+    /// What is ordered, as it is typed; None where nothing is changed.
+    pub fn order(&self) -> Option<String> {
+        Some(match self {
+            Self::VmStart(vm) => format!("vm start {vm}"),
+            Self::VmStop(vm) => format!("vm stop {vm}"),
+            Self::VmKill(vm) => format!("vm kill {vm}"),
+            Self::VmPause(vm) => format!("vm pause {vm}"),
+            Self::VmResume(vm) => format!("vm resume {vm}"),
+            Self::VmClone { vm, new } => format!("vm clone {vm} {new}"),
+            Self::VmConsole(vm) => format!("vm console {vm}"),
+            Self::VmMigrate { vm, destination, wish } if !wish.check_only => format!("vm migrate {vm} {destination}"),
+            Self::LeaseBreak { vm, force } => format!("lease break {vm}{}", if *force { " --force" } else { "" }),
+            Self::MigrationCancel(id) => format!("migration cancel {id}"),
+            Self::HostMaintenance { on } => format!("host maintenance {}", if *on { "enter" } else { "exit" }),
+            Self::HostReboot => "host reboot".to_owned(),
+            Self::HostShutdown => "host shutdown".to_owned(),
+            _ => return None,
+        })
+    }
 }
