@@ -280,7 +280,7 @@ pub struct DatastoreLease {
     /// What hinders it, empty where nothing does.
     pub trouble: String,
     /// The error number with which the storage refused the lease area when it was opened or written last: it may only be read, it is full.
-    /// Absent where it was taken, and where the storage did not answer.
+    /// Absent where it was taken, and where the storage did not answer, as it has not while `area` is absent.
     pub refusal: Option<i32>,
     /// What resets this host if its lease role hangs.
     pub watchdog: Watchdog,
