@@ -244,17 +244,6 @@ pub struct HostLease {
     pub changed: bool,
 }
 
-/// A host whose lease was not seen to change for longer is called silent: it may come back, and until its lease has expired nobody
-/// may take what it holds. It is renewed every second, and looked at every second.
-const SIGN_OF_LIFE: Duration = Duration::from_millis(4 * limits::LEASE_RENEWAL_MS);
-
-impl HostLease {
-    /// Whether the host showed a sign of life just now.
-    pub fn renews(&self) -> bool {
-        self.over.is_none() && Duration::from_millis(self.silent_ms) < SIGN_OF_LIFE
-    }
-}
-
 /// A boot of a host that is over without its having left in order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadBoot {
