@@ -244,17 +244,6 @@ pub struct HostLease {
     pub changed: bool,
 }
 
-/// A host whose lease was not seen to change for longer is called silent: it may come back, and until its lease has expired nobody
-/// may take what it holds. It is renewed every second, and looked at every second.
-const SIGN_OF_LIFE: Duration = Duration::from_millis(4 * limits::LEASE_RENEWAL_MS);
-
-impl HostLease {
-    /// Whether the host showed a sign of life just now.
-    pub fn renews(&self) -> bool {
-        self.over.is_none() && Duration::from_millis(self.silent_ms) < SIGN_OF_LIFE
-    }
-}
-
 /// A boot of a host that is over without its having left in order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadBoot {
@@ -280,7 +269,7 @@ pub struct DatastoreLease {
     /// What hinders it, empty where nothing does.
     pub trouble: String,
     /// The error number with which the storage refused the lease area when it was opened or written last: it may only be read, it is full.
-    /// Absent where it was taken, and where the storage did not answer.
+    /// Absent where it was taken, and where the storage did not answer, as it has not while `area` is absent.
     pub refusal: Option<i32>,
     /// What resets this host if its lease role hangs.
     pub watchdog: Watchdog,

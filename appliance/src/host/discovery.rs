@@ -27,6 +27,7 @@ use last_boot::LastBoot;
 
 pub use hosts::{Hosts, Known, Twins};
 pub use last_boot::PATIENCE as LAST_BOOT_PATIENCE;
+pub use life::renews;
 pub(super) use record::RUNNING_MAX;
 #[cfg(test)]
 pub(crate) use record::example;

@@ -100,20 +100,22 @@ fn fell(role: &RoleReport, falls: u32) -> String {
     let RoleReport { title, pid, last_fall, .. } = role;
     let name = title.split('-').next().unwrap_or(title);
     let how = last_fall.as_deref().unwrap_or("ended");
-    let again = if pid.is_some() { "init started it again" } else { "init starts it again" };
+    let is_back = pid.is_some();
+    let again = if is_back { "init started it again" } else { "init starts it again" };
     match falls {
-        1 => format!("role {title} {how}, and {again}: {}", cost(name)),
+        1 => format!("role {title} {how}, and {again}: {}", cost(name, is_back)),
         many => {
             format!("role {title} fell {many} times, the last time it {how}, and {again}; log show {title} may say why")
         }
     }
 }
 
-/// What the fall of a role costs.
-fn cost(role: &str) -> &'static str {
+/// What the fall of a role costs, which `is_back` or still to come.
+fn cost(role: &str, is_back: bool) -> &'static str {
     match role {
         "host" => "all VMs run on; what was asked of it at that moment is to be asked again",
-        "lease" => "all VMs run on, and their leases are renewed on",
+        "lease" if is_back => "all VMs run on, and their leases are renewed on",
+        "lease" => "until then no lease is renewed; the VMs run on for as long as theirs last",
         "migrate" => "all VMs run on; moves that were under way are given up, or end by what the lease says",
         "console" => "all VMs run on; what was typed there is lost",
         _ => "all VMs run on",
@@ -144,6 +146,9 @@ mod tests {
         let told = falls.look(&[role("host", 0), role("lease", 1)], now);
         let expected = "role lease was killed by signal 9, and init started it again: all VMs run on, and their leases are renewed on";
         assert_eq!(told, [News::Fell(expected.to_owned())]);
+        let down = RoleReport { pid: None, ..role("lease", 1) };
+        let told = fell(&down, 1);
+        assert!(told.contains("init starts it again: until then no lease is renewed"), "{told}");
         assert_eq!(falls.look(&[role("lease", 1)], now), []);
         assert_eq!(falls.look(&[role("lease", 1)], now + AGAIN), [], "one that fell once is steady by itself");
         // Now the control plane itself.

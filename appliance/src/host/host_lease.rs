@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use model::diagnosis::Reason;
 use model::names::{DatastoreName, VmName};
 
-use crate::api::lease::{HELD_BOUND, LeaseEvent, LeaseRequest};
+use crate::api::lease::{DatastoreLease, HELD_BOUND, LeaseEvent, LeaseRequest};
 use crate::datastore::Datastore;
 use crate::host::caller::Caller;
 use crate::host::control_plane::ControlPlane;
@@ -28,25 +28,67 @@ const ASK: Duration = Duration::from_millis(500);
 /// Since when this host does not hold its leases, as far as this control plane has seen.
 #[derive(Debug, Default)]
 pub struct Unheld {
-    since: Mutex<BTreeMap<DatastoreName, Instant>>,
+    spells: Mutex<BTreeMap<DatastoreName, Spell>>,
+}
+
+/// A time in which one thing kept a host lease from being held.
+#[derive(Debug)]
+struct Spell {
+    since: Instant,
+    /// Absent until the lease role was asked.
+    hindrance: Option<Hindrance>,
+}
+
+/// What keeps this host from holding its lease on a datastore.
+#[derive(Debug)]
+struct Hindrance {
+    failure: LeaseFailure,
+    /// The error number with which the storage refuses the lease area, if it does.
+    refusal: Option<i32>,
+}
+
+impl PartialEq for Hindrance {
+    /// A lease role that says nothing does so in several ways, which come to the same.
+    fn eq(&self, other: &Self) -> bool {
+        match (self.failure.is_silence(), other.failure.is_silence()) {
+            (false, false) => self.refusal == other.refusal && self.failure.to_string() == other.failure.to_string(),
+            (mine, theirs) => mine == theirs,
+        }
+    }
 }
 
 impl Unheld {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<DatastoreName, Instant>> {
-        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<DatastoreName, Spell>> {
+        self.spells.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, datastore: &DatastoreName, is_held: bool) {
-        if is_held {
-            self.lock().remove(datastore);
-        } else {
-            self.lock().entry(datastore.clone()).or_insert_with(Instant::now);
-        }
+    /// From now on this lease takes its time, if it does not already.
+    fn begin(&self, datastore: &DatastoreName) {
+        let spell = || Spell { since: Instant::now(), hindrance: None };
+        self.lock().entry(datastore.clone()).or_insert_with(spell);
     }
 
-    /// How long that of this datastore has not been held; nothing where it is, or was a moment ago.
-    fn lasts(&self, datastore: &DatastoreName) -> Duration {
-        self.lock().get(datastore).map_or(Duration::ZERO, Instant::elapsed)
+    fn end(&self, datastore: &DatastoreName) {
+        self.lock().remove(datastore);
+    }
+
+    /// Takes note of how the lease role says that it stands. Where another thing hinders it than before, that one is over, and from
+    /// then on the lease takes its time again.
+    fn note(&self, datastore: &DatastoreName, held: Result<(), Hindrance>) {
+        let Err(hindrance) = held else { return self.end(datastore) };
+        let mut spells = self.lock();
+        let since = match spells.get(datastore) {
+            Some(spell) if spell.hindrance.as_ref().is_none_or(|before| *before == hindrance) => spell.since,
+            _ => Instant::now(),
+        };
+        spells.insert(datastore.clone(), Spell { since, hindrance: Some(hindrance) });
+    }
+
+    /// How long this has kept that of this datastore from being held; nothing where it did not, or not when last asked.
+    fn lasts(&self, datastore: &DatastoreName, hindrance: &Hindrance) -> Duration {
+        let spells = self.lock();
+        let spell = spells.get(datastore).filter(|spell| spell.hindrance.as_ref() == Some(hindrance));
+        spell.map_or(Duration::ZERO, |spell| spell.since.elapsed())
     }
 }
 
@@ -57,7 +99,11 @@ pub fn keep(plane: &ControlPlane, datastore: &Datastore) {
     let (mut was_held, mut is_held) = (false, false);
     loop {
         // From when a datastore is back on, its lease takes its time again.
-        plane.unheld.note(datastore.name(), is_held || !datastore.available());
+        if !datastore.available() {
+            plane.unheld.end(datastore.name());
+        } else if !is_held {
+            plane.unheld.begin(datastore.name());
+        }
         let asking = plane.asking.read().unwrap_or_else(PoisonError::into_inner);
         if plane.leaving.load(Ordering::SeqCst) {
             return;
@@ -69,7 +115,7 @@ pub fn keep(plane: &ControlPlane, datastore: &Datastore) {
             }
             told = trouble;
             is_held = told.is_none();
-            datastore.lease_refused(refusal(plane, datastore));
+            note_standing(plane, datastore);
         }
         drop(asking);
         if is_held && !was_held {
@@ -80,6 +126,18 @@ pub fn keep(plane: &ControlPlane, datastore: &Datastore) {
         was_held = is_held;
         std::thread::sleep(KEEP);
     }
+}
+
+/// Takes note of what the lease role says of the host lease on a datastore.
+fn note_standing(plane: &ControlPlane, datastore: &Datastore) {
+    let standing = standing(plane, datastore.name());
+    if let Ok(lease) = &standing
+        // A lease role that was started again refuses nothing before it has opened the area.
+        && (lease.refusal.is_some() || lease.area.is_some())
+    {
+        datastore.lease_refused(lease.refusal);
+    }
+    plane.unheld.note(datastore.name(), held(standing));
 }
 
 fn open(plane: &ControlPlane, datastore: &Datastore) -> Result<(), String> {
@@ -108,7 +166,7 @@ pub fn wait(
 ) -> Result<(), Reason> {
     let (began, name) = (Instant::now(), datastore.name());
     let waited = loop {
-        let Err(trouble) = held(plane, name) else { break Ok(()) };
+        let Err(trouble) = held(standing(plane, name)) else { break Ok(()) };
         let passed = began.elapsed();
         if passed >= HELD_BOUND {
             break Ok(());
@@ -120,7 +178,7 @@ pub fn wait(
             break Err(reason);
         }
         let (passed, most) = (passed.as_secs(), HELD_BOUND.as_secs());
-        let what = format!("the host lease on datastore {name}, {passed} of at most {most} s: {trouble}");
+        let what = format!("the host lease on datastore {name}, {passed} of at most {most} s: {}", trouble.failure);
         caller.progress(&format!("waiting for {what}"), None);
         plane.vms.waits_for(vm, Some(what));
         if caller.cancelled_within(ASK) {
@@ -133,42 +191,46 @@ pub fn wait(
 }
 
 /// Why a host lease that is not held will not be soon either, if that is known.
-fn in_vain(plane: &ControlPlane, datastore: &Datastore, trouble: &LeaseFailure) -> Option<Reason> {
-    if matches!(trouble, LeaseFailure::StandsStill) {
-        return Some(trouble.reason());
+fn in_vain(plane: &ControlPlane, datastore: &Datastore, trouble: &Hindrance) -> Option<Reason> {
+    if matches!(trouble.failure, LeaseFailure::StandsStill) {
+        return Some(trouble.failure.reason());
     }
     if let Some(away) = located::away(datastore) {
         return Some(away);
     }
-    let (lasts, name) = (plane.unheld.lasts(datastore.name()), datastore.name());
+    let name = datastore.name();
+    let lasts = plane.unheld.lasts(name, trouble);
     (lasts >= HELD_BOUND).then(|| {
-        let cause =
-            format!("this host has not held its lease on datastore {name} for {} s: {trouble}", lasts.as_secs());
+        let (seconds, why) = (lasts.as_secs(), &trouble.failure);
+        let cause = format!("this host has not held its lease on datastore {name} for {seconds} s: {why}");
         Reason::new(cause, format!("datastore show {name}; log show lease"))
     })
 }
 
 /// Whether this host holds its lease on a datastore.
 pub fn is_held(plane: &ControlPlane, datastore: &DatastoreName) -> bool {
-    held(plane, datastore).is_ok()
+    held(standing(plane, datastore)).is_ok()
 }
 
-/// That this host holds its lease on a datastore.
+/// How the lease of this host on a datastore stands.
 ///
 /// # Errors
-/// Why it does not, or why that is not known.
-fn held(plane: &ControlPlane, datastore: &DatastoreName) -> Result<(), LeaseFailure> {
-    match plane.leases.status()?.into_iter().find(|lease| lease.datastore == *datastore) {
-        Some(lease) if lease.held => Ok(()),
-        Some(lease) if !lease.trouble.is_empty() => Err(LeaseFailure::Failed(lease.trouble)),
-        _ => Err(LeaseFailure::Failed("it was not asked for yet".to_owned())),
-    }
+/// The lease role is away or stands still, or was not asked for that lease yet.
+fn standing(plane: &ControlPlane, datastore: &DatastoreName) -> Result<DatastoreLease, LeaseFailure> {
+    let own = plane.leases.status()?.into_iter().find(|lease| lease.datastore == *datastore);
+    own.ok_or_else(|| LeaseFailure::Failed("it was not asked for yet".to_owned()))
 }
 
-/// The error number with which the storage refuses the lease area of a datastore, if it does.
-fn refusal(plane: &ControlPlane, datastore: &Datastore) -> Option<i32> {
-    let leases = plane.leases.status().ok()?;
-    leases.into_iter().find(|lease| lease.datastore == *datastore.name())?.refusal
+/// That a host lease which stands so is held.
+///
+/// # Errors
+/// Why it is not, or why that is not known.
+fn held(standing: Result<DatastoreLease, LeaseFailure>) -> Result<(), Hindrance> {
+    match standing {
+        Ok(DatastoreLease { held: true, .. }) => Ok(()),
+        Ok(lease) => Err(Hindrance { failure: LeaseFailure::Failed(lease.trouble), refusal: lease.refusal }),
+        Err(failure) => Err(Hindrance { failure, refusal: None }),
+    }
 }
 
 /// Lets the lease role guard every VM that runs here, for ever: it may have been restarted. And has each of them watched.
@@ -245,26 +307,48 @@ mod tests {
     use protocol::lease::record::Watchdog;
 
     use super::*;
-    use crate::api::channel::Channel;
+    use crate::api::channel::{Channel, ChannelError};
     use crate::api::host::{HostAnswer, HostRequest};
-    use crate::api::lease::{DatastoreLease, LeaseAnswer};
+    use crate::api::lease::LeaseAnswer;
     use crate::host::control_plane::stand_in::Place;
+
+    /// The host lease on lab while it is claimed.
+    fn claimed() -> DatastoreLease {
+        DatastoreLease {
+            datastore: "lab".parse().expect("valid"),
+            held: false,
+            renewed_ms: 0,
+            trouble: "it is being claimed".to_owned(),
+            refusal: None,
+            watchdog: Watchdog::None,
+            area: None,
+        }
+    }
 
     /// A control plane whose host lease is held when it was asked for so many times.
     fn held_after(test: &str, questions: usize) -> Place {
         let asked = AtomicUsize::new(0);
         Place::without_datastore(test, move |request| match request {
-            LeaseRequest::Status => LeaseAnswer::Status(vec![DatastoreLease {
-                datastore: "lab".parse().expect("valid"),
-                held: asked.fetch_add(1, Ordering::SeqCst) >= questions,
-                renewed_ms: 0,
-                trouble: "it is being claimed".to_owned(),
-                refusal: None,
-                watchdog: Watchdog::None,
-                area: None,
-            }]),
+            LeaseRequest::Status => {
+                let held = asked.fetch_add(1, Ordering::SeqCst) >= questions;
+                LeaseAnswer::Status(vec![DatastoreLease { held, ..claimed() }])
+            }
             _ => LeaseAnswer::Failed("it is not asked".to_owned()),
         })
+    }
+
+    /// A control plane whose datastore is there, and what its lease role answers to what only looks.
+    fn answering(test: &str, first: LeaseAnswer) -> (Place, Arc<Mutex<LeaseAnswer>>) {
+        let said = Arc::new(Mutex::new(first));
+        let says = Arc::clone(&said);
+        let place = Place::without_datastore(test, move |_| says.lock().expect("whole").clone());
+        place.write("vms/web/vm.toml", "");
+        place.wait("the datastore is there", || place.plane.datastores.all()[0].available());
+        (place, said)
+    }
+
+    fn status(lease: DatastoreLease) -> LeaseAnswer {
+        LeaseAnswer::Status(vec![lease])
     }
 
     fn waits(place: &Place, caller: &Caller<'_>) -> Result<(), Reason> {
@@ -282,13 +366,14 @@ mod tests {
         place.write("vms/web/vm.toml", "");
         place.wait("the datastore is there", || place.plane.datastores.all()[0].available());
         let lab = place.plane.datastores.all()[0].name().clone();
-        let long = Instant::now().checked_sub(HELD_BOUND).expect("this machine is up for longer");
-        place.plane.unheld.lock().insert(lab.clone(), long);
+        let since = Instant::now().checked_sub(HELD_BOUND).expect("this machine is up for longer");
+        let hindrance = held(Ok(claimed())).err();
+        place.plane.unheld.lock().insert(lab.clone(), Spell { since, hindrance });
         let unheld = waits(&place, &person).expect_err("it has not come for so long");
         assert!(unheld.cause.contains("has not held its lease on datastore lab for"), "{unheld:?}");
         assert!(unheld.cause.contains("it is being claimed"), "{unheld:?}");
-        place.plane.unheld.note(&lab, true);
-        place.plane.unheld.note(&lab, false);
+        place.plane.unheld.note(&lab, Ok(()));
+        place.plane.unheld.note(&lab, held(Ok(claimed())));
         assert_eq!(waits(&place, &person), Ok(()), "it may come any moment, and does");
     }
 
@@ -296,5 +381,62 @@ mod tests {
     fn what_this_host_starts_by_itself_waits_where_a_person_is_told_at_once() {
         let place = held_after("patient", 1);
         assert_eq!(waits(&place, &Caller::nobody()), Ok(()), "nobody would start it again");
+    }
+
+    #[test]
+    fn what_refused_a_lease_is_over_only_when_the_lease_role_says_so() {
+        let read_only = Some(rustix::io::Errno::ROFS.raw_os_error());
+        let (place, said) = answering("refusal", status(DatastoreLease { refusal: read_only, ..claimed() }));
+        let lab = place.plane.datastores.all().remove(0);
+        let note = |answer: LeaseAnswer| {
+            *said.lock().expect("whole") = answer;
+            note_standing(&place.plane, &lab);
+        };
+        note_standing(&place.plane, &lab);
+        assert!(!lab.writable());
+        for (silent, why) in [
+            (LeaseAnswer::Failed("no".to_owned()), "it does not answer"),
+            (LeaseAnswer::Status(Vec::new()), "it was started again, and not asked for this lease"),
+            (status(claimed()), "it has not opened the area yet"),
+        ] {
+            note(silent);
+            assert!(!lab.writable(), "{why}");
+        }
+        note(status(DatastoreLease { area: Some("07".repeat(16)), ..claimed() }));
+        assert!(lab.writable());
+    }
+
+    #[test]
+    fn a_lease_takes_its_time_again_when_what_kept_it_is_over() {
+        let (unheld, lab) = (Unheld::default(), "lab".parse().expect("valid"));
+        let since = Instant::now().checked_sub(HELD_BOUND).expect("this machine is up for longer");
+        let silence = |how: LeaseFailure| Hindrance { failure: how, refusal: None };
+        let timeout = || silence(LeaseFailure::Away(ChannelError::Timeout(HELD_BOUND)));
+        let still = || silence(LeaseFailure::StandsStill);
+        let refused = || held(Ok(DatastoreLease { refusal: Some(30), ..claimed() })).expect_err("not held");
+        let mended = || held(Ok(claimed())).expect_err("not held");
+        let other = || {
+            held(Ok(DatastoreLease { trouble: "every slot is another's".to_owned(), ..claimed() }))
+                .expect_err("not held")
+        };
+        unheld.begin(&lab);
+        for (before, now, goes_on) in [
+            (None, still(), true),
+            (Some(timeout()), still(), true),
+            (Some(refused()), refused(), true),
+            (Some(still()), mended(), false),
+            (Some(refused()), mended(), false),
+            (Some(other()), mended(), false),
+        ] {
+            let told = format!("{before:?}, {now:?}");
+            let again = Hindrance { failure: LeaseFailure::Failed(now.failure.to_string()), refusal: now.refusal };
+            let again = if now.failure.is_silence() { still() } else { again };
+            unheld.lock().insert(lab.clone(), Spell { since, hindrance: before });
+            unheld.begin(&lab);
+            unheld.note(&lab, Err(now));
+            assert_eq!(unheld.lasts(&lab, &again) >= HELD_BOUND, goes_on, "{told}");
+        }
+        // What is met before it was noted may come any moment.
+        assert_eq!(unheld.lasts(&lab, &still()), Duration::ZERO);
     }
 }

@@ -41,7 +41,7 @@ pub fn break_lease(plane: &ControlPlane, name: &VmName, force: bool) -> Result<S
     };
     let vm = located.vm();
     let failed = |failure: LeaseFailure| Diagnosis::of(&what, vec![failure.reason()]);
-    let holder = match plane.leases.seen_holder(&vm) {
+    let holder = match plane.leases.holder_for_show(&vm) {
         Err(LeaseFailure::Damaged { mark, .. }) => {
             return mend(plane, &vm, &located.datastore, force.then_some(mark), &what);
         }

@@ -8,7 +8,7 @@ use crate::api::host::{HolderLife, LeaseDetail, LeaseHolder, LeaseRow};
 use crate::api::lease::{Holder, HostLease, Listed, VmOnDatastore};
 use crate::datastore::Datastore;
 use crate::host::control_plane::ControlPlane;
-use crate::host::discovery::hex_of;
+use crate::host::discovery::{hex_of, renews};
 use crate::host::leases::LeaseFailure;
 use crate::host::located::{locate, vm_names};
 use crate::host::whereabouts::where_is;
@@ -87,7 +87,7 @@ pub fn show(plane: &ControlPlane, name: &VmName) -> Result<LeaseDetail, Diagnosi
     let located = locate(plane, name, &what)?;
     let refused = |failure: LeaseFailure| Diagnosis::of(&what, vec![failure.reason()]);
     let vm = located.vm();
-    let holder = plane.leases.seen_holder(&vm).map_err(refused)?;
+    let holder = plane.leases.holder_for_show(&vm).map_err(refused)?;
     let hosts = plane.leases.hosts(&vm.datastore).map_err(refused)?;
     let next = next(name, holder.as_ref(), plane.vms.state(name).is_some());
     let holder = holder.map(|holder| LeaseHolder {
@@ -104,7 +104,7 @@ fn row(vm: VmOnDatastore, holder: &Holder, hosts: &[HostLease]) -> LeaseRow {
     let life = match life {
         _ if !holder.alive => HolderLife::Over,
         Some(HostLease { over: Some(_), .. }) => HolderLife::Over,
-        Some(host) if host.renews() => HolderLife::Renews { silent_ms: host.silent_ms },
+        Some(host) if renews(host) => HolderLife::Renews { silent_ms: host.silent_ms },
         Some(host) => HolderLife::Silent { silent_ms: host.silent_ms },
         None => HolderLife::Renews { silent_ms: 0 },
     };

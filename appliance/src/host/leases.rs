@@ -364,11 +364,11 @@ impl Leases {
         holder_in(self.ask(&LeaseRequest::Query(vm.clone()), &[])?)
     }
 
-    /// The same, for who only looks.
+    /// The same, for who only shows it: a role that stands still is not waited for.
     ///
     /// # Errors
     /// As [`Leases::holder`], or the lease role stands still.
-    pub fn seen_holder(&self, vm: &VmOnDatastore) -> Result<Option<Holder>, LeaseFailure> {
+    pub fn holder_for_show(&self, vm: &VmOnDatastore) -> Result<Option<Holder>, LeaseFailure> {
         holder_in(self.look(&LeaseRequest::Query(vm.clone()))?)
     }
 }

@@ -84,15 +84,35 @@ pub struct Lanes {
 struct Found {
     /// Another area, or none, lies in its place.
     gone: AtomicBool,
-    /// The error number with which it refused, 0 where it does not.
-    refusal: AtomicI32,
+    /// The error number with which it refused to be opened, 0 where it does not.
+    not_opened: AtomicI32,
+    /// The same of a write. Apart, because a full storage lets itself be opened all the same.
+    not_written: AtomicI32,
 }
 
 impl Found {
-    fn refused(&self, error: &std::io::Error) {
-        if let Some(errno) = refusal(error) {
-            self.refusal.store(errno, Ordering::Relaxed);
-        }
+    fn opened(&self) {
+        self.not_opened.store(0, Ordering::Relaxed);
+    }
+
+    fn written(&self) {
+        // By a file that may have been opened before another thread was refused: what takes a write is well.
+        self.opened();
+        self.not_written.store(0, Ordering::Relaxed);
+    }
+
+    fn refusal(&self) -> Option<i32> {
+        [&self.not_opened, &self.not_written]
+            .map(|errno| errno.load(Ordering::Relaxed))
+            .into_iter()
+            .find(|errno| *errno != 0)
+    }
+}
+
+/// Keeps the error number of an answer, if it is a refusal.
+fn note_refusal(errno: &AtomicI32, error: &std::io::Error) {
+    if let Some(refused) = refusal(error) {
+        errno.store(refused, Ordering::Relaxed);
     }
 }
 
@@ -148,9 +168,10 @@ impl Lanes {
         self.found.gone.load(Ordering::Relaxed)
     }
 
-    /// The error number with which the storage refused to be opened or written last, unless it took a write since.
+    /// The error number with which the storage refused to be opened or written last, unless it let itself be opened, or took a write,
+    /// since.
     pub fn refusal(&self) -> Option<i32> {
-        Some(self.found.refusal.load(Ordering::Relaxed)).filter(|errno| *errno != 0)
+        self.found.refusal()
     }
 
     /// Begins an I/O, not later than `begin_by`.
@@ -211,11 +232,14 @@ fn open(path: &Path, area: AreaId, found: &Found) -> Option<File> {
     };
     found.gone.store(is_gone, Ordering::Relaxed);
     let refused = match opened {
-        Ok((file, _)) if !is_gone => return Some(file),
+        Ok((file, _)) if !is_gone => {
+            found.opened();
+            return Some(file);
+        }
         Ok(_) => std::io::Error::other("another lease area lies in its place"),
         Err(error) => error,
     };
-    found.refused(&refused);
+    note_refusal(&found.not_opened, &refused);
     failed("opening", 0, &refused);
     None
 }
@@ -232,17 +256,16 @@ fn carry_out(opened: &mut Option<File>, access: Access, found: &Found) -> IoResu
             let mut buffer = Aligned::new(data.len());
             buffer.bytes_mut().copy_from_slice(&data);
             let written = file.write_all_at(buffer.bytes(), offset);
-            let taken = |()| {
-                found.refusal.store(0, Ordering::Relaxed);
-                IoResult::Written
-            };
-            ("write", offset, written.map(taken))
+            match &written {
+                Ok(()) => found.written(),
+                Err(error) => note_refusal(&found.not_written, error),
+            }
+            ("write", offset, written.map(|()| IoResult::Written))
         }
     };
     outcome.unwrap_or_else(|error| {
         // A stale handle, for instance, is mended by opening again.
         *opened = None;
-        found.refused(&error);
         failed(what, offset, &error)
     })
 }
@@ -286,6 +309,29 @@ mod tests {
         assert_eq!(tells.recv_timeout(BOUND).expect("ended"), IoResult::Failed);
         lanes.begin(io(2, Access::Read { offset: 8_192, bytes: 4_096 }), Instant::now() + BOUND, tell(&told));
         assert_eq!(tells.recv_timeout(BOUND).expect("ended"), IoResult::Read(vec![0; 4_096]));
+        std::fs::remove_dir_all(&folder).expect("removed");
+    }
+
+    #[test]
+    fn a_refusal_is_over_when_the_storage_does_what_it_refused_and_a_read_says_nothing_of_it() {
+        let folder = std::env::temp_dir().join(format!("godwit-lane-refusal-{}", std::process::id()));
+        let (path, area) = area_in(&folder);
+        let found = Found::default();
+        let [read_only, full] = [rustix::io::Errno::ROFS, rustix::io::Errno::NOSPC].map(|errno| errno.raw_os_error());
+        note_refusal(&found.not_opened, &std::io::Error::from_raw_os_error(read_only));
+        assert_eq!(found.refusal(), Some(read_only));
+        let mut file = open(&path, area, &found);
+        assert_eq!(found.refusal(), None, "who only looks sees that it is over");
+        note_refusal(&found.not_written, &std::io::Error::from_raw_os_error(full));
+        // A failed write has the file opened anew.
+        file = file.and_then(|_| open(&path, area, &found));
+        let read = Access::Read { offset: 8_192, bytes: 4_096 };
+        assert_eq!(carry_out(&mut file, read, &found), IoResult::Read(vec![0; 4_096]));
+        assert_eq!(found.refusal(), Some(full), "a full storage is opened and read as ever");
+        note_refusal(&found.not_opened, &std::io::Error::from_raw_os_error(read_only));
+        let write = Access::Write { offset: 8_192, data: vec![7; 4_096] };
+        assert_eq!(carry_out(&mut file, write, &found), IoResult::Written);
+        assert_eq!(found.refusal(), None);
         std::fs::remove_dir_all(&folder).expect("removed");
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::{AddAssign, Range};
 use std::time::{Duration, Instant};
 
-use super::world::World;
+use super::world::{Setup, World};
 use crate::violation::Violation;
 
 /// How a world is built, apart from its luck.
@@ -114,22 +114,22 @@ impl fmt::Display for Report {
 
 /// The world of one seed.
 pub fn run_seed(seed: u64) -> Outcome {
-    World::new(seed, None, false, false).run()
+    World::new(seed, Setup::default()).run()
 }
 
 /// The world of one seed, with its diary.
 pub fn trace_seed(seed: u64) -> Outcome {
-    World::new(seed, None, true, false).run()
+    World::new(seed, Setup { traced: true, ..Setup::default() }).run()
 }
 
 /// The world of one seed with so many hosts and VMs.
 pub fn run_sized(seed: u64, size: Size) -> Outcome {
-    World::new(seed, Some(size), false, false).run()
+    World::new(seed, Setup { size: Some(size), ..Setup::default() }).run()
 }
 
 /// The world of one seed in which leases of VMs are damaged, with its diary if `traced`. It is another than that of [`run_seed`].
 pub fn run_damaged(seed: u64, traced: bool) -> Outcome {
-    World::new(seed, None, traced, true).run()
+    World::new(seed, Setup { traced, is_damaged: true, ..Setup::default() }).run()
 }
 
 /// The worlds of these seeds, on all processors.

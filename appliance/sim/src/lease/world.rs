@@ -22,6 +22,17 @@ use crate::rng::Rng;
 /// How long a world goes on after the last fault.
 pub(super) const HEALTHY: Duration = Duration::from_secs(90);
 
+/// What a world is like, apart from its luck.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Setup {
+    /// Its hosts and VMs; drawn where absent.
+    pub(crate) size: Option<Size>,
+    /// It keeps a diary.
+    pub(crate) traced: bool,
+    /// Leases of VMs are damaged in it.
+    pub(crate) is_damaged: bool,
+}
+
 /// A world under way.
 #[derive(Debug)]
 pub(crate) struct World {
@@ -55,8 +66,9 @@ pub(super) fn vm_name(vm: usize) -> VmName {
 }
 
 impl World {
-    /// The world of this seed. With `traced` it keeps a diary; in one that `is_damaged`, leases of VMs are.
-    pub(crate) fn new(seed: u64, size: Option<Size>, traced: bool, is_damaged: bool) -> Self {
+    /// The world of this seed.
+    pub(crate) fn new(seed: u64, setup: Setup) -> Self {
+        let Setup { size, traced, is_damaged } = setup;
         let mut rng = Rng::new(seed);
         let mut faults = Faults::draw(&mut rng);
         // Not drawn: the seeds that once failed are to stay the worlds that they were, and none of them is of this kind.

@@ -13,6 +13,15 @@ use crate::api::lease::HostLease;
 /// A host whose record did not change for so long, three heartbeats, is silent where no lease tells.
 pub(super) const SILENCE: Duration = Duration::from_millis(3 * limits::HOST_HEARTBEAT_MS);
 
+/// A host whose lease was not seen to change for longer is called silent: it may come back, and until its lease has expired nobody
+/// may take what it holds. It is renewed every second, and looked at every second.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(4 * limits::LEASE_RENEWAL_MS);
+
+/// Whether the host of this lease showed a sign of life by it just now.
+pub fn renews(lease: &HostLease) -> bool {
+    lease.over.is_none() && Duration::from_millis(lease.silent_ms) < SIGN_OF_LIFE
+}
+
 /// What is known of the life of the host that wrote `record`, `unchanged` for so long, and how long ago its last sign of life was.
 /// `leases` are those of its name on all datastores: it lives where one of them says so.
 pub(super) fn judge<'a>(
@@ -30,7 +39,7 @@ pub(super) fn judge<'a>(
     };
     let same_boot = record.boot.as_ref().is_none_or(|boot| *boot == format!("{:032x}", lease.boot));
     // The record of another boot may be the one before, of a host that lives by its lease, or the one after, whose lease is still to come.
-    if !same_boot && !lease.renews() {
+    if !same_boot && !renews(lease) {
         return (by_record, unchanged);
     }
     let silent = Duration::from_millis(lease.silent_ms);
@@ -39,7 +48,7 @@ pub(super) fn judge<'a>(
     let state = match lease.over {
         // This is its last word, which comes after it gave its leases up.
         None if record.left && same_boot => HostState::Off,
-        None if lease.renews() && (lease.changed || by_record == HostState::Alive) => HostState::Alive,
+        None if renews(lease) && (lease.changed || by_record == HostState::Alive) => HostState::Alive,
         None => HostState::Silent,
         Some(Death::Left) => HostState::Off,
         Some(Death::Superseded | Death::Expired | Death::Forced) => HostState::Dead,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::console::{Answer, SerialLine};
 use crate::error::{LabError, Result};
-use crate::tests::nested::bench::{Bench, expect};
+use crate::tests::nested::bench::{Bench, expect, says};
 use crate::tests::nested::guest::{HOSTS, MOVE_BOUND, Way};
 use crate::tests::tally::Verdict;
 use crate::wire::Wire;
@@ -131,6 +131,13 @@ pub(super) fn a_lease_role_that_dies_costs_no_vm_and_no_lease(bench: &mut Bench)
     })?;
     expect(bench.settled_on("deb")? == "host-a", || "deb does not run where it ran".into())?;
     bench.judge(talker, "deb")?;
+    let serial = bench.serial_log("host-a")?;
+    // The control plane may have looked before init had it started again.
+    let told =
+        ["started", "starts"].map(|start| format!("role lease was killed by signal 9, and init {start} it again"));
+    expect(told.iter().any(|told| says(&serial, told)), || {
+        format!("nobody at the console of host-a is told that a role fell:\n{serial}")
+    })?;
     Ok(Verdict::Passed)
 }
 
