@@ -189,6 +189,21 @@ fn a_control_plane_that_dies_while_it_makes_a_vm_leaves_neither_its_monitor_nor_
 }
 
 #[test]
+fn a_vm_that_another_host_holds_is_refused_before_its_files_are_asked_for() {
+    let Some(datastore) = Datastore::with_witness("held-elsewhere") else { return };
+    let (a, b) = (Host::boot(&datastore, "host-a", 1), Host::boot(&datastore, "host-b", 2));
+    assert_eq!(a.ask("vm start witness").0, 0);
+    // A file that answers nobody, as a server lets it where it was delegated to a host that died.
+    let kernel = datastore.path("vms/witness/witness.elf");
+    std::fs::remove_file(&kernel).expect("removed");
+    assert!(std::process::Command::new("mkfifo").arg(&kernel).status().expect("started").success());
+    let (status, refusal) = b.ask("vm start witness");
+    assert_eq!(status, 1);
+    assert!(line(&refusal).contains("host-a holds its lease"), "{refusal:?}");
+    assert!(!line(&refusal).contains("did not answer"), "{refusal:?}");
+}
+
+#[test]
 fn a_dead_hosts_vm_starts_elsewhere_after_the_expiry() {
     let Some(datastore) = Datastore::with_witness("dead") else { return };
     let (mut a, b) = (Host::boot(&datastore, "host-a", 1), Host::boot(&datastore, "host-b", 2));

@@ -16,6 +16,7 @@ use crate::host::born::{BootFiles, Born, Unattached};
 use crate::host::caller::{Caller, LOOK};
 use crate::host::control_plane::ControlPlane;
 use crate::host::disk_locks::{LeftLocks, take_disks};
+use crate::host::leases::LeaseFailure;
 use crate::host::located::{KERNEL_HINT, Located, locate};
 use crate::host::running::Running;
 use crate::host::vms::{Claim, Unclaimed};
@@ -63,6 +64,8 @@ fn carry_out<'a>(
     let _claim = claim(plane, &located, &draft, config.memory, &what, caller, ended)?;
     // Who enters it now is told of this VM.
     refuse_new()?;
+    let mut left = LeftLocks::default();
+    meet_holder(plane, &located, &mut left).map_err(|reason| Diagnosis::of(&what, vec![reason]))?;
     let problems = checks::start_problems(plane, &located, &draft);
     if !problems.is_empty() {
         return Err(Diagnosis::of(&what, problems));
@@ -75,10 +78,8 @@ fn carry_out<'a>(
     let noted = record::begin(&plane.run_dir, &vm);
     noted.map_err(|error| Diagnosis::new(&what, format!("its start cannot be noted: {error}"), "host check"))?;
     let started = acquire(plane, &vm).and_then(|(epoch, taken_from)| {
-        let mut left = LeftLocks::default();
         if taken_from.is_some() {
-            // Before a disk is opened: its server may have delegated it to the dead host, and opening it would wait too. What is not given
-            // up now is asked for again with the disks.
+            // Its host died since it was looked at. What is not given up now is asked for again with the disks.
             let _ = left.give_up(plane, &located.datastore);
         }
         let started = bring_up(plane, &located, config, epoch, &mut left, caller);
@@ -133,6 +134,23 @@ fn claim<'a>(
             Diagnosis::of(what, problems)
         }
     })
+}
+
+/// Looks who holds the VM before anything looks at its files. A host that lives is told at once. Of one that is dead, the server is first made
+/// to give up what it has: a disk that it delegated to the dead host answers nobody else, not even who asks for its size, until it
+/// misses that host by itself.
+fn meet_holder(plane: &ControlPlane, located: &Located, left: &mut LeftLocks) -> Result<(), Reason> {
+    match plane.leases.holder_for_show(&located.vm()) {
+        Ok(Some(holder)) if holder.own => {}
+        Ok(Some(holder)) if holder.alive => return Err(LeaseFailure::HeldBy(holder).reason()),
+        Ok(Some(_)) => {
+            // What is not given up now is asked for again with the disks.
+            let _ = left.give_up(plane, &located.datastore);
+        }
+        // What cannot be known now is met when the lease is taken.
+        Ok(None) | Err(_) => {}
+    }
+    Ok(())
 }
 
 /// Takes the VM's lease.
