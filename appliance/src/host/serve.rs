@@ -58,12 +58,12 @@ fn converse(plane: &Arc<ControlPlane>, channel: &Channel<HostAnswer, HostRequest
 /// Has a request answered; what a person ordered, and what came of it, stands in the log.
 fn noted<T>(request: HostRequest, answer: impl FnOnce(HostRequest) -> (HostAnswer, T)) -> (HostAnswer, T) {
     let Some(order) = request.order() else { return answer(request) };
-    log::info!("ordered on a console: {order}");
     let (answer, beside) = answer(request);
-    match &answer {
-        HostAnswer::Refused(refusal) => log::info!("{order}: {}", refusal.to_string().replace('\n', "; ")),
-        _ => log::info!("{order}: done"),
-    }
+    let outcome = match &answer {
+        HostAnswer::Refused(refusal) => refusal.to_string().replace('\n', "; "),
+        _ => "done".to_owned(),
+    };
+    log::info!("ordered on a console: {order}: {outcome}");
     (answer, beside)
 }
 
