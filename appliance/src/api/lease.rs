@@ -150,6 +150,8 @@ pub enum LeaseAnswer {
     Status(Vec<DatastoreLease>),
     /// Not done, nothing is known to have changed, and why.
     Failed(String),
+    /// Not done: nobody holds the VM, by a lease that does not know this host. Asked again about the same epoch, it never will.
+    NoLease,
     /// Not done: what hosts wrote about the VM into the lease area is damaged, and how. Nothing can be decided about it.
     Damaged {
         /// The VM.

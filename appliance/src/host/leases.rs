@@ -56,6 +56,9 @@ pub enum LeaseFailure {
     /// The lease role could not.
     #[error("{0}")]
     Failed(String),
+    /// Nobody holds the VM, by a lease that knows nothing of what this host held.
+    #[error("the VM has no lease on this datastore")]
+    NoLease,
     /// The VM's lease is damaged.
     #[error("{why}")]
     Damaged {
@@ -107,7 +110,7 @@ impl LeaseFailure {
             Self::AreaDamaged(_) => "no host runs what it cannot decide about; if the storage is sound again: shut down every host that uses \
                                  this datastore, move its file godwit/lease away, and start them: they make a new one"
                 .to_owned(),
-            Self::Failed(_) | Self::Unknown(_) => "datastore list, then: log show lease".to_owned(),
+            Self::Failed(_) | Self::Unknown(_) | Self::NoLease => "datastore list, then: log show lease".to_owned(),
             Self::Away(_) | Self::StandsStill => AWAY_HINT.to_owned(),
         };
         Reason::new(self.to_string(), hint)
@@ -198,6 +201,7 @@ impl Leases {
                 Ok(LeaseAnswer::Holders(named.collect()))
             }
             LeaseAnswer::Failed(why) => Err(LeaseFailure::Failed(why)),
+            LeaseAnswer::NoLease => Err(LeaseFailure::NoLease),
             LeaseAnswer::Damaged { vm, why, mark } => Err(LeaseFailure::Damaged { vm, why, mark }),
             LeaseAnswer::MayRunOn(hosts) => Err(LeaseFailure::MayRunOn(hosts)),
             LeaseAnswer::AreaDamaged(why) => Err(LeaseFailure::AreaDamaged(why)),

@@ -284,6 +284,7 @@ impl Leases {
                 LeaseAnswer::Damaged { why: self.damage(datastore, &vm, &slots), vm, mark: tenancy.0 }
             }
             Ok(Err(LeaseError::MayRunOn(slots))) => LeaseAnswer::MayRunOn(self.names(datastore, &slots)),
+            Ok(Err(LeaseError::NoLease)) => LeaseAnswer::NoLease,
             Ok(Err(error @ LeaseError::DirectoryCorrupt(_))) => LeaseAnswer::AreaDamaged(error.to_string()),
             Ok(Err(error)) => LeaseAnswer::Failed(error.to_string()),
             Err(why) => LeaseAnswer::Unknown(why),
@@ -319,9 +320,10 @@ impl Leases {
         let known = self.view(datastore).map_err(LeaseAnswer::Failed).and_then(|view| {
             let Some(unheard) = vms.iter().find(|vm| !view.vms.contains(vm)) else { return Ok(view.vms) };
             match self.ask(datastore, Request::Query(unheard.clone())) {
-                failure @ (LeaseAnswer::Failed(_) | LeaseAnswer::Unknown(_) | LeaseAnswer::AreaDamaged(_)) => {
-                    Err(failure)
-                }
+                failure @ (LeaseAnswer::Failed(_)
+                | LeaseAnswer::NoLease
+                | LeaseAnswer::Unknown(_)
+                | LeaseAnswer::AreaDamaged(_)) => Err(failure),
                 _ => Ok(self.view(datastore).map_err(LeaseAnswer::Failed)?.vms),
             }
         });
