@@ -131,7 +131,7 @@ impl VmJob {
     }
 
     /// Goes on when the directory has answered.
-    pub fn located(&mut self, home: Result<Option<Home>, LeaseError>) -> Next {
+    pub fn located(&mut self, context: &Context<'_>, home: Result<Option<Home>, LeaseError>) -> Next {
         match (&self.step, home) {
             (_, Err(error)) => Next::Finish(Err(self.in_the_end(error))),
             (Step::Forget, Ok(_)) => Next::Finish(Ok(Answer::Forgotten)),
@@ -139,6 +139,11 @@ impl VmJob {
                 self.home = Some(home);
                 self.survey()
             }
+            // The look had become too old.
+            (Step::Replace, Ok(Some(home))) if self.home == Some(home) => match self.patience.failed(context.now) {
+                Some(_) => self.look_for_life(context, home),
+                None => Next::Finish(Err(self.in_the_end(LeaseError::Storage))),
+            },
             (Step::Replace, Ok(Some(home))) => {
                 (self.home, self.replaced) = (Some(home), true);
                 self.survey()
@@ -256,12 +261,20 @@ impl VmJob {
                 _ => may_run_on.push(slot),
             }
         }
-        if vouched != Vouched::Of(home.1) && !may_run_on.is_empty() {
+        let is_vouched = vouched == Vouched::Of(home.1);
+        if !is_vouched && !may_run_on.is_empty() {
             self.declared.clear();
             return Next::Finish(Err(LeaseError::MayRunOn(may_run_on)));
         }
         self.step = Step::Replace;
-        Next::Locate(Change::Replace(home))
+        let looked = if is_vouched { None } else { context.watch.looked_at() };
+        Next::Locate(Change::Replace { damaged: home, looked })
+    }
+
+    /// Looks at the hosts after a moment at which the place was known to be damaged.
+    fn look_for_life(&mut self, context: &Context<'_>, home: Home) -> Next {
+        self.step = Step::LookForLife(home, context.now);
+        Next::Look
     }
 
     fn contend(&mut self, context: &Context<'_>, view: &View, wish: Value) -> Next {
@@ -349,8 +362,9 @@ impl VmJob {
         match (self.patience.failed(context.now), &self.request, self.home) {
             (Some(until), ..) => Next::Pause(until),
             (None, Request::Mend(..), Some(home)) if matches!(error, LeaseError::Corrupt { .. }) && !self.replaced => {
-                self.step = Step::LookForLife(home, context.now);
-                Next::Look
+                // The look may have to be taken again, and the new place has its own errors.
+                self.patience.forget_failures();
+                self.look_for_life(context, home)
             }
             (None, ..) => Next::Finish(Err(self.in_the_end(error))),
         }
@@ -371,6 +385,8 @@ impl VmJob {
 
 #[cfg(test)]
 mod tests {
+    use model::limits;
+
     use super::super::request::Take;
     use super::*;
     use crate::lease::identity::{AreaId, BootId, Generation, HostId, Slot, Tenancy};
@@ -391,7 +407,7 @@ mod tests {
         let (mut next, mut ios) = (job.begin(&context), 0);
         loop {
             next = match next {
-                Next::Locate(_) => job.located(Ok(Some((Place(0), Tenancy(1))))),
+                Next::Locate(_) => job.located(&context, Ok(Some((Place(0), Tenancy(1))))),
                 Next::Pause(_) => job.woken(),
                 Next::Finish(result) => return result,
                 Next::Ask(ask) => {
@@ -465,16 +481,26 @@ mod tests {
         let mut now = late;
         let mut job = VmJob::new(Request::Mend("web".parse().expect("valid"), vouched), None);
         let mut home = (Place(0), Tenancy(1));
-        let mut declared = Vec::new();
+        let (mut declared, mut has_asked) = (Vec::new(), false);
         let mut next = job.begin(&at(now, area, me, &watch));
         loop {
             declared.append(&mut job.declared);
+            declared.dedup();
             next = match next {
-                Next::Locate(Change::Find) => job.located(Ok(Some(home))),
-                Next::Locate(Change::Replace(from)) => {
-                    assert_eq!(from, home);
-                    home = (Place(1), Tenancy(2));
-                    job.located(Ok(Some(home)))
+                Next::Locate(Change::Find) => job.located(&at(now, area, me, &watch), Ok(Some(home))),
+                Next::Locate(Change::Replace { damaged, looked }) => {
+                    assert_eq!(damaged, home);
+                    // A person's word does not age.
+                    let is_vouched = vouched == Vouched::Of(home.1);
+                    assert_eq!(looked, watch.looked_at().filter(|_| !is_vouched));
+                    if !std::mem::replace(&mut has_asked, true) && !is_vouched {
+                        // The look had become too old.
+                        now += Duration::from_millis(limits::LEASE_CLAIM_WAIT_MS);
+                        job.located(&at(now, area, me, &watch), Ok(Some(home)))
+                    } else {
+                        home = (Place(1), Tenancy(2));
+                        job.located(&at(now, area, me, &watch), Ok(Some(home)))
+                    }
                 }
                 Next::Pause(until) => {
                     now = until;
