@@ -5,16 +5,13 @@ use model::limits;
 use model::names::VmName;
 
 use crate::api::host::{HolderLife, LeaseDetail, LeaseHolder, LeaseRow};
-use crate::api::lease::{Holder, HostLease, Listed, VmOnDatastore};
+use crate::api::lease::{Holder, HostLease, LISTED_MAX, Listed, VmOnDatastore};
 use crate::datastore::Datastore;
 use crate::host::control_plane::ControlPlane;
 use crate::host::discovery::hex_of;
 use crate::host::leases::LeaseFailure;
 use crate::host::located::{locate, vm_names};
 use crate::host::whereabouts::where_is;
-
-/// VMs whose holders are asked for in one message: the answer has to fit into one, too.
-const LISTED_AT_ONCE: usize = 200;
 
 /// What the leases of these VMs tell; those that nobody holds are left out.
 ///
@@ -26,7 +23,7 @@ pub fn holders(
     names: &[VmName],
 ) -> Result<Vec<(VmName, Listed)>, LeaseFailure> {
     let mut all = Vec::new();
-    for vms in names.chunks(LISTED_AT_ONCE) {
+    for vms in names.chunks(LISTED_MAX) {
         all.extend(plane.leases.list(datastore.name(), vms)?);
     }
     Ok(all)

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use model::diagnosis::Reason;
 use model::limits;
 use model::names::{DatastoreName, HostName, VmName};
+use protocol::lease::identity::Slot;
+use protocol::lease::paxos::slots_text;
 
 use crate::api::channel::{Channel, ChannelError};
 use crate::api::lease::{
@@ -86,6 +88,12 @@ pub enum LeaseFailure {
     StandsStill,
 }
 
+/// How the lease of a VM is damaged, for a person: in the records of the hosts in these slots.
+pub fn damage_text(vm: &VmName, slots: &[Slot]) -> String {
+    let which = slots_text(slots);
+    format!("the lease of VM {vm} is damaged: its records of {which} are corrupt in both copies")
+}
+
 /// What a person can do about a VM whose lease is damaged.
 pub fn mend_hint(vm: &VmName) -> String {
     format!(
@@ -158,15 +166,23 @@ impl Leases {
         let deadline = Instant::now() + ASK_BOUND;
         let channel = self.connect_to_look(LOOK_PATIENCE)?;
         channel.send(request, &[])?;
+        let mut is_there = false;
         loop {
             match channel.receive_within(LOOK_PATIENCE) {
                 Err(ChannelError::Timeout(_)) if Instant::now() < deadline => {}
+                // It is not silent: whoever asks it something else is answered.
+                Err(error @ (ChannelError::Timeout(_) | ChannelError::Closed)) if is_there => {
+                    return Err(LeaseFailure::Failed(format!(
+                        "the lease role is there and does not answer this: {error}"
+                    )));
+                }
                 other => return Ok(other?.0),
             }
             match self.connect_to_look(PING_BOUND)?.ask(&LeaseRequest::Ping, &[], PING_BOUND) {
                 Err(ChannelError::Timeout(_)) => return Err(LeaseFailure::StandsStill),
                 there => there?,
             };
+            is_there = true;
         }
     }
 
@@ -386,4 +402,35 @@ fn holder_in(answer: LeaseAnswer) -> Result<Option<Holder>, LeaseFailure> {
 
 fn unexpected(answer: &LeaseAnswer) -> LeaseFailure {
     LeaseFailure::Failed(format!("the lease role answered something that was not asked: {answer:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::channel::Listener;
+
+    #[test]
+    fn a_lease_role_that_is_there_and_does_not_answer_one_question_is_not_silent() {
+        let folder = std::env::temp_dir().join(format!("godwit-leases-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("made");
+        let run_dir = RunDir::at(&folder);
+        let listener = Listener::bind(&run_dir.socket("lease")).expect("bound");
+        let role = std::thread::spawn(move || {
+            let next = || listener.accept::<LeaseAnswer, LeaseRequest>().expect("accepted");
+            let listing = next();
+            listing.receive().expect("asked");
+            let pinging = next();
+            assert_eq!(pinging.receive().expect("asked").0, LeaseRequest::Ping);
+            pinging.send(&LeaseAnswer::Done, &[]).expect("answered");
+            // An answer that is too long for a message ends the connection.
+            drop(listing);
+        });
+        let leases = Leases::new(&run_dir, Arc::default());
+        let failure = leases.list(&"lab".parse().expect("valid"), &[]).expect_err("it was not answered");
+        assert!(!failure.is_silence() && failure.to_string().contains("is there"), "{failure}");
+        role.join().expect("it ends");
+        let failure = leases.list(&"lab".parse().expect("valid"), &[]).expect_err("nobody listens");
+        assert!(failure.is_silence(), "{failure}");
+        let _ = std::fs::remove_dir_all(&folder);
+    }
 }

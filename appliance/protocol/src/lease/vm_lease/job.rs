@@ -149,7 +149,7 @@ impl VmJob {
                 self.survey()
             }
             (_, Ok(_)) => Next::Finish(match self.request {
-                Request::Query(_) => Ok(Answer::Holder(None)),
+                Request::Query(_) | Request::Glance(_) => Ok(Answer::Holder(None)),
                 Request::GiveUp(_) | Request::Mend(..) => Ok(Answer::GivenUp),
                 Request::Forget(_) => Ok(Answer::Forgotten),
                 _ => Err(LeaseError::NoLease),
@@ -351,8 +351,13 @@ impl VmJob {
             }
         };
         let error = LeaseError::Corrupt { slots, tenancy };
-        if matches!(self.request, Request::Query(_)) && self.patience.has_borne_any() {
-            // Two reads were not in the way of a write. Who lists VMs asks for one after another, and damage seldom comes alone.
+        let is_sure = match self.request {
+            Request::Glance(_) => true,
+            // Two reads were not in the way of a write.
+            Request::Query(_) => self.patience.has_borne_any(),
+            _ => false,
+        };
+        if is_sure {
             return Next::Finish(Err(error));
         }
         self.failed(context, error)
@@ -520,6 +525,32 @@ mod tests {
                 Next::Finish(result) => return (result, declared),
                 next => panic!("{next:?}"),
             };
+        }
+    }
+
+    #[test]
+    fn who_glances_is_told_of_damage_at_the_first_read_and_who_asks_for_one_at_the_second() {
+        let area = Area { id: AreaId(3), geometry: Geometry::new(512, 3, 2).expect("valid") };
+        let me = Incarnation { slot: Slot(0), generation: Generation(1), host: HostId(1) };
+        let (watch, vm) = (Watch::default(), "web".parse::<model::names::VmName>().expect("valid"));
+        let damaged = vec![0xA5; area.geometry.vm(Place(0)).extent().bytes];
+        for (request, reads) in [(Request::Glance(vm.clone()), 1), (Request::Query(vm), 2)] {
+            let (context, mut job, mut read) = (at(Instant::ZERO, area, me, &watch), VmJob::new(request, None), 0);
+            let mut next = job.begin(&context);
+            let told = loop {
+                next = match next {
+                    Next::Locate(_) => job.located(&context, Ok(Some((Place(0), Tenancy(1))))),
+                    Next::Pause(_) => job.woken(),
+                    Next::Ask(_) => {
+                        read += 1;
+                        job.ended(&context, Ended::Read(&damaged))
+                    }
+                    Next::Finish(told) => break told,
+                    next => panic!("{next:?}"),
+                };
+            };
+            assert!(matches!(told, Err(LeaseError::Corrupt { .. })), "{told:?}");
+            assert_eq!(read, reads);
         }
     }
 

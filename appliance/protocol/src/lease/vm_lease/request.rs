@@ -31,6 +31,8 @@ pub enum Request {
     Confirm(VmName, Epoch),
     /// Who holds it.
     Query(VmName),
+    /// The same for who asks of many and asks again: damage is told at the first read, which a write may have been in the way of.
+    Glance(VmName),
     /// Give the VM a new lease, which nobody holds, instead of one that is damaged. The VM must not run here, and no life may be
     /// left of any other host, unless a person vouches that it runs nowhere: what was decided last is lost.
     Mend(VmName, Vouched),
@@ -49,6 +51,7 @@ impl Request {
             | Self::Resolve(vm, _)
             | Self::Confirm(vm, _)
             | Self::Query(vm)
+            | Self::Glance(vm)
             | Self::Mend(vm, _)
             | Self::Forget(vm) => vm,
         }
