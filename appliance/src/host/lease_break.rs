@@ -13,6 +13,7 @@ use crate::api::lease::{Holder, VmOnDatastore};
 use crate::datastore::Datastore;
 use crate::host::caller::LOOK;
 use crate::host::control_plane::ControlPlane;
+use crate::host::disk_locks::LeftLocks;
 use crate::host::leases::LeaseFailure;
 use crate::host::located::locate;
 use crate::host::{owed, record};
@@ -83,6 +84,9 @@ fn mend(
     let name = &vm.vm;
     match plane.leases.mend(vm, vouched) {
         Ok(true) => {
+            // Who starts it takes it from nobody, and so does not ask for this before its disks are opened: opening one that the server has
+            // delegated to a dead host waits. What is not given up now is asked for again with the disks.
+            let _ = LeftLocks::default().give_up(plane, datastore);
             log::warn!(target: journal::NEWS, "the damaged lease of VM {name} was given up for a new one on the console");
             Ok(format!(
                 "the lease of VM {name} was damaged; it has a new one, which nobody holds: vm start {name}, on any host"
@@ -243,6 +247,27 @@ mod tests {
         }
         let mended = break_lease(&place.plane, &web().vm, true).expect("mended");
         assert!(mended.contains("a new one, which nobody holds"), "{mended}");
+    }
+
+    #[test]
+    fn a_lease_that_was_mended_has_the_server_give_up_what_dead_hosts_have_there() {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let asks = Arc::clone(&asked);
+        let place = Place::without_datastore("mend-locks", move |request| {
+            asks.lock().expect("held").push(request.clone());
+            match request {
+                LeaseRequest::Mend { .. } => LeaseAnswer::Done,
+                LeaseRequest::DeadBoots(_) => LeaseAnswer::DeadBoots(Vec::new()),
+                _ => LeaseAnswer::Failed("it was not to be asked".to_owned()),
+            }
+        });
+        let (server, export) = ([127, 0, 0, 1].into(), "/vms".to_owned());
+        let kind = DatastoreKind::Nfs { server, port: 2049, export, version: NfsVersion::V4_2 };
+        let configured = model::host_config::Datastore { name: web().datastore, kind };
+        let datastore = Datastore::new(&configured, std::path::Path::new("/nowhere"), "host-a");
+        mend(&place.plane, &web(), &datastore, None, "").expect("mended");
+        let then = LeaseRequest::DeadBoots(web().datastore);
+        assert_eq!(changes(&asked), [LeaseRequest::Mend { vm: web(), vouched: None }, then]);
     }
 
     #[test]
