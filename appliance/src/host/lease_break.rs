@@ -14,7 +14,7 @@ use crate::datastore::Datastore;
 use crate::host::caller::LOOK;
 use crate::host::control_plane::ControlPlane;
 use crate::host::disk_locks::LeftLocks;
-use crate::host::leases::LeaseFailure;
+use crate::host::leases::{LeaseFailure, Mended};
 use crate::host::located::locate;
 use crate::host::{owed, record};
 use crate::journal;
@@ -83,7 +83,7 @@ fn mend(
 ) -> Result<String, Diagnosis> {
     let name = &vm.vm;
     match plane.leases.mend(vm, vouched) {
-        Ok(true) => {
+        Ok(Mended::New) => {
             // Who starts it takes it from nobody, and so does not ask for this before its disks are opened: opening one that the server has
             // delegated to a dead host waits. What is not given up now is asked for again with the disks.
             let _ = LeftLocks::default().give_up(plane, datastore);
@@ -92,9 +92,12 @@ fn mend(
                 "the lease of VM {name} was damaged; it has a new one, which nobody holds: vm start {name}, on any host"
             ))
         }
-        Ok(false) => {
+        Ok(Mended::Readable(holder)) => {
+            let who = holder.map_or("nobody holds it".to_owned(), |Holder { name, epoch, .. }| {
+                format!("{name} holds it (epoch {epoch})")
+            });
             let hint = format!("lease show {name}; then, if need be: lease break {name}");
-            Err(Diagnosis::new(what, "it was damaged, and can be read again", hint))
+            Err(Diagnosis::new(what, format!("it was damaged, and can be read by now: {who}"), hint))
         }
         Err(failure @ LeaseFailure::MayRunOn(_)) => {
             let cause = format!("{failure}; {}", storage_text("its host's", datastore));
@@ -247,6 +250,24 @@ mod tests {
         }
         let mended = break_lease(&place.plane, &web().vm, true).expect("mended");
         assert!(mended.contains("a new one, which nobody holds"), "{mended}");
+    }
+
+    #[test]
+    fn of_a_lease_that_another_mended_first_it_is_told_who_holds_it() {
+        let place = Place::without_datastore("mended-first", |request| match request {
+            LeaseRequest::Mend { .. } => {
+                let name = "host-b".parse().expect("valid");
+                let (epoch, since_unix_s) = (1, None);
+                let holder =
+                    Holder { host: [2; 16], name, generation: 1, epoch, alive: true, own: false, since_unix_s };
+                LeaseAnswer::Holder(Some(holder))
+            }
+            _ => LeaseAnswer::Damaged { vm: web().vm, why: "the lease of VM web is damaged".to_owned(), mark: 7 },
+        });
+        place.write("vms/web/vm.toml", "");
+        place.wait("the datastore is there", || place.plane.datastores.all()[0].available());
+        let told = break_lease(&place.plane, &web().vm, true).expect_err("it is held").to_string();
+        assert!(told.contains("host-b holds it (epoch 1)") && told.contains("lease show web"), "{told}");
     }
 
     #[test]

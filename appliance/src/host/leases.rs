@@ -88,6 +88,15 @@ pub enum LeaseFailure {
     StandsStill,
 }
 
+/// What came of a damaged lease that was to be mended.
+#[derive(Debug)]
+pub enum Mended {
+    /// The VM has a new one, which nobody holds.
+    New,
+    /// It can be read, because the damage passed, or another mended it first; who holds it, if anybody does.
+    Readable(Option<Holder>),
+}
+
 /// How the lease of a VM is damaged, for a person: in the records of the hosts in these slots.
 pub fn damage_text(vm: &VmName, slots: &[Slot]) -> String {
     let which = slots_text(slots);
@@ -118,7 +127,8 @@ impl LeaseFailure {
             Self::AreaDamaged(_) => "no host runs what it cannot decide about; if the storage is sound again: shut down every host that uses \
                                  this datastore, move its file godwit/lease away, and start them: they make a new one"
                 .to_owned(),
-            Self::Failed(_) | Self::Unknown(_) | Self::NoLease => "datastore list, then: log show lease".to_owned(),
+            Self::NoLease => "nobody holds it: vm start, on any host, gives it one".to_owned(),
+            Self::Failed(_) | Self::Unknown(_) => "datastore list, then: log show lease".to_owned(),
             Self::Away(_) | Self::StandsStill => AWAY_HINT.to_owned(),
         };
         Reason::new(self.to_string(), hint)
@@ -305,15 +315,15 @@ impl Leases {
         self.ask(&LeaseRequest::GiveUp(vm.clone()), &[]).map(|_| ())
     }
 
-    /// Gives a VM whose lease is damaged a new one, which nobody holds; whether it was damaged. `vouched`: the mark of
+    /// Gives a VM whose lease is damaged a new one, which nobody holds. `vouched`: the mark of
     /// that damaged lease, if a person says that the VM runs on no host. It must not run on this one.
     ///
     /// # Errors
     /// Nobody vouches, and it may run on another host, which lives; or the datastore does not answer.
-    pub fn mend(&self, vm: &VmOnDatastore, vouched: Option<u64>) -> Result<bool, LeaseFailure> {
+    pub fn mend(&self, vm: &VmOnDatastore, vouched: Option<u64>) -> Result<Mended, LeaseFailure> {
         match self.ask(&LeaseRequest::Mend { vm: vm.clone(), vouched }, &[])? {
-            LeaseAnswer::Done => Ok(true),
-            LeaseAnswer::Holder(_) => Ok(false),
+            LeaseAnswer::Done => Ok(Mended::New),
+            LeaseAnswer::Holder(holder) => Ok(Mended::Readable(holder)),
             other => Err(unexpected(&other)),
         }
     }

@@ -60,7 +60,8 @@ pub struct VmJob {
     pub declared: Vec<Incarnation>,
     /// What [`Request::Prepare`] leaves for [`Request::Commit`].
     pub prepared: Option<(Home, Prepared)>,
-    /// A phase 2 of this job ended without a decision: what it wrote may still be chosen, whatever comes after.
+    /// A phase 2 of this job, or of the directory for it, ended without a known decision: what it wrote may still be chosen, whatever comes
+    /// after.
     doubtful: bool,
     /// The VM has another place than the one that was found damaged.
     replaced: bool,
@@ -146,11 +147,13 @@ impl VmJob {
             },
             (Step::Replace, Ok(Some(home))) => {
                 (self.home, self.replaced) = (Some(home), true);
+                // The new place has errors of its own.
+                self.patience.forget_failures();
                 self.survey()
             }
             (_, Ok(_)) => Next::Finish(match self.request {
                 Request::Query(_) | Request::Glance(_) => Ok(Answer::Holder(None)),
-                Request::GiveUp(_) | Request::Mend(..) => Ok(Answer::GivenUp),
+                Request::GiveUp(_) => Ok(Answer::GivenUp),
                 Request::Forget(_) => Ok(Answer::Forgotten),
                 _ => Err(LeaseError::NoLease),
             }),
@@ -185,7 +188,6 @@ impl VmJob {
             (Step::Survey, Ended::Read(bytes)) => {
                 let Some(seat) = self.seat(context) else { return self.locate() };
                 match seat.view(bytes) {
-                    Ok(_) if self.replaced => Next::Finish(Ok(Answer::GivenUp)),
                     Ok(view) => self.judge(context, &view, context.now),
                     Err(unusable) => self.unusable(context, unusable),
                 }
@@ -222,6 +224,8 @@ impl VmJob {
     /// Decides what to do from a view of the blocks that was read before `learned_at`.
     fn judge(&mut self, context: &Context<'_>, view: &View, learned_at: Instant) -> Next {
         match judge(&self.request, context, view, learned_at) {
+            // Another may have been first to replace it, and hold it by now.
+            Verdict::Finish(Ok(Answer::Holder(None))) if self.replaced => Next::Finish(Ok(Answer::GivenUp)),
             Verdict::Finish(result) => Next::Finish(result),
             Verdict::Contend(wish) => self.contend(context, view, wish),
             Verdict::TakeOver(taken) => {
@@ -267,6 +271,8 @@ impl VmJob {
             return Next::Finish(Err(LeaseError::MayRunOn(may_run_on)));
         }
         self.step = Step::Replace;
+        // The directory proposes it, and does not tell whether it did where it fails.
+        self.doubtful = true;
         let looked = if is_vouched { None } else { context.watch.looked_at() };
         Next::Locate(Change::Replace { damaged: home, looked })
     }
@@ -367,7 +373,7 @@ impl VmJob {
         match (self.patience.failed(context.now), &self.request, self.home) {
             (Some(until), ..) => Next::Pause(until),
             (None, Request::Mend(..), Some(home)) if matches!(error, LeaseError::Corrupt { .. }) && !self.replaced => {
-                // The look may have to be taken again, and the new place has its own errors.
+                // The look may have to be taken again.
                 self.patience.forget_failures();
                 self.look_for_life(context, home)
             }
@@ -377,6 +383,8 @@ impl VmJob {
 
     /// What is told when nothing more is tried: a look that fails does not take back what was written before it.
     fn in_the_end(&self, error: LeaseError) -> LeaseError {
+        // The new place is damaged, too: that there is a new one is known.
+        let is_known = self.replaced && matches!(error, LeaseError::Corrupt { .. });
         let undecided = matches!(
             error,
             LeaseError::Storage
@@ -384,7 +392,7 @@ impl VmJob {
                 | LeaseError::DirectoryCorrupt(_)
                 | LeaseError::DirectoryUnreadable
         );
-        if self.doubtful && undecided { LeaseError::OutcomeUnknown } else { error }
+        if self.doubtful && undecided && !is_known { LeaseError::OutcomeUnknown } else { error }
     }
 }
 
@@ -396,7 +404,7 @@ mod tests {
     use super::*;
     use crate::lease::identity::{AreaId, BootId, Generation, HostId, Slot, Tenancy};
     use crate::lease::layout::{Geometry, Place};
-    use crate::lease::record::{HostRecord, Watchdog};
+    use crate::lease::record::{Block, HostRecord, Watchdog};
     use crate::lease::register;
     use crate::lease::watch::EXPIRY;
     use crate::time::Duration;
@@ -577,6 +585,63 @@ mod tests {
             (refused(&[2]), vec![]),
             "that was said of a lease that the VM has no more"
         );
+    }
+
+    /// Mends a damaged lease on a host that is alone; when it asks for another place the directory answers so, and `new` is what is read
+    /// there, if anything is.
+    fn mend_where(answers: Result<Option<Home>, LeaseError>, new: Option<&[u8]>) -> Result<Answer, LeaseError> {
+        let area = Area { id: AreaId(3), geometry: Geometry::new(512, 3, 2).expect("valid") };
+        let me = Incarnation { slot: Slot(0), generation: Generation(1), host: HostId(1) };
+        let (mut watch, mut now) = (Watch::default(), Instant::ZERO);
+        let damaged = vec![0xA5; area.geometry.vm(Place(0)).extent().bytes];
+        let mut job = VmJob::new(Request::Mend("web".parse().expect("valid"), Vouched::No), None);
+        let mut next = job.begin(&at(now, area, me, &watch));
+        loop {
+            next = match next {
+                Next::Locate(Change::Find) => job.located(&at(now, area, me, &watch), Ok(Some((Place(0), Tenancy(1))))),
+                Next::Locate(_) => job.located(&at(now, area, me, &watch), answers.clone()),
+                Next::Pause(until) => {
+                    now = until;
+                    job.woken()
+                }
+                Next::Ask(_) => {
+                    let bytes = if job.home() == Some((Place(0), Tenancy(1))) { Some(&damaged[..]) } else { new };
+                    job.ended(&at(now, area, me, &watch), bytes.map_or(Ended::Failed, Ended::Read))
+                }
+                Next::Look => {
+                    now += Duration::from_millis(1);
+                    watch.observe(area, now, now, &vec![0; area.geometry.hosts().extent().bytes]);
+                    job.looked(&at(now, area, me, &watch)).expect("it was waited for")
+                }
+                Next::Finish(result) => return result,
+                next => panic!("{next:?}"),
+            };
+        }
+    }
+
+    #[test]
+    fn what_is_told_of_a_mend_is_true_whoever_was_first_and_whatever_fails_after_it() {
+        let area = Area { id: AreaId(3), geometry: Geometry::new(512, 3, 2).expect("valid") };
+        let (bank, home) = (area.geometry.vm(Place(1)), (Place(1), Tenancy(2)));
+        let blank = vec![0; bank.extent().bytes];
+        assert_eq!(mend_where(Ok(Some(home)), Some(&blank)), Ok(Answer::GivenUp));
+        // Another was first to replace it, and holds it.
+        let other = Incarnation { slot: Slot(1), generation: Generation(1), host: HostId(2) };
+        let decided = Some((Epoch(1), Value::Holder(other)));
+        let block = Block { epoch: Epoch(1), decided, ..Block::blank(home.1) };
+        let (offset, data) = register::write(bank, area.id, other.slot, 1, &block);
+        let (mut held, start) = (blank.clone(), (offset - bank.extent().offset) as usize);
+        held[start..start + data.len()].copy_from_slice(&data);
+        let told = mend_where(Ok(Some(home)), Some(&held));
+        assert!(matches!(&told, Ok(Answer::Holder(Some(holder))) if holder.who == other), "{told:?}");
+        // The VM was deleted meanwhile.
+        assert_eq!(mend_where(Ok(None), None), Err(LeaseError::NoLease));
+        // What the directory proposed may be decided; what cannot be looked at may be new.
+        assert_eq!(mend_where(Err(LeaseError::Storage), None), Err(LeaseError::OutcomeUnknown));
+        assert_eq!(mend_where(Ok(Some(home)), None), Err(LeaseError::OutcomeUnknown));
+        assert_eq!(mend_where(Err(LeaseError::DirectoryFull), None), Err(LeaseError::DirectoryFull));
+        let damaged = mend_where(Ok(Some(home)), Some(&vec![0xA5; blank.len()]));
+        assert!(matches!(damaged, Err(LeaseError::Corrupt { tenancy: Tenancy(2), .. })), "{damaged:?}");
     }
 
     #[test]

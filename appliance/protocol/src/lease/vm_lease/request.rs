@@ -97,7 +97,8 @@ pub enum Answer {
     GivenUp,
     /// Phase 1 is over; the epoch that [`Request::Commit`] can win.
     Prepared(Epoch),
-    /// To [`Request::Query`], and to [`Request::Mend`] of one that is not damaged; none if nobody holds it.
+    /// To [`Request::Query`], and to [`Request::Mend`] of one that is not damaged, or of which another was first to replace it and that is
+    /// held; none if nobody holds it.
     Holder(Option<Holder>),
     /// The VM has no lease any more.
     Forgotten,
