@@ -165,8 +165,13 @@ pub enum LeaseAnswer {
         /// Tells this lease of the VM from one that it had before, or has instead.
         mark: u64,
     },
-    /// To `Mend`: not done, because it may run on these hosts, which live. Names, or what stands for one that cannot be read.
-    MayRunOn(Vec<String>),
+    /// To `Mend`: not done, because it may run on these hosts. Names, or what stands for one that cannot be read.
+    MayRunOn {
+        /// Those that live.
+        live: Vec<String>,
+        /// Those that have expired, and could not be told that their lives are over.
+        untold: Vec<String>,
+    },
     /// Not done: what hosts wrote about all VMs into the lease area is damaged, and how. Nothing can be decided there.
     AreaDamaged(String),
     /// The datastore did not answer in time: what was asked may or may not have happened.

@@ -99,7 +99,7 @@ fn mend(
             let hint = format!("lease show {name}; then, if need be: lease break {name}");
             Err(Diagnosis::new(what, format!("it was damaged, and can be read by now: {who}"), hint))
         }
-        Err(failure @ LeaseFailure::MayRunOn(_)) => {
+        Err(failure @ LeaseFailure::MayRunOn { .. }) => {
             let cause = format!("{failure}; {}", storage_text("its host's", datastore));
             let hint = format!(
                 "on each of them: vm list, and vm stop {name} where it runs; only who knows that it runs on none: lease break {name} --force"
@@ -237,15 +237,22 @@ mod tests {
             || LeaseAnswer::Damaged { vm: web().vm, why: "the lease of VM web is damaged".to_owned(), mark: 7 };
         let place = Place::without_datastore("break-damaged", move |request| match request {
             LeaseRequest::Query(_) => damaged(),
-            LeaseRequest::Mend { vouched: None, .. } => LeaseAnswer::MayRunOn(vec!["host-b".to_owned()]),
+            LeaseRequest::Mend { vouched: None, .. } => {
+                LeaseAnswer::MayRunOn { live: vec!["host-b".to_owned()], untold: vec!["host-c".to_owned()] }
+            }
             LeaseRequest::Mend { vouched: Some(7), .. } => LeaseAnswer::Done,
             _ => LeaseAnswer::Failed("it was not to be asked".to_owned()),
         });
         place.write("vms/web/vm.toml", "");
         place.wait("the datastore is there", || place.plane.datastores.all()[0].available());
         let refused = break_lease(&place.plane, &web().vm, false).expect_err("host-b lives").to_string();
-        for said in ["these live: host-b", "locks on its disks", "vm stop web where it runs", "lease break web --force"]
-        {
+        for said in [
+            "these live: host-b;",
+            "if they come back: host-c;",
+            "locks on its disks",
+            "vm stop web where it runs",
+            "lease break web --force",
+        ] {
             assert!(refused.contains(said), "{said}: {refused}");
         }
         let mended = break_lease(&place.plane, &web().vm, true).expect("mended");

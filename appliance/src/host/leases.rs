@@ -71,9 +71,14 @@ pub enum LeaseFailure {
         /// Which lease of the VM that is ([`LeaseAnswer::Damaged`]).
         mark: u64,
     },
-    /// The VM's lease is damaged, and it may run on these hosts, which live.
-    #[error("its lease is damaged, so that nobody can tell which host holds it, and these live: {}", .0.join(", "))]
-    MayRunOn(Vec<String>),
+    /// The VM's lease is damaged, and it may run on these hosts.
+    #[error("its lease is damaged, so that nobody can tell which host holds it{}", hosts_left_text(live, untold))]
+    MayRunOn {
+        /// Those that live.
+        live: Vec<String>,
+        /// Those that have expired, and could not be told that their lives are over.
+        untold: Vec<String>,
+    },
     /// The lease area is damaged, and how.
     #[error("{0}")]
     AreaDamaged(String),
@@ -86,6 +91,19 @@ pub enum LeaseFailure {
     /// The lease role is there and does not answer that it is.
     #[error("the lease role does not answer: it is stopped, or hangs")]
     StandsStill,
+}
+
+/// On which hosts a VM may run, for a person: those that live, and those that are dead for all that is known but would not hear of it.
+fn hosts_left_text(live: &[String], untold: &[String]) -> String {
+    let mut text = String::new();
+    if !live.is_empty() {
+        text += &format!(", and these live: {}", live.join(", "));
+    }
+    if !untold.is_empty() {
+        let hosts = untold.join(", ");
+        text += &format!("; these have expired, and there is no room to tell them so if they come back: {hosts}");
+    }
+    text
 }
 
 /// What came of a damaged lease that was to be mended.
@@ -123,7 +141,7 @@ impl LeaseFailure {
             ),
             Self::HeldBy(holder) => format!("wait until the lease of {} has expired, then try again", holder.name),
             Self::Damaged { vm, .. } => mend_hint(vm),
-            Self::MayRunOn(_) => "vm list, on each of them".to_owned(),
+            Self::MayRunOn { .. } => "vm list, on each of them".to_owned(),
             Self::AreaDamaged(_) => "no host runs what it cannot decide about; if the storage is sound again: shut down every host that uses \
                                  this datastore, move its file godwit/lease away, and start them: they make a new one"
                 .to_owned(),
@@ -229,7 +247,7 @@ impl Leases {
             LeaseAnswer::Failed(why) => Err(LeaseFailure::Failed(why)),
             LeaseAnswer::NoLease => Err(LeaseFailure::NoLease),
             LeaseAnswer::Damaged { vm, why, mark } => Err(LeaseFailure::Damaged { vm, why, mark }),
-            LeaseAnswer::MayRunOn(hosts) => Err(LeaseFailure::MayRunOn(hosts)),
+            LeaseAnswer::MayRunOn { live, untold } => Err(LeaseFailure::MayRunOn { live, untold }),
             LeaseAnswer::AreaDamaged(why) => Err(LeaseFailure::AreaDamaged(why)),
             LeaseAnswer::Unknown(why) => Err(LeaseFailure::Unknown(why)),
             answer => Ok(answer),

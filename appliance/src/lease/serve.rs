@@ -291,7 +291,10 @@ impl Leases {
             Ok(Err(LeaseError::Corrupt { slots, tenancy })) => {
                 LeaseAnswer::Damaged { why: self.damage(datastore, vm, &slots), vm: vm.clone(), mark: tenancy.0 }
             }
-            Ok(Err(LeaseError::MayRunOn(slots))) => LeaseAnswer::MayRunOn(self.names(datastore, &slots)),
+            Ok(Err(LeaseError::MayRunOn { live, untold })) => {
+                let [live, untold] = [live, untold].map(|slots| self.names(datastore, &slots));
+                LeaseAnswer::MayRunOn { live, untold }
+            }
             Ok(Err(LeaseError::NoLease)) => LeaseAnswer::NoLease,
             Ok(Err(error @ LeaseError::DirectoryCorrupt(_))) => LeaseAnswer::AreaDamaged(error.to_string()),
             Ok(Err(error)) => LeaseAnswer::Failed(error.to_string()),

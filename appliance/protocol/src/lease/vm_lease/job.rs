@@ -252,23 +252,25 @@ impl VmJob {
     /// Gives the VM another place, where no host can run it: `home` was found damaged at `since`, and the hosts were looked at after it.
     fn replace(&mut self, context: &Context<'_>, home: Home, since: Instant) -> Next {
         let Request::Mend(_, vouched) = self.request else { return self.survey() };
-        let mut may_run_on = Vec::new();
+        let (mut live, mut untold) = (Vec::new(), Vec::new());
         for (slot, seen) in context.watch.slots().filter(|(slot, _)| *slot != context.me.slot) {
             let who = seen.record.as_ref().map(|record| record.incarnation(slot));
             match who.map(|who| (who, context.watch.life(who, since))) {
+                // What is declared already is not to push another declaration out.
+                Some((who, Life::Over(Death::Expired))) if context.watch.declared_dead(slot, who.generation) => {}
                 Some((who, Life::Over(Death::Expired))) if self.declared.len() < DECLARED_MAX => {
                     self.declared.push(who)
                 }
+                Some((_, Life::Over(Death::Expired))) => untold.push(slot),
                 Some((_, Life::Over(Death::Left | Death::Superseded | Death::Forced))) => {}
                 None if !seen.corrupt => {}
-                // One that lives, that cannot be read, or that could not be told that its life is over.
-                _ => may_run_on.push(slot),
+                Some((_, Life::Alive { .. } | Life::LookAgain)) | None => live.push(slot),
             }
         }
         let is_vouched = vouched == Vouched::Of(home.1);
-        if !is_vouched && !may_run_on.is_empty() {
+        if !is_vouched && !(live.is_empty() && untold.is_empty()) {
             self.declared.clear();
-            return Next::Finish(Err(LeaseError::MayRunOn(may_run_on)));
+            return Next::Finish(Err(LeaseError::MayRunOn { live, untold }));
         }
         self.step = Step::Replace;
         // The directory proposes it, and does not tell whether it did where it fails.
@@ -455,20 +457,30 @@ mod tests {
         Context { now, area, me, watch, unix_s: 0, chance: 0 }
     }
 
-    /// Mends a lease whose blocks are damaged, as the host in slot 0 of three; the lives that it declared over, too. It has watched the
-    /// others for the expiry, and `comes` is one that appears when it looks again.
     fn mend(
         others: &[Other],
         comes: Option<&Other>,
         vouched: Vouched,
     ) -> (Result<Answer, LeaseError>, Vec<Incarnation>) {
-        let area = Area { id: AreaId(3), geometry: Geometry::new(512, 3, 2).expect("valid") };
+        mend_declared(others, comes, vouched, &[])
+    }
+
+    /// Mends a lease whose blocks are damaged, as the host in slot 0; the lives that it declared over, too. It has watched the
+    /// others for the expiry, and `comes` is one that appears when it looks again. It has declared the lives `before` over already.
+    fn mend_declared(
+        others: &[Other],
+        comes: Option<&Other>,
+        vouched: Vouched,
+        before: &[(Slot, Generation)],
+    ) -> (Result<Answer, LeaseError>, Vec<Incarnation>) {
+        let area = Area { id: AreaId(3), geometry: Geometry::new(512, 20, 2).expect("valid") };
         let me = Incarnation { slot: Slot(0), generation: Generation(1), host: HostId(1) };
         let late = Instant::ZERO + EXPIRY;
+        let own = Other { slot: me.slot, left: false, lives: true };
         let seen_at = |renewed_at: u64, with: Option<&Other>| {
             let bank = area.geometry.hosts();
             let mut bytes = vec![0; bank.extent().bytes];
-            for other in others.iter().chain(with) {
+            for other in others.iter().chain(with).chain([&own]) {
                 let record = HostRecord {
                     host: HostId(u128::from(other.slot.0) + 1),
                     boot: BootId(7),
@@ -478,7 +490,7 @@ mod tests {
                     expiry_ms: 0,
                     watchdog: Watchdog::None,
                     left: other.left,
-                    declared_dead: Vec::new(),
+                    declared_dead: if other.slot == me.slot { before.to_vec() } else { Vec::new() },
                 };
                 let (offset, data) = register::write(bank, area.id, other.slot, 1, &record);
                 let start = (offset - bank.extent().offset) as usize;
@@ -498,6 +510,7 @@ mod tests {
         let mut next = job.begin(&at(now, area, me, &watch));
         loop {
             declared.append(&mut job.declared);
+            declared.sort_unstable();
             declared.dedup();
             next = match next {
                 Next::Locate(Change::Find) => job.located(&at(now, area, me, &watch), Ok(Some(home))),
@@ -573,7 +586,10 @@ mod tests {
             (Ok(Answer::GivenUp), vec![dead]),
             "it expired, and must hear that its life is over if it was frozen"
         );
-        let refused = |slots: &[u16]| Err(LeaseError::MayRunOn(slots.iter().copied().map(Slot).collect()));
+        let refused = |slots: &[u16]| {
+            let live = slots.iter().copied().map(Slot).collect();
+            Err(LeaseError::MayRunOn { live, untold: Vec::new() })
+        };
         assert_eq!(mend(&[other(1, false, true)], None, Vouched::No), (refused(&[1]), vec![]), "it lives");
         assert_eq!(mend(&[], Some(&other(2, false, true)), Vouched::No), (refused(&[2]), vec![]), "it came just now");
         let both = [other(1, false, false), other(2, false, true)];
@@ -617,6 +633,20 @@ mod tests {
                 next => panic!("{next:?}"),
             };
         }
+    }
+
+    #[test]
+    fn the_dead_are_told_so_as_far_as_there_is_room_and_who_was_told_before_takes_none() {
+        let others = |count: u16| (1..=count).map(|slot| Other { slot: Slot(slot), left: false, lives: false }).collect();
+        let room = DECLARED_MAX as u16;
+        let mend_beside = |others: Vec<Other>, declared| mend_declared(&others, None, Vouched::No, declared);
+        let (mended, declared) = mend_beside(others(room), &[]);
+        assert_eq!((mended, declared.len()), (Ok(Answer::GivenUp), DECLARED_MAX));
+        let refused = Err(LeaseError::MayRunOn { live: Vec::new(), untold: vec![Slot(room + 1)] });
+        assert_eq!(mend_beside(others(room + 1), &[]), (refused, vec![]), "it would not hear of it");
+        let (mended, declared) = mend_beside(others(room + 1), &[(Slot(3), Generation(1))]);
+        assert_eq!((mended, declared.len()), (Ok(Answer::GivenUp), DECLARED_MAX));
+        assert!(declared.iter().all(|who| who.slot != Slot(3)), "{declared:?}");
     }
 
     #[test]

@@ -169,9 +169,15 @@ pub enum LeaseError {
     /// No place is left.
     #[error("the lease area has no place for another VM (at most {} have one)", limits::LEASE_VMS_MAX)]
     DirectoryFull,
-    /// The lease is damaged, and the hosts of these slots live: each of them may hold the VM.
-    #[error("the hosts of {} live and may run the VM", slots_text(.0))]
-    MayRunOn(Vec<Slot>),
+    /// The lease is damaged, and hosts that may come to run the VM are left: each of them may hold it.
+    #[error("the hosts of {} may run the VM", slots_text(&[&live[..], &untold[..]].concat()))]
+    MayRunOn {
+        /// Those that live, or cannot be read.
+        live: Vec<Slot>,
+        /// Those that have expired, and could not be told that their lives are over: there is no room for so many. One that was frozen
+        /// together with its clock would go on.
+        untold: Vec<Slot>,
+    },
     /// The VM's monitor is still there.
     #[error("the VM still runs here")]
     StillRuns,
