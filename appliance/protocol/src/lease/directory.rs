@@ -329,7 +329,7 @@ mod tests {
                 directory.handle_timeout(now, now);
                 continue;
             };
-            now = now + io;
+            now += io;
             let (offset, data) = match effect {
                 DirectoryEffect::Answer(_, home) => return home.expect("nothing fails"),
                 DirectoryEffect::Ask(Ask::Read) => {

@@ -268,7 +268,8 @@ impl VmJob {
             }
         }
         let is_vouched = vouched == Vouched::Of(home.1);
-        if !is_vouched && !(live.is_empty() && untold.is_empty()) {
+        let is_alone = live.is_empty() && untold.is_empty();
+        if !is_vouched && !is_alone {
             self.declared.clear();
             return Next::Finish(Err(LeaseError::MayRunOn { live, untold }));
         }
