@@ -171,7 +171,6 @@ fn a_seizure_takes_the_epoch_that_was_meant_and_no_later_one() {
     assert!(matches!(&lost, LeaseAnswer::HeldBy(who) if who.epoch == 2), "{lost:?}");
 }
 
-/// Ten VMs, each started by two hosts at the same instant, again and again.
 /// Damages these places of VMs' leases.
 fn damage(lab: &Lab, places: std::ops::Range<u16>) {
     let path = lab.folder.join("lease");
@@ -187,6 +186,7 @@ fn damage(lab: &Lab, places: std::ops::Range<u16>) {
 fn a_damaged_lease_is_mended_by_who_vouches_or_is_alone_and_then_one_host_gets_the_vm() {
     let mut lab = Lab::new("damaged", 2);
     let mend = |host: &Host, vouched: Option<u64>| host.ask(&LeaseRequest::Mend { vm: on_lab("web"), vouched });
+    let may_run_on_other = || LeaseAnswer::MayRunOn { live: vec!["host-1".to_owned()], untold: Vec::new() };
     assert!(matches!(lab.hosts[0].acquire("web"), LeaseAnswer::Held { .. }));
     assert_eq!(lab.hosts[0].ask(&LeaseRequest::GiveUp(on_lab("web"))), LeaseAnswer::Done);
     assert_eq!(mend(&lab.hosts[0], None), LeaseAnswer::Holder(None), "it is not damaged");
@@ -205,7 +205,7 @@ fn a_damaged_lease_is_mended_by_who_vouches_or_is_alone_and_then_one_host_gets_t
         panic!("no list")
     };
     assert!(all.len() == 2 && all.iter().all(|(_, listed)| matches!(listed, Listed::Damaged(_))), "{all:?}");
-    assert_eq!(mend(&lab.hosts[0], None), LeaseAnswer::MayRunOn(vec!["host-1".to_owned()]));
+    assert_eq!(mend(&lab.hosts[0], None), may_run_on_other());
     let barrier = Barrier::new(2);
     let answers = std::thread::scope(|scope| {
         let asked = lab.hosts.iter().map(|host| {
@@ -227,8 +227,8 @@ fn a_damaged_lease_is_mended_by_who_vouches_or_is_alone_and_then_one_host_gets_t
     // Its new place, too, of which nobody has said anything.
     let last = u16::try_from(limits::LEASE_VMS_MAX).expect("small");
     damage(&lab, last - 1..last);
-    assert_eq!(mend(&lab.hosts[0], Some(mark)), LeaseAnswer::MayRunOn(vec!["host-1".to_owned()]));
-    assert_eq!(mend(&lab.hosts[0], None), LeaseAnswer::MayRunOn(vec!["host-1".to_owned()]));
+    assert_eq!(mend(&lab.hosts[0], Some(mark)), may_run_on_other());
+    assert_eq!(mend(&lab.hosts[0], None), may_run_on_other());
     kill_process(pid(&lab.hosts[1].role), Signal::TERM).expect("asked to end");
     lab.hosts[1].role.wait().expect("it ends");
     assert_eq!(mend(&lab.hosts[0], None), LeaseAnswer::Done, "it left, so this host is alone");
@@ -239,6 +239,7 @@ fn a_damaged_lease_is_mended_by_who_vouches_or_is_alone_and_then_one_host_gets_t
     assert_eq!(mend(&lab.hosts[0], None), LeaseAnswer::Failed("the VM still runs here".to_owned()));
 }
 
+/// Ten VMs, each started by two hosts at the same instant, again and again.
 #[test]
 fn of_two_hosts_that_start_ten_vms_each_at_once_one_gets_each_vm_and_the_other_hears_who() {
     let lab = Lab::new("ten-vms", 2);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use model::limits;
 use model::names::{DatastoreName, HostName, VmName};
+use protocol::lease::identity::Slot;
 use protocol::lease::record::Watchdog;
 use protocol::lease::watch::Death;
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,9 @@ pub struct VmOnDatastore {
     /// The VM.
     pub vm: VmName,
 }
+
+/// VMs of which one request asks who holds them: the answer has to fit into a message.
+pub const LISTED_MAX: usize = 64;
 
 /// One request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +77,7 @@ pub enum LeaseRequest {
     List {
         /// The datastore.
         datastore: DatastoreName,
-        /// The VMs.
+        /// The VMs, [`LISTED_MAX`] at most.
         vms: Vec<VmName>,
     },
     /// The hosts of a datastore and whether they live.
@@ -150,6 +154,8 @@ pub enum LeaseAnswer {
     Status(Vec<DatastoreLease>),
     /// Not done, nothing is known to have changed, and why.
     Failed(String),
+    /// Not done: nobody holds the VM, by a lease that does not know this host. Asked again about the same epoch, it never will.
+    NoLease,
     /// Not done: what hosts wrote about the VM into the lease area is damaged, and how. Nothing can be decided about it.
     Damaged {
         /// The VM.
@@ -159,8 +165,13 @@ pub enum LeaseAnswer {
         /// Tells this lease of the VM from one that it had before, or has instead.
         mark: u64,
     },
-    /// To `Mend`: not done, because it may run on these hosts, which live. Names, or what stands for one that cannot be read.
-    MayRunOn(Vec<String>),
+    /// To `Mend`: not done, because it may run on these hosts. Names, or what stands for one that cannot be read.
+    MayRunOn {
+        /// Those that live.
+        live: Vec<String>,
+        /// Those that have expired, and could not be told that their lives are over.
+        untold: Vec<String>,
+    },
     /// Not done: what hosts wrote about all VMs into the lease area is damaged, and how. Nothing can be decided there.
     AreaDamaged(String),
     /// The datastore did not answer in time: what was asked may or may not have happened.
@@ -200,8 +211,9 @@ pub const GONE: &str = "a-host-that-is-gone";
 pub enum Listed {
     /// Who holds it.
     Held(Holder),
-    /// It is damaged, and how, for a person: `the lease of VM web is damaged: ...`.
-    Damaged(String),
+    /// It is damaged in the records of the hosts in these slots, of which an area has [`limits::LEASE_HOSTS_MAX`]: an answer tells of
+    /// many VMs, so that there is no room for prose.
+    Damaged(Vec<Slot>),
 }
 
 /// Who holds a VM.
@@ -296,4 +308,29 @@ pub enum LeaseEvent {
     },
     /// The host lease on a datastore is held (again).
     Held(DatastoreName),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_answer_about_as_many_vms_as_are_asked_of_fits_a_message() {
+        let slots = (0..limits::LEASE_HOSTS_MAX as u16).map(Slot).collect::<Vec<_>>();
+        let name = "x".repeat(48);
+        let holder = Holder {
+            host: [0xff; 16],
+            name: name.parse().expect("valid"),
+            generation: u64::MAX,
+            epoch: u64::MAX,
+            alive: true,
+            own: true,
+            since_unix_s: Some(u64::MAX),
+        };
+        for listed in [Listed::Damaged(slots), Listed::Held(holder)] {
+            let all = vec![(name.parse().expect("valid"), listed); LISTED_MAX];
+            let bytes = postcard::to_stdvec(&LeaseAnswer::Holders(all)).expect("written").len() as u64;
+            assert!(bytes < limits::API_MESSAGE_BYTES_MAX, "{bytes} bytes");
+        }
+    }
 }

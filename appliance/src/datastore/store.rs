@@ -44,22 +44,11 @@ impl Datastores {
     /// Begins to keep the configured datastores of the host `own`, mounted below `folder`, each on a thread of its own.
     pub fn start(configured: &[host_config::Datastore], folder: &Path, own: &str) -> Self {
         let mut all = Vec::new();
-        for host_config::Datastore { name, kind } in configured {
-            let root = match kind {
-                DatastoreKind::Directory { path } => PathBuf::from(path),
-                DatastoreKind::Nfs { .. } => folder.join(name.as_str()),
-            };
-            let datastore = Arc::new(Datastore {
-                name: name.clone(),
-                kind: kind.clone(),
-                bounded: Bounded::new(root.clone()),
-                root,
-                tried: format!("godwit/tried-{own}"),
-                state: Mutex::new(State::Mounting(None)),
-                lease_refusal: Mutex::default(),
-            });
+        for configured in configured {
+            let datastore = Arc::new(Datastore::new(configured, folder, own));
             let kept = Arc::clone(&datastore);
-            let keeper = std::thread::Builder::new().name(format!("keep-{name}")).spawn(move || keep(&kept));
+            let keeper =
+                std::thread::Builder::new().name(format!("keep-{}", datastore.name)).spawn(move || keep(&kept));
             if let Err(error) = keeper {
                 datastore.refused(Reason::new(format!("no thread can be made: {error}"), "host reboot"));
             }
@@ -80,6 +69,24 @@ impl Datastores {
 }
 
 impl Datastore {
+    /// One of the host `own` that nobody has tried yet, below `folder` once it is mounted.
+    pub(crate) fn new(configured: &host_config::Datastore, folder: &Path, own: &str) -> Self {
+        let host_config::Datastore { name, kind } = configured;
+        let root = match kind {
+            DatastoreKind::Directory { path } => PathBuf::from(path),
+            DatastoreKind::Nfs { .. } => folder.join(name.as_str()),
+        };
+        Self {
+            name: name.clone(),
+            kind: kind.clone(),
+            bounded: Bounded::new(root.clone()),
+            root,
+            tried: format!("godwit/tried-{own}"),
+            state: Mutex::new(State::Mounting(None)),
+            lease_refusal: Mutex::default(),
+        }
+    }
+
     /// Its name.
     pub fn name(&self) -> &DatastoreName {
         &self.name

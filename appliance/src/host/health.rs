@@ -10,9 +10,12 @@ use crate::host::checks::kvm_problem;
 use crate::host::clashes;
 use crate::host::clone::leftovers;
 use crate::host::control_plane::ControlPlane;
-use crate::host::leases::{LeaseFailure, mend_hint};
+use crate::host::leases::{LeaseFailure, damage_text, mend_hint};
 use crate::host::located::vm_names;
 use crate::host::{lease_view, maintenance};
+
+/// VMs whose leases are damaged that are told by name: what is told has to fit into a message.
+const DAMAGED_TOLD_MAX: usize = 20;
 
 /// Looks at everything that can be wrong with this host.
 pub fn checks(plane: &ControlPlane) -> Vec<Check> {
@@ -111,20 +114,34 @@ fn lease_problems(plane: &ControlPlane, leases: &Result<Vec<DatastoreLease>, Lea
     problems
 }
 
-/// The leases of VMs about which nothing can be decided. What else keeps them from being read is told of the host's own leases.
+/// The leases of VMs about which nothing can be decided, [`DAMAGED_TOLD_MAX`] of them by name, and where that cannot be told.
 fn damaged_leases(plane: &ControlPlane) -> Vec<Reason> {
     let mut damaged = Vec::new();
+    let mut untold = Vec::new();
     // One that is known to be lost would be waited for.
     for datastore in plane.datastores.all().iter().filter(|datastore| datastore.available()) {
         match lease_view::holders(plane, datastore, &vm_names(datastore)) {
             Ok(listed) => damaged.extend(listed.into_iter().filter_map(|(vm, listed)| match listed {
-                Listed::Damaged(why) => Some(Reason::new(why, mend_hint(&vm))),
+                Listed::Damaged(slots) => Some(Reason::new(damage_text(&vm, &slots), mend_hint(&vm))),
                 Listed::Held(_) => None,
             })),
-            Err(failure @ LeaseFailure::AreaDamaged(_)) => damaged.push(failure.reason()),
-            Err(_) => {}
+            Err(failure @ LeaseFailure::AreaDamaged(_)) => untold.push(failure.reason()),
+            Err(failure) => {
+                let Reason { cause, hint, .. } = failure.reason();
+                let name = datastore.name();
+                untold.push(Reason::new(
+                    format!("whether one on datastore {name} is damaged is not known: {cause}"),
+                    hint,
+                ));
+            }
         }
     }
+    let more = damaged.len().saturating_sub(DAMAGED_TOLD_MAX);
+    damaged.truncate(DAMAGED_TOLD_MAX);
+    if more > 0 {
+        damaged.push(Reason::new(format!("the leases of {more} more VMs are damaged"), "lease list"));
+    }
+    damaged.extend(untold);
     damaged
 }
 
@@ -138,7 +155,43 @@ pub fn migration_nic(plane: &ControlPlane) -> MigrationNicDetail {
 
 #[cfg(test)]
 mod tests {
+    use protocol::lease::identity::Slot;
+
     use super::*;
+    use crate::api::lease::{LeaseAnswer, LeaseRequest};
+    use crate::host::control_plane::stand_in::Place;
+
+    /// What is told of damaged leases where there are 30 VMs and the lease role answers a list so.
+    fn told_of_damage(test: &str, list: fn(&[model::names::VmName]) -> LeaseAnswer) -> Vec<Reason> {
+        let place = Place::without_datastore(test, move |request| match request {
+            LeaseRequest::List { vms, .. } => list(vms),
+            _ => LeaseAnswer::Failed("it was not to be asked".to_owned()),
+        });
+        for n in 0..30 {
+            place.write(&format!("vms/vm-{n}/vm.toml"), "");
+        }
+        place.wait("the datastore is there", || place.plane.datastores.all()[0].available());
+        damaged_leases(&place.plane)
+    }
+
+    #[test]
+    fn damaged_leases_are_told_as_far_as_there_is_room_and_so_is_that_nobody_knows() {
+        let told = told_of_damage("health-damaged", |vms| {
+            LeaseAnswer::Holders(vms.iter().map(|vm| (vm.clone(), Listed::Damaged(vec![Slot(1)]))).collect())
+        });
+        assert_eq!(told.len(), DAMAGED_TOLD_MAX + 1);
+        assert!(told[0].cause.contains("damaged: its records of slot 1 are corrupt"), "{}", told[0].cause);
+        assert!(told[0].hint.contains("lease break vm-"), "{}", told[0].hint);
+        assert!(told[DAMAGED_TOLD_MAX].cause.contains("10 more VMs"), "{}", told[DAMAGED_TOLD_MAX].cause);
+        let told = told_of_damage("health-untold", |_| LeaseAnswer::Unknown("it did not answer".to_owned()));
+        assert_eq!(told.len(), 1);
+        assert!(
+            told[0].cause.contains("datastore lab is damaged is not known: it did not answer"),
+            "{}",
+            told[0].cause
+        );
+        assert!(told_of_damage("health-well", |_| LeaseAnswer::Holders(Vec::new())).is_empty());
+    }
 
     #[test]
     fn a_watchdog_that_is_configured_and_cannot_be_used_is_a_problem() {

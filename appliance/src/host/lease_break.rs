@@ -13,7 +13,8 @@ use crate::api::lease::{Holder, VmOnDatastore};
 use crate::datastore::Datastore;
 use crate::host::caller::LOOK;
 use crate::host::control_plane::ControlPlane;
-use crate::host::leases::LeaseFailure;
+use crate::host::disk_locks::LeftLocks;
+use crate::host::leases::{LeaseFailure, Mended};
 use crate::host::located::locate;
 use crate::host::{owed, record};
 use crate::journal;
@@ -82,17 +83,23 @@ fn mend(
 ) -> Result<String, Diagnosis> {
     let name = &vm.vm;
     match plane.leases.mend(vm, vouched) {
-        Ok(true) => {
+        Ok(Mended::New) => {
+            // Who starts it takes it from nobody, and so does not ask for this before its disks are opened: opening one that the server has
+            // delegated to a dead host waits. What is not given up now is asked for again with the disks.
+            let _ = LeftLocks::default().give_up(plane, datastore);
             log::warn!(target: journal::NEWS, "the damaged lease of VM {name} was given up for a new one on the console");
             Ok(format!(
                 "the lease of VM {name} was damaged; it has a new one, which nobody holds: vm start {name}, on any host"
             ))
         }
-        Ok(false) => {
+        Ok(Mended::Readable(holder)) => {
+            let who = holder.map_or("nobody holds it".to_owned(), |Holder { name, epoch, .. }| {
+                format!("{name} holds it (epoch {epoch})")
+            });
             let hint = format!("lease show {name}; then, if need be: lease break {name}");
-            Err(Diagnosis::new(what, "it was damaged, and can be read again", hint))
+            Err(Diagnosis::new(what, format!("it was damaged, and can be read by now: {who}"), hint))
         }
-        Err(failure @ LeaseFailure::MayRunOn(_)) => {
+        Err(failure @ LeaseFailure::MayRunOn { .. }) => {
             let cause = format!("{failure}; {}", storage_text("its host's", datastore));
             let hint = format!(
                 "on each of them: vm list, and vm stop {name} where it runs; only who knows that it runs on none: lease break {name} --force"
@@ -230,19 +237,65 @@ mod tests {
             || LeaseAnswer::Damaged { vm: web().vm, why: "the lease of VM web is damaged".to_owned(), mark: 7 };
         let place = Place::without_datastore("break-damaged", move |request| match request {
             LeaseRequest::Query(_) => damaged(),
-            LeaseRequest::Mend { vouched: None, .. } => LeaseAnswer::MayRunOn(vec!["host-b".to_owned()]),
+            LeaseRequest::Mend { vouched: None, .. } => {
+                LeaseAnswer::MayRunOn { live: vec!["host-b".to_owned()], untold: vec!["host-c".to_owned()] }
+            }
             LeaseRequest::Mend { vouched: Some(7), .. } => LeaseAnswer::Done,
             _ => LeaseAnswer::Failed("it was not to be asked".to_owned()),
         });
         place.write("vms/web/vm.toml", "");
         place.wait("the datastore is there", || place.plane.datastores.all()[0].available());
         let refused = break_lease(&place.plane, &web().vm, false).expect_err("host-b lives").to_string();
-        for said in ["these live: host-b", "locks on its disks", "vm stop web where it runs", "lease break web --force"]
-        {
+        for said in [
+            "these live: host-b;",
+            "if they come back: host-c;",
+            "locks on its disks",
+            "vm stop web where it runs",
+            "lease break web --force",
+        ] {
             assert!(refused.contains(said), "{said}: {refused}");
         }
         let mended = break_lease(&place.plane, &web().vm, true).expect("mended");
         assert!(mended.contains("a new one, which nobody holds"), "{mended}");
+    }
+
+    #[test]
+    fn of_a_lease_that_another_mended_first_it_is_told_who_holds_it() {
+        let place = Place::without_datastore("mended-first", |request| match request {
+            LeaseRequest::Mend { .. } => {
+                let name = "host-b".parse().expect("valid");
+                let (epoch, since_unix_s) = (1, None);
+                let holder =
+                    Holder { host: [2; 16], name, generation: 1, epoch, alive: true, own: false, since_unix_s };
+                LeaseAnswer::Holder(Some(holder))
+            }
+            _ => LeaseAnswer::Damaged { vm: web().vm, why: "the lease of VM web is damaged".to_owned(), mark: 7 },
+        });
+        place.write("vms/web/vm.toml", "");
+        place.wait("the datastore is there", || place.plane.datastores.all()[0].available());
+        let told = break_lease(&place.plane, &web().vm, true).expect_err("it is held").to_string();
+        assert!(told.contains("host-b holds it (epoch 1)") && told.contains("lease show web"), "{told}");
+    }
+
+    #[test]
+    fn a_lease_that_was_mended_has_the_server_give_up_what_dead_hosts_have_there() {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let asks = Arc::clone(&asked);
+        let place = Place::without_datastore("mend-locks", move |request| {
+            asks.lock().expect("held").push(request.clone());
+            match request {
+                LeaseRequest::Mend { .. } => LeaseAnswer::Done,
+                LeaseRequest::DeadBoots(_) => LeaseAnswer::DeadBoots(Vec::new()),
+                _ => LeaseAnswer::Failed("it was not to be asked".to_owned()),
+            }
+        });
+        let (server, export) = ([127, 0, 0, 1].into(), "/vms".to_owned());
+        let kind = DatastoreKind::Nfs { server, port: 2049, export, version: NfsVersion::V4_2 };
+        let configured = model::host_config::Datastore { name: web().datastore, kind };
+        let datastore = Datastore::new(&configured, std::path::Path::new("/nowhere"), "host-a");
+        mend(&place.plane, &web(), &datastore, None, "").expect("mended");
+        let then = LeaseRequest::DeadBoots(web().datastore);
+        assert_eq!(changes(&asked), [LeaseRequest::Mend { vm: web(), vouched: None }, then]);
     }
 
     #[test]

@@ -4,17 +4,14 @@ use model::diagnosis::Diagnosis;
 use model::limits;
 use model::names::VmName;
 
-use crate::api::host::{HolderLife, LeaseDetail, LeaseHolder, LeaseRow};
-use crate::api::lease::{Holder, HostLease, Listed, VmOnDatastore};
+use crate::api::host::{HeldLease, HolderLife, LeaseDetail, LeaseHolder, LeaseRow, LeaseState, RunsHere};
+use crate::api::lease::{Holder, HostLease, LISTED_MAX, Listed};
 use crate::datastore::Datastore;
 use crate::host::control_plane::ControlPlane;
 use crate::host::discovery::{hex_of, renews};
 use crate::host::leases::LeaseFailure;
 use crate::host::located::{locate, vm_names};
 use crate::host::whereabouts::where_is;
-
-/// VMs whose holders are asked for in one message: the answer has to fit into one, too.
-const LISTED_AT_ONCE: usize = 200;
 
 /// What the leases of these VMs tell; those that nobody holds are left out.
 ///
@@ -26,7 +23,7 @@ pub fn holders(
     names: &[VmName],
 ) -> Result<Vec<(VmName, Listed)>, LeaseFailure> {
     let mut all = Vec::new();
-    for vms in names.chunks(LISTED_AT_ONCE) {
+    for vms in names.chunks(LISTED_MAX) {
         all.extend(plane.leases.list(datastore.name(), vms)?);
     }
     Ok(all)
@@ -46,11 +43,11 @@ pub fn list(plane: &ControlPlane) -> Result<Vec<LeaseRow>, Diagnosis> {
             holders(plane, &datastore, &names).and_then(|holders| Ok((holders, plane.leases.hosts(datastore.name())?)));
         match told {
             Ok((holders, hosts)) => rows.extend(holders.into_iter().map(|(name, listed)| {
-                let vm = VmOnDatastore { datastore: datastore.name().clone(), vm: name };
-                match listed {
-                    Listed::Held(holder) => row(vm, &holder, &hosts),
-                    Listed::Damaged(_) => untold(vm, HolderLife::Damaged),
-                }
+                let state = match listed {
+                    Listed::Held(holder) => LeaseState::Held(held(&holder, &hosts)),
+                    Listed::Damaged(_) => LeaseState::Damaged,
+                };
+                LeaseRow { vm: name, datastore: datastore.name().clone(), state }
             })),
             Err(failure) if failure.is_silence() => rows.extend(unheard_rows(plane, &datastore, names)),
             Err(failure) => return Err(Diagnosis::of(WHAT, vec![failure.reason()])),
@@ -65,17 +62,12 @@ fn unheard_rows(plane: &ControlPlane, datastore: &Datastore, mut names: Vec<VmNa
     // One that is on its way to here is held by its source.
     here.retain(|(running, _)| running.vm.datastore == *datastore.name() && running.epoch() > 0);
     names.retain(|name| !here.iter().any(|(running, _)| running.vm.vm == *name));
+    let row = |vm: VmName, runs| LeaseRow { vm, datastore: datastore.name().clone(), state: LeaseState::Unheard(runs) };
     let run = here.iter().map(|(running, _)| {
-        let (holder, epoch) = (Some(plane.name().clone()), Some(running.epoch()));
-        LeaseRow { holder, epoch, ..untold(running.vm.clone(), HolderLife::Unheard) }
+        let runs = RunsHere { holder: plane.name().clone(), epoch: running.epoch() };
+        row(running.vm.vm.clone(), Some(runs))
     });
-    let rest = names.into_iter().map(|vm| VmOnDatastore { datastore: datastore.name().clone(), vm });
-    run.chain(rest.map(|vm| untold(vm, HolderLife::Unheard))).collect()
-}
-
-/// The lease of a VM that does not tell who holds it.
-fn untold(vm: VmOnDatastore, life: HolderLife) -> LeaseRow {
-    LeaseRow { vm: vm.vm, datastore: vm.datastore, holder: None, epoch: None, life, since_unix_s: None }
+    run.chain(names.into_iter().map(|vm| row(vm, None))).collect()
 }
 
 /// All that is known of the lease of a VM, and what follows from it.
@@ -94,12 +86,12 @@ pub fn show(plane: &ControlPlane, name: &VmName) -> Result<LeaseDetail, Diagnosi
         identity: hex_of(&holder.host),
         generation: holder.generation,
         own: holder.own,
-        row: row(vm.clone(), &holder, &hosts),
+        held: held(&holder, &hosts),
     });
     Ok(LeaseDetail { vm: vm.vm, datastore: vm.datastore, holder, place: where_is(plane, name), next })
 }
 
-fn row(vm: VmOnDatastore, holder: &Holder, hosts: &[HostLease]) -> LeaseRow {
+fn held(holder: &Holder, hosts: &[HostLease]) -> HeldLease {
     let life = hosts.iter().find(|host| (host.host, host.generation) == (holder.host, holder.generation));
     let life = match life {
         _ if !holder.alive => HolderLife::Over,
@@ -108,14 +100,7 @@ fn row(vm: VmOnDatastore, holder: &Holder, hosts: &[HostLease]) -> LeaseRow {
         Some(host) => HolderLife::Silent { silent_ms: host.silent_ms },
         None => HolderLife::Renews { silent_ms: 0 },
     };
-    LeaseRow {
-        vm: vm.vm,
-        datastore: vm.datastore,
-        holder: Some(holder.name.clone()),
-        epoch: Some(holder.epoch),
-        life,
-        since_unix_s: holder.since_unix_s,
-    }
+    HeldLease { holder: holder.name.clone(), epoch: holder.epoch, life, since_unix_s: holder.since_unix_s }
 }
 
 /// What a person can do with a VM that is held so; `known` says whether anything of it goes on on this host.
@@ -167,7 +152,6 @@ mod tests {
 
     #[test]
     fn a_holder_is_told_by_its_own_life_and_not_by_a_later_one_of_the_same_host() {
-        let vm = VmOnDatastore { datastore: "lab".parse().expect("valid"), vm: "web".parse().expect("valid") };
         let lease = |generation, silent_ms| HostLease {
             host: [7; 16],
             name: "host-b".parse().expect("valid"),
@@ -177,8 +161,7 @@ mod tests {
             silent_ms,
             changed: true,
         };
-        let life_of =
-            |holder: &Holder, generation, silent_ms| row(vm.clone(), holder, &[lease(generation, silent_ms)]).life;
+        let life_of = |holder: &Holder, generation, silent_ms| held(holder, &[lease(generation, silent_ms)]).life;
         let life = |holder: &Holder, generation| life_of(holder, generation, 700);
         assert_eq!(life_of(&holder(true, false), 3, 6_000), HolderLife::Silent { silent_ms: 6_000 });
         assert_eq!(life(&holder(true, false), 3), HolderLife::Renews { silent_ms: 700 });

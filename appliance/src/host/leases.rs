@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use model::diagnosis::Reason;
 use model::limits;
 use model::names::{DatastoreName, HostName, VmName};
+use protocol::lease::identity::Slot;
+use protocol::lease::paxos::slots_text;
 
 use crate::api::channel::{Channel, ChannelError};
 use crate::api::lease::{
@@ -56,6 +58,9 @@ pub enum LeaseFailure {
     /// The lease role could not.
     #[error("{0}")]
     Failed(String),
+    /// Nobody holds the VM, by a lease that knows nothing of what this host held.
+    #[error("the VM has no lease on this datastore")]
+    NoLease,
     /// The VM's lease is damaged.
     #[error("{why}")]
     Damaged {
@@ -66,9 +71,14 @@ pub enum LeaseFailure {
         /// Which lease of the VM that is ([`LeaseAnswer::Damaged`]).
         mark: u64,
     },
-    /// The VM's lease is damaged, and it may run on these hosts, which live.
-    #[error("its lease is damaged, so that nobody can tell which host holds it, and these live: {}", .0.join(", "))]
-    MayRunOn(Vec<String>),
+    /// The VM's lease is damaged, and it may run on these hosts.
+    #[error("its lease is damaged, so that nobody can tell which host holds it{}", hosts_left_text(live, untold))]
+    MayRunOn {
+        /// Those that live.
+        live: Vec<String>,
+        /// Those that have expired, and could not be told that their lives are over.
+        untold: Vec<String>,
+    },
     /// The lease area is damaged, and how.
     #[error("{0}")]
     AreaDamaged(String),
@@ -81,6 +91,34 @@ pub enum LeaseFailure {
     /// The lease role is there and does not answer that it is.
     #[error("the lease role does not answer: it is stopped, or hangs")]
     StandsStill,
+}
+
+/// On which hosts a VM may run, for a person: those that live, and those that are dead for all that is known but would not hear of it.
+fn hosts_left_text(live: &[String], untold: &[String]) -> String {
+    let mut text = String::new();
+    if !live.is_empty() {
+        text += &format!(", and these live: {}", live.join(", "));
+    }
+    if !untold.is_empty() {
+        let hosts = untold.join(", ");
+        text += &format!("; these have expired, and there is no room to tell them so if they come back: {hosts}");
+    }
+    text
+}
+
+/// What came of a damaged lease that was to be mended.
+#[derive(Debug)]
+pub enum Mended {
+    /// The VM has a new one, which nobody holds.
+    New,
+    /// It can be read, because the damage passed, or another mended it first; who holds it, if anybody does.
+    Readable(Option<Holder>),
+}
+
+/// How the lease of a VM is damaged, for a person: in the records of the hosts in these slots.
+pub fn damage_text(vm: &VmName, slots: &[Slot]) -> String {
+    let which = slots_text(slots);
+    format!("the lease of VM {vm} is damaged: its records of {which} are corrupt in both copies")
 }
 
 /// What a person can do about a VM whose lease is damaged.
@@ -103,10 +141,11 @@ impl LeaseFailure {
             ),
             Self::HeldBy(holder) => format!("wait until the lease of {} has expired, then try again", holder.name),
             Self::Damaged { vm, .. } => mend_hint(vm),
-            Self::MayRunOn(_) => "vm list, on each of them".to_owned(),
+            Self::MayRunOn { .. } => "vm list, on each of them".to_owned(),
             Self::AreaDamaged(_) => "no host runs what it cannot decide about; if the storage is sound again: shut down every host that uses \
                                  this datastore, move its file godwit/lease away, and start them: they make a new one"
                 .to_owned(),
+            Self::NoLease => "nobody holds it: vm start, on any host, gives it one".to_owned(),
             Self::Failed(_) | Self::Unknown(_) => "datastore list, then: log show lease".to_owned(),
             Self::Away(_) | Self::StandsStill => AWAY_HINT.to_owned(),
         };
@@ -155,15 +194,23 @@ impl Leases {
         let deadline = Instant::now() + ASK_BOUND;
         let channel = self.connect_to_look(LOOK_PATIENCE)?;
         channel.send(request, &[])?;
+        let mut is_there = false;
         loop {
             match channel.receive_within(LOOK_PATIENCE) {
                 Err(ChannelError::Timeout(_)) if Instant::now() < deadline => {}
+                // It is not silent: whoever asks it something else is answered.
+                Err(error @ (ChannelError::Timeout(_) | ChannelError::Closed)) if is_there => {
+                    return Err(LeaseFailure::Failed(format!(
+                        "the lease role is there and does not answer this: {error}"
+                    )));
+                }
                 other => return Ok(other?.0),
             }
             match self.connect_to_look(PING_BOUND)?.ask(&LeaseRequest::Ping, &[], PING_BOUND) {
                 Err(ChannelError::Timeout(_)) => return Err(LeaseFailure::StandsStill),
                 there => there?,
             };
+            is_there = true;
         }
     }
 
@@ -198,8 +245,9 @@ impl Leases {
                 Ok(LeaseAnswer::Holders(named.collect()))
             }
             LeaseAnswer::Failed(why) => Err(LeaseFailure::Failed(why)),
+            LeaseAnswer::NoLease => Err(LeaseFailure::NoLease),
             LeaseAnswer::Damaged { vm, why, mark } => Err(LeaseFailure::Damaged { vm, why, mark }),
-            LeaseAnswer::MayRunOn(hosts) => Err(LeaseFailure::MayRunOn(hosts)),
+            LeaseAnswer::MayRunOn { live, untold } => Err(LeaseFailure::MayRunOn { live, untold }),
             LeaseAnswer::AreaDamaged(why) => Err(LeaseFailure::AreaDamaged(why)),
             LeaseAnswer::Unknown(why) => Err(LeaseFailure::Unknown(why)),
             answer => Ok(answer),
@@ -285,15 +333,15 @@ impl Leases {
         self.ask(&LeaseRequest::GiveUp(vm.clone()), &[]).map(|_| ())
     }
 
-    /// Gives a VM whose lease is damaged a new one, which nobody holds; whether it was damaged. `vouched`: the mark of
+    /// Gives a VM whose lease is damaged a new one, which nobody holds. `vouched`: the mark of
     /// that damaged lease, if a person says that the VM runs on no host. It must not run on this one.
     ///
     /// # Errors
     /// Nobody vouches, and it may run on another host, which lives; or the datastore does not answer.
-    pub fn mend(&self, vm: &VmOnDatastore, vouched: Option<u64>) -> Result<bool, LeaseFailure> {
+    pub fn mend(&self, vm: &VmOnDatastore, vouched: Option<u64>) -> Result<Mended, LeaseFailure> {
         match self.ask(&LeaseRequest::Mend { vm: vm.clone(), vouched }, &[])? {
-            LeaseAnswer::Done => Ok(true),
-            LeaseAnswer::Holder(_) => Ok(false),
+            LeaseAnswer::Done => Ok(Mended::New),
+            LeaseAnswer::Holder(holder) => Ok(Mended::Readable(holder)),
             other => Err(unexpected(&other)),
         }
     }
@@ -382,4 +430,35 @@ fn holder_in(answer: LeaseAnswer) -> Result<Option<Holder>, LeaseFailure> {
 
 fn unexpected(answer: &LeaseAnswer) -> LeaseFailure {
     LeaseFailure::Failed(format!("the lease role answered something that was not asked: {answer:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::channel::Listener;
+
+    #[test]
+    fn a_lease_role_that_is_there_and_does_not_answer_one_question_is_not_silent() {
+        let folder = std::env::temp_dir().join(format!("godwit-leases-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("made");
+        let run_dir = RunDir::at(&folder);
+        let listener = Listener::bind(&run_dir.socket("lease")).expect("bound");
+        let role = std::thread::spawn(move || {
+            let next = || listener.accept::<LeaseAnswer, LeaseRequest>().expect("accepted");
+            let listing = next();
+            listing.receive().expect("asked");
+            let pinging = next();
+            assert_eq!(pinging.receive().expect("asked").0, LeaseRequest::Ping);
+            pinging.send(&LeaseAnswer::Done, &[]).expect("answered");
+            // An answer that is too long for a message ends the connection.
+            drop(listing);
+        });
+        let leases = Leases::new(&run_dir, Arc::default());
+        let failure = leases.list(&"lab".parse().expect("valid"), &[]).expect_err("it was not answered");
+        assert!(!failure.is_silence() && failure.to_string().contains("is there"), "{failure}");
+        role.join().expect("it ends");
+        let failure = leases.list(&"lab".parse().expect("valid"), &[]).expect_err("nobody listens");
+        assert!(failure.is_silence(), "{failure}");
+        let _ = std::fs::remove_dir_all(&folder);
+    }
 }

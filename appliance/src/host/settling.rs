@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::diagnosis::{Diagnosis, Reason};
+use model::names::VmName;
 
 use crate::api::host::VmState;
 use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest};
@@ -15,6 +16,7 @@ use crate::host::running::Running;
 use crate::host::taken_away::taken;
 use crate::host::vms::Held;
 use crate::host::{owed, record};
+use crate::journal;
 
 /// Why a move ended whose engine did.
 pub(super) const ENGINE_DIED: &str = "the migrate role of this host ended in the middle of the move";
@@ -49,7 +51,7 @@ pub(super) fn without_engine(plane: &ControlPlane, held: &mut Held<'_>, caller: 
 /// A move away came to nothing that the engine could tell (`why`). Who runs the VM is what the lease says; it is asked until
 /// it answers, because the VM may be stunned, and stays so till then. If it is this host, the VM goes on. The fence of the
 /// host lease bounds it: a host that cannot reach the datastore kills the VM, and with its monitor there is nothing left to
-/// settle.
+/// settle. A lease that will never tell is not waited for: what becomes of the VM, a person decides.
 pub(super) fn by_lease(plane: &ControlPlane, held: &mut Held<'_>, why: &str, caller: &Caller<'_>) -> Unreported {
     let running = Arc::clone(held.running());
     let vm = &running.vm.vm;
@@ -77,6 +79,11 @@ pub(super) fn by_lease(plane: &ControlPlane, held: &mut Held<'_>, why: &str, cal
             let place =
                 format!("it does not run on {}: its monitor ended; vm show {vm} tells who holds it", plane.name());
             let reasons = vec![Reason::new(why, "log show migrate"), failure.reason()];
+            return Unreported::failed(Diagnosis::of(what, reasons).vm_now(place));
+        }
+        if let Some(hint) = what_is_left(vm, &failure) {
+            let place = leave(plane, held, &failure, &hint);
+            let reasons = vec![Reason::new(why, "log show migrate"), Reason::new(failure.to_string(), hint)];
             return Unreported::failed(Diagnosis::of(what, reasons).vm_now(place));
         }
         let waits = format!("its lease, which says who runs it: {failure}");
@@ -120,6 +127,11 @@ pub(super) fn goes_on(plane: &ControlPlane, held: &mut Held<'_>, epoch: u64) -> 
         if held.running().monitor.is_gone() || !held.is_here() {
             return still_here(plane, held);
         }
+        if let Some(hint) = what_is_left(&vm, &failure) {
+            held.running().set_epoch(epoch);
+            let place = leave(plane, held, &failure, &hint);
+            return format!("{place}; {failure}: {hint}");
+        }
         let waits = format!("its lease, which says whether it may still run here: {failure}");
         if waits != told {
             log::warn!("VM {vm} is stopped and waits for {waits}");
@@ -136,6 +148,33 @@ pub(super) fn goes_on(plane: &ControlPlane, held: &mut Held<'_>, epoch: u64) -> 
     held.running().set_epoch(epoch);
     record::update(&plane.run_dir, held.running(), true);
     format!("it is {host}'s, but could not be resumed ({why}) and is paused: vm resume")
+}
+
+/// What a person can do about a VM whose lease will not tell who runs it, however often it is asked: what was decided is lost, or the VM
+/// was given a new lease without it (`docs/decisions/a-damaged-lease.md`). None of a lease that may yet tell.
+fn what_is_left(vm: &VmName, failure: &LeaseFailure) -> Option<String> {
+    match failure {
+        LeaseFailure::Damaged { .. } => Some(format!("vm kill {vm}, then lease break {vm}")),
+        LeaseFailure::AreaDamaged(_) => Some(format!("vm kill {vm}; {}", failure.reason().hint)),
+        LeaseFailure::NoLease => Some(format!("vm kill {vm}, then vm start {vm}, on any host")),
+        _ => None,
+    }
+}
+
+/// Leaves a VM whose lease will not tell as it stands: ended it may be lost, and going on it may be a second one. Where it is, for a person.
+fn leave(plane: &ControlPlane, held: &mut Held<'_>, failure: &LeaseFailure, hint: &str) -> String {
+    let (host, vm) = (plane.name(), held.running().vm.vm.clone());
+    let runs = matches!(held.running().monitor.status(), Ok(status) if status.life == VmmLife::Running);
+    if !runs {
+        held.leave_as(VmState::Paused);
+    }
+    let stands = if runs { "runs on" } else { "is stopped and stays so" };
+    log::error!(target: journal::NEWS, "VM {vm} {stands}, and nobody can tell which host it is on: {failure}; {hint}");
+    if runs {
+        format!("it is still running on {host}")
+    } else {
+        format!("it is stopped on {host}, and listed as paused")
+    }
 }
 
 /// Why a VM does not go on.
@@ -193,5 +232,74 @@ pub(super) fn release(plane: &ControlPlane, running: &Running, end: String) {
     if plane.vms.remove(vm, running.monitor.pid(), Some(end)).is_some() {
         record::remove(&plane.run_dir, vm);
         running.monitor.kill();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::api::lease::{LeaseAnswer, LeaseRequest};
+    use crate::api::vmm::VmmStatus;
+    use crate::host::control_plane::stand_in::Place;
+    use crate::host::monitor::stand_in::StandIn;
+
+    /// What is asked of the lease of a VM that a move has left behind, and how it is told to stand then. Its monitor's life is `life`.
+    fn left_behind(test: &str, answer: LeaseAnswer, life: VmmLife) -> (Vec<String>, VmState) {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let asks = Arc::clone(&asked);
+        let place = Place::without_datastore(test, move |request| {
+            asks.lock().expect("held").push(request.clone());
+            answer.clone()
+        });
+        let web = "web".parse().expect("valid");
+        let monitor = StandIn::start(&web);
+        monitor.answers(move |request| match request {
+            VmmRequest::Status => Some(VmmAnswer::Status(VmmStatus { life, cpu_us: 0, clock_ns: 0 })),
+            VmmRequest::TakeDisks => Some(VmmAnswer::Done),
+            // The guest is never let run.
+            _ => None,
+        });
+        place.plane.vms.put(&web, monitor.running(), VmState::Running);
+        let hold = || place.plane.vms.hold(&web, &[VmState::Running], VmState::MovingOut, "").expect("it is here");
+        let mut held = hold();
+        let told = by_lease(&place.plane, &mut held, "the link is cut", &Caller::nobody()).told.to_string();
+        assert!(told.contains("the link is cut"), "{told}");
+        drop(held);
+        let after = place.plane.vms.state(&web).expect("it is here");
+        // The same where the move said that it is this host's.
+        let mut told = vec![told];
+        if life != VmmLife::Running {
+            place.plane.vms.put(&web, monitor.running(), VmState::Running);
+            told.push(goes_on(&place.plane, &mut hold(), 5));
+        }
+        assert_eq!(place.plane.vms.state(&web), Some(after.clone()));
+        assert!(!place.plane.vms.running(&web).expect("it is here").monitor.is_gone(), "it is left to a person");
+        let asked = asked.lock().expect("held");
+        assert!(asked.iter().all(|request| matches!(request, LeaseRequest::Resolve { .. })), "{asked:?}");
+        assert_eq!(asked.len(), told.len(), "it is asked once: it never tells");
+        (told, after)
+    }
+
+    #[test]
+    fn a_vm_whose_lease_will_never_tell_is_left_as_it_stands_and_a_person_is_told_what_to_do() {
+        let web: VmName = "web".parse().expect("valid");
+        let why = || "the lease of VM web is damaged".to_owned();
+        let damaged = || LeaseAnswer::Damaged { vm: web.clone(), why: why(), mark: 7 };
+        let (told, after) = left_behind("settle-damaged", damaged(), VmmLife::Paused);
+        assert_eq!((told.len(), after), (2, VmState::Paused));
+        for told in told {
+            assert!(told.contains("vm kill web, then lease break web") && told.contains("stopped on host-a"), "{told}");
+        }
+        let (told, after) = left_behind("settle-runs", damaged(), VmmLife::Running);
+        assert_eq!(after, VmState::Running, "it was never stopped");
+        assert!(told[0].contains("vm kill web, then lease break web"), "{told:?}");
+        assert!(told[0].contains("still running on host-a"), "{told:?}");
+        let (told, _) = left_behind("settle-area", LeaseAnswer::AreaDamaged(why()), VmmLife::Paused);
+        assert!(told.iter().all(|told| told.contains("vm kill web; ")), "{told:?}");
+        // It was given a new lease on another host, by force.
+        let (told, _) = left_behind("settle-new", LeaseAnswer::NoLease, VmmLife::Paused);
+        assert!(told.iter().all(|told| told.contains("vm kill web, then vm start web")), "{told:?}");
     }
 }

@@ -52,12 +52,8 @@ pub fn keep(plane: &Arc<ControlPlane>, datastore: &Datastore) {
 /// Looks at the lease of a VM that ran here a moment ago; `damaged` are those whose leases people were told to be damaged.
 fn look(plane: &ControlPlane, running: &Running, damaged: &mut BTreeSet<VmName>) {
     let holder = plane.leases.holder(&running.vm);
-    match &holder {
-        Err(failure @ LeaseFailure::Damaged { vm, .. }) if damaged.insert(vm.clone()) => {
-            log::error!("{failure}; VM {vm} runs on, and can be neither moved nor started again: host check");
-        }
-        Ok(_) => drop(damaged.remove(&running.vm.vm)),
-        Err(_) => {}
+    if let Some(news) = news_of_damage(&running.vm.vm, &holder, damaged) {
+        log::error!("{news}");
     }
     let held_in = match holder {
         Ok(Some(holder)) if holder.own => Ok(holder.epoch),
@@ -74,6 +70,24 @@ fn look(plane: &ControlPlane, running: &Running, damaged: &mut BTreeSet<VmName>)
         Err(_) => return,
     };
     settle(plane, running, held_in);
+}
+
+/// What people are to be told of damage by what the lease of a VM that runs here answered, each time that it comes to be damaged.
+fn news_of_damage(
+    vm: &VmName,
+    answered: &Result<Option<Holder>, LeaseFailure>,
+    damaged: &mut BTreeSet<VmName>,
+) -> Option<String> {
+    match answered {
+        Err(failure @ LeaseFailure::Damaged { .. }) if damaged.insert(vm.clone()) => {
+            Some(format!("{failure}; VM {vm} runs on, and can be neither moved nor started again: host check"))
+        }
+        Ok(_) => {
+            damaged.remove(vm);
+            None
+        }
+        Err(_) => None,
+    }
 }
 
 /// Settles a VM that this host holds in an epoch, or another.
@@ -170,18 +184,25 @@ mod tests {
 
     #[test]
     fn a_vm_whose_lease_is_damaged_runs_on_and_people_are_told_once() {
-        let place = Place::without_datastore("lease-damaged", |_| LeaseAnswer::Damaged {
-            vm: web(),
-            why: "the lease of VM web is damaged".to_owned(),
-            mark: 7,
+        let why = || "the lease of VM web is damaged".to_owned();
+        let place = Place::without_datastore("lease-damaged", move |request| match request {
+            LeaseRequest::Query(_) => LeaseAnswer::Damaged { vm: web(), why: why(), mark: 7 },
+            // Whoever asks more of it ends the VM.
+            _ => LeaseAnswer::HeldBy(host_b(9)),
         });
         let monitor = StandIn::start(&web());
         let running = monitor.running();
         place.plane.vms.put(&web(), Arc::clone(&running), VmState::Running);
         let mut damaged = BTreeSet::new();
         look(&place.plane, &running, &mut damaged);
-        assert_eq!(damaged, BTreeSet::from([web()]));
+        assert_eq!(damaged, BTreeSet::from([web()]), "it was told");
         assert!(!running.monitor.is_gone());
+        assert_eq!(place.plane.vms.state(&web()), Some(VmState::Running));
+        let mut told = |answered| news_of_damage(&web(), &answered, &mut damaged).is_some();
+        let is_damaged = || Err(LeaseFailure::Damaged { vm: web(), why: why(), mark: 7 });
+        assert!(!told(is_damaged()), "again");
+        assert!(!told(Err(LeaseFailure::StandsStill)) && !told(is_damaged()), "silence is no news of the lease");
+        assert!(!told(Ok(None)) && told(is_damaged()), "it was sound meanwhile");
     }
 
     #[test]

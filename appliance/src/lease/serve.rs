@@ -20,13 +20,13 @@ use protocol::lease::watch::{self, Death, Life};
 
 use crate::api::channel::{Channel, ChannelError};
 use crate::api::lease::{
-    DatastoreLease, DeadBoot, GONE, HELD_BOUND, Holder, HostLease, LeaseAnswer, LeaseEvent, LeaseRequest, Listed,
-    TakenFrom, VmOnDatastore,
+    DatastoreLease, DeadBoot, GONE, HELD_BOUND, Holder, HostLease, LISTED_MAX, LeaseAnswer, LeaseEvent, LeaseRequest,
+    Listed, TakenFrom, VmOnDatastore,
 };
 use crate::api::paths::RunDir;
 use crate::boot_clock;
 use crate::boot_id::boot_id;
-use crate::lease::datastore::{self, Place, Told, View};
+use crate::lease::datastore::{self, Place, Reply, Told, View};
 use crate::lease::memory::{self, Kept};
 use crate::lease::watchdog::Watchdog;
 
@@ -36,6 +36,8 @@ type Connection = Arc<Channel<LeaseAnswer, LeaseRequest>>;
 const REPLY_BOUND: Duration = Duration::from_millis(limits::API_REQUEST_MS_MAX + limits::LEASE_EXPIRY_MS);
 /// How long a keeper may take to say how it stands: it never waits for its datastore but while it opens the lease area.
 const LOOK_BOUND: Duration = Duration::from_secs(2);
+/// Pause before damaged leases are read again: a write may have been in the way of the first read.
+const READ_AGAIN: Duration = Duration::from_millis(limits::LEASE_RETRY_MS);
 /// How long a look at a datastore may take that is to begin after it was asked for.
 const FRESH_LOOK_BOUND: Duration = Duration::from_secs(4);
 
@@ -275,15 +277,25 @@ impl Leases {
 
     fn ask(&self, datastore: &DatastoreName, request: Request) -> LeaseAnswer {
         let vm = request.vm().clone();
-        match self.exchange(datastore, |reply| Told::Ask(request, reply)) {
+        let answered = self.exchange(datastore, |reply| Told::Ask(request, reply));
+        self.answered(datastore, &vm, answered)
+    }
+
+    /// What a keeper answered of a VM, as other roles are told it.
+    fn answered(&self, datastore: &DatastoreName, vm: &VmName, answered: Result<Reply, String>) -> LeaseAnswer {
+        match answered {
             Ok(Ok((answer, hosts))) => translated(answer, &hosts, self.own(datastore)),
             Ok(Err(error @ (LeaseError::OutcomeUnknown | LeaseError::Contended | LeaseError::Fenced))) => {
                 LeaseAnswer::Unknown(error.to_string())
             }
             Ok(Err(LeaseError::Corrupt { slots, tenancy })) => {
-                LeaseAnswer::Damaged { why: self.damage(datastore, &vm, &slots), vm, mark: tenancy.0 }
+                LeaseAnswer::Damaged { why: self.damage(datastore, vm, &slots), vm: vm.clone(), mark: tenancy.0 }
             }
-            Ok(Err(LeaseError::MayRunOn(slots))) => LeaseAnswer::MayRunOn(self.names(datastore, &slots)),
+            Ok(Err(LeaseError::MayRunOn { live, untold })) => {
+                let [live, untold] = [live, untold].map(|slots| self.names(datastore, &slots));
+                LeaseAnswer::MayRunOn { live, untold }
+            }
+            Ok(Err(LeaseError::NoLease)) => LeaseAnswer::NoLease,
             Ok(Err(error @ LeaseError::DirectoryCorrupt(_))) => LeaseAnswer::AreaDamaged(error.to_string()),
             Ok(Err(error)) => LeaseAnswer::Failed(error.to_string()),
             Err(why) => LeaseAnswer::Unknown(why),
@@ -316,12 +328,16 @@ impl Leases {
     /// Who holds each of `vms`. This host may not have heard yet of leases that another host made; the first VM without
     /// one makes it read the directory again.
     fn list(&self, datastore: &DatastoreName, vms: &[VmName]) -> LeaseAnswer {
+        if vms.len() > LISTED_MAX {
+            return LeaseAnswer::Failed(format!("{} VMs are asked of at once; {LISTED_MAX} may be", vms.len()));
+        }
         let known = self.view(datastore).map_err(LeaseAnswer::Failed).and_then(|view| {
             let Some(unheard) = vms.iter().find(|vm| !view.vms.contains(vm)) else { return Ok(view.vms) };
             match self.ask(datastore, Request::Query(unheard.clone())) {
-                failure @ (LeaseAnswer::Failed(_) | LeaseAnswer::Unknown(_) | LeaseAnswer::AreaDamaged(_)) => {
-                    Err(failure)
-                }
+                failure @ (LeaseAnswer::Failed(_)
+                | LeaseAnswer::NoLease
+                | LeaseAnswer::Unknown(_)
+                | LeaseAnswer::AreaDamaged(_)) => Err(failure),
                 _ => Ok(self.view(datastore).map_err(LeaseAnswer::Failed)?.vms),
             }
         });
@@ -329,19 +345,33 @@ impl Leases {
             Ok(known) => known,
             Err(failure) => return failure,
         };
-        let mut holders: Vec<(VmName, Listed)> = Vec::new();
-        for vm in vms.iter().filter(|vm| known.contains(vm)) {
-            match self.ask(datastore, Request::Query(vm.clone())) {
-                LeaseAnswer::Holder(Some(holder)) | LeaseAnswer::HeldBy(holder) => {
-                    holders.push((vm.clone(), Listed::Held(holder)));
-                }
-                // One that is damaged says nothing of the others.
-                LeaseAnswer::Damaged { vm, why, .. } => holders.push((vm, Listed::Damaged(why))),
-                LeaseAnswer::Holder(None) => {}
-                failure => return failure,
+        let mut holders: BTreeMap<VmName, Listed> = BTreeMap::new();
+        let mut left: Vec<VmName> = vms.iter().filter(|vm| known.contains(vm)).cloned().collect();
+        for is_again in [false, true] {
+            if is_again && !left.is_empty() {
+                // Once for all of them: damage seldom comes alone.
+                std::thread::sleep(READ_AGAIN);
             }
+            let mut damaged = Vec::new();
+            for vm in std::mem::take(&mut left) {
+                match self.exchange(datastore, |reply| Told::Ask(Request::Glance(vm.clone()), reply)) {
+                    // One that is damaged says nothing of the others.
+                    Ok(Err(LeaseError::Corrupt { slots, .. })) => {
+                        holders.insert(vm.clone(), Listed::Damaged(slots));
+                        damaged.push(vm);
+                    }
+                    answered => match self.answered(datastore, &vm, answered) {
+                        LeaseAnswer::Holder(Some(holder)) | LeaseAnswer::HeldBy(holder) => {
+                            holders.insert(vm, Listed::Held(holder));
+                        }
+                        LeaseAnswer::Holder(None) => drop(holders.remove(&vm)),
+                        failure => return failure,
+                    },
+                }
+            }
+            left = damaged;
         }
-        LeaseAnswer::Holders(holders)
+        LeaseAnswer::Holders(holders.into_iter().collect())
     }
 
     fn status(&self) -> Vec<DatastoreLease> {

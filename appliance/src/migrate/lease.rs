@@ -94,6 +94,7 @@ fn translate(ask: LeaseAsk, base: u64, answer: LeaseAnswer) -> session::LeaseAns
         | LeaseAnswer::Unknown(cause)
         | LeaseAnswer::Damaged { why: cause, .. }
         | LeaseAnswer::AreaDamaged(cause) => unknown(cause),
+        LeaseAnswer::NoLease => unknown("the VM has no lease on this datastore".to_owned()),
         _ => unknown("the next epoch of the lease is not decided".to_owned()),
     }
 }

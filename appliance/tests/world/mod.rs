@@ -412,11 +412,6 @@ impl Host {
         control_plane.wait().expect("collected");
     }
 
-    /// Stops the lease role.
-    pub(crate) fn freeze_lease(&self) -> Frozen {
-        freeze(self.lease.as_ref().expect("it runs").id())
-    }
-
     /// The process of the control plane.
     pub(crate) fn control_plane_pid(&self) -> u32 {
         self.control_plane.as_ref().expect("it runs").id()

@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 
+use model::limits;
 use model::names::VmName;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -28,8 +29,14 @@ pub enum Change {
     Find,
     /// The same, and a place if it has none.
     Add,
-    /// Another place instead of this one, which is damaged, if it still has this one.
-    Replace(Home),
+    /// Another place instead of `damaged`, if it still has that one. Answered with `damaged` itself where that was not proposed, because
+    /// the look at the hosts on whose strength it is asked for had become too old.
+    Replace {
+        /// The place that is damaged.
+        damaged: Home,
+        /// When the look began that showed that nobody runs the VM; none where a person vouches for it.
+        looked: Option<Instant>,
+    },
     /// Its place is free again.
     Remove,
 }
@@ -52,6 +59,8 @@ pub enum DirectoryEffect {
 pub struct Directory {
     cache: Option<(Epoch, Table)>,
     wants: VecDeque<(VmName, Change)>,
+    /// The table that was written last for a [`Change::Replace`], which is the first of the wants, and when its look began.
+    looked: Option<(Value, Instant)>,
     step: Step,
     patience: Patience,
     effects: VecDeque<DirectoryEffect>,
@@ -160,7 +169,7 @@ impl Directory {
             let served = match change {
                 Change::Find => true,
                 Change::Add => home.is_some(),
-                Change::Replace(damaged) => home != Some(damaged),
+                Change::Replace { damaged, .. } => home != Some(damaged),
                 Change::Remove => home.is_none(),
             };
             if served {
@@ -170,6 +179,7 @@ impl Directory {
             }
         }
         self.wants = left;
+        self.looked = None;
         let Some((vm, change)) = self.wants.front() else {
             // Who asks next has patience of their own: what failed for others is no sign of a datastore that is away.
             return self.patience.forget_failures();
@@ -184,17 +194,19 @@ impl Directory {
                 table.remove(vm);
                 true
             }
-            Change::Replace(_) => table.replace(vm, tenancy),
+            Change::Replace { .. } => table.replace(vm, tenancy),
             Change::Find | Change::Add => table.add(vm, tenancy),
         };
         if !has_room {
             let (vm, _) = self.wants.pop_front().expect("it is the front");
             return self.effects.push_back(DirectoryEffect::Answer(vm, Err(LeaseError::DirectoryFull)));
         }
-        self.write_table(seat, view, &table);
+        let looked = if let Change::Replace { looked, .. } = *change { looked } else { None };
+        let value = self.write_table(seat, view, &table);
+        self.looked = looked.map(|looked| (value, looked));
     }
 
-    fn write_table(&mut self, seat: Seat, view: &View, table: &Table) {
+    fn write_table(&mut self, seat: Seat, view: &View, table: &Table) -> Value {
         let author = seat.me.slot;
         // The copy that is decided stays as it is. The other cannot be proposed by anybody: only its author proposes
         // it, and nothing is accepted in the epoch under way.
@@ -205,6 +217,7 @@ impl Directory {
         let value = Value::Table { author, copy, digest: xxh3_128(&bytes) };
         self.step = Step::WriteTable(Box::new(view.clone()), value);
         self.effects.push_back(DirectoryEffect::WriteTable(extent.offset, bytes));
+        value
     }
 
     fn begin_round(&mut self, seat: Seat, view: &View, value: Value) {
@@ -219,6 +232,7 @@ impl Directory {
                 self.step = Step::Round(round);
                 self.effects.push_back(DirectoryEffect::Ask(ask));
             }
+            Turn::Prepared(prepared) if self.is_stale(now, prepared.value()) => self.refuse_replacement(),
             Turn::Prepared(prepared) => {
                 let (round, ask) = Round::finish(seat, prepared);
                 self.step = Step::Round(round);
@@ -236,6 +250,22 @@ impl Directory {
             }
             Turn::Failed => self.failed(now, LeaseError::Storage),
             Turn::Unusable(unusable) => self.unusable(now, unusable),
+        }
+    }
+
+    /// Whether this value gives a VM another place on the strength of a look after which a host may have come and found the old one
+    /// readable. What was proposed before is completed whatever its age: it may be chosen already.
+    fn is_stale(&self, now: Instant, value: Value) -> bool {
+        // A host whose slot was free when the look began has a life, and can look a place up, after its wait at the earliest.
+        let holds = |looked| limits::with_drift(now.since(looked).millis() + 1) <= limits::LEASE_CLAIM_WAIT_MS;
+        self.looked.is_some_and(|(replaces, looked)| replaces == value && !holds(looked))
+    }
+
+    /// Nothing is proposed: who asked has to look at the hosts again.
+    fn refuse_replacement(&mut self) {
+        self.step = Step::Idle;
+        if let Some((vm, Change::Replace { damaged, .. })) = self.wants.pop_front() {
+            self.effects.push_back(DirectoryEffect::Answer(vm, Ok(Some(damaged))));
         }
     }
 
@@ -270,9 +300,25 @@ mod tests {
     use super::super::layout::Geometry;
     use super::super::register;
     use super::*;
+    use crate::time::Duration;
 
-    /// What the directory says of `vm` to the host in this slot, on this disk.
     fn told(disk: &mut [u8], area: Area, slot: u16, vm: &VmName, change: Change) -> Option<Home> {
+        told_where_io_takes(Duration::ZERO, disk, area, slot, vm, change)
+    }
+
+    fn replace(damaged: Home, looked: Option<Instant>) -> Change {
+        Change::Replace { damaged, looked }
+    }
+
+    /// What the directory says of `vm` to the host in this slot, on this disk, each of whose I/Os takes `io`.
+    fn told_where_io_takes(
+        io: Duration,
+        disk: &mut [u8],
+        area: Area,
+        slot: u16,
+        vm: &VmName,
+        change: Change,
+    ) -> Option<Home> {
         let me = Incarnation { slot: Slot(slot), generation: Generation(1), host: HostId(slot.into()) };
         let (mut directory, mut now, bank) = (Directory::default(), Instant::ZERO, area.geometry.directory());
         let read = |disk: &[u8], Extent { offset, bytes }| disk[offset as usize..][..bytes].to_vec();
@@ -283,6 +329,7 @@ mod tests {
                 directory.handle_timeout(now, now);
                 continue;
             };
+            now += io;
             let (offset, data) = match effect {
                 DirectoryEffect::Answer(_, home) => return home.expect("nothing fails"),
                 DirectoryEffect::Ask(Ask::Read) => {
@@ -308,11 +355,26 @@ mod tests {
         let area = Area { id: AreaId(3), geometry: Geometry::new(512, 3, 4).expect("valid") };
         let (mut disk, vm) = (vec![0; area.geometry.area_bytes() as usize], "web".parse().expect("valid"));
         let damaged = told(&mut disk, area, 0, &vm, Change::Add).expect("a place");
-        let new = told(&mut disk, area, 1, &vm, Change::Replace(damaged)).expect("a place");
+        let new = told(&mut disk, area, 1, &vm, replace(damaged, None)).expect("a place");
         assert_ne!(new, damaged);
         assert!(new.1 > damaged.1, "what was written there in an earlier use means nothing");
-        assert_eq!(told(&mut disk, area, 2, &vm, Change::Replace(damaged)), Some(new), "it may be held there by now");
+        assert_eq!(told(&mut disk, area, 2, &vm, replace(damaged, None)), Some(new), "it may be held there by now");
         assert_eq!(told(&mut disk, area, 0, &vm, Change::Find), Some(new));
+    }
+
+    #[test]
+    fn a_place_is_replaced_only_while_no_host_can_have_come_since_the_look_or_where_a_person_vouches() {
+        let area = Area { id: AreaId(3), geometry: Geometry::new(512, 3, 4).expect("valid") };
+        let (mut disk, vm) = (vec![0; area.geometry.area_bytes() as usize], "web".parse().expect("valid"));
+        let damaged = told(&mut disk, area, 0, &vm, Change::Add).expect("a place");
+        let slow = Duration::from_millis(limits::LEASE_CLAIM_WAIT_MS / 4);
+        let mut ask = |io, change| told_where_io_takes(io, &mut disk, area, 1, &vm, change).expect("a place");
+        // The blocks, the table, its successor, the promise, and the look at the others'.
+        assert_eq!(ask(slow, replace(damaged, Some(Instant::ZERO))), damaged, "a host may have come meanwhile");
+        assert_eq!(ask(Duration::ZERO, Change::Find), damaged, "nothing was proposed that could be decided later");
+        let new = ask(Duration::ZERO, replace(damaged, Some(Instant::ZERO)));
+        assert_ne!(new, damaged);
+        assert_ne!(ask(slow, replace(new, None)), new, "a person says that it runs nowhere");
     }
 
     #[test]

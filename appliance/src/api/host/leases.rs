@@ -10,14 +10,42 @@ pub struct LeaseRow {
     pub vm: VmName,
     /// Its datastore.
     pub datastore: DatastoreName,
-    /// Who holds it; absent where that is not known.
-    pub holder: Option<HostName>,
-    /// The epoch: how many holders it has had; absent where that is not known.
-    pub epoch: Option<u64>,
+    /// Who holds it, as far as that is known.
+    pub state: LeaseState,
+}
+
+/// Who holds a VM, as far as that is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeaseState {
+    /// A host does.
+    Held(HeldLease),
+    /// The lease is damaged: nobody can tell who holds it, and nobody comes to hold it.
+    Damaged,
+    /// The lease role of the host that answers does not: what runs there is known without it, and nothing else.
+    Unheard(Option<RunsHere>),
+}
+
+/// The lease of a VM that a host holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldLease {
+    /// Who holds it.
+    pub holder: HostName,
+    /// The epoch: how many holders it has had.
+    pub epoch: u64,
     /// The holder's own lease.
     pub life: HolderLife,
     /// Since when it holds the VM without a break, seconds since 1970 on its own wall clock, if it said so.
     pub since_unix_s: Option<u64>,
+}
+
+/// A VM that runs on the host that answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunsHere {
+    /// That host.
+    pub holder: HostName,
+    /// The epoch in which it came to hold the VM.
+    pub epoch: u64,
 }
 
 /// The host lease of a holder.
@@ -36,10 +64,6 @@ pub enum HolderLife {
     },
     /// It is over for good: that life of the host runs no VM any more.
     Over,
-    /// The VM's lease is damaged: nobody can tell who holds it, and nobody comes to hold it.
-    Damaged,
-    /// The lease role of the host that answers does not: what runs there is known without it, and nothing else.
-    Unheard,
 }
 
 /// The lease of a VM.
@@ -61,7 +85,7 @@ pub struct LeaseDetail {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseHolder {
     /// As in a list.
-    pub row: LeaseRow,
+    pub held: HeldLease,
     /// Its identity, 32 hex digits.
     pub identity: String,
     /// Its life: each boot, and each loss of its host lease, begins a new one.

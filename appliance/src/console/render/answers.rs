@@ -10,7 +10,7 @@ use super::table::Table;
 use super::{hosts, network, processors};
 use crate::api::host::{
     Check, ConfigDetail, DatastoreDetail, DatastoreRow, Flaw, HolderLife, HostAnswer, HostDetail, LeaseDetail,
-    LeaseHolder, LeaseRow, LogLine, MigrationRow, NicRow, PortGroupRow, VmDetail, VmHolder, VmRow, VmState,
+    LeaseHolder, LeaseRow, LeaseState, LogLine, MigrationRow, NicRow, PortGroupRow, VmDetail, VmHolder, VmRow, VmState,
 };
 use crate::api::lease::{AWAY_HINT, GONE};
 use crate::wall_clock;
@@ -379,12 +379,18 @@ fn port_groups_text(port_groups: &[PortGroupRow]) -> String {
 
 fn leases_text(leases: &[LeaseRow]) -> String {
     let mut table = Table::new(["VM", "DATASTORE", "HOLDER", "EPOCH", "HOST LEASE"], "no host holds a VM");
-    for LeaseRow { vm, datastore, holder, epoch, life, since_unix_s: _ } in leases {
-        let holder = holder.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string);
-        table.row([vm.to_string(), datastore.to_string(), holder, or_dash(*epoch), life_text(*life)]);
+    for LeaseRow { vm, datastore, state } in leases {
+        let unknown = || "unknown".to_owned();
+        let (holder, epoch, life) = match state {
+            LeaseState::Held(held) => (held.holder.to_string(), Some(held.epoch), life_text(held.life)),
+            LeaseState::Damaged => (unknown(), None, "the lease is damaged".to_owned()),
+            LeaseState::Unheard(Some(here)) => (here.holder.to_string(), Some(here.epoch), unknown()),
+            LeaseState::Unheard(None) => (unknown(), None, unknown()),
+        };
+        table.row([vm.to_string(), datastore.to_string(), holder, or_dash(epoch), life]);
     }
-    let notes = unheard_note(leases.iter().any(|lease| lease.life == HolderLife::Unheard))
-        + &damaged_note(leases.iter().any(|lease| lease.life == HolderLife::Damaged));
+    let notes = unheard_note(leases.iter().any(|lease| matches!(lease.state, LeaseState::Unheard(_))))
+        + &damaged_note(leases.iter().any(|lease| lease.state == LeaseState::Damaged));
     format!("{table}{notes}")
 }
 
@@ -393,8 +399,6 @@ fn life_text(life: HolderLife) -> String {
         HolderLife::Renews { silent_ms } => format!("renewed {}.{} s ago", silent_ms / 1000, silent_ms % 1000 / 100),
         HolderLife::Silent { silent_ms } => format!("silent {}", span(silent_ms / 1000)),
         HolderLife::Over => "over".to_owned(),
-        HolderLife::Damaged => "the lease is damaged".to_owned(),
-        HolderLife::Unheard => "unknown".to_owned(),
     }
 }
 
@@ -403,12 +407,12 @@ fn lease_detail_text(lease: &LeaseDetail) -> String {
     let record = Record::default().line("vm", vm).line("datastore", datastore);
     let record = match holder {
         None => record.line("holder", "nobody"),
-        Some(LeaseHolder { row, identity, generation, own }) => record
-            .line("holder", format!("{}{}", or_dash(row.holder.as_ref()), if *own { ", this host" } else { "" }))
+        Some(LeaseHolder { held, identity, generation, own }) => record
+            .line("holder", format!("{}{}", held.holder, if *own { ", this host" } else { "" }))
             .line("identity", format!("{identity}, life {generation}"))
-            .line("epoch", or_dash(row.epoch))
-            .some("since", row.since_unix_s.map(|at| format!("{}, by its holder's clock", wall_clock::text(at))))
-            .line("host lease", life_text(row.life)),
+            .line("epoch", held.epoch)
+            .some("since", held.since_unix_s.map(|at| format!("{}, by its holder's clock", wall_clock::text(at))))
+            .line("host lease", life_text(held.life)),
     };
     record.some("place", place.clone()).line("next", next).to_string()
 }

@@ -277,7 +277,7 @@ impl Keeper {
                 active.waits_for_directory = false;
                 let id = self.active.iter().find(|(_, a)| *a.job.request().vm() == vm).map(|(id, _)| *id);
                 if let Some(id) = id {
-                    self.drive(now, id, |job, _| Some(job.located(home)));
+                    self.drive(now, id, |job, context| Some(job.located(context, home)));
                 }
             }
         }

@@ -48,7 +48,7 @@ impl Keeper {
                 continue;
             }
             // Whoever writes the own block makes void what was prepared.
-            let reads_only = matches!(request, Request::Query(_));
+            let reads_only = matches!(request, Request::Query(_) | Request::Glance(_));
             let prepared = if reads_only { None } else { self.prepared.remove(&vm) };
             let mut job = VmJob::new(request, prepared);
             let Some(context) = self.context(now) else { continue };

@@ -60,7 +60,8 @@ pub struct VmJob {
     pub declared: Vec<Incarnation>,
     /// What [`Request::Prepare`] leaves for [`Request::Commit`].
     pub prepared: Option<(Home, Prepared)>,
-    /// A phase 2 of this job ended without a decision: what it wrote may still be chosen, whatever comes after.
+    /// A phase 2 of this job, or of the directory for it, ended without a known decision: what it wrote may still be chosen, whatever comes
+    /// after.
     doubtful: bool,
     /// The VM has another place than the one that was found damaged.
     replaced: bool,
@@ -131,7 +132,7 @@ impl VmJob {
     }
 
     /// Goes on when the directory has answered.
-    pub fn located(&mut self, home: Result<Option<Home>, LeaseError>) -> Next {
+    pub fn located(&mut self, context: &Context<'_>, home: Result<Option<Home>, LeaseError>) -> Next {
         match (&self.step, home) {
             (_, Err(error)) => Next::Finish(Err(self.in_the_end(error))),
             (Step::Forget, Ok(_)) => Next::Finish(Ok(Answer::Forgotten)),
@@ -139,13 +140,20 @@ impl VmJob {
                 self.home = Some(home);
                 self.survey()
             }
+            // The look had become too old.
+            (Step::Replace, Ok(Some(home))) if self.home == Some(home) => match self.patience.failed(context.now) {
+                Some(_) => self.look_for_life(context, home),
+                None => Next::Finish(Err(self.in_the_end(LeaseError::Storage))),
+            },
             (Step::Replace, Ok(Some(home))) => {
                 (self.home, self.replaced) = (Some(home), true);
+                // The new place has errors of its own.
+                self.patience.forget_failures();
                 self.survey()
             }
             (_, Ok(_)) => Next::Finish(match self.request {
-                Request::Query(_) => Ok(Answer::Holder(None)),
-                Request::GiveUp(_) | Request::Mend(..) => Ok(Answer::GivenUp),
+                Request::Query(_) | Request::Glance(_) => Ok(Answer::Holder(None)),
+                Request::GiveUp(_) => Ok(Answer::GivenUp),
                 Request::Forget(_) => Ok(Answer::Forgotten),
                 _ => Err(LeaseError::NoLease),
             }),
@@ -180,7 +188,6 @@ impl VmJob {
             (Step::Survey, Ended::Read(bytes)) => {
                 let Some(seat) = self.seat(context) else { return self.locate() };
                 match seat.view(bytes) {
-                    Ok(_) if self.replaced => Next::Finish(Ok(Answer::GivenUp)),
                     Ok(view) => self.judge(context, &view, context.now),
                     Err(unusable) => self.unusable(context, unusable),
                 }
@@ -217,6 +224,8 @@ impl VmJob {
     /// Decides what to do from a view of the blocks that was read before `learned_at`.
     fn judge(&mut self, context: &Context<'_>, view: &View, learned_at: Instant) -> Next {
         match judge(&self.request, context, view, learned_at) {
+            // Another may have been first to replace it, and hold it by now.
+            Verdict::Finish(Ok(Answer::Holder(None))) if self.replaced => Next::Finish(Ok(Answer::GivenUp)),
             Verdict::Finish(result) => Next::Finish(result),
             Verdict::Contend(wish) => self.contend(context, view, wish),
             Verdict::TakeOver(taken) => {
@@ -243,25 +252,38 @@ impl VmJob {
     /// Gives the VM another place, where no host can run it: `home` was found damaged at `since`, and the hosts were looked at after it.
     fn replace(&mut self, context: &Context<'_>, home: Home, since: Instant) -> Next {
         let Request::Mend(_, vouched) = self.request else { return self.survey() };
-        let mut may_run_on = Vec::new();
+        let (mut live, mut untold) = (Vec::new(), Vec::new());
         for (slot, seen) in context.watch.slots().filter(|(slot, _)| *slot != context.me.slot) {
             let who = seen.record.as_ref().map(|record| record.incarnation(slot));
             match who.map(|who| (who, context.watch.life(who, since))) {
+                // What is declared already is not to push another declaration out.
+                Some((who, Life::Over(Death::Expired))) if context.watch.declared_dead(slot, who.generation) => {}
                 Some((who, Life::Over(Death::Expired))) if self.declared.len() < DECLARED_MAX => {
                     self.declared.push(who)
                 }
+                Some((_, Life::Over(Death::Expired))) => untold.push(slot),
                 Some((_, Life::Over(Death::Left | Death::Superseded | Death::Forced))) => {}
                 None if !seen.corrupt => {}
-                // One that lives, that cannot be read, or that could not be told that its life is over.
-                _ => may_run_on.push(slot),
+                Some((_, Life::Alive { .. } | Life::LookAgain)) | None => live.push(slot),
             }
         }
-        if vouched != Vouched::Of(home.1) && !may_run_on.is_empty() {
+        let is_vouched = vouched == Vouched::Of(home.1);
+        let is_alone = live.is_empty() && untold.is_empty();
+        if !is_vouched && !is_alone {
             self.declared.clear();
-            return Next::Finish(Err(LeaseError::MayRunOn(may_run_on)));
+            return Next::Finish(Err(LeaseError::MayRunOn { live, untold }));
         }
         self.step = Step::Replace;
-        Next::Locate(Change::Replace(home))
+        // The directory proposes it, and does not tell whether it did where it fails.
+        self.doubtful = true;
+        let looked = if is_vouched { None } else { context.watch.looked_at() };
+        Next::Locate(Change::Replace { damaged: home, looked })
+    }
+
+    /// Looks at the hosts after a moment at which the place was known to be damaged.
+    fn look_for_life(&mut self, context: &Context<'_>, home: Home) -> Next {
+        self.step = Step::LookForLife(home, context.now);
+        Next::Look
     }
 
     fn contend(&mut self, context: &Context<'_>, view: &View, wish: Value) -> Next {
@@ -338,8 +360,13 @@ impl VmJob {
             }
         };
         let error = LeaseError::Corrupt { slots, tenancy };
-        if matches!(self.request, Request::Query(_)) && self.patience.has_borne_any() {
-            // Two reads were not in the way of a write. Who lists VMs asks for one after another, and damage seldom comes alone.
+        let is_sure = match self.request {
+            Request::Glance(_) => true,
+            // Two reads were not in the way of a write.
+            Request::Query(_) => self.patience.has_borne_any(),
+            _ => false,
+        };
+        if is_sure {
             return Next::Finish(Err(error));
         }
         self.failed(context, error)
@@ -349,8 +376,9 @@ impl VmJob {
         match (self.patience.failed(context.now), &self.request, self.home) {
             (Some(until), ..) => Next::Pause(until),
             (None, Request::Mend(..), Some(home)) if matches!(error, LeaseError::Corrupt { .. }) && !self.replaced => {
-                self.step = Step::LookForLife(home, context.now);
-                Next::Look
+                // The look may have to be taken again.
+                self.patience.forget_failures();
+                self.look_for_life(context, home)
             }
             (None, ..) => Next::Finish(Err(self.in_the_end(error))),
         }
@@ -358,6 +386,8 @@ impl VmJob {
 
     /// What is told when nothing more is tried: a look that fails does not take back what was written before it.
     fn in_the_end(&self, error: LeaseError) -> LeaseError {
+        // The new place is damaged, too: that there is a new one is known.
+        let is_known = self.replaced && matches!(error, LeaseError::Corrupt { .. });
         let undecided = matches!(
             error,
             LeaseError::Storage
@@ -365,17 +395,19 @@ impl VmJob {
                 | LeaseError::DirectoryCorrupt(_)
                 | LeaseError::DirectoryUnreadable
         );
-        if self.doubtful && undecided { LeaseError::OutcomeUnknown } else { error }
+        if self.doubtful && undecided && !is_known { LeaseError::OutcomeUnknown } else { error }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use model::limits;
+
     use super::super::request::Take;
     use super::*;
     use crate::lease::identity::{AreaId, BootId, Generation, HostId, Slot, Tenancy};
     use crate::lease::layout::{Geometry, Place};
-    use crate::lease::record::{HostRecord, Watchdog};
+    use crate::lease::record::{Block, HostRecord, Watchdog};
     use crate::lease::register;
     use crate::lease::watch::EXPIRY;
     use crate::time::Duration;
@@ -391,7 +423,7 @@ mod tests {
         let (mut next, mut ios) = (job.begin(&context), 0);
         loop {
             next = match next {
-                Next::Locate(_) => job.located(Ok(Some((Place(0), Tenancy(1))))),
+                Next::Locate(_) => job.located(&context, Ok(Some((Place(0), Tenancy(1))))),
                 Next::Pause(_) => job.woken(),
                 Next::Finish(result) => return result,
                 Next::Ask(ask) => {
@@ -426,20 +458,30 @@ mod tests {
         Context { now, area, me, watch, unix_s: 0, chance: 0 }
     }
 
-    /// Mends a lease whose blocks are damaged, as the host in slot 0 of three; the lives that it declared over, too. It has watched the
-    /// others for the expiry, and `comes` is one that appears when it looks again.
     fn mend(
         others: &[Other],
         comes: Option<&Other>,
         vouched: Vouched,
     ) -> (Result<Answer, LeaseError>, Vec<Incarnation>) {
-        let area = Area { id: AreaId(3), geometry: Geometry::new(512, 3, 2).expect("valid") };
+        mend_declared(others, comes, vouched, &[])
+    }
+
+    /// Mends a lease whose blocks are damaged, as the host in slot 0; the lives that it declared over, too. It has watched the
+    /// others for the expiry, and `comes` is one that appears when it looks again. It has declared the lives `before` over already.
+    fn mend_declared(
+        others: &[Other],
+        comes: Option<&Other>,
+        vouched: Vouched,
+        before: &[(Slot, Generation)],
+    ) -> (Result<Answer, LeaseError>, Vec<Incarnation>) {
+        let area = Area { id: AreaId(3), geometry: Geometry::new(512, 20, 2).expect("valid") };
         let me = Incarnation { slot: Slot(0), generation: Generation(1), host: HostId(1) };
         let late = Instant::ZERO + EXPIRY;
+        let own = Other { slot: me.slot, left: false, lives: true };
         let seen_at = |renewed_at: u64, with: Option<&Other>| {
             let bank = area.geometry.hosts();
             let mut bytes = vec![0; bank.extent().bytes];
-            for other in others.iter().chain(with) {
+            for other in others.iter().chain(with).chain([&own]) {
                 let record = HostRecord {
                     host: HostId(u128::from(other.slot.0) + 1),
                     boot: BootId(7),
@@ -449,7 +491,7 @@ mod tests {
                     expiry_ms: 0,
                     watchdog: Watchdog::None,
                     left: other.left,
-                    declared_dead: Vec::new(),
+                    declared_dead: if other.slot == me.slot { before.to_vec() } else { Vec::new() },
                 };
                 let (offset, data) = register::write(bank, area.id, other.slot, 1, &record);
                 let start = (offset - bank.extent().offset) as usize;
@@ -465,16 +507,27 @@ mod tests {
         let mut now = late;
         let mut job = VmJob::new(Request::Mend("web".parse().expect("valid"), vouched), None);
         let mut home = (Place(0), Tenancy(1));
-        let mut declared = Vec::new();
+        let (mut declared, mut has_asked) = (Vec::new(), false);
         let mut next = job.begin(&at(now, area, me, &watch));
         loop {
             declared.append(&mut job.declared);
+            declared.sort_unstable();
+            declared.dedup();
             next = match next {
-                Next::Locate(Change::Find) => job.located(Ok(Some(home))),
-                Next::Locate(Change::Replace(from)) => {
-                    assert_eq!(from, home);
-                    home = (Place(1), Tenancy(2));
-                    job.located(Ok(Some(home)))
+                Next::Locate(Change::Find) => job.located(&at(now, area, me, &watch), Ok(Some(home))),
+                Next::Locate(Change::Replace { damaged, looked }) => {
+                    assert_eq!(damaged, home);
+                    // A person's word does not age.
+                    let is_vouched = vouched == Vouched::Of(home.1);
+                    assert_eq!(looked, watch.looked_at().filter(|_| !is_vouched));
+                    if !std::mem::replace(&mut has_asked, true) && !is_vouched {
+                        // The look had become too old.
+                        now += Duration::from_millis(limits::LEASE_CLAIM_WAIT_MS);
+                        job.located(&at(now, area, me, &watch), Ok(Some(home)))
+                    } else {
+                        home = (Place(1), Tenancy(2));
+                        job.located(&at(now, area, me, &watch), Ok(Some(home)))
+                    }
                 }
                 Next::Pause(until) => {
                     now = until;
@@ -498,6 +551,32 @@ mod tests {
     }
 
     #[test]
+    fn who_glances_is_told_of_damage_at_the_first_read_and_who_asks_for_one_at_the_second() {
+        let area = Area { id: AreaId(3), geometry: Geometry::new(512, 3, 2).expect("valid") };
+        let me = Incarnation { slot: Slot(0), generation: Generation(1), host: HostId(1) };
+        let (watch, vm) = (Watch::default(), "web".parse::<model::names::VmName>().expect("valid"));
+        let damaged = vec![0xA5; area.geometry.vm(Place(0)).extent().bytes];
+        for (request, reads) in [(Request::Glance(vm.clone()), 1), (Request::Query(vm), 2)] {
+            let (context, mut job, mut read) = (at(Instant::ZERO, area, me, &watch), VmJob::new(request, None), 0);
+            let mut next = job.begin(&context);
+            let told = loop {
+                next = match next {
+                    Next::Locate(_) => job.located(&context, Ok(Some((Place(0), Tenancy(1))))),
+                    Next::Pause(_) => job.woken(),
+                    Next::Ask(_) => {
+                        read += 1;
+                        job.ended(&context, Ended::Read(&damaged))
+                    }
+                    Next::Finish(told) => break told,
+                    next => panic!("{next:?}"),
+                };
+            };
+            assert!(matches!(told, Err(LeaseError::Corrupt { .. })), "{told:?}");
+            assert_eq!(read, reads);
+        }
+    }
+
+    #[test]
     fn a_damaged_lease_is_replaced_only_where_no_life_of_another_host_is_left_or_a_person_vouches() {
         let other = |slot, left, lives| Other { slot: Slot(slot), left, lives };
         let dead = Incarnation { slot: Slot(1), generation: Generation(1), host: HostId(2) };
@@ -508,7 +587,10 @@ mod tests {
             (Ok(Answer::GivenUp), vec![dead]),
             "it expired, and must hear that its life is over if it was frozen"
         );
-        let refused = |slots: &[u16]| Err(LeaseError::MayRunOn(slots.iter().copied().map(Slot).collect()));
+        let refused = |slots: &[u16]| {
+            let live = slots.iter().copied().map(Slot).collect();
+            Err(LeaseError::MayRunOn { live, untold: Vec::new() })
+        };
         assert_eq!(mend(&[other(1, false, true)], None, Vouched::No), (refused(&[1]), vec![]), "it lives");
         assert_eq!(mend(&[], Some(&other(2, false, true)), Vouched::No), (refused(&[2]), vec![]), "it came just now");
         let both = [other(1, false, false), other(2, false, true)];
@@ -520,6 +602,77 @@ mod tests {
             (refused(&[2]), vec![]),
             "that was said of a lease that the VM has no more"
         );
+    }
+
+    /// Mends a damaged lease on a host that is alone; when it asks for another place the directory answers so, and `new` is what is read
+    /// there, if anything is.
+    fn mend_where(answers: Result<Option<Home>, LeaseError>, new: Option<&[u8]>) -> Result<Answer, LeaseError> {
+        let area = Area { id: AreaId(3), geometry: Geometry::new(512, 3, 2).expect("valid") };
+        let me = Incarnation { slot: Slot(0), generation: Generation(1), host: HostId(1) };
+        let (mut watch, mut now) = (Watch::default(), Instant::ZERO);
+        let damaged = vec![0xA5; area.geometry.vm(Place(0)).extent().bytes];
+        let mut job = VmJob::new(Request::Mend("web".parse().expect("valid"), Vouched::No), None);
+        let mut next = job.begin(&at(now, area, me, &watch));
+        loop {
+            next = match next {
+                Next::Locate(Change::Find) => job.located(&at(now, area, me, &watch), Ok(Some((Place(0), Tenancy(1))))),
+                Next::Locate(_) => job.located(&at(now, area, me, &watch), answers.clone()),
+                Next::Pause(until) => {
+                    now = until;
+                    job.woken()
+                }
+                Next::Ask(_) => {
+                    let bytes = if job.home() == Some((Place(0), Tenancy(1))) { Some(&damaged[..]) } else { new };
+                    job.ended(&at(now, area, me, &watch), bytes.map_or(Ended::Failed, Ended::Read))
+                }
+                Next::Look => {
+                    now += Duration::from_millis(1);
+                    watch.observe(area, now, now, &vec![0; area.geometry.hosts().extent().bytes]);
+                    job.looked(&at(now, area, me, &watch)).expect("it was waited for")
+                }
+                Next::Finish(result) => return result,
+                next => panic!("{next:?}"),
+            };
+        }
+    }
+
+    #[test]
+    fn the_dead_are_told_so_as_far_as_there_is_room_and_who_was_told_before_takes_none() {
+        let others = |count: u16| (1..=count).map(|slot| Other { slot: Slot(slot), left: false, lives: false }).collect();
+        let room = DECLARED_MAX as u16;
+        let mend_beside = |others: Vec<Other>, declared| mend_declared(&others, None, Vouched::No, declared);
+        let (mended, declared) = mend_beside(others(room), &[]);
+        assert_eq!((mended, declared.len()), (Ok(Answer::GivenUp), DECLARED_MAX));
+        let refused = Err(LeaseError::MayRunOn { live: Vec::new(), untold: vec![Slot(room + 1)] });
+        assert_eq!(mend_beside(others(room + 1), &[]), (refused, vec![]), "it would not hear of it");
+        let (mended, declared) = mend_beside(others(room + 1), &[(Slot(3), Generation(1))]);
+        assert_eq!((mended, declared.len()), (Ok(Answer::GivenUp), DECLARED_MAX));
+        assert!(declared.iter().all(|who| who.slot != Slot(3)), "{declared:?}");
+    }
+
+    #[test]
+    fn what_is_told_of_a_mend_is_true_whoever_was_first_and_whatever_fails_after_it() {
+        let area = Area { id: AreaId(3), geometry: Geometry::new(512, 3, 2).expect("valid") };
+        let (bank, home) = (area.geometry.vm(Place(1)), (Place(1), Tenancy(2)));
+        let blank = vec![0; bank.extent().bytes];
+        assert_eq!(mend_where(Ok(Some(home)), Some(&blank)), Ok(Answer::GivenUp));
+        // Another was first to replace it, and holds it.
+        let other = Incarnation { slot: Slot(1), generation: Generation(1), host: HostId(2) };
+        let decided = Some((Epoch(1), Value::Holder(other)));
+        let block = Block { epoch: Epoch(1), decided, ..Block::blank(home.1) };
+        let (offset, data) = register::write(bank, area.id, other.slot, 1, &block);
+        let (mut held, start) = (blank.clone(), (offset - bank.extent().offset) as usize);
+        held[start..start + data.len()].copy_from_slice(&data);
+        let told = mend_where(Ok(Some(home)), Some(&held));
+        assert!(matches!(&told, Ok(Answer::Holder(Some(holder))) if holder.who == other), "{told:?}");
+        // The VM was deleted meanwhile.
+        assert_eq!(mend_where(Ok(None), None), Err(LeaseError::NoLease));
+        // What the directory proposed may be decided; what cannot be looked at may be new.
+        assert_eq!(mend_where(Err(LeaseError::Storage), None), Err(LeaseError::OutcomeUnknown));
+        assert_eq!(mend_where(Ok(Some(home)), None), Err(LeaseError::OutcomeUnknown));
+        assert_eq!(mend_where(Err(LeaseError::DirectoryFull), None), Err(LeaseError::DirectoryFull));
+        let damaged = mend_where(Ok(Some(home)), Some(&vec![0xA5; blank.len()]));
+        assert!(matches!(damaged, Err(LeaseError::Corrupt { tenancy: Tenancy(2), .. })), "{damaged:?}");
     }
 
     #[test]

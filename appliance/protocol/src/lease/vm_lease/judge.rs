@@ -31,7 +31,7 @@ pub(super) fn judge(request: &Request, context: &Context<'_>, view: &View, learn
     let held = held(view);
     let mine = held.filter(|(_, who)| *who == context.me);
     match *request {
-        Request::Query(_) | Request::Mend(..) => {
+        Request::Query(_) | Request::Glance(_) | Request::Mend(..) => {
             Verdict::Finish(Ok(Answer::Holder(held.map(|(epoch, who)| describe(context, view, epoch, who)))))
         }
         Request::GiveUp(_) => give_up(context, view, mine),

@@ -31,6 +31,8 @@ pub enum Request {
     Confirm(VmName, Epoch),
     /// Who holds it.
     Query(VmName),
+    /// The same for who asks of many and asks again: damage is told at the first read, which a write may have been in the way of.
+    Glance(VmName),
     /// Give the VM a new lease, which nobody holds, instead of one that is damaged. The VM must not run here, and no life may be
     /// left of any other host, unless a person vouches that it runs nowhere: what was decided last is lost.
     Mend(VmName, Vouched),
@@ -49,6 +51,7 @@ impl Request {
             | Self::Resolve(vm, _)
             | Self::Confirm(vm, _)
             | Self::Query(vm)
+            | Self::Glance(vm)
             | Self::Mend(vm, _)
             | Self::Forget(vm) => vm,
         }
@@ -94,7 +97,8 @@ pub enum Answer {
     GivenUp,
     /// Phase 1 is over; the epoch that [`Request::Commit`] can win.
     Prepared(Epoch),
-    /// To [`Request::Query`], and to [`Request::Mend`] of one that is not damaged; none if nobody holds it.
+    /// To [`Request::Query`], and to [`Request::Mend`] of one that is not damaged, or of which another was first to replace it and that is
+    /// held; none if nobody holds it.
     Holder(Option<Holder>),
     /// The VM has no lease any more.
     Forgotten,
@@ -165,9 +169,15 @@ pub enum LeaseError {
     /// No place is left.
     #[error("the lease area has no place for another VM (at most {} have one)", limits::LEASE_VMS_MAX)]
     DirectoryFull,
-    /// The lease is damaged, and the hosts of these slots live: each of them may hold the VM.
-    #[error("the hosts of {} live and may run the VM", slots_text(.0))]
-    MayRunOn(Vec<Slot>),
+    /// The lease is damaged, and hosts that may come to run the VM are left: each of them may hold it.
+    #[error("the hosts of {} may run the VM", slots_text(&[&live[..], &untold[..]].concat()))]
+    MayRunOn {
+        /// Those that live, or cannot be read.
+        live: Vec<Slot>,
+        /// Those that have expired, and could not be told that their lives are over: there is no room for so many. One that was frozen
+        /// together with its clock would go on.
+        untold: Vec<Slot>,
+    },
     /// The VM's monitor is still there.
     #[error("the VM still runs here")]
     StillRuns,
