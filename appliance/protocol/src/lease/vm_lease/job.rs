@@ -638,7 +638,8 @@ mod tests {
 
     #[test]
     fn the_dead_are_told_so_as_far_as_there_is_room_and_who_was_told_before_takes_none() {
-        let others = |count: u16| (1..=count).map(|slot| Other { slot: Slot(slot), left: false, lives: false }).collect();
+        let others =
+            |count: u16| (1..=count).map(|slot| Other { slot: Slot(slot), left: false, lives: false }).collect();
         let room = DECLARED_MAX as u16;
         let mend_beside = |others: Vec<Other>, declared| mend_declared(&others, None, Vouched::No, declared);
         let (mended, declared) = mend_beside(others(room), &[]);
