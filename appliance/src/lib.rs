@@ -2,7 +2,8 @@
 //!
 //! In reading order: [`role`] (the manifest), [`init`] (PID 1), [`api`] (what roles say to each other), [`console`] (one
 //! for each terminal), [`host`] (the control plane), [`lease`] (who may run a VM), [`vmm`] (one running VM), [`migrate`] (moves), and
-//! what roles share: [`journal`], [`configuration`], [`datastore`], [`network`], [`boot_id`], [`wall_clock`], [`sigterm`].
+//! what roles share: [`journal`], [`configuration`], [`datastore`], [`network`], [`boot_id`], [`boot_clock`], [`wall_clock`],
+//! [`sigterm`].
 
 pub mod api;
 pub mod boot_clock;

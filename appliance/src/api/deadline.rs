@@ -73,6 +73,11 @@ impl Deadline {
         Instant::from_nanos(self.word().load(Ordering::Acquire))
     }
 
+    /// Whether monitors had to end themselves: a moment came, and what a monitor gets after it, and nobody moved it on or fenced.
+    pub fn has_passed(&self) -> bool {
+        self.get() != Instant::ZERO && self.left() == Duration::ZERO
+    }
+
     /// How long a monitor may still run, with what the lease role gets after the moment to end it and to tell why.
     pub fn left(&self) -> Duration {
         (self.get() + Duration::from_millis(limits::LEASE_SELF_END_MS)).since(now())
@@ -108,10 +113,11 @@ mod tests {
         drop(own);
         let successor = OwnDeadline::at(&path).expect("opened");
         assert_eq!(seen.get(), Instant::from_nanos(7), "nothing ended with the process");
-        assert_eq!(seen.left(), Duration::ZERO, "long ago");
+        assert!(seen.left() == Duration::ZERO && seen.has_passed(), "long ago");
         successor.set(Some(now() + Duration::from_secs(600)));
         assert!(seen.left() > Duration::from_secs(60));
         successor.set(None);
+        assert!(seen.left() == Duration::ZERO && !seen.has_passed(), "it was fenced");
         assert_eq!(seen.get(), Instant::from_nanos(0));
         std::fs::remove_file(path).expect("removed");
     }

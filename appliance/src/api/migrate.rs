@@ -1,5 +1,7 @@
 //! What the control plane and the migration engine say to each other. One connection, messages both ways.
 
+use std::fmt;
+
 use std::net::IpAddr;
 
 use model::cpu_report::CpuReport;
@@ -153,6 +155,23 @@ pub struct Wish {
     pub no_convergence: NoConvergence,
     /// How much of the link it may take while the guest runs; the stun takes all of it.
     pub bandwidth_max: Option<BandwidthMax>,
+}
+
+impl fmt::Display for Wish {
+    /// The options that say it, as they are typed, each with a blank before it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { check_only, force_link, no_convergence, bandwidth_max } = self;
+        f.write_str(if *check_only { " --check" } else { "" })?;
+        f.write_str(if *force_link { " --force" } else { "" })?;
+        if let Some(BandwidthMax(mbits)) = bandwidth_max {
+            write!(f, " --bandwidth-max {mbits}")?;
+        }
+        f.write_str(match no_convergence {
+            NoConvergence::Abort => "",
+            NoConvergence::Wait => " --on-no-convergence wait",
+            NoConvergence::Force => " --on-no-convergence force",
+        })
+    }
 }
 
 /// A bound on what a move sends, in Mbit/s: 1 to [`BandwidthMax::MOST`].

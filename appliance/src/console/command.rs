@@ -422,7 +422,13 @@ mod tests {
         };
         let vms = ["start", "stop", "kill", "pause", "resume", "console"].map(|verb| format!("vm {verb} web"));
         let hosts = ["maintenance enter", "maintenance exit", "reboot", "shutdown"].map(|verb| format!("host {verb}"));
-        let others = ["vm clone web web2", "vm migrate web host-b", "lease break web", "lease break web --force"];
+        let others = [
+            "vm clone web web2",
+            "vm migrate web host-b",
+            "vm migrate web host-b --force --bandwidth-max 2000 --on-no-convergence wait",
+            "lease break web",
+            "lease break web --force",
+        ];
         for line in vms.into_iter().chain(hosts).chain(others.map(str::to_owned)) {
             assert_eq!(order(&line), Some(line));
         }

@@ -191,7 +191,7 @@ fn vm_row(
 
 fn vm(plane: &ControlPlane, name: &VmName) -> Result<VmDetail, Diagnosis> {
     let located = locate(plane, name, &format!("VM {name} is not shown"))?;
-    let holder = plane.leases.holder_for_show(&located.vm());
+    let holder = plane.leases.holder_if_it_answers(&located.vm());
     let (config, config_errors) = match located.draft().config {
         Ok(config) => (Some(config), Vec::new()),
         Err(errors) => (None, errors),

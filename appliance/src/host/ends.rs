@@ -132,7 +132,7 @@ fn watch_to_end(plane: &Arc<ControlPlane>, running: &Arc<Running>, child: Option
 fn ended_itself(plane: &ControlPlane, status: Option<ExitStatus>, datastore: &DatastoreName) -> bool {
     let had_to = || {
         let file = File::open(plane.run_dir.deadline(datastore)).ok()?;
-        Some(Deadline::over(file).ok()?.left().nanos() == 0)
+        Some(Deadline::over(file).ok()?.has_passed())
     };
     status.map_or_else(|| had_to().unwrap_or(false), |status| status.code() == Some(EXIT_FENCED))
 }

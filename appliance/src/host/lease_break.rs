@@ -42,7 +42,7 @@ pub fn break_lease(plane: &ControlPlane, name: &VmName, force: bool) -> Result<S
     };
     let vm = located.vm();
     let failed = |failure: LeaseFailure| Diagnosis::of(&what, vec![failure.reason()]);
-    let holder = match plane.leases.holder_for_show(&vm) {
+    let holder = match plane.leases.holder_if_it_answers(&vm) {
         Err(LeaseFailure::Damaged { mark, .. }) => {
             return mend(plane, &vm, &located.datastore, force.then_some(mark), &what);
         }
@@ -61,6 +61,9 @@ pub fn break_lease(plane: &ControlPlane, name: &VmName, force: bool) -> Result<S
         return Err(refusal(&what, name, &holder, &located.datastore));
     }
     take_and_give_up(plane, &vm, &holder, &what)?;
+    if !holder.alive {
+        give_up_locks(plane, &located.datastore);
+    }
     let Holder { name: from, epoch, .. } = &holder;
     log::warn!(target: journal::NEWS, "the lease of VM {name} was broken on the console; {from} held it in epoch {epoch}");
     let afterwards = if holder.alive {
@@ -84,9 +87,7 @@ fn mend(
     let name = &vm.vm;
     match plane.leases.mend(vm, vouched) {
         Ok(Mended::New) => {
-            // Who starts it takes it from nobody, and so does not ask for this before its disks are opened: opening one that the server has
-            // delegated to a dead host waits. What is not given up now is asked for again with the disks.
-            let _ = LeftLocks::default().give_up(plane, datastore);
+            give_up_locks(plane, datastore);
             log::warn!(target: journal::NEWS, "the damaged lease of VM {name} was given up for a new one on the console");
             Ok(format!(
                 "the lease of VM {name} was damaged; it has a new one, which nobody holds: vm start {name}, on any host"
@@ -112,6 +113,12 @@ fn mend(
             Err(Diagnosis::of(what, vec![failure.reason()]))
         }
     }
+}
+
+/// Has the server give up what dead hosts have there. Who starts the VM then takes it from nobody, and so does not ask for this before its files
+/// are looked at: one that the server has delegated to a dead host answers nobody. What is not given up now is asked for again with the disks.
+fn give_up_locks(plane: &ControlPlane, datastore: &Datastore) {
+    let _ = LeftLocks::default().give_up(plane, datastore);
 }
 
 /// Comes to hold the VM, and lets go of it at once. A control plane that dies in between leaves the note of it.

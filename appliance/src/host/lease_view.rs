@@ -79,7 +79,7 @@ pub fn show(plane: &ControlPlane, name: &VmName) -> Result<LeaseDetail, Diagnosi
     let located = locate(plane, name, &what)?;
     let refused = |failure: LeaseFailure| Diagnosis::of(&what, vec![failure.reason()]);
     let vm = located.vm();
-    let holder = plane.leases.holder_for_show(&vm).map_err(refused)?;
+    let holder = plane.leases.holder_if_it_answers(&vm).map_err(refused)?;
     let hosts = plane.leases.hosts(&vm.datastore).map_err(refused)?;
     let next = next(name, holder.as_ref(), plane.vms.state(name).is_some());
     let holder = holder.map(|holder| LeaseHolder {

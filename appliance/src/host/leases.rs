@@ -412,11 +412,11 @@ impl Leases {
         holder_in(self.ask(&LeaseRequest::Query(vm.clone()), &[])?)
     }
 
-    /// The same, for who only shows it: a role that stands still is not waited for.
+    /// The same, for who shows it or asks the lease once more before anything is done: a role that stands still is not waited for.
     ///
     /// # Errors
     /// As [`Leases::holder`], or the lease role stands still.
-    pub fn holder_for_show(&self, vm: &VmOnDatastore) -> Result<Option<Holder>, LeaseFailure> {
+    pub fn holder_if_it_answers(&self, vm: &VmOnDatastore) -> Result<Option<Holder>, LeaseFailure> {
         holder_in(self.look(&LeaseRequest::Query(vm.clone()))?)
     }
 }

@@ -12,6 +12,7 @@ use model::vm_config::{Draft, VmConfig};
 use crate::api::host::VmState;
 use crate::api::lease::{TakenFrom, VmOnDatastore};
 use crate::api::vmm::VmmRequest;
+use crate::datastore::Datastore;
 use crate::host::born::{BootFiles, Born, Unattached};
 use crate::host::caller::{Caller, LOOK};
 use crate::host::control_plane::ControlPlane;
@@ -65,7 +66,8 @@ fn carry_out<'a>(
     // Who enters it now is told of this VM.
     refuse_new()?;
     let mut left = LeftLocks::default();
-    meet_holder(plane, &located, &mut left).map_err(|reason| Diagnosis::of(&what, vec![reason]))?;
+    meet_holder(plane, &located.vm(), &located.datastore, &mut left, caller)
+        .map_err(|reason| Diagnosis::of(&what, vec![reason]))?;
     let problems = checks::start_problems(plane, &located, &draft);
     if !problems.is_empty() {
         return Err(Diagnosis::of(&what, problems));
@@ -79,7 +81,7 @@ fn carry_out<'a>(
     noted.map_err(|error| Diagnosis::new(&what, format!("its start cannot be noted: {error}"), "host check"))?;
     let started = acquire(plane, &vm).and_then(|(epoch, taken_from)| {
         if taken_from.is_some() {
-            // Its host died since it was looked at. What is not given up now is asked for again with the disks.
+            // Unless that was done just now. What is not given up now is asked for again with the disks.
             let _ = left.give_up(plane, &located.datastore);
         }
         let started = bring_up(plane, &located, config, epoch, &mut left, caller);
@@ -126,7 +128,9 @@ fn claim<'a>(
         Unclaimed::Busy(busy) => busy.vm_now(format!("it is on {}, this host", plane.name())),
         Unclaimed::Short { free } => {
             // Memory may have come free meanwhile; what else is wrong is told beside it all the same.
-            let mut problems = checks::start_problems(plane, located, draft);
+            let met = meet_holder(plane, &located.vm(), &located.datastore, &mut LeftLocks::default(), caller);
+            let mut problems =
+                met.map_or_else(|reason| vec![reason], |()| checks::start_problems(plane, located, draft));
             let short = checks::too_little_memory(memory, Bytes(free));
             if !problems.iter().any(|problem| problem.hint == short.hint) {
                 problems.push(short);
@@ -136,19 +140,32 @@ fn claim<'a>(
     })
 }
 
-/// Looks who holds the VM before anything looks at its files. A host that lives is told at once. Of one that is dead, the server is first made
+/// Asks who holds the VM before anything looks at its files. A host that lives is told at once. Of one that is dead, the server is first made
 /// to give up what it has: a disk that it delegated to the dead host answers nobody else, not even who asks for its size, until it
-/// misses that host by itself.
-fn meet_holder(plane: &ControlPlane, located: &Located, left: &mut LeftLocks) -> Result<(), Reason> {
-    match plane.leases.holder_for_show(&located.vm()) {
-        Ok(Some(holder)) if holder.own => {}
+/// misses that host by itself. That the lease is whose it was said to be is asked again when it is taken.
+fn meet_holder(
+    plane: &ControlPlane,
+    vm: &VmOnDatastore,
+    datastore: &Datastore,
+    left: &mut LeftLocks,
+    caller: &Caller<'_>,
+) -> Result<(), Reason> {
+    match plane.leases.holder_if_it_answers(vm) {
+        Ok(Some(holder)) if holder.own => return Ok(()),
         Ok(Some(holder)) if holder.alive => return Err(LeaseFailure::HeldBy(holder).reason()),
-        Ok(Some(_)) => {
-            // What is not given up now is asked for again with the disks.
-            let _ = left.give_up(plane, &located.datastore);
-        }
+        Ok(Some(_)) => {}
+        Err(damaged @ (LeaseFailure::Damaged { .. } | LeaseFailure::AreaDamaged(_))) => return Err(damaged.reason()),
         // What cannot be known now is met when the lease is taken.
-        Ok(None) | Err(_) => {}
+        Ok(None) | Err(_) => return Ok(()),
+    }
+    let began = Instant::now();
+    let most = Duration::from_millis(limits::DATASTORE_LOCK_MS_MAX);
+    // Where there is nothing that it could be told, the files and the disks' locks show what is left.
+    while let Err(reason) = left.give_up(plane, datastore) {
+        if began.elapsed() >= most || caller.cancelled_within(LOCK_AGAIN) {
+            return Err(reason);
+        }
+        caller.progress(&format!("waiting until its server gives up what a dead host has: {}", reason.cause), None);
     }
     Ok(())
 }
@@ -237,4 +254,57 @@ fn boot(plane: &ControlPlane, located: &Located, running: &Running) -> Result<()
         .map_err(|error| Reason::new(format!("the kernel {} cannot be loaded: {error}", boot.kernel), KERNEL_HINT))?;
     let resumed = running.monitor.ask(&VmmRequest::Resume, &[]);
     resumed.map_err(|error| Reason::new(error.to_string(), "log show vmm")).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use model::host_config::{DatastoreKind, NfsVersion};
+
+    use super::*;
+    use crate::api::lease::{Holder, LeaseAnswer, LeaseRequest};
+    use crate::host::control_plane::stand_in::Place;
+
+    /// What the lease role is asked by who starts a VM that host-b holds, and what the start is told before it looks at a file.
+    fn meeting(test: &str, alive: bool) -> (Result<(), Reason>, Vec<LeaseRequest>) {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let asks = Arc::clone(&asked);
+        let place = Place::without_datastore(test, move |request| {
+            asks.lock().expect("held").push(request.clone());
+            let (name, epoch) = ("host-b".parse().expect("valid"), 1);
+            let holder = Holder { host: [2; 16], name, generation: 1, epoch, alive, own: false, since_unix_s: None };
+            match request {
+                LeaseRequest::Query(_) => LeaseAnswer::Holder(Some(holder)),
+                LeaseRequest::DeadBoots(_) => LeaseAnswer::DeadBoots(Vec::new()),
+                _ => LeaseAnswer::Failed("it is not asked".to_owned()),
+            }
+        });
+        let vm = VmOnDatastore { datastore: "nfs".parse().expect("valid"), vm: "web".parse().expect("valid") };
+        let (server, export) = ([127, 0, 0, 1].into(), "/vms".to_owned());
+        let kind = DatastoreKind::Nfs { server, port: 2049, export, version: NfsVersion::V4_2 };
+        let configured = model::host_config::Datastore { name: vm.datastore.clone(), kind };
+        let datastore = Datastore::new(&configured, std::path::Path::new("/nowhere"), "host-a");
+        let met = meet_holder(&place.plane, &vm, &datastore, &mut LeftLocks::default(), &Caller::nobody());
+        let asked = asked.lock().expect("held").iter().filter(|one| is_of_a_meeting(one)).cloned().collect();
+        (met, asked)
+    }
+
+    fn is_of_a_meeting(request: &LeaseRequest) -> bool {
+        matches!(request, LeaseRequest::Query(_) | LeaseRequest::DeadBoots(_))
+    }
+
+    #[test]
+    fn the_server_of_a_vm_whose_holder_is_dead_gives_up_what_that_has_before_a_file_is_looked_at() {
+        let (met, asked) = meeting("met-dead", false);
+        met.expect("it goes on");
+        assert!(matches!(&asked[..], [LeaseRequest::Query(_), LeaseRequest::DeadBoots(_)]), "{asked:?}");
+    }
+
+    #[test]
+    fn a_holder_that_lives_is_told_and_its_server_is_told_nothing() {
+        let (met, asked) = meeting("met-alive", true);
+        assert!(met.expect_err("it is held").cause.contains("host-b holds its lease"));
+        assert!(matches!(&asked[..], [LeaseRequest::Query(_)]), "{asked:?}");
+    }
 }

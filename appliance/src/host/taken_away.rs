@@ -79,9 +79,9 @@ fn news_of_damage(
     damaged: &mut BTreeSet<VmName>,
 ) -> Option<String> {
     match answered {
-        Err(failure @ LeaseFailure::Damaged { .. }) if damaged.insert(vm.clone()) => {
-            Some(format!("{failure}; VM {vm} runs on, and can be neither moved nor started again: host check"))
-        }
+        Err(failure @ LeaseFailure::Damaged { .. }) if damaged.insert(vm.clone()) => Some(format!(
+            "{failure}; VM {vm} stays as it is here, and can be neither moved nor started again: host check"
+        )),
         Ok(_) => {
             damaged.remove(vm);
             None

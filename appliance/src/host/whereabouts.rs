@@ -34,7 +34,7 @@ pub fn told_here(plane: &ControlPlane, name: &VmName) -> Option<String> {
 /// Where a VM is by its lease, of which nothing is here that [`told_here`] tells; `None` where that does not tell it, as one of
 /// this host's own does not of a VM that is on its way.
 pub fn told_by_lease(plane: &ControlPlane, located: &Located) -> Option<String> {
-    match plane.leases.holder_for_show(&located.vm()).ok()? {
+    match plane.leases.holder_if_it_answers(&located.vm()).ok()? {
         None => Some("it is stopped".to_owned()),
         Some(holder) if is_idle(plane, &located.name, &holder) => {
             Some(format!("it is held by {}, which runs nothing of it", holder.name))

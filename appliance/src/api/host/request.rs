@@ -170,7 +170,9 @@ impl HostRequest {
             Self::VmResume(vm) => format!("vm resume {vm}"),
             Self::VmClone { vm, new } => format!("vm clone {vm} {new}"),
             Self::VmConsole(vm) => format!("vm console {vm}"),
-            Self::VmMigrate { vm, destination, wish } if !wish.check_only => format!("vm migrate {vm} {destination}"),
+            Self::VmMigrate { vm, destination, wish } if !wish.check_only => {
+                format!("vm migrate {vm} {destination}{wish}")
+            }
             Self::LeaseBreak { vm, force } => format!("lease break {vm}{}", if *force { " --force" } else { "" }),
             Self::MigrationCancel(id) => format!("migration cancel {id}"),
             Self::HostMaintenance { on } => format!("host maintenance {}", if *on { "enter" } else { "exit" }),

@@ -54,7 +54,7 @@ fn is_abandoned(plane: &ControlPlane, datastore: &Arc<Datastore>, Leftover { nam
     if plane.vms.state(&name) == Some(VmState::Making) {
         return false;
     }
-    match plane.leases.holder_for_show(&VmOnDatastore { datastore: datastore.name().clone(), vm: name }) {
+    match plane.leases.holder_if_it_answers(&VmOnDatastore { datastore: datastore.name().clone(), vm: name }) {
         Ok(None) => true,
         Ok(Some(holder)) => holder.own || !holder.alive,
         Err(_) => false,

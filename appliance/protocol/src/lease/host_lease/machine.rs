@@ -114,13 +114,12 @@ impl HostLease {
         Incarnation { slot: live.slot, generation: live.generation, host: self.identity.host }
     }
 
-    /// Publishes with the next renewal that this host saw a life of another expire.
+    /// Publishes with the next renewal that this host saw a life of another expire. What it said longest ago, and not again, makes room.
     pub fn declare_dead(&mut self, who: Incarnation) {
         let entry = (who.slot, who.generation);
-        if !self.declared.contains(&entry) {
-            self.declared.push_front(entry);
-            self.declared.truncate(DECLARED_MAX);
-        }
+        self.declared.retain(|declared| *declared != entry);
+        self.declared.push_front(entry);
+        self.declared.truncate(DECLARED_MAX);
     }
 
     /// Gives the lease up in order. No VM of this datastore may run any more.

@@ -3,9 +3,9 @@
 use model::limits;
 
 use super::{Fence, HostIdentity, HostLease, Note, OwnEffect, Remembered, Standing};
-use crate::lease::identity::{AreaId, BootId, Generation, HostId, Slot};
+use crate::lease::identity::{AreaId, BootId, Generation, HostId, Incarnation, Slot};
 use crate::lease::layout::{Area, Geometry};
-use crate::lease::record::{HostRecord, Watchdog};
+use crate::lease::record::{DECLARED_MAX, HostRecord, Watchdog};
 use crate::lease::register;
 use crate::lease::watch::Watch;
 use crate::time::{Duration, Instant};
@@ -226,6 +226,25 @@ fn a_host_that_another_saw_expire_fences_as_soon_as_it_reads_so() {
     bench.put(Slot(3), 2, &record);
     bench.look(2_100);
     assert_eq!(bench.fences(), Some(Fence::DeclaredDead));
+}
+
+#[test]
+fn a_death_that_is_declared_again_is_not_the_first_to_make_room_for_others() {
+    let (mut bench, renewal) = Bench::live(1, "host-a");
+    let declare = |bench: &mut Bench, slot: u16| {
+        bench.lease.declare_dead(Incarnation { slot: Slot(slot), generation: Generation(1), host: HostId(9) });
+    };
+    let most = DECLARED_MAX as u16;
+    (1..=most).chain([1, most + 1]).for_each(|slot| declare(&mut bench, slot));
+    bench.lease.handle_written(at(1_650), renewal, true);
+    bench.lease.handle_timeout(at(1_600 + limits::LEASE_RENEWAL_MS));
+    let written = std::iter::from_fn(|| bench.lease.poll_effect()).find_map(|effect| match effect {
+        OwnEffect::Write { record, .. } => Some(record.declared_dead),
+        _ => None,
+    });
+    let mut slots: Vec<u16> = written.expect("it renews").iter().map(|(slot, _)| slot.0).collect();
+    slots.sort_unstable();
+    assert_eq!(slots, [1].into_iter().chain(3..=most + 1).collect::<Vec<_>>());
 }
 
 /// A record of another host.

@@ -140,11 +140,14 @@ impl VmJob {
                 self.home = Some(home);
                 self.survey()
             }
-            // The look had become too old.
-            (Step::Replace, Ok(Some(home))) if self.home == Some(home) => match self.patience.failed(context.now) {
-                Some(_) => self.look_for_life(context, home),
-                None => Next::Finish(Err(self.in_the_end(LeaseError::Storage))),
-            },
+            // The look had become too old: nothing was proposed.
+            (Step::Replace, Ok(Some(home))) if self.home == Some(home) => {
+                self.doubtful = false;
+                match self.patience.failed(context.now) {
+                    Some(_) => self.look_for_life(context, home),
+                    None => Next::Finish(Err(LeaseError::StaleLook)),
+                }
+            }
             (Step::Replace, Ok(Some(home))) => {
                 (self.home, self.replaced) = (Some(home), true);
                 // The new place has errors of its own.
@@ -256,8 +259,6 @@ impl VmJob {
         for (slot, seen) in context.watch.slots().filter(|(slot, _)| *slot != context.me.slot) {
             let who = seen.record.as_ref().map(|record| record.incarnation(slot));
             match who.map(|who| (who, context.watch.life(who, since))) {
-                // What is declared already is not to push another declaration out.
-                Some((who, Life::Over(Death::Expired))) if context.watch.declared_dead(slot, who.generation) => {}
                 Some((who, Life::Over(Death::Expired))) if self.declared.len() < DECLARED_MAX => {
                     self.declared.push(who)
                 }
@@ -458,21 +459,12 @@ mod tests {
         Context { now, area, me, watch, unix_s: 0, chance: 0 }
     }
 
+    /// Mends a lease whose blocks are damaged, as the host in slot 0; the lives that it declared over, too. It has watched the
+    /// others for the expiry, and `comes` is one that appears when it looks again.
     fn mend(
         others: &[Other],
         comes: Option<&Other>,
         vouched: Vouched,
-    ) -> (Result<Answer, LeaseError>, Vec<Incarnation>) {
-        mend_declared(others, comes, vouched, &[])
-    }
-
-    /// Mends a lease whose blocks are damaged, as the host in slot 0; the lives that it declared over, too. It has watched the
-    /// others for the expiry, and `comes` is one that appears when it looks again. It has declared the lives `before` over already.
-    fn mend_declared(
-        others: &[Other],
-        comes: Option<&Other>,
-        vouched: Vouched,
-        before: &[(Slot, Generation)],
     ) -> (Result<Answer, LeaseError>, Vec<Incarnation>) {
         let area = Area { id: AreaId(3), geometry: Geometry::new(512, 20, 2).expect("valid") };
         let me = Incarnation { slot: Slot(0), generation: Generation(1), host: HostId(1) };
@@ -491,7 +483,7 @@ mod tests {
                     expiry_ms: 0,
                     watchdog: Watchdog::None,
                     left: other.left,
-                    declared_dead: if other.slot == me.slot { before.to_vec() } else { Vec::new() },
+                    declared_dead: Vec::new(),
                 };
                 let (offset, data) = register::write(bank, area.id, other.slot, 1, &record);
                 let start = (offset - bank.extent().offset) as usize;
@@ -637,18 +629,15 @@ mod tests {
     }
 
     #[test]
-    fn the_dead_are_told_so_as_far_as_there_is_room_and_who_was_told_before_takes_none() {
+    fn the_dead_are_told_so_as_far_as_there_is_room() {
         let others =
             |count: u16| (1..=count).map(|slot| Other { slot: Slot(slot), left: false, lives: false }).collect();
         let room = DECLARED_MAX as u16;
-        let mend_beside = |others: Vec<Other>, declared| mend_declared(&others, None, Vouched::No, declared);
-        let (mended, declared) = mend_beside(others(room), &[]);
+        let mend_beside = |others: Vec<Other>| mend(&others, None, Vouched::No);
+        let (mended, declared) = mend_beside(others(room));
         assert_eq!((mended, declared.len()), (Ok(Answer::GivenUp), DECLARED_MAX));
         let refused = Err(LeaseError::MayRunOn { live: Vec::new(), untold: vec![Slot(room + 1)] });
-        assert_eq!(mend_beside(others(room + 1), &[]), (refused, vec![]), "it would not hear of it");
-        let (mended, declared) = mend_beside(others(room + 1), &[(Slot(3), Generation(1))]);
-        assert_eq!((mended, declared.len()), (Ok(Answer::GivenUp), DECLARED_MAX));
-        assert!(declared.iter().all(|who| who.slot != Slot(3)), "{declared:?}");
+        assert_eq!(mend_beside(others(room + 1)), (refused, vec![]), "it would not hear of it");
     }
 
     #[test]

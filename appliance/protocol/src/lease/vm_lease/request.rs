@@ -149,6 +149,9 @@ pub enum LeaseError {
     /// Nothing was prepared, or another request has made it void.
     #[error("no move to this host has been prepared")]
     NotPrepared,
+    /// Hosts were looked at, and too long ago when what that allows was to be decided.
+    #[error("the datastore is too slow to be sure that no other host came meanwhile, and nothing was changed")]
+    StaleLook,
     /// No such VM has a lease here.
     #[error("the VM has no lease on this datastore")]
     NoLease,
