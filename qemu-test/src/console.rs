@@ -117,6 +117,12 @@ impl SerialLine {
         }
     }
 
+    /// Forgets what was read up to the end of `text`; what came in behind it stays.
+    pub fn forget_through(&mut self, text: &str) {
+        let end = self.seen.windows(text.len()).position(|bytes| bytes == text.as_bytes()).map(|at| at + text.len());
+        self.seen.drain(..end.unwrap_or(0));
+    }
+
     /// Forgets what was read so far.
     pub fn forget(&mut self) {
         self.seen.clear();
