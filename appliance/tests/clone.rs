@@ -4,7 +4,7 @@ mod world;
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +13,7 @@ use godwit::api::channel::Channel;
 use godwit::api::host::{CloneDetail, HostAnswer, HostRequest, VmState};
 use godwit::api::lease::LeaseRequest;
 use world::lease_line::{LeaseLine, Word};
+use world::mount::Mount;
 use world::{Datastore, Host, finish, line, wait};
 
 const CLONE: &str = "vm clone witness copy";
@@ -303,35 +304,14 @@ fn what_stands_in_the_way_of_a_clone_is_told_at_once() {
     assert_eq!(folders(&datastore), ["bad", "here", "witness"]);
 }
 
-/// A file system of a test, unmounted at its end.
-struct Mount(PathBuf);
-
-impl Mount {
-    /// None, with the reason on standard error, where this user may not mount.
-    fn at(place: PathBuf, steps: &[&[&str]]) -> Option<Self> {
-        std::fs::create_dir_all(&place).expect("made");
-        let mount = Self(place);
-        for step in steps {
-            let mounted = Command::new("mount").args(*step).arg(&mount.0).status();
-            if !mounted.is_ok_and(|status| status.success()) {
-                eprintln!("skipped: this user may not mount");
-                return None;
-            }
-        }
-        Some(mount)
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").args(["--lazy", "--quiet"]).arg(&self.0).status();
-    }
-}
-
 #[test]
 fn a_datastore_that_has_no_room_or_becomes_full_or_takes_nothing_has_nothing_of_the_clone() {
     let Some(datastore) = Datastore::with_witness("clone-full") else { return };
     let small = datastore.path("small");
+    let fixed = datastore.path("fixed");
+    for place in [&small, &fixed] {
+        std::fs::create_dir_all(place).expect("made");
+    }
     let Some(_small) = Mount::at(small.clone(), &[&["-t", "tmpfs", "-o", "size=40M", "none"]]) else { return };
     std::fs::create_dir_all(small.join("vms")).expect("made");
     let moved = Command::new("mv").arg(datastore.path("vms/witness")).arg(small.join("vms/witness")).status();
@@ -341,7 +321,6 @@ fn a_datastore_that_has_no_room_or_becomes_full_or_takes_nothing_has_nothing_of_
     let config = small.join("vms/witness/vm.toml");
     let text = std::fs::read_to_string(&config).expect("it is there");
     std::fs::write(&config, format!("{text}[[disk]]\nfile = \"disk.img\"\n")).expect("written");
-    let fixed = datastore.path("fixed");
     let bind = small.display().to_string();
     let Some(_fixed) = Mount::at(fixed.clone(), &[&["--bind", &bind], &["-o", "remount,ro,bind"]]) else { return };
     let at =

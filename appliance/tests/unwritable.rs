@@ -2,35 +2,11 @@
 
 mod world;
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use godwit::lease::area;
+use world::mount::Mount;
 use world::{Datastore, Host, line, wait};
-
-/// A mount of a test, gone at its end.
-struct Mount(PathBuf);
-
-impl Mount {
-    /// None, with the reason on standard error, where this user may not mount.
-    fn at(place: PathBuf, steps: &[&[&str]]) -> Option<Self> {
-        let mount = Self(place);
-        for step in steps {
-            let mounted = Command::new("mount").args(*step).arg(&mount.0).status();
-            if !mounted.is_ok_and(|status| status.success()) {
-                eprintln!("skipped: this user may not mount");
-                return None;
-            }
-        }
-        Some(mount)
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").args(["--lazy", "--quiet"]).arg(&self.0).status();
-    }
-}
 
 #[test]
 fn what_keeps_a_lease_area_from_being_written_is_named_with_its_mend_wherever_one_looks() {

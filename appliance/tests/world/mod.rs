@@ -1,12 +1,13 @@
 //! Hosts of a test: the roles as processes of this machine, on a datastore that is a folder. [`cable`] is what lies between
 //! them, [`lease_line`] what lies between a host and its lease role, [`command`] a command under way, [`leftovers`] what a
-//! host holds that it should let go of.
+//! host holds that it should let go of, [`mount`] a file system under a datastore.
 #![allow(dead_code, reason = "each test file uses its part of the world")]
 
 pub(crate) mod cable;
 pub(crate) mod command;
 pub(crate) mod lease_line;
 pub(crate) mod leftovers;
+pub(crate) mod mount;
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
