@@ -21,8 +21,10 @@ use crate::wire::Wire;
 const LOAD: (u32, u32) = (24, 60);
 /// How long the guest may take to announce itself.
 const ANNOUNCED_BOUND: Duration = Duration::from_secs(60);
-/// Pages that a link of one Mbit/s carries a second.
-const PAGES_OF_MBIT: u32 = 1_000_000 / 8 / 4096;
+/// What a link of one Mbit/s carries a second, in bytes.
+const BYTES_OF_MBIT: u64 = 1_000_000 / 8;
+/// The same in pages.
+const PAGES_OF_MBIT: u32 = (BYTES_OF_MBIT / 4096) as u32;
 
 const CTRL_C: u8 = 3;
 
@@ -80,11 +82,15 @@ fn is_announced(frames: Frames, address: Ipv4Addr) -> Result<()> {
     frames.end().map(drop)
 }
 
-/// What the migration link carries, as the check of a move measured it, Mbit/s. Every link of the lab is so slow that it is told.
-fn link_mbits(bench: &Bench, vm: &str, way: Way) -> Result<u32> {
-    let said = bench.can_move(vm, way.source, way.destination)?;
-    let told = said.split(" Mbit/s were measured").next().and_then(|before| before.split_whitespace().last());
-    told.and_then(|mbits| mbits.parse().ok())
+/// What the migration link carries, as the source measures it, Mbit/s.
+fn link_mbits(bench: &Bench, vm: &str, Way { source, destination }: Way) -> Result<u32> {
+    bench.can_move(vm, source, destination)?;
+    let said = bench.done(source, &format!("network ping {destination} --json"))?;
+    let path: Value = serde_json::from_str(&said).doing("reading what network ping measured")?;
+    let bytes_per_s = path.get("bandwidth_bytes_per_s").and_then(Value::as_u64);
+    bytes_per_s
+        .and_then(|bytes_per_s| u32::try_from(bytes_per_s / BYTES_OF_MBIT).ok())
+        .filter(|mbits| *mbits > 0)
         .ok_or_else(|| LabError::Input(format!("no speed of the link is told: {said}")))
 }
 
