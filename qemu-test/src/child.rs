@@ -61,6 +61,13 @@ impl Child {
         self.output().map(drop)
     }
 
+    /// Runs it for its effect and takes what it prints on standard output away unread, however much it is.
+    pub fn into_silence(mut self) -> Result<()> {
+        let output = self.command.stdout(Stdio::null()).stderr(Stdio::piped()).output();
+        let output = output.doing(format!("starting {}", self.typed()))?;
+        if output.status.success() { Ok(()) } else { Err(self.failed(&output)) }
+    }
+
     /// Runs it with this process's own standard output and error, and says whether it ended with status 0.
     pub fn succeeds_in_sight(mut self) -> Result<bool> {
         let status = self.command.status().doing(format!("starting {}", self.typed()))?;

@@ -13,11 +13,21 @@ use crate::image::{Flavour, KernelPackage, ModuleTree, fetch, unpack_kernel};
 use crate::setup;
 use crate::stamp::Inputs;
 
-/// Size of the root file system.
-const ROOT_BYTES: u64 = 384 << 20;
+/// A base system as debootstrap makes it, which roots are made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Base {
+    /// Names its folder in the cache.
+    pub name: &'static str,
+    /// Debian's packages beside those that every Debian has, comma-separated.
+    pub packages: &'static str,
+}
 
-/// Debian's packages beside the base system: only the machine of a server starts what they bring.
-const PACKAGES: &str = "nfs-kernel-server";
+impl Base {
+    /// That of the guests and of the machine of a server, which alone starts what the package brings.
+    pub const USUAL: Self = Self { name: "debian-base", packages: "nfs-kernel-server" };
+    /// That of the guest with a database, and of the database's clients on this machine.
+    pub const POSTGRESQL: Self = Self { name: "debian-postgresql", packages: "postgresql" };
+}
 
 /// Folders of debootstrap's result that no machine of the lab ever reads.
 const UNREAD: &[&str] = &["var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"];
@@ -57,6 +67,19 @@ pub struct Recipe {
     pub init: String,
     /// Static programs for `/usr/sbin`.
     pub programs: Vec<PathBuf>,
+    /// What the root is made from.
+    pub base: Base,
+    /// A script that is run in the root once, before it becomes a file system; may be empty.
+    pub prepare: &'static str,
+    /// Size of the root file system, bytes.
+    pub root_bytes: u64,
+}
+
+impl Recipe {
+    /// One from the usual base, with nothing to prepare.
+    pub fn usual(name: &'static str, modules: &'static [&'static str], init: String, programs: Vec<PathBuf>) -> Self {
+        Self { name, modules, init, programs, base: Base::USUAL, prepare: "", root_bytes: 384 << 20 }
+    }
 }
 
 /// The files of a Debian.
@@ -118,8 +141,8 @@ fn make_initrd(package: &KernelPackage, modules: &[&str], result: &Path) -> Resu
 }
 
 fn make_root(home: &Home, recipe: &Recipe, result: &Path) -> Result<()> {
-    let base = bootstrapped(home)?;
-    let mut inputs = Inputs::of("debian root", 2).value((PACKAGES, &recipe.init));
+    let base = recipe.base.tree(home)?;
+    let mut inputs = Inputs::of("debian root", 3).value((recipe.base.packages, &recipe.init, recipe.prepare));
     for program in &recipe.programs {
         inputs = inputs.value(program.file_name()).content(program)?;
     }
@@ -133,41 +156,50 @@ fn make_root(home: &Home, recipe: &Recipe, result: &Path) -> Result<()> {
         fs::write(&mini, &recipe.init).at("writing", &mini)?;
         Child::new("install", ["--mode=755"]).args(&recipe.programs).arg(&folder).run()?;
         Child::new("chmod", ["755"]).arg(&mini).run()?;
+        if !recipe.prepare.is_empty() {
+            Child::new("chroot", [&tree]).args(["/bin/sh", "-e", "-c", recipe.prepare]).run()?;
+        }
         let _ = fs::remove_file(result);
         Child::new("mke2fs", ["-q", "-t", "ext4", "-L", "root", "-E", "root_owner=0:0", "-d"])
             .arg(&tree)
             .arg(result)
-            .arg(format!("{}k", ROOT_BYTES >> 10))
+            .arg(format!("{}k", recipe.root_bytes >> 10))
             .run()?;
         fs::remove_dir_all(&tree).at("removing", &tree)
     })?;
     Ok(())
 }
 
-/// Fetches everything that comes from Debian's mirror and is not in the cache yet.
-pub fn fetch_all(home: &Home) -> Result<()> {
+/// Fetches what comes from Debian's mirror and is not in the cache yet: kernels, and these base systems.
+pub fn fetch_all(home: &Home, bases: &[Base]) -> Result<()> {
     for flavour in [Flavour::Generic, Flavour::Cloud] {
         fetch(home, flavour)?;
     }
-    bootstrapped(home).map(drop)
+    bases.iter().try_for_each(|base| base.tree(home).map(drop))
 }
 
-/// The folder with Debian's base system, from the cache or from apt's mirror.
-fn bootstrapped(home: &Home) -> Result<PathBuf> {
-    let tree = home.cache().join("debian-base");
-    if tree.exists() {
-        return Ok(tree);
+impl Base {
+    /// Its folder, from the cache or from apt's mirror.
+    pub fn tree(self, home: &Home) -> Result<PathBuf> {
+        let Self { name, packages } = self;
+        let tree = home.cache().join(name);
+        if tree.exists() {
+            return Ok(tree);
+        }
+        println!("debian: debootstrap with {packages} (once, about a minute)");
+        let partial = home.cache().join(format!("{name}.partial"));
+        let _ = fs::remove_dir_all(&partial);
+        let (suite, mirror) = setup::apt_source()?;
+        Child::new("debootstrap", ["--variant=minbase", "--include", packages, &suite])
+            .arg(&partial)
+            .args(mirror)
+            .run()?;
+        for folder in UNREAD {
+            let folder = partial.join(folder);
+            let _ = fs::remove_dir_all(&folder);
+            fs::create_dir_all(&folder).at("creating", &folder)?;
+        }
+        fs::rename(&partial, &tree).at("moving", &partial)?;
+        Ok(tree)
     }
-    println!("debian: debootstrap (once, about a minute)");
-    let partial = home.cache().join("debian-base.partial");
-    let _ = fs::remove_dir_all(&partial);
-    let (suite, mirror) = setup::apt_source()?;
-    Child::new("debootstrap", ["--variant=minbase", "--include", PACKAGES, &suite]).arg(&partial).args(mirror).run()?;
-    for folder in UNREAD {
-        let folder = partial.join(folder);
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(&folder).at("creating", &folder)?;
-    }
-    fs::rename(&partial, &tree).at("moving", &partial)?;
-    Ok(tree)
 }

@@ -9,7 +9,8 @@ use crate::image::static_program;
 pub const JOURNAL_BYTES: u64 = 64 << 20;
 
 /// Modules that the initrd loads. `button` and `evdev` bring the power button to `guest-load`.
-const MODULES: &[&str] = &["virtio_pci", "virtio_blk", "virtio_net", "crc32c_generic", "ext4", "button", "evdev"];
+pub(super) const MODULES: &[&str] =
+    &["virtio_pci", "virtio_blk", "virtio_net", "crc32c_generic", "ext4", "button", "evdev"];
 
 /// The root's init: the service in the background, a shell on the serial port.
 const MINI: &str = r#"#!/bin/sh
@@ -30,5 +31,5 @@ done
 pub fn build(home: &Home) -> Result<Debian> {
     // Static, so that it fits any Debian.
     let load = static_program(home, "guest-load")?;
-    Debian::build(home, &Recipe { name: "guest", modules: MODULES, init: MINI.into(), programs: vec![load] })
+    Debian::build(home, &Recipe::usual("guest", MODULES, MINI.into(), vec![load]))
 }

@@ -6,7 +6,9 @@ use std::path::Path;
 use guest_load::journal::Audit;
 
 use crate::child::Child;
+use crate::debian::Debian;
 use crate::error::{Doing, Result};
+use crate::guests::database;
 use crate::guests::debian::{self, JOURNAL_BYTES};
 use crate::guests::witness;
 use crate::home::Home;
@@ -20,6 +22,8 @@ enum Kind {
         unpacked: bool,
     },
     Witness,
+    /// Debian with PostgreSQL.
+    Database,
 }
 
 /// One example VM.
@@ -33,37 +37,49 @@ pub struct Example {
 }
 
 impl Example {
-    /// All of them.
-    pub const ALL: [Self; 3] = [
+    /// Those that every datastore of the lab begins with.
+    pub const USUAL: [Self; 3] = [
         Self { name: "deb", kind: Kind::Debian { unpacked: true }, address: Some([10, 77, 4, 21]) },
         Self { name: "deb2", kind: Kind::Debian { unpacked: false }, address: Some([10, 77, 4, 22]) },
         Self { name: "witness", kind: Kind::Witness, address: None },
     ];
-}
+    /// The one with a database, which takes a minute more to make.
+    pub const DATABASE: Self = Self { name: "database", kind: Kind::Database, address: Some([10, 77, 4, 23]) };
 
-/// Puts every example VM on the datastore.
-pub fn place_all(home: &Home, datastore: &Path) -> Result<()> {
-    let debian = debian::build(home)?;
-    let witness = witness::build(home)?;
-    for example in Example::ALL {
-        let folder = datastore.join("vms").join(example.name);
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::USUAL.into_iter().chain([Self::DATABASE]).find(|example| example.name == name)
+    }
+
+    /// Makes what is not up to date, and puts the VM on a datastore.
+    pub fn place(self, home: &Home, datastore: &Path) -> Result<()> {
+        let folder = datastore.join("vms").join(self.name);
         fs::create_dir_all(&folder).at("creating", &folder)?;
-        let configuration = home.source.join("config/examples").join(example.name).join("vm.toml");
+        let configuration = home.source.join("config/examples").join(self.name).join("vm.toml");
         fs::copy(&configuration, folder.join("vm.toml")).at("copying", &configuration)?;
-        match example.kind {
+        match self.kind {
             Kind::Debian { unpacked } => {
-                let (kernel, name) = if unpacked { (&debian.vmlinux, "vmlinux") } else { (&debian.vmlinuz, "vmlinuz") };
-                copy(kernel, &folder.join(name))?;
-                copy(&debian.initrd, &folder.join("initrd.img"))?;
-                copy(&debian.root, &folder.join("root.img"))?;
+                place_debian(&debian::build(home)?, unpacked, &folder)?;
                 let journal = folder.join("journal.img");
                 let file = File::create(&journal).at("creating", &journal)?;
-                file.set_len(JOURNAL_BYTES).at("creating", &journal)?;
+                file.set_len(JOURNAL_BYTES).at("creating", &journal)
             }
-            Kind::Witness => copy(&witness, &folder.join("witness"))?,
+            Kind::Witness => copy(&witness::build(home)?, &folder.join("witness")),
+            Kind::Database => place_debian(&database::build(home)?, true, &folder),
         }
     }
-    Ok(())
+}
+
+/// Puts the usual example VMs on the datastore.
+pub fn place_all(home: &Home, datastore: &Path) -> Result<()> {
+    Example::USUAL.into_iter().try_for_each(|example| example.place(home, datastore))
+}
+
+fn place_debian(debian: &Debian, unpacked: bool, folder: &Path) -> Result<()> {
+    let (kernel, name) = if unpacked { (&debian.vmlinux, "vmlinux") } else { (&debian.vmlinuz, "vmlinuz") };
+    copy(kernel, &folder.join(name))?;
+    copy(&debian.initrd, &folder.join("initrd.img"))?;
+    copy(&debian.root, &folder.join("root.img"))
 }
 
 /// The configuration of a witness that has another name.
@@ -92,7 +108,7 @@ mod tests {
     #[test]
     fn the_product_accepts_every_example_and_each_bears_its_folders_name() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/examples");
-        for example in Example::ALL {
+        for example in Example::USUAL.into_iter().chain([Example::DATABASE]) {
             let text = fs::read_to_string(folder.join(example.name).join("vm.toml")).unwrap();
             let config =
                 VmConfig::parse("vm.toml", &text).unwrap_or_else(|errors| panic!("{}: {errors:?}", example.name));

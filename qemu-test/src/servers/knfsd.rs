@@ -132,8 +132,7 @@ fn init() -> String {
 }
 
 fn recipe() -> Recipe {
-    let programs = vec![PathBuf::from("/bin/busybox")];
-    Recipe { name: "nfs-server", modules: MODULES, init: init(), programs }
+    Recipe::usual("nfs-server", MODULES, init(), vec![PathBuf::from("/bin/busybox")])
 }
 
 /// The machine, and its files in the fleet's folder.

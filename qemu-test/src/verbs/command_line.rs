@@ -13,7 +13,9 @@ use crate::tests::OLDER;
 use crate::verbs::bench::Subject;
 use crate::verbs::fault::Fault;
 use crate::verbs::image::MadeElsewhere;
-use crate::verbs::{bench, console, demo, down, exec, fault, image, inside, moves, older, sim, status, test, up};
+use crate::verbs::{
+    bench, console, database, demo, down, exec, fault, image, inside, moves, older, sim, status, test, up,
+};
 
 /// Boots real Godwit images in QEMU, drives their consoles and injects faults.
 #[derive(Debug, Parser)]
@@ -98,6 +100,18 @@ enum Verb {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Move a VM with PostgreSQL under load between two hosts, and hold it against what its clients know to be committed
+    Database {
+        /// The NFS server
+        #[arg(long, value_enum, default_value_t)]
+        server: Make,
+        /// Its vCPUs
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
+        cpus: u32,
+        /// How many moves
+        #[arg(long, default_value_t = 10)]
+        moves: usize,
+    },
     /// Build the product as it was in a commit, and move a VM between that build and this one
     Older {
         /// The commit
@@ -146,6 +160,7 @@ impl CommandLine {
             Verb::Status => status::run(&home),
             Verb::Down => down::run(&home),
             Verb::Moves { moves, seed } => moves::run(&home, moves, seed),
+            Verb::Database { server, cpus, moves } => database::run(&home, server, cpus, moves),
             Verb::Older { commit } => older::run(&home, &commit),
             Verb::Sim { seeds, first, trace } => sim::run(&home, seeds, first, trace),
             Verb::Test { quick, nested } => test::run(&home, quick, nested.as_deref()),

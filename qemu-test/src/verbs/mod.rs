@@ -3,6 +3,7 @@
 mod bench;
 mod command_line;
 mod console;
+mod database;
 mod demo;
 mod down;
 mod exec;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use crate::debian;
+use crate::debian::{self, Base};
 use crate::error::Result;
 use crate::home::Home;
 use crate::setup::{self, Purpose};
@@ -19,8 +19,10 @@ pub(super) fn run(home: &Home, quick: bool, nested_only: Option<&str>) -> Result
     setup::ensure(&purposes)?;
     let mut tally = Tally::default();
     std::thread::scope(|scope| {
+        // One test alone fetches for itself what few need.
+        let bases = if nested_only.is_none() { &[Base::USUAL, Base::POSTGRESQL][..] } else { &[Base::USUAL] };
         // The mirror takes minutes, in which the machine compiles. What fails here is tried again, and told, where it is needed.
-        let fetching = (!quick).then(|| scope.spawn(|| debian::fetch_all(home)));
+        let fetching = (!quick).then(|| scope.spawn(|| debian::fetch_all(home, bases)));
         if nested_only.is_none() {
             check_source(home, &mut tally);
         }

@@ -222,8 +222,7 @@ impl Bench {
 
 /// The address of an example VM.
 pub(super) fn address(vm: &str) -> Result<Ipv4Addr> {
-    let example = Example::ALL.into_iter().find(|example| example.name == vm);
-    let address = example.and_then(|example| example.address);
+    let address = Example::named(vm).and_then(|example| example.address);
     address.map(Ipv4Addr::from).ok_or_else(|| LabError::Input(format!("the VM {vm} has no address")))
 }
 

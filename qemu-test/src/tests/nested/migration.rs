@@ -16,9 +16,8 @@ use crate::tests::tally::Verdict;
 use crate::wait;
 use crate::wire::Wire;
 
-/// Memory that the guest keeps rewriting, in MiB, and for how much of the link, in thousandths: several pre-copy rounds, and an end of
-/// them, whatever an emulated host carries today, also with two vCPUs on its one CPU.
-const LOAD: (u32, u32) = (24, 60);
+/// Several pre-copy rounds, and an end of them, whatever an emulated host carries today, also with two vCPUs on its one CPU.
+const LOAD: Load = Load { mebibytes: 24, of_link_permille: 60 };
 /// How long the guest may take to announce itself.
 const ANNOUNCED_BOUND: Duration = Duration::from_secs(60);
 /// What a link of one Mbit/s carries a second, in bytes.
@@ -27,6 +26,15 @@ const BYTES_OF_MBIT: u64 = 1_000_000 / 8;
 const PAGES_OF_MBIT: u32 = (BYTES_OF_MBIT / 4096) as u32;
 
 const CTRL_C: u8 = 3;
+
+/// A load on a guest's memory that fits the link.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Load {
+    /// What the guest keeps rewriting, MiB.
+    pub(super) mebibytes: u32,
+    /// How much of what the migration link carries it rewrites, thousandths.
+    pub(super) of_link_permille: u32,
+}
 
 pub(super) fn a_vm_moves_there_and_back_three_times_while_its_client_talks(bench: &mut Bench) -> Result<Verdict> {
     there_and_back(bench, "deb", 3)
@@ -42,13 +50,9 @@ pub(super) fn a_vm_with_two_vcpus_moves_there_and_back_three_times(bench: &mut B
 /// Moves a VM so many times there and back, under load on its memory and with a client that talks all the time: each
 /// move is audited, no page is damaged, the disk and the client have lost nothing.
 pub(super) fn there_and_back(bench: &Bench, vm: &str, times: u32) -> Result<Verdict> {
-    let way = bench.way(vm)?;
-    let Way { source, destination } = way;
+    let Way { source, destination } = bench.way(vm)?;
     let talker = bench.talk(vm)?;
-    let (mebibytes, share) = LOAD;
-    let pages_per_second = link_mbits(bench, vm, way)? * PAGES_OF_MBIT * share / 1000;
-    println!("  load: {pages_per_second} pages/s");
-    bench.load_memory(vm, (mebibytes, pages_per_second))?;
+    bench.load_memory(vm, link_load(bench, vm, LOAD)?)?;
     for _ in 0..times {
         for (from, to) in [(source, destination), (destination, source)] {
             let frames = Frames::of(bench.fleet.wires(), &Wire::Guests.to_string())?;
@@ -82,8 +86,16 @@ fn is_announced(frames: Frames, address: Ipv4Addr) -> Result<()> {
     frames.end().map(drop)
 }
 
-/// What the migration link carries, as the source measures it, Mbit/s.
-fn link_mbits(bench: &Bench, vm: &str, Way { source, destination }: Way) -> Result<u32> {
+/// A load in MiB and pages a second, for a VM that can move.
+pub(super) fn link_load(bench: &Bench, vm: &str, load: Load) -> Result<(u32, u32)> {
+    let pages_per_second = link_mbits(bench, vm)? * PAGES_OF_MBIT * load.of_link_permille / 1000;
+    println!("  load: {pages_per_second} pages/s");
+    Ok((load.mebibytes, pages_per_second))
+}
+
+/// What the migration link carries, as the VM's host measures it, Mbit/s.
+fn link_mbits(bench: &Bench, vm: &str) -> Result<u32> {
+    let Way { source, destination } = bench.way(vm)?;
     bench.can_move(vm, source, destination)?;
     let said = bench.done(source, &format!("network ping {destination} --json"))?;
     let path: Value = serde_json::from_str(&said).doing("reading what network ping measured")?;
@@ -210,7 +222,7 @@ fn rounds(receipt: &Value) -> usize {
     receipt.get("rounds").and_then(Value::as_array).map_or(0, Vec::len)
 }
 
-fn summary(receipt: &Value) -> String {
+pub(super) fn summary(receipt: &Value) -> String {
     let number = |path: &str| receipt.pointer(path).and_then(Value::as_u64).unwrap_or_default();
     format!(
         "{:.1} s, {} rounds, {:.0} MiB, stun {} ms",

@@ -6,6 +6,7 @@
 mod bench;
 mod boot;
 mod console;
+mod database;
 mod faults;
 mod fences;
 mod guest;
@@ -17,6 +18,7 @@ mod same_instant;
 mod take_over;
 mod vm;
 
+pub use database::move_a_database;
 pub use promises::check_nested;
 pub use same_instant::contend;
 pub use take_over::measure as measure_take_overs;
