@@ -7,13 +7,14 @@ mod ledger;
 mod workload;
 
 use std::fmt;
+use std::fs;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::child::Child;
 use crate::debian::{Base, Debian, Recipe};
-use crate::error::Result;
+use crate::error::{Doing, LabError, Result};
 use crate::guests::debian::MODULES;
 use crate::home::Home;
 use crate::image::static_program;
@@ -24,8 +25,8 @@ pub use workload::Workload;
 
 /// Room for the base system (280 MiB of it are read) and what some hours of pgbench write.
 const ROOT_BYTES: u64 = 1 << 30;
-/// Where PostgreSQL's programs lie in the root, whatever its version.
-const PROGRAMS: &str = "/usr/local/postgresql/bin";
+/// Where Debian keeps PostgreSQL, in a folder named after its version.
+const VERSIONS: &str = "usr/lib/postgresql";
 /// How long one question may take. Reading every page of the database is the longest, on an emulated host.
 const QUESTION_BOUND: Duration = Duration::from_secs(300);
 
@@ -88,6 +89,8 @@ pub(super) fn build(home: &Home) -> Result<Debian> {
 pub struct Database {
     wires: Wires,
     base: PathBuf,
+    /// Where the programs lie in the base system.
+    programs: PathBuf,
     address: Ipv4Addr,
 }
 
@@ -97,7 +100,12 @@ impl Database {
     /// # Errors
     /// The base system with the clients is not there and cannot be made.
     pub fn of(home: &Home, wires: &Wires, address: Ipv4Addr) -> Result<Self> {
-        Ok(Self { wires: wires.clone(), base: Base::POSTGRESQL.tree(home)?, address })
+        let base = Base::POSTGRESQL.tree(home)?;
+        let versions = base.join(VERSIONS);
+        let version = fs::read_dir(&versions).at("reading", &versions)?.flatten().next();
+        let version = version.ok_or_else(|| LabError::Input(format!("{} is empty", versions.display())))?;
+        let programs = Path::new("/").join(VERSIONS).join(version.file_name()).join("bin");
+        Ok(Self { wires: wires.clone(), base, programs, address })
     }
 
     /// The answer to a question in SQL, its fields separated by `|`.
@@ -151,7 +159,7 @@ impl Database {
         let reach =
             [("PGHOST", &*host), ("PGUSER", "postgres"), ("PGDATABASE", "postgres"), ("PGCONNECT_TIMEOUT", "5")];
         let child = self.wires.inside("timeout").arg(bound.as_secs().to_string()).arg("chroot").arg(&self.base);
-        let child = child.arg(format!("{PROGRAMS}/{name}"));
+        let child = child.arg(self.programs.join(name));
         reach.into_iter().fold(child, |child, (variable, value)| child.env(variable, value))
     }
 }
