@@ -76,15 +76,15 @@ fn a_vm_and_its_clone_run_side_by_side_each_on_a_disk_of_its_own() {
     let Some(datastore) = Datastore::with_witness("clone") else { return };
     let disk = datastore.add_disk("witness");
     fill(&disk);
-    // What a person wrote beside it, what VMs leave, and a kernel that several share.
+    // What a person wrote beside it, what VMs leave, and a kernel and a CD that several share.
     let config = datastore.path("vms/witness/vm.toml");
     let text = std::fs::read_to_string(&config).expect("it is there");
     let text = text.replacen("[vm]", "# of the shop\n[vm]\nautostart = false # not yet", 1);
-    let text = text.replace("witness.elf\"", "shared.elf\"");
+    let text = text.replace("witness.elf\"", "shared.elf\"") + "[[disk]]\niso = \"images/cd.iso\"\n";
     std::fs::write(&config, &text).expect("written");
     datastore.write("vms/witness/receipts/0.toml", "a receipt");
     datastore.write("vms/witness/notes", "not of the VM");
-    std::fs::create_dir_all(datastore.path("images")).expect("made");
+    datastore.write("images/cd.iso", &"a sector".repeat(256));
     std::fs::rename(datastore.path("vms/witness/witness.elf"), datastore.path("images/witness.elf")).expect("moved");
     symlink("../../images/witness.elf", datastore.path("vms/witness/shared.elf")).expect("linked");
     let host = Host::boot(&datastore, "host-a", 1);
@@ -122,6 +122,8 @@ fn a_vm_and_its_clone_run_side_by_side_each_on_a_disk_of_its_own() {
     for vm in ["witness", "copy"] {
         host.serial(vm).wait_for("witness: ready");
         assert_eq!(host.state(vm), VmState::Running);
+        let shown = line(&host.ask(&format!("vm show {vm}")).1);
+        assert!(shown.contains("images/cd.iso, an image on the datastore, read-only"), "{shown}");
     }
 }
 

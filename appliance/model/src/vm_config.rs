@@ -55,10 +55,38 @@ pub struct Boot {
 /// One disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
-    /// A raw image in the VM's folder.
-    pub file: FilePath,
+    /// What holds its content.
+    pub medium: Medium,
     /// The guest may only read it.
     pub read_only: bool,
+}
+
+/// What holds a disk's content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Medium {
+    /// A raw image in the VM's folder.
+    File(FilePath),
+    /// An image that VMs share and none writes, as of a CD: its path from the root of the VM's datastore.
+    Iso(FilePath),
+    /// A drive of the host itself. It keeps the VM from moving.
+    Device(DevicePath),
+}
+
+impl Medium {
+    /// The file in the VM's folder, if it is one.
+    pub fn own_file(&self) -> Option<&FilePath> {
+        if let Self::File(file) = self { Some(file) } else { None }
+    }
+}
+
+impl fmt::Display for Medium {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) | Self::Iso(path) => path.fmt(f),
+            Self::Device(path) => path.fmt(f),
+        }
+    }
 }
 
 /// One NIC.
@@ -115,17 +143,50 @@ impl fmt::Display for Verify {
     }
 }
 
-/// A path of a file below the VM's folder: relative, without `.` and `..`, at most 255 bytes.
+/// A path of a file below a folder, the VM's or the datastore's: relative, without `.` and `..`, at most 255 bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct FilePath(String);
 
-impl FilePath {
-    /// The path as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
+/// The path of a block device of the host: `/dev/` and a name of letters, digits, `-` and `_`, at most 32 bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct DevicePath(String);
+
+/// What a path is made of and read as: text.
+macro_rules! path_text {
+    ($path:ident) => {
+        impl $path {
+            /// The path as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $path {
+            type Error = &'static str;
+
+            fn try_from(text: String) -> Result<Self, Self::Error> {
+                text.parse()
+            }
+        }
+
+        impl From<$path> for String {
+            fn from(path: $path) -> Self {
+                path.0
+            }
+        }
+
+        impl fmt::Display for $path {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+    };
 }
+
+path_text!(FilePath);
+path_text!(DevicePath);
 
 impl FromStr for FilePath {
     type Err = &'static str;
@@ -139,23 +200,16 @@ impl FromStr for FilePath {
     }
 }
 
-impl TryFrom<String> for FilePath {
-    type Error = &'static str;
+impl FromStr for DevicePath {
+    type Err = &'static str;
 
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<FilePath> for String {
-    fn from(path: FilePath) -> Self {
-        path.0
-    }
-}
-
-impl fmt::Display for FilePath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let name = text.strip_prefix("/dev/").filter(|name| (1..=27).contains(&name.len()));
+        let is_plain = |name: &&str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+        match name.filter(is_plain) {
+            Some(_) => Ok(Self(text.to_owned())),
+            None => Err("write the path of a drive of the host, as \"/dev/sr0\""),
+        }
     }
 }
 
@@ -315,18 +369,38 @@ fn read_boot(mut section: Section<'_>) -> BootSection {
 
 /// `others` are those before it.
 fn read_disk(mut section: Section<'_>, others: &[Disk]) -> Option<Disk> {
-    let mut file: Option<FilePath> = section.required("file", "root.img");
-    if file.take_if(|file| file.as_str().ends_with(".qcow2")).is_some() {
-        section.error("file", "qcow2 disks are not supported yet: convert it with qemu-img convert -O raw");
+    let media = [
+        section.parsed("file").map(Medium::File),
+        section.parsed("iso").map(Medium::Iso),
+        section.parsed("device").map(Medium::Device),
+    ];
+    let given: Vec<&str> = ["file", "iso", "device"].into_iter().filter(|key| section.has(key)).collect();
+    let key = given.last().copied().unwrap_or("file");
+    match given.len() {
+        0 => section.error(key, "is missing; write for example file = \"root.img\""),
+        1 => {}
+        _ => section.error(key, format!("a disk has one of {}: remove the others", given.join(" and "))),
     }
-    let read_only = section.boolean("read_only").unwrap_or(false);
+    let mut medium = media.into_iter().flatten().next().filter(|_| given.len() == 1);
+    let is_qcow2 = |medium: &mut Medium| medium.to_string().ends_with(".qcow2");
+    if medium.take_if(is_qcow2).is_some() {
+        section.error(key, "qcow2 disks are not supported yet: convert it with qemu-img convert -O raw");
+    }
+    let written = section.boolean("read_only");
+    if key == "iso" && written == Some(false) {
+        section.error(
+            "read_only",
+            "an iso is never written: leave read_only out, or put the image into the VM's folder as a file",
+        );
+    }
+    let read_only = written.unwrap_or(key == "iso");
     // The lock of a disk that is written is exclusive, also against its own VM.
-    let shared = others.iter().any(|other| Some(&other.file) == file.as_ref() && !(read_only && other.read_only));
+    let shared = others.iter().any(|other| Some(&other.medium) == medium.as_ref() && !(read_only && other.read_only));
     if shared {
-        section.error("file", "is a disk of this VM already: only disks that are all read_only may share a file");
+        section.error(key, "is a disk of this VM already: only disks that are all read_only may share a file");
     }
     section.finish();
-    Some(Disk { file: file?, read_only })
+    Some(Disk { medium: medium?, read_only })
 }
 
 /// `macs` are the addresses of the NICs before it.
@@ -415,7 +489,8 @@ verify = "full"
         assert_eq!(errors, [2, 3, 5, 8, 10, 14]);
         assert_eq!((draft.memory, draft.cpu_baseline), (Some(Bytes::mib(1024)), None));
         assert_eq!((draft.kernel, draft.initrd), (Some("vmlinuz".parse().expect("valid")), None));
-        assert_eq!(draft.disks, [Disk { file: "root.img".parse().expect("valid"), read_only: false }]);
+        let medium = Medium::File("root.img".parse().expect("valid"));
+        assert_eq!(draft.disks, [Disk { medium, read_only: false }]);
     }
 
     #[test]
@@ -427,6 +502,34 @@ verify = "full"
             assert!(errors.len() == 1 && errors[0].key == "disk[3].file", "{errors:?}");
         }
         assert_eq!(of(true, true).expect("both only read").disks.len(), 3);
+    }
+
+    #[test]
+    fn a_disk_is_a_file_an_iso_that_nobody_writes_or_a_drive_of_the_host() {
+        let of = |text: &str| VmConfig::parse("vm.toml", &format!("{WEB}[[disk]]\n{text}"));
+        let iso = Medium::Iso("iso/debian.iso".parse().expect("valid"));
+        let drive = Medium::Device("/dev/sr0".parse().expect("valid"));
+        for (text, medium, read_only) in [
+            ("iso = \"iso/debian.iso\"", &iso, true),
+            ("device = \"/dev/sr0\"", &drive, false),
+            ("device = \"/dev/sr0\"\nread_only = true", &drive, true),
+        ] {
+            let disk = Disk { medium: medium.clone(), read_only };
+            assert_eq!(of(text).expect(text).disks.last(), Some(&disk));
+        }
+        for (text, told) in [
+            ("read_only = true", "write for example file = \"root.img\""),
+            ("file = \"a\"\niso = \"b\"", "a disk has one of file and iso: remove the others"),
+            ("iso = \"b\"\nread_only = false", "an iso is never written"),
+            ("iso = \"/iso/b\"", "without \".\" and \"..\""),
+            ("device = \"/dev/disk/by-id/x\"", "as \"/dev/sr0\""),
+            ("device = \"/dev/\"", "as \"/dev/sr0\""),
+            ("device = \"/etc/shadow\"", "as \"/dev/sr0\""),
+            ("device = \"/dev/..\"", "as \"/dev/sr0\""),
+        ] {
+            let errors = of(text).expect_err(text);
+            assert!(errors.len() == 1 && errors[0].problem.contains(told), "{text}: {errors:?}");
+        }
     }
 
     #[test]

@@ -177,7 +177,7 @@ pub fn attach_disks(located: &Located, running: &Running) -> Result<(), Unattach
             Ok(VmmAnswer::DiskLocked) => return Err(Unattached::Locked(located.locked(disk))),
             Ok(_) => {}
             Err(error) => {
-                let cause = format!("disk {}: {error}", disk.file);
+                let cause = format!("disk {}: {error}", disk.medium);
                 return Err(Unattached::Failed(Reason::new(cause, "log show vmm")));
             }
         }

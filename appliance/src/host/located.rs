@@ -1,17 +1,19 @@
 //! A VM where it lies: its folder on a datastore, its vm.toml, its files.
 
 use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::sync::Arc;
 
 use model::diagnosis::{Diagnosis, Reason};
 use model::limits;
 use model::names::{MacAddress, VmName};
-use model::vm_config::{Disk, Draft, FilePath, VmConfig};
+use model::vm_config::{Disk, Draft, FilePath, Medium, VmConfig};
 use vmm::boot::kernel::{self, HEADER_BYTES};
 
 use crate::api::lease::VmOnDatastore;
 use crate::datastore::{Datastore, DatastoreError};
 use crate::host::control_plane::ControlPlane;
+use crate::host::host_drive;
 use crate::host::mac_addresses;
 
 /// What a person is told who gave a VM a kernel that cannot be loaded.
@@ -151,20 +153,44 @@ impl Located {
     /// # Errors
     /// It is not there or not accessible.
     pub fn open_disk(&self, disk: &Disk) -> Result<File, Reason> {
-        let opened = self.datastore.open_disk(&vm_file(&self.name, disk.file.as_str()), disk.read_only);
-        opened.map_err(|error| {
-            let reason = self.reason(&disk.file, &error);
+        let path = match &disk.medium {
+            Medium::File(file) => vm_file(&self.name, file.as_str()),
+            Medium::Iso(path) => path.as_str().to_owned(),
+            Medium::Device(device) => {
+                return host_drive::open(device, disk.read_only).map_err(|error| error.reason(device));
+            }
+        };
+        self.datastore.open_disk(&path, disk.read_only).map_err(|error| {
+            let reason = self.of_disk(disk, &error);
             let mend = error.mend().map(|mend| format!("{mend}; datastore show {}", self.datastore.name()));
             Reason { hint: mend.unwrap_or(reason.hint), ..reason }
         })
     }
 
-    /// What is told of a disk that another has locked.
-    pub fn locked(&self, disk: &Disk) -> Reason {
-        self.locked_file(&disk.file)
+    /// What is told of a disk.
+    fn of_disk(&self, disk: &Disk, error: &dyn std::fmt::Display) -> Reason {
+        let datastore = self.datastore.name();
+        match &disk.medium {
+            Medium::File(file) => self.reason(file, error),
+            Medium::Iso(path) => Reason::new(
+                format!("{path} on datastore {datastore}: {error}"),
+                format!(
+                    "mend vm.toml (iso is a path from the root of the datastore) or put the file there; datastore show {datastore}"
+                ),
+            ),
+            Medium::Device(device) => host_drive::reason(device, error),
+        }
     }
 
-    /// The same, by its file.
+    /// What is told of a disk that another has locked.
+    pub fn locked(&self, disk: &Disk) -> Reason {
+        match &disk.medium {
+            Medium::File(file) => self.locked_file(file),
+            Medium::Iso(_) | Medium::Device(_) => self.of_disk(disk, &"another VM has it"),
+        }
+    }
+
+    /// The same, by its file in the VM's folder.
     pub fn locked_file(&self, file: &FilePath) -> Reason {
         const LOCKED: &str = "another has it locked: a host that runs the VM, or one that died, of which the server has to give \
                               its locks up first";
@@ -176,12 +202,15 @@ impl Located {
     /// # Errors
     /// It is not there, is empty, or its size is not a multiple of 512.
     pub fn disk_size(&self, disk: &Disk) -> Result<u64, Reason> {
-        let size = self.open_disk(disk)?.metadata().map_err(|error| self.reason(&disk.file, &error))?.len();
+        // A drive that its own VM writes is in use, and can be looked at.
+        let look = Disk { read_only: disk.read_only || disk.medium.own_file().is_none(), ..disk.clone() };
+        // A block device has no length of its own, but an end.
+        let size = self.open_disk(&look)?.seek(SeekFrom::End(0)).map_err(|error| self.of_disk(disk, &error))?;
         if size == 0 {
-            return Err(self.reason(&disk.file, &"it is empty"));
+            return Err(self.of_disk(disk, &"it is empty"));
         }
         if size % 512 != 0 {
-            return Err(self.reason(&disk.file, &format!("its size, {size} bytes, is not a multiple of 512")));
+            return Err(self.of_disk(disk, &format!("its size, {size} bytes, is not a multiple of 512")));
         }
         Ok(size)
     }

@@ -5,7 +5,7 @@
 //!   console ──> serve ──> answers      what is known: hosts, VMs, datastores, networks (health, logs, receipts,
 //!                 │                    mac_addresses, lease_view, whereabouts, processors, clashes)
 //!                 │
-//!                 ├─────> start        checks, host_lease, born (a monitor with its machine)
+//!                 ├─────> start        checks, host_lease, born (a monitor with its machine; host_drive)
 //!                 │                    (autostart: of its own accord, after a boot)
 //!                 ├─────> lifecycle    stop, kill, pause, resume
 //!                 ├─────> clone        a stopped VM is copied (plan, hold, carry)
@@ -48,6 +48,7 @@ pub mod engine;
 pub mod facts;
 pub mod fallen_roles;
 pub mod health;
+pub mod host_drive;
 pub mod host_lease;
 pub mod kernel_log;
 pub mod lease_break;

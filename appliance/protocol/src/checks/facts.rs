@@ -5,7 +5,7 @@ use std::fmt;
 use model::cpu_report::{Baseline, CpuReport};
 use model::names::{DatastoreName, HostName, PortGroupName, VmName};
 use model::units::Bytes;
-use model::vm_config::VmConfig;
+use model::vm_config::{self, VmConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::wire::WireError;
@@ -57,8 +57,11 @@ impl VmFacts {
     pub fn of(config: &VmConfig, datastore: &DatastoreName) -> Self {
         let disks = config.disks.iter().enumerate().map(|(index, disk)| Medium {
             what: format!("disk {index}"),
-            file: disk.file.to_string(),
-            place: Place::Datastore(datastore.clone()),
+            file: disk.medium.to_string(),
+            place: match disk.medium {
+                vm_config::Medium::File(_) | vm_config::Medium::Iso(_) => Place::Datastore(datastore.clone()),
+                vm_config::Medium::Device(_) => Place::HostLocal,
+            },
         });
         Self {
             name: config.name.clone(),

@@ -18,8 +18,8 @@ pub fn check(conditions: &Conditions<'_>) -> Vec<Finding> {
         .map(|medium| {
             let cause = format!("{} ({}) lies on {} itself", medium.what, medium.file, conditions.source.host);
             let hint = format!(
-                "move {} to the datastore {}, or take it out of the vm.toml of {}",
-                medium.file, vm.datastore, vm.name
+                "put its content on the datastore {} and name that in the vm.toml of {}, or take it out there",
+                vm.datastore, vm.name
             );
             Finding::blocker(NAME, Reason::new(cause, hint))
         })

@@ -3,6 +3,7 @@
 use model::diagnosis::Reason;
 use model::receipt::{Receipt, Verdict};
 use model::units::Bytes;
+use model::vm_config::{Disk, Medium};
 
 use super::clone;
 use super::record::Record;
@@ -68,6 +69,15 @@ pub fn text(answer: &HostAnswer) -> String {
 
 pub(super) fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+fn disk(disk: &Disk) -> String {
+    let kind = match disk.medium {
+        Medium::File(_) => "",
+        Medium::Iso(_) => ", an image on the datastore",
+        Medium::Device(_) => ", a drive of its host",
+    };
+    format!("{}{kind}{}", disk.medium, if disk.read_only { ", read-only" } else { "" })
 }
 
 pub(super) fn problems(reasons: &[Reason]) -> String {
@@ -187,7 +197,7 @@ fn vm_text(vm: &VmDetail) -> String {
             .line("kernel", &config.boot.kernel)
             .some("initrd", config.boot.initrd.as_ref())
             .line("command line", &config.boot.cmdline)
-            .each("disk", config.disks.iter().map(|disk| &disk.file))
+            .each("disk", config.disks.iter().map(disk))
             .each("NIC", nics)
             .line(
                 "migration",

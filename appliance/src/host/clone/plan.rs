@@ -39,14 +39,15 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The files that a VM's vm.toml names.
+    /// The files of a VM's folder that its vm.toml names: what VMs share, and a host's own drives, stay what they are.
     ///
     /// # Errors
     /// Each that is not there or not readable.
     pub fn of(located: &Located, config: &VmConfig) -> Result<Self, Vec<Reason>> {
         let boot = [Some(&config.boot.kernel), config.boot.initrd.as_ref()];
         let named = boot.into_iter().flatten().map(|path| (path, false));
-        let named = named.chain(config.disks.iter().map(|disk| (&disk.file, !disk.read_only)));
+        let named =
+            named.chain(config.disks.iter().filter_map(|disk| Some((disk.medium.own_file()?, !disk.read_only))));
         let mut plan = Self { files: Vec::new(), datastore: Arc::clone(&located.datastore) };
         let mut problems = Vec::new();
         for (path, is_written) in named {

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::error::{Doing, LabError, Result};
-use crate::guests::database::{Database, PSQL};
+use crate::guests::database::{Database, PSQL, Stop};
 use crate::wait;
 
 /// Time between two rows.
@@ -20,7 +20,7 @@ const SILENCE_BOUND_MS: u64 = 60_000;
 
 /// It writes on a thread of its own until it is told to stop.
 pub struct Ledger {
-    stop: Arc<AtomicBool>,
+    stop: Stop,
     rows: Arc<AtomicU64>,
     thread: JoinHandle<Result<Duration>>,
 }
@@ -31,9 +31,9 @@ impl Ledger {
     /// # Errors
     /// psql cannot be started.
     pub fn start(database: &Database) -> Result<Self> {
-        let (stop, rows) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stop, rows) = (Stop::default(), Arc::new(AtomicU64::new(0)));
         let mut client = Client::start(database)?;
-        let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&rows));
+        let (stopped, counted) = (stop.flag(), Arc::clone(&rows));
         let thread = std::thread::spawn(move || {
             let written = client.write(&stopped, &counted);
             client.end(written)
@@ -59,7 +59,7 @@ impl Ledger {
     /// # Errors
     /// The connection broke, or a row was answered wrongly.
     pub fn stop(self) -> Result<(u64, Duration)> {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop.set();
         let longest = self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         Ok((self.rows.load(Ordering::Relaxed), longest))
     }

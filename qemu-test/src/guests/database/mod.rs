@@ -10,6 +10,8 @@ use std::fmt;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::child::Child;
@@ -29,6 +31,9 @@ const ROOT_BYTES: u64 = 1 << 30;
 const VERSIONS: &str = "usr/lib/postgresql";
 /// How long one question may take. Reading every page of the database is the longest, on an emulated host.
 const QUESTION_BOUND: Duration = Duration::from_secs(300);
+
+/// How long a connection may take to come about, seconds: the guest may be in its stun.
+const CONNECT_BOUND_S: &str = "60";
 
 /// Makes the database in the root: with checksums on its pages, pgbench's tables, the ledger, and the extension that checks indexes.
 /// Its files are written out often, so that moves meet that. What compiles queries (110 MB) is left out.
@@ -156,11 +161,36 @@ impl Database {
     /// A program of PostgreSQL's, told of this database, which is ended after so long.
     fn program(&self, name: &str, bound: Duration) -> Child {
         let host = self.address.to_string();
-        let reach =
-            [("PGHOST", &*host), ("PGUSER", "postgres"), ("PGDATABASE", "postgres"), ("PGCONNECT_TIMEOUT", "5")];
+        let reach = [
+            ("PGHOST", &*host),
+            ("PGUSER", "postgres"),
+            ("PGDATABASE", "postgres"),
+            ("PGCONNECT_TIMEOUT", CONNECT_BOUND_S),
+        ];
         let child = self.wires.inside("timeout").arg(bound.as_secs().to_string()).arg("chroot").arg(&self.base);
         let child = child.arg(self.programs.join(name));
         reach.into_iter().fold(child, |child, (variable, value)| child.env(variable, value))
+    }
+}
+
+/// Tells a client on a thread of its own to stop, at the latest when nobody is left who could hear of it.
+#[derive(Debug, Default)]
+struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// What the client looks at.
+    fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.set();
     }
 }
 

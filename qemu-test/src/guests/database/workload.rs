@@ -1,12 +1,11 @@
 //! pgbench, run again and again, and the transactions that it counted.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::error::{LabError, Result};
-use crate::guests::database::Database;
+use crate::guests::database::{Database, Stop};
 
 /// Transactions of each of two connections in one run.
 const TRANSACTIONS: u64 = 40;
@@ -20,15 +19,15 @@ const COUNTED: &str = "number of transactions actually processed: ";
 
 /// It runs on a thread of its own until it is told to stop.
 pub struct Workload {
-    stop: Arc<AtomicBool>,
+    stop: Stop,
     thread: JoinHandle<Result<u64>>,
 }
 
 impl Workload {
     /// Starts it.
     pub fn start(database: &Database) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, database) = (Arc::clone(&stop), database.clone());
+        let stop = Stop::default();
+        let (stopped, database) = (stop.flag(), database.clone());
         Self { stop, thread: std::thread::spawn(move || run(&database, &stopped)) }
     }
 
@@ -37,7 +36,7 @@ impl Workload {
     /// # Errors
     /// A connection broke, or a transaction failed.
     pub fn stop(self) -> Result<u64> {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop.set();
         self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
