@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use model::diagnosis::Reason;
 use model::names::{DatastoreName, HostName};
+use protocol::lease::deaths::Deaths;
+use protocol::lease::identity::BootId;
 
 use crate::api::lease::DeadBoot;
 use crate::datastore::Datastore;
-use crate::datastore::nfs_client::restart::{RestartError, restart};
+use crate::datastore::nfs_client::restart::{RestartError, is_known, restart};
 use crate::host::born::{Unattached, attach_disks};
 use crate::host::control_plane::ControlPlane;
 use crate::host::discovery::{HostRecord, hex_of};
@@ -21,7 +23,7 @@ use crate::host::running::Running;
 /// Pause before a server is asked again.
 const AGAIN: Duration = Duration::from_secs(3);
 /// How long after a host was asked for, and found dead, it counts as dead.
-const STAYS_DEAD: Duration = Duration::from_secs(3);
+pub(super) const STAYS_DEAD: Duration = Duration::from_secs(3);
 /// How long a server may take to answer what it was told. It has missed the dead host by itself long before.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(600);
 
@@ -29,44 +31,73 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(600);
 #[derive(Debug, Default)]
 pub struct Servers {
     told: Mutex<BTreeMap<SocketAddr, Arc<Mutex<Unanswered>>>>,
+    deaths: Mutex<BTreeMap<DatastoreName, Deaths>>,
 }
 
 impl Servers {
-    fn of(&self, server: SocketAddr) -> Arc<Mutex<Unanswered>> {
+    pub(super) fn of(&self, server: SocketAddr) -> Arc<Mutex<Unanswered>> {
         Arc::clone(lock(&self.told).entry(server).or_default())
+    }
+
+    /// Looks at, or changes, what is known of the deaths on a datastore.
+    pub(super) fn with_deaths<T>(&self, datastore: &DatastoreName, act: impl FnOnce(&mut Deaths) -> T) -> T {
+        act(lock(&self.deaths).entry(datastore.clone()).or_default())
+    }
+
+    /// Whether its server may keep something for a dead host, for all that is known here.
+    pub fn may_keep_for_the_dead(&self, datastore: &DatastoreName) -> bool {
+        self.with_deaths(datastore, |deaths| deaths.is_open())
     }
 }
 
-/// The boots that a server was told to be dead, and of which it has not said that it gave up what they had, each by the datastore by which it
-/// was known to be dead, with when it was told and what a person is told. Its lock is held by who tells the server: two that restart a client at once
-/// hinder each other.
+/// The boots of which a server was asked or told, and which it may be giving up at this moment, each by the datastore by which it
+/// was known to be dead. Its lock is held by who tells the server: two that restart a client at once hinder each other.
 #[derive(Debug, Default)]
-struct Unanswered {
-    boots: BTreeMap<(DatastoreName, u128), (Instant, Reason)>,
+pub(super) struct Unanswered {
+    boots: BTreeMap<(DatastoreName, u128), Pending>,
+}
+
+/// A boot that a server may be giving up.
+#[derive(Debug)]
+struct Pending {
+    name: HostName,
+    since: Instant,
+    /// It was told by this host, and not only asked in vain for the client: then its answer to that alone tells that it is done.
+    told: bool,
 }
 
 impl Unanswered {
     /// The server was told of a boot. What it did not do leaves what was so before.
     fn told(&mut self, datastore: &DatastoreName, boot: &DeadBoot, outcome: &Result<(), RestartError>) {
         let of = (datastore.clone(), boot.boot);
+        let pending = |told| Pending { name: boot.name.clone(), since: Instant::now(), told };
         match outcome {
             Ok(()) => drop(self.boots.remove(&of)),
-            Err(RestartError::Unanswered(_)) => {
-                let cause = format!(
-                    "its server was told that {} is dead, and has not said that it keeps nothing for it",
-                    boot.name
-                );
-                let reason = Reason::new(cause, format!("datastore show {datastore}"));
-                self.boots.insert(of, (Instant::now(), reason));
+            Err(RestartError::Unanswered(_)) => drop(self.boots.insert(of, pending(true))),
+            Err(RestartError::Silent(_)) => {
+                self.boots.entry(of).or_insert_with(|| pending(false)).since = Instant::now();
             }
             Err(_) => {}
         }
     }
 
+    /// Asks the server again about what it was asked for in vain. An answer tells that it is done with what another host may have told it.
+    fn ask_again(&mut self, server: SocketAddr) {
+        self.boots.retain(|(_, boot), pending| pending.told || is_known(server, *boot, pending.name.as_str()).is_err());
+    }
+
     /// Whether locks of a datastore may be taken.
     fn may_lock(&self, datastore: &DatastoreName) -> Result<(), Reason> {
-        let waits = self.boots.iter().find(|((of, _), (told, _))| of == datastore && told.elapsed() < ANSWERS_WITHIN);
-        waits.map_or(Ok(()), |(_, (_, reason))| Err(reason.clone()))
+        let is_pending = |((of, _), pending): &(&(DatastoreName, u128), &Pending)| {
+            of == datastore && pending.since.elapsed() < ANSWERS_WITHIN
+        };
+        let Some((_, Pending { name, told, .. })) = self.boots.iter().find(is_pending) else { return Ok(()) };
+        let cause = if *told {
+            format!("its server was told that {name} is dead, and has not said that it keeps nothing for it")
+        } else {
+            format!("its server does not say whether it keeps anything for {name}, which is dead")
+        };
+        Err(Reason::new(cause, format!("datastore show {datastore}")))
     }
 }
 
@@ -124,10 +155,12 @@ impl LeftLocks {
         let mut unanswered = lock(&unanswered);
         let mut given_up = false;
         if self.asked.is_none_or(|asked| asked.elapsed() >= AGAIN) {
+            unanswered.ask_again(server);
             let by = Instant::now() + STAYS_DEAD;
             match plane.leases.dead_boots(datastore.name()) {
                 Ok(dead) => {
-                    given_up = tell(server, datastore, &dead_everywhere(plane, datastore, dead), by, &mut unanswered);
+                    let dead = dead_everywhere(plane, datastore, dead);
+                    given_up = tell(plane, (datastore, server), &dead, by, &mut unanswered);
                 }
                 Err(failure) => {
                     log::warn!("datastore {}: which hosts are dead is not known: {failure}", datastore.name());
@@ -139,14 +172,14 @@ impl LeftLocks {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Tells the server that these are dead, until it does not do it; whether it gave up what any of them may have had.
-fn tell(
-    server: SocketAddr,
-    datastore: &Datastore,
+/// Tells the server of a datastore that these are dead, until it does not do it; whether it gave up what any of them may have had.
+pub(super) fn tell(
+    plane: &ControlPlane,
+    (datastore, server): (&Datastore, SocketAddr),
     dead: &[DeadBoot],
     by: Instant,
     unanswered: &mut Unanswered,
@@ -167,6 +200,7 @@ fn tell(
                 break;
             }
         }
+        plane.servers.with_deaths(store, |deaths| deaths.settle(BootId(one.boot)));
         given_up = true;
     }
     given_up
@@ -174,7 +208,7 @@ fn tell(
 
 /// The boots among those that are `dead` on a datastore that live on no other. A datastore is asked once, and only if one of them named it:
 /// it looks anew for each question, and may hang.
-fn dead_everywhere(plane: &ControlPlane, datastore: &Datastore, dead: Vec<DeadBoot>) -> Vec<DeadBoot> {
+pub(super) fn dead_everywhere(plane: &ControlPlane, datastore: &Datastore, dead: Vec<DeadBoot>) -> Vec<DeadBoot> {
     let area_of = |datastore: &Datastore| plane.hosts.area(plane.name(), datastore.name());
     let mut dead_in: BTreeMap<String, Vec<DeadBoot>> = BTreeMap::new();
     dead_in.extend(area_of(datastore).map(|area| (area, dead.clone())));
@@ -221,6 +255,8 @@ fn is_dead_everywhere(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::datastore::nfs_client::owner::owner;
+    use crate::datastore::nfs_client::stand_in::StandIn;
     use crate::host::discovery::{DatastoreRecord, example};
 
     const DEAD: u128 = 0xdead;
@@ -269,6 +305,26 @@ mod tests {
         }
         unanswered.told(&lab, &dead, &Ok(()));
         assert!(unanswered.may_lock(&lab).is_ok());
+    }
+
+    #[test]
+    fn no_lock_is_taken_while_the_server_may_be_giving_up_what_another_host_told_it_of() {
+        let (lab, dead): (DatastoreName, _) = ("lab".parse().expect("valid"), dead(false));
+        let mut unanswered = Unanswered::default();
+        unanswered.told(&lab, &dead, &Err(RestartError::Silent(std::io::ErrorKind::TimedOut.into())));
+        let refusal = unanswered.may_lock(&lab).expect_err("another may have told it").cause;
+        assert!(refusal.contains("does not say whether it keeps anything for host-b"), "{refusal}");
+        unanswered.ask_again(StandIn::gone());
+        assert!(unanswered.may_lock(&lab).is_err(), "it is not reached");
+        // Whatever it says of the client, and whether that host lives by now, it is done.
+        let owner = owner(2, DEAD, "host-b");
+        unanswered.ask_again(StandIn::with(std::slice::from_ref(&owner)).address());
+        assert!(unanswered.may_lock(&lab).is_ok());
+        // What this host told it of itself may still be on its way.
+        unanswered.told(&lab, &dead, &Err(RestartError::Unanswered(std::io::ErrorKind::TimedOut.into())));
+        unanswered.told(&lab, &dead, &Err(RestartError::Silent(std::io::ErrorKind::TimedOut.into())));
+        unanswered.ask_again(StandIn::with(&[owner]).address());
+        assert!(unanswered.may_lock(&lab).is_err());
     }
 
     #[test]

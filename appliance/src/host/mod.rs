@@ -19,6 +19,7 @@
 //!              arrivals   migrations to here
 //!              settling   who runs a VM after its move lost its engine or its control plane
 //!              disk_locks those that hosts which died left on their server
+//!              dead_hosts the server is told of them as soon as they are dead
 //!              taken_away what runs here and came to be another host's
 //! ```
 //!
@@ -39,6 +40,7 @@ pub mod clashes;
 pub mod clone;
 pub mod control_plane;
 pub mod cpu;
+pub mod dead_hosts;
 pub mod departures;
 pub mod discovery;
 pub mod disk_locks;

@@ -22,7 +22,7 @@ use crate::host::moves::Moves;
 use crate::host::owed::{self, Owed};
 use crate::host::vms::Vms;
 use crate::host::{
-    adoption, arrivals, autostart, cpu, ending, fallen_roles, host_lease, news, receipts, serve, taken_away,
+    adoption, arrivals, autostart, cpu, dead_hosts, ending, fallen_roles, host_lease, news, receipts, serve, taken_away,
 };
 use crate::journal;
 use crate::network::fabric::Fabric;
@@ -49,6 +49,10 @@ pub fn run(run_dir: &RunDir) -> io::Result<()> {
     for datastore in plane.datastores.all() {
         let name = format!("taken-{}", datastore.name());
         spawn(&name, &plane, move |plane| taken_away::keep(plane, &datastore))?;
+    }
+    for datastore in plane.datastores.all() {
+        let name = format!("dead-{}", datastore.name());
+        spawn(&name, &plane, move |plane| dead_hosts::keep(plane, &datastore))?;
     }
     for datastore in plane.datastores.all() {
         let name = format!("autostart-{}", datastore.name());

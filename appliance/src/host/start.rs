@@ -80,7 +80,7 @@ fn carry_out<'a>(
     let noted = record::begin(&plane.run_dir, &vm);
     noted.map_err(|error| Diagnosis::new(&what, format!("its start cannot be noted: {error}"), "host check"))?;
     let started = acquire(plane, &vm).and_then(|(epoch, taken_from)| {
-        if taken_from.is_some() {
+        if taken_from.is_some() || plane.servers.may_keep_for_the_dead(located.datastore.name()) {
             // Unless that was done just now. What is not given up now is asked for again with the disks.
             let _ = left.give_up(plane, &located.datastore);
         }
@@ -142,7 +142,8 @@ fn claim<'a>(
 
 /// Asks who holds the VM before anything looks at its files. A host that lives is told at once. Of one that is dead, the server is first made
 /// to give up what it has: a disk that it delegated to the dead host answers nobody else, not even who asks for its size, until it
-/// misses that host by itself. That the lease is whose it was said to be is asked again when it is taken.
+/// misses that host by itself. So is a VM that nobody holds, where a host died and the server was not told yet: that host may have given
+/// the lease up before. That the lease is whose it was said to be is asked again when it is taken.
 fn meet_holder(
     plane: &ControlPlane,
     vm: &VmOnDatastore,
@@ -154,6 +155,7 @@ fn meet_holder(
         Ok(Some(holder)) if holder.own => return Ok(()),
         Ok(Some(holder)) if holder.alive => return Err(LeaseFailure::HeldBy(holder).reason()),
         Ok(Some(_)) => {}
+        Ok(None) if plane.servers.may_keep_for_the_dead(datastore.name()) => {}
         Err(damaged @ (LeaseFailure::Damaged { .. } | LeaseFailure::AreaDamaged(_))) => return Err(damaged.reason()),
         // What cannot be known now is met when the lease is taken.
         Ok(None) | Err(_) => return Ok(()),
@@ -264,23 +266,25 @@ mod tests {
 
     use super::*;
     use crate::api::lease::{Holder, LeaseAnswer, LeaseRequest};
+    use crate::boot_clock;
     use crate::host::control_plane::stand_in::Place;
 
-    /// What the lease role is asked by who starts a VM that host-b holds, and what the start is told before it looks at a file.
-    fn meeting(test: &str, alive: bool) -> (Result<(), Reason>, Vec<LeaseRequest>) {
+    /// What the lease role is asked by who starts a VM that host-b holds, or nobody, and what the start is told before it looks at a file.
+    fn meeting(test: &str, holder: Option<Holder>, no_death_is_open: bool) -> (Result<(), Reason>, Vec<LeaseRequest>) {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let asks = Arc::clone(&asked);
         let place = Place::without_datastore(test, move |request| {
             asks.lock().expect("held").push(request.clone());
-            let (name, epoch) = ("host-b".parse().expect("valid"), 1);
-            let holder = Holder { host: [2; 16], name, generation: 1, epoch, alive, own: false, since_unix_s: None };
             match request {
-                LeaseRequest::Query(_) => LeaseAnswer::Holder(Some(holder)),
+                LeaseRequest::Query(_) => LeaseAnswer::Holder(holder.clone()),
                 LeaseRequest::DeadBoots(_) => LeaseAnswer::DeadBoots(Vec::new()),
                 _ => LeaseAnswer::Failed("it is not asked".to_owned()),
             }
         });
         let vm = VmOnDatastore { datastore: "nfs".parse().expect("valid"), vm: "web".parse().expect("valid") };
+        if no_death_is_open {
+            place.plane.servers.with_deaths(&vm.datastore, |deaths| deaths.observe(boot_clock::now(), []));
+        }
         let (server, export) = ([127, 0, 0, 1].into(), "/vms".to_owned());
         let kind = DatastoreKind::Nfs { server, port: 2049, export, version: NfsVersion::V4_2 };
         let configured = model::host_config::Datastore { name: vm.datastore.clone(), kind };
@@ -290,21 +294,36 @@ mod tests {
         (met, asked)
     }
 
+    fn host_b(alive: bool) -> Option<Holder> {
+        let (name, epoch) = ("host-b".parse().expect("valid"), 1);
+        Some(Holder { host: [2; 16], name, generation: 1, epoch, alive, own: false, since_unix_s: None })
+    }
+
     fn is_of_a_meeting(request: &LeaseRequest) -> bool {
         matches!(request, LeaseRequest::Query(_) | LeaseRequest::DeadBoots(_))
     }
 
     #[test]
     fn the_server_of_a_vm_whose_holder_is_dead_gives_up_what_that_has_before_a_file_is_looked_at() {
-        let (met, asked) = meeting("met-dead", false);
+        let (met, asked) = meeting("met-dead", host_b(false), true);
         met.expect("it goes on");
         assert!(matches!(&asked[..], [LeaseRequest::Query(_), LeaseRequest::DeadBoots(_)]), "{asked:?}");
     }
 
     #[test]
     fn a_holder_that_lives_is_told_and_its_server_is_told_nothing() {
-        let (met, asked) = meeting("met-alive", true);
+        let (met, asked) = meeting("met-alive", host_b(true), false);
         assert!(met.expect_err("it is held").cause.contains("host-b holds its lease"));
         assert!(matches!(&asked[..], [LeaseRequest::Query(_)]), "{asked:?}");
+    }
+
+    #[test]
+    fn a_vm_that_nobody_holds_is_not_met_before_the_server_gave_up_what_a_dead_host_has() {
+        let (met, asked) = meeting("met-nobody", None, false);
+        met.expect("it goes on");
+        assert!(matches!(&asked[..], [LeaseRequest::Query(_), LeaseRequest::DeadBoots(_)]), "{asked:?}");
+        let (met, asked) = meeting("met-nobody-dead", None, true);
+        met.expect("it goes on");
+        assert!(matches!(&asked[..], [LeaseRequest::Query(_)]), "it waits for no look: {asked:?}");
     }
 }

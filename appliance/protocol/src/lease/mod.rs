@@ -19,9 +19,10 @@
 //!    `LEASE_SETTLE_MS` after that was known.
 //!
 //! In reading order: [`identity`], [`sector`], [`record`], [`layout`], [`register`]: the bytes. [`watch`] and
-//! [`host_lease`]: lives. [`paxos`] and its [`round`], with `patience`, the [`directory`] and its [`table`], and
+//! [`host_lease`]: lives; [`deaths`]: who tells the storage of those that are over. [`paxos`] and its [`round`], with `patience`, the [`directory`] and its [`table`], and
 //! [`vm_lease`]: decisions. [`keeper`]: all of it together.
 
+pub mod deaths;
 pub mod directory;
 pub mod host_lease;
 pub mod identity;

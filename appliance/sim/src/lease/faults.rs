@@ -1,5 +1,6 @@
 //! What goes wrong in a world: drawn from its seed, and how it happens.
 
+use protocol::lease::deaths::Deaths;
 use protocol::time::{Duration, Instant};
 
 use super::event::Event;
@@ -158,6 +159,7 @@ impl World {
         it.incoming.clear();
         it.remembered = None;
         it.stale_until = Instant::ZERO;
+        it.deaths = Deaths::default();
         self.queue.after(off, Event::Boot { host });
     }
 

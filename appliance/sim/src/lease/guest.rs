@@ -1,8 +1,10 @@
 //! VMs that run: from their launch over the lock of their disk and what they write there to their end.
 
+use model::limits;
 use protocol::lease::identity::Epoch;
+use protocol::lease::keeper::HostView;
 use protocol::lease::vm_lease::{Answer, LeaseError, Request};
-use protocol::lease::watch::DeadBoot;
+use protocol::lease::watch::{DeadBoot, Life};
 use protocol::time::Duration;
 
 use super::event::Event;
@@ -11,6 +13,9 @@ use super::host::{Frozen, Host};
 use super::locks::Client;
 use super::wishes::Wish;
 use super::world::{World, vm_name};
+
+/// A host whose lease was not seen to change for longer has no turn.
+const SIGN_OF_LIFE_MS: u64 = 4 * limits::LEASE_RENEWAL_MS;
 
 /// Pause between two tries to take a lock, or to hear of the lease.
 const LOCK_AGAIN: Duration = Duration::from_millis(500);
@@ -119,6 +124,7 @@ impl World {
         if !self.hosts[host].up || self.hosts[host].cut {
             return;
         }
+        self.hosts[host].deaths.settle(Host::boot_of(client));
         if self.locks.restart(client) {
             self.outcome.counts.restarted_clients += 1;
             self.note(|| {
@@ -225,6 +231,9 @@ impl World {
         }
         for host in 0..self.hosts.len() {
             self.tell_of_earlier_boots(host);
+            if self.tells_of_deaths {
+                self.tell_of_deaths(host);
+            }
         }
         self.queue.after(Duration::from_secs(1), Event::Hear);
     }
@@ -239,6 +248,23 @@ impl World {
         if process.keeper.dead_boots().iter().any(is_earlier) {
             self.hosts[host].told_of_earlier = self.hosts[host].boot;
             self.restart_dead_clients(host);
+        }
+    }
+
+    /// A host that sees others die tells the server when it is its turn, some time after it looked.
+    fn tell_of_deaths(&mut self, host: usize) {
+        let now = self.queue.now();
+        let it = &mut self.hosts[host];
+        let (own, now) = (it.boot_id(), it.clock.shows(now));
+        let Some(process) = it.process.as_ref().filter(|_| it.frozen.is_none()) else { return };
+        it.deaths.observe(now, process.keeper.dead_boots().iter().map(|dead| dead.boot));
+        let hosts = process.keeper.hosts();
+        let live = |view: &&HostView| matches!(view.life, Life::Alive { silent_ms } if silent_ms < SIGN_OF_LIFE_MS);
+        let before = hosts.iter().filter(live).position(|view| view.record.boot == own);
+        for boot in it.deaths.due(now, before) {
+            let client = Host::client_of(boot);
+            let takes = self.net.latency(Duration::from_millis(1), Duration::from_secs(3));
+            self.queue.after(takes, Event::RestartClient { host, client });
         }
     }
 }

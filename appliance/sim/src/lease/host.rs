@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use protocol::lease::deaths::Deaths;
 use protocol::lease::host_lease::{HostIdentity, Remembered};
 use protocol::lease::identity::{BootId, Epoch, HostId};
 use protocol::lease::keeper::{Keeper, RequestId};
@@ -38,6 +39,8 @@ pub(crate) struct Host {
     pub(crate) boot: u64,
     /// The boot in which it told the server that its earlier ones are dead.
     pub(crate) told_of_earlier: u64,
+    /// The deaths that it saw in this boot.
+    pub(crate) deaths: Deaths,
     /// Its clock.
     pub(crate) clock: Clock,
     /// What is stopped.
@@ -76,6 +79,7 @@ impl Host {
             up: false,
             boot: 0,
             told_of_earlier: 0,
+            deaths: Deaths::default(),
             clock,
             frozen: None,
             deferred: Vec::new(),
@@ -114,13 +118,18 @@ impl Host {
     }
 
     /// This boot, as hosts know it.
-    fn boot_id(&self) -> BootId {
-        BootId(u128::from(self.boot) << 16 | self.index as u128)
+    pub(crate) fn boot_id(&self) -> BootId {
+        Self::boot_of((self.index, self.boot))
     }
 
     /// A boot, as the server's locks know it.
     pub(crate) fn client_of(boot: BootId) -> Client {
         ((boot.0 & 0xffff) as usize, (boot.0 >> 16) as u64)
+    }
+
+    /// The same the other way round.
+    pub(crate) fn boot_of((index, boot): Client) -> BootId {
+        BootId(u128::from(boot) << 16 | index as u128)
     }
 
     /// A name for the next request.

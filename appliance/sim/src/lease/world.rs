@@ -43,6 +43,8 @@ pub(crate) struct World {
     pub(super) luck_of_damage: Rng,
     /// Leases are damaged in this world.
     pub(super) is_damaged: bool,
+    /// Hosts tell the server of each death that they see, and not only for a VM that waits for a lock.
+    pub(super) tells_of_deaths: bool,
     pub(super) faults: Faults,
     pub(super) area: Area,
     pub(super) queue: EventQueue<Event>,
@@ -85,6 +87,8 @@ impl World {
             net: Rng::new(!seed),
             luck_of_damage: Rng::new(seed.rotate_left(32)),
             is_damaged,
+            // Not drawn, as above.
+            tells_of_deaths: seed % 5 == 3,
             locks: Locks::new(faults.server_lease),
             faults,
             area,

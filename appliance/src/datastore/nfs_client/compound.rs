@@ -1,4 +1,4 @@
-//! The four calls by which a client is restarted and ended, and what a server answers: ONC RPC (RFC 5531) in records over TCP (section
+//! The calls by which a client is asked for, restarted and ended, and what a server answers: ONC RPC (RFC 5531) in records over TCP (section
 //! 11), COMPOUND with one operation each (RFC 8881, 16.2), in XDR (RFC 4506). Without I/O.
 
 use bytes::{Buf as _, BufMut as _};
@@ -9,12 +9,22 @@ const PROCEDURE: [u32; 3] = [100_003, 4, 1];
 const LAST: u32 = 1 << 31;
 /// What a Linux client says of itself: EXCHGID4_FLAG_SUPP_MOVED_REFER, EXCHGID4_FLAG_BIND_PRINC_STATEID.
 const FLAGS: u32 = 0x0000_0001 | 0x0000_0100;
+/// Only an update of a client that the server knows is meant: EXCHGID4_FLAG_UPD_CONFIRMED_REC_A.
+const UPDATE: u32 = 0x4000_0000;
 /// The longest answer that is read, bytes: the server's scope and owner are of at most 1024 each.
 pub const ANSWER_MAX: usize = 16 << 10;
 
 /// An operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call<'a> {
+    /// Asks for the client of this owner, and changes nothing: EXCHANGE_ID as the update of a known client (RFC 8881, 18.35.4, cases 6
+    /// to 9) by one who is not that client. [`CallError::NO_CLIENT`] and [`CallError::OTHER_CLIENT`] tell.
+    AskFor {
+        /// Its owner string.
+        owner: &'a str,
+        /// None that the client ever had.
+        verifier: [u8; 8],
+    },
     /// Introduces the client of this owner, restarted: EXCHANGE_ID.
     Introduce {
         /// Its owner string.
@@ -42,7 +52,7 @@ pub struct Client {
 /// What a server answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// To [`Call::Introduce`].
+    /// To [`Call::Introduce`], and to [`Call::AskFor`] by who is that client.
     Introduced(Client),
     /// To [`Call::Confirm`]: the session.
     Confirmed([u8; 16]),
@@ -69,12 +79,16 @@ impl CallError {
     pub const OTHER_VERSION: Self = Self::Status(10_021);
     /// The server is not done with something, and is to be asked again.
     pub const DELAY: Self = Self::Status(10_008);
+    /// It has no such client.
+    pub const NO_CLIENT: Self = Self::Status(2);
+    /// It has such a client, and that came with another verifier.
+    pub const OTHER_CLIENT: Self = Self::Status(10_027);
 }
 
 impl Call<'_> {
     fn operation(&self) -> u32 {
         match self {
-            Self::Introduce { .. } => 42,
+            Self::AskFor { .. } | Self::Introduce { .. } => 42,
             Self::Confirm(_) => 43,
             Self::EndSession(_) => 44,
             Self::EndClient(_) => 57,
@@ -105,12 +119,8 @@ impl Call<'_> {
 
     fn put_arguments(&self, body: &mut Vec<u8>) {
         match self {
-            Self::Introduce { owner, verifier } => {
-                body.extend(verifier);
-                put_opaque(body, owner.as_bytes());
-                // No protection of its state (SP4_NONE), nothing of the implementation.
-                [FLAGS, 0, 0].into_iter().for_each(|word| body.put_u32(word));
-            }
+            Self::AskFor { owner, verifier } => put_client(body, owner, *verifier, FLAGS | UPDATE),
+            Self::Introduce { owner, verifier } => put_client(body, owner, *verifier, FLAGS),
             Self::Confirm(Client { id, sequence }) => {
                 body.put_u64(*id);
                 [*sequence, 0].into_iter().for_each(|word| body.put_u32(word));
@@ -155,7 +165,7 @@ impl Call<'_> {
             return Err(CallError::Malformed);
         }
         match self {
-            Self::Introduce { .. } => {
+            Self::AskFor { .. } | Self::Introduce { .. } => {
                 let id = u64::from(word(body)?) << 32 | u64::from(word(body)?);
                 Ok(Answer::Introduced(Client { id, sequence: word(body)? }))
             }
@@ -176,6 +186,13 @@ pub fn length(mark: [u8; 4]) -> Result<usize, CallError> {
     let mark = u32::from_be_bytes(mark);
     let bytes = (mark & !LAST) as usize;
     if mark & LAST == 0 || bytes > ANSWER_MAX { Err(CallError::Malformed) } else { Ok(bytes) }
+}
+
+fn put_client(to: &mut Vec<u8>, owner: &str, verifier: [u8; 8], flags: u32) {
+    to.extend(verifier);
+    put_opaque(to, owner.as_bytes());
+    // No protection of its state (SP4_NONE), nothing of the implementation.
+    [flags, 0, 0].into_iter().for_each(|word| to.put_u32(word));
 }
 
 fn put_opaque(to: &mut Vec<u8>, bytes: &[u8]) {
@@ -228,6 +245,16 @@ mod tests {
         let body = words(&[call.as_slice(), &credential, &compound, &arguments].concat());
         let marked = [words(&[LAST | body.len() as u32]), body].concat();
         assert_eq!(record, marked);
+    }
+
+    #[test]
+    fn who_asks_for_a_client_means_only_one_that_the_server_knows() {
+        let record = Call::AskFor { owner: "ab", verifier: [1; 8] }.record(7, 2, "host-a");
+        let asked = words(&[42, 0x0101_0101, 0x0101_0101, 2, u32::from_be_bytes(*b"ab\0\0"), 0x4000_0101, 0, 0]);
+        assert!(record.ends_with(&asked), "{record:?}");
+        let ask = Call::AskFor { owner: "ab", verifier: [1; 8] };
+        assert_eq!(ask.answer(7, &answered(2, 42, &[])), Err(CallError::NO_CLIENT));
+        assert_eq!(ask.answer(7, &answered(10_027, 42, &[])), Err(CallError::OTHER_CLIENT));
     }
 
     #[test]

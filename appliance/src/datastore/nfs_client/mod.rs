@@ -10,3 +10,5 @@
 pub mod compound;
 pub mod owner;
 pub mod restart;
+#[cfg(test)]
+pub(crate) mod stand_in;

@@ -1,4 +1,4 @@
-//! Restarts the client of a host that is dead, at its server, and ends it.
+//! Asks a server for the client of a host that is dead, restarts it, and ends it.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -22,7 +22,7 @@ const MINORS: [u32; 2] = [1, 2];
 /// Why a client was not restarted.
 #[derive(Debug, thiserror::Error)]
 pub enum RestartError {
-    /// The server is not reached, or does not answer in time; it keeps what it has.
+    /// The server is not reached; it keeps what it has.
     #[error("{}", crate::datastore::plain(.0))]
     Io(#[from] io::Error),
     /// The server does not do it, and keeps what it has.
@@ -31,9 +31,24 @@ pub enum RestartError {
     /// It is too late: what was known of the client may be so no more.
     #[error("it was not done in time")]
     TooLate,
+    /// It was asked for the client and says nothing: another host may have told it, and it may not be done yet (nfs-ganesha answers nobody
+    /// about a client that it is about to give up).
+    #[error("the server does not say whether it has the client: {}", crate::datastore::plain(.0))]
+    Silent(io::Error),
     /// The server has not said whether it is done with it.
     #[error("the server has not answered yet: {}", crate::datastore::plain(.0))]
     Unanswered(io::Error),
+}
+
+impl RestartError {
+    /// What may be so after it, the worst last.
+    fn gravity(&self) -> u8 {
+        match self {
+            Self::Io(_) | Self::Call(_) | Self::TooLate => 0,
+            Self::Silent(_) => 1,
+            Self::Unanswered(_) => 2,
+        }
+    }
 }
 
 /// Makes a server give up whatever it keeps for a boot of a host of this name, which was known to be dead until `by`. A client that it does
@@ -46,11 +61,37 @@ pub fn restart(server: SocketAddr, boot: u128, host: &str, by: Instant) -> Resul
     worst(MINORS.map(|minor| restart_minor(server, minor, boot, host, by)))
 }
 
+/// Whether a server has a client of this boot of a host of this name, which it may keep something for. Changes nothing, and so may be asked of a
+/// host that lives, too. Answered only when the server has done what it was told of that client before.
+///
+/// # Errors
+/// It does not tell.
+pub fn is_known(server: SocketAddr, boot: u128, host: &str) -> Result<bool, RestartError> {
+    let mut is_known = false;
+    for minor in MINORS {
+        let owner = owner(minor, boot, host);
+        let mut conversation = Conversation::open(server, minor, host)?;
+        match conversation.ask(&Call::AskFor { owner: &owner, verifier: new_verifier()? }, PATIENCE) {
+            Ok(_) | Err(RestartError::Call(CallError::OTHER_CLIENT)) => is_known = true,
+            Err(RestartError::Call(CallError::NO_CLIENT | CallError::OTHER_VERSION)) => {}
+            Err(RestartError::Io(error)) => return Err(RestartError::Silent(error)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(is_known)
+}
+
 /// What is to be told of several tries: that one is not answered may hide behind no other failure.
 fn worst<const N: usize>(outcomes: [Result<(), RestartError>; N]) -> Result<(), RestartError> {
-    let (silent, others): (Vec<_>, Vec<_>) =
-        outcomes.into_iter().partition(|outcome| matches!(outcome, Err(RestartError::Unanswered(_))));
-    silent.into_iter().chain(others).collect()
+    let failures = outcomes.into_iter().filter_map(Result::err);
+    failures.max_by_key(RestartError::gravity).map_or(Ok(()), Err)
+}
+
+/// A verifier that no client had, which is the time at which it began.
+fn new_verifier() -> io::Result<[u8; 8]> {
+    let mut verifier = [0; 8];
+    getrandom(&mut verifier[..], GetRandomFlags::empty())?;
+    Ok(verifier)
 }
 
 fn restart_minor(server: SocketAddr, minor: u32, boot: u128, host: &str, by: Instant) -> Result<(), RestartError> {
@@ -69,11 +110,12 @@ fn restart_minor(server: SocketAddr, minor: u32, boot: u128, host: &str, by: Ins
 fn try_once(server: SocketAddr, minor: u32, boot: u128, host: &str, by: Instant) -> Result<(), RestartError> {
     let mut conversation = Conversation::open(server, minor, host)?;
     let owner = owner(minor, boot, host);
-    // Any but the one that the client had, which was the time at which it began.
-    let mut verifier = [0; 8];
-    getrandom(&mut verifier[..], GetRandomFlags::empty()).map_err(io::Error::from)?;
-    let Answer::Introduced(client) = conversation.ask(&Call::Introduce { owner: &owner, verifier }, PATIENCE)? else {
-        return Err(CallError::Malformed.into());
+    let introduce = Call::Introduce { owner: &owner, verifier: new_verifier()? };
+    let client = match conversation.ask(&introduce, PATIENCE) {
+        Ok(Answer::Introduced(client)) => client,
+        Ok(_) => return Err(CallError::Malformed.into()),
+        Err(RestartError::Io(error)) => return Err(RestartError::Silent(error)),
+        Err(error) => return Err(error),
     };
     if Instant::now() >= by {
         return Err(RestartError::TooLate);
@@ -132,5 +174,62 @@ impl<'a> Conversation<'a> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::stand_in::{Heard, StandIn};
+    use super::*;
+
+    const BOOT: u128 = 7;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(600)
+    }
+
+    #[test]
+    fn a_server_is_asked_for_a_client_without_a_change_and_knows_none_when_it_was_restarted_and_ended() {
+        let server = StandIn::with(&[owner(2, BOOT, "host-b")]);
+        for _ in 0..2 {
+            assert!(is_known(server.address(), BOOT, "host-b").expect("it tells"));
+        }
+        assert!(!is_known(server.address(), BOOT + 1, "host-b").expect("it tells"), "a later boot is another client");
+        restart(server.address(), BOOT, "host-b", soon()).expect("done");
+        assert!(!is_known(server.address(), BOOT, "host-b").expect("it tells"));
+        // Who asked first meanwhile is told so, and another restart does no harm.
+        restart(server.address(), BOOT, "host-b", soon()).expect("done");
+        assert_eq!(server.known(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_client_that_was_dead_for_too_long_ago_a_look_is_left_alone() {
+        let server = StandIn::with(&[owner(2, BOOT, "host-b")]);
+        let outcome = restart(server.address(), BOOT, "host-b", Instant::now());
+        assert!(matches!(outcome, Err(RestartError::TooLate)), "{outcome:?}");
+        assert_eq!(server.known(), [owner(2, BOOT, "host-b")]);
+        assert!(!server.heard().contains(&Heard::Confirm));
+    }
+
+    #[test]
+    fn a_server_that_says_nothing_of_a_client_may_be_giving_it_up_and_one_that_is_not_reached_is_not() {
+        let server = StandIn::silent();
+        let outcome = restart(server.address(), BOOT, "host-b", soon());
+        assert!(matches!(outcome, Err(RestartError::Silent(_))), "{outcome:?}");
+        let outcome = is_known(server.address(), BOOT, "host-b");
+        assert!(matches!(outcome, Err(RestartError::Silent(_))), "{outcome:?}");
+        let closed = StandIn::gone();
+        let outcome = restart(closed, BOOT, "host-b", soon());
+        assert!(matches!(outcome, Err(RestartError::Io(_))), "{outcome:?}");
+    }
+
+    #[test]
+    fn what_the_server_has_not_answered_hides_behind_no_other_failure() {
+        let io = || io::Error::from(io::ErrorKind::TimedOut);
+        let outcome = worst([Err(RestartError::Unanswered(io())), Err(RestartError::Io(io()))]);
+        assert!(matches!(outcome, Err(RestartError::Unanswered(_))));
+        let outcome = worst([Err(RestartError::Silent(io())), Err(RestartError::TooLate)]);
+        assert!(matches!(outcome, Err(RestartError::Silent(_))));
+        assert!(worst([Ok(()), Ok(())]).is_ok());
     }
 }

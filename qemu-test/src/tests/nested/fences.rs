@@ -17,6 +17,8 @@ use crate::wire::Wire;
 
 /// How long a fence, or a start that waits for it, may take.
 const FENCE_BOUND: Duration = Duration::from_secs(180);
+/// What host-a says of itself, as host-b has it.
+const RECORD: &str = "/run/godwit/datastore/lab/hosts/host-a/record.toml";
 /// An outage that a lease survives.
 const BRIEFLY: Duration = Duration::from_secs(5);
 /// The first fence: a host that is cut off from the datastore ends its VMs before another may start them.
@@ -169,7 +171,7 @@ pub(super) fn the_vm_of_a_dead_host_starts_elsewhere_after_the_expiry(bench: &mu
     expect(early.status != 0 && early.output.contains("host-a"), || {
         format!("a VM was taken from a host whose lease had not expired: {}", early.output)
     })?;
-    let started = taken_over(bench);
+    let started = gives_up_what_host_a_had(bench).and_then(|()| taken_over(bench));
     bench.fleet.boot(std::slice::from_ref(&machine))?;
     started?;
     went_on(bench, &[heard])?;
@@ -252,6 +254,16 @@ pub(super) fn what_the_network_held_back_lands_in_no_disk_after_the_take_over(be
     went_on(bench, &[before])?;
     expect(bench.settled_on("deb")? == "host-b", || "deb does not run on host-b".into())?;
     Ok(Verdict::Passed)
+}
+
+/// Waits until host-b has told the server that host-a is dead, which nobody asked it to, and reads what that host may have had delegated: its record.
+fn gives_up_what_host_a_had(bench: &Bench) -> Result<()> {
+    let told = "host-a is dead, and the server of datastore lab keeps nothing for it any more";
+    bench.says_in_the_end("host-b", "log show host", told)?;
+    let read = bench.fleet.order("host-b", &format!("show {RECORD}"))?;
+    expect(read.status == 0 && read.output.contains("host-a"), || {
+        format!("the record of a dead host answers nobody: {}", read.output)
+    })
 }
 
 /// Starts the VM of a lost host on host-b as soon as its lease lets it. No lock of the lost host is waited for: its server is told that
