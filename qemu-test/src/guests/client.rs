@@ -132,6 +132,11 @@ pub fn memory_report(wires: &Wires, address: Ipv4Addr) -> Result<MemoryReport> {
     ask(wires, address, Ask::Memory)?.parse().map_err(LabError::Input)
 }
 
+/// Whether the guest takes a connection now, or within a second.
+pub fn answers(wires: &Wires, address: Ipv4Addr) -> Result<bool> {
+    wires.enter(|| TcpStream::connect_timeout(&SocketAddr::from((address, PORT)), Duration::from_secs(1)).is_ok())
+}
+
 /// Asks the guest to power off.
 pub fn ask_off(wires: &Wires, address: Ipv4Addr) -> Result<()> {
     let mut stream = connect(wires, address, Duration::from_secs(20))?;

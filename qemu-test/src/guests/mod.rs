@@ -10,7 +10,7 @@ mod debian;
 mod examples;
 mod witness;
 
-pub use client::{Hearing, Talker, ask_off, memory_report, set_memory_load};
+pub use client::{Hearing, Talker, answers, ask_off, memory_report, set_memory_load};
 pub use database::{Committed, Database, Ledger, Workload};
 pub use debian::{JOURNAL_BYTES, build as build_debian};
 pub use examples::{Example, audit_journal, place_all, witness_called};

@@ -163,13 +163,20 @@ pub(super) fn two_hosts_that_start_a_vm_at_the_same_instant_agree_on_one(bench: 
 
 /// An end of a move.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     Source,
     Destination,
 }
 
+impl End {
+    /// The host there.
+    pub(super) fn of(self, way: Way) -> &'static str {
+        if self == Self::Source { way.source } else { way.destination }
+    }
+}
+
 /// Something done to a host in a phase of a move.
-enum Fault<'a> {
+pub(super) enum Fault<'a> {
     /// An order that the host carries out by itself, some milliseconds after its log told of the phase.
     AtOnce(&'a str),
     /// Something that takes longer than a phase may last: the migration role stands still meanwhile.
@@ -177,7 +184,7 @@ enum Fault<'a> {
 }
 
 /// What is done to a host.
-type Deed<'a> = &'a dyn Fn(&Bench, &str) -> Result<()>;
+pub(super) type Deed<'a> = &'a dyn Fn(&Bench, &str) -> Result<()>;
 
 impl Fault<'_> {
     /// What the host does when its log tells of the phase.
@@ -208,7 +215,7 @@ impl Fault<'_> {
 
 /// Breaks a move in each of the phases and waits until all is settled: exactly one host runs the VM, and what the command
 /// said is so. The client's connection must live through all of them.
-fn break_moves(bench: &Bench, end: End, phases: &[&str], fault: &Fault<'_>) -> Result<Verdict> {
+pub(super) fn break_moves(bench: &Bench, end: End, phases: &[&str], fault: &Fault<'_>) -> Result<Verdict> {
     bench.way("deb")?;
     let talker = bench.talk("deb")?;
     bench.load_memory("deb", LOAD)?;
@@ -222,7 +229,7 @@ fn break_moves(bench: &Bench, end: End, phases: &[&str], fault: &Fault<'_>) -> R
 }
 
 /// Tries until a fault fell into the phase that it was meant for; what it gave then.
-fn until_hit<T>(phase: &str, mut strike: impl FnMut() -> Result<(bool, T)>) -> Result<T> {
+pub(super) fn until_hit<T>(phase: &str, mut strike: impl FnMut() -> Result<(bool, T)>) -> Result<T> {
     for _ in 0..TRIES {
         if let (true, outcome) = strike()? {
             return Ok(outcome);
@@ -234,17 +241,23 @@ fn until_hit<T>(phase: &str, mut strike: impl FnMut() -> Result<(bool, T)>) -> R
 /// Starts a move; when it enters a phase at `end`, the fault befalls that host. Whether it fell into the phase, and what the
 /// command said.
 fn strike(bench: &Bench, way: Way, end: End, phase: &str, fault: &Fault<'_>) -> Result<(bool, Answer)> {
-    let Way { source, destination } = way;
+    let (mut line, token) = begin(bench, way, end, phase, fault.order())?;
+    let hit = fault.carry_out(bench, end.of(way), phase)?;
+    Ok((hit, line.finish(&token, MOVE_BOUND)?))
+}
+
+/// Starts a move and waits until the host at `end` has carried out an order, which it does when the move enters a phase there. The console at
+/// which the move was typed, and the token of that command.
+pub(super) fn begin(bench: &Bench, way: Way, end: End, phase: &str, order: &str) -> Result<(SerialLine, String)> {
+    let (Way { source, destination }, at) = (way, end.of(way));
     // The roles that the fault before ended are back, and know each other's keys.
     bench.can_move("deb", source, destination)?;
-    let at = if end == End::Source { source } else { destination };
-    let pending = bench.fleet.order_when(at, phase, fault.order())?;
+    let pending = bench.fleet.order_when(at, phase, order)?;
     let mut line = SerialLine::open(&bench.fleet.machine(source)?)?;
     let token = line.type_command(&format!("vm migrate deb {destination}"))?;
     let done = pending.wait(MOVE_BOUND)?;
-    expect(done.status == 0, || format!("{} in the phase {phase} on {at}: {}", fault.order(), done.output))?;
-    let hit = fault.carry_out(bench, at, phase)?;
-    Ok((hit, line.finish(&token, MOVE_BOUND)?))
+    expect(done.status == 0, || format!("{order} in the phase {phase} on {at}: {}", done.output))?;
+    Ok((line, token))
 }
 
 fn break_move(bench: &Bench, end: End, phase: &str, fault: &Fault<'_>) -> Result<(bool, ())> {

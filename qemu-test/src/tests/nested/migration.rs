@@ -142,6 +142,19 @@ pub(super) fn a_paused_vm_arrives_paused_and_goes_on_there(bench: &mut Bench) ->
     Ok(Verdict::Passed)
 }
 
+/// What its kernel does then no guest does later: it measures clocks, brings up vCPUs and devices.
+pub(super) fn a_guest_moves_while_it_boots_and_comes_up_where_it_arrived(bench: &mut Bench) -> Result<Verdict> {
+    let (source, destination) = (HOSTS[0], HOSTS[1]);
+    bench.end("deb")?;
+    bench.done(source, "vm start deb")?;
+    expect(!guests::answers(bench.fleet.wires(), address("deb")?)?, || "the guest had booted already".into())?;
+    check_receipt(&bench.move_vm("deb", source, destination)?)?;
+    let talker = bench.talk("deb")?;
+    bench.judge(talker, "deb")?;
+    expect(bench.settled_on("deb")? == destination, || "deb does not run where it arrived".into())?;
+    Ok(Verdict::Passed)
+}
+
 /// A guest that looks for itself, at every page, at its clocks and at its registers.
 pub(super) fn the_witness_moves_there_and_back_and_finds_everything_as_it_was(bench: &mut Bench) -> Result<Verdict> {
     let vms = bench.fleet.datastore().join("vms");

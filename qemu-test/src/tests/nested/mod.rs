@@ -12,6 +12,7 @@ mod fences;
 mod guest;
 mod image;
 mod knfsd;
+mod losses;
 mod migration;
 mod promises;
 mod same_instant;

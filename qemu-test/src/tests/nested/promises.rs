@@ -6,7 +6,9 @@ use crate::home::Home;
 use crate::image::{self, Image};
 use crate::servers::Make;
 use crate::tests::nested::bench::{Bench, says};
-use crate::tests::nested::{boot, console, database, faults, fences, image as image_promises, knfsd, migration, vm};
+use crate::tests::nested::{
+    boot, console, database, faults, fences, image as image_promises, knfsd, losses, migration, vm,
+};
 use crate::tests::tally::{Tally, Verdict};
 
 /// One promise.
@@ -42,6 +44,7 @@ const ON_GANESHA: &[Promise] = promises![
     migrate: migration::a_host_in_maintenance_takes_no_vm_in,
     migrate: migration::ctrl_c_cancels_a_move_and_the_vm_stays,
     migrate: migration::a_paused_vm_arrives_paused_and_goes_on_there,
+    migrate: migration::a_guest_moves_while_it_boots_and_comes_up_where_it_arrived,
     migrate: migration::the_witness_moves_there_and_back_and_finds_everything_as_it_was,
     migrate: migration::a_vm_moves_there_and_back_three_times_while_its_client_talks,
     migrate: migration::a_vm_with_two_vcpus_moves_there_and_back_three_times,
@@ -51,6 +54,8 @@ const ON_GANESHA: &[Promise] = promises![
     migrate: faults::the_monitor_killed_at_the_destination_before_the_commit,
     migrate: faults::the_monitor_killed_at_the_source_ends_the_vm_and_its_move,
     migrate: faults::the_migration_cable_cut_in_pre_copy_and_in_the_stun,
+    host: losses::the_datastore_cable_cut_for_five_seconds_in_a_move,
+    host: losses::the_power_of_a_host_cut_in_the_middle_of_a_move,
     host: faults::a_control_plane_that_dies_adopts_its_vms_again,
     host: faults::a_lease_role_that_dies_costs_no_vm_and_no_lease,
     host: faults::a_monitor_that_dies_ends_its_vm_only_and_is_told,
