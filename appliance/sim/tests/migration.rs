@@ -231,6 +231,59 @@ fn the_connection_may_die_while_the_lease_role_cannot_be_asked() {
     }
 }
 
+/// What one host wrote about the VM cannot be read from every step on, for so long or for ever, and `also` happens then.
+fn damaged_at_every_step(span: Option<Duration>, also: &[Fault]) -> Vec<Ended> {
+    let mut worlds = Vec::new();
+    for setup in [Setup::calm(7), overrunning(7)] {
+        for step in 1..=run(setup.clone()).steps {
+            let all = [Fault::LeaseDamaged(span)].into_iter().chain(also.iter().copied());
+            let faults = all.map(|fault| (When::Step(step), fault));
+            worlds.push(run(Setup { faults: faults.collect(), ..setup.clone() }));
+        }
+    }
+    worlds
+}
+
+/// What else may fail in the moment in which a lease is damaged.
+fn beside_damage() -> Vec<Vec<Fault>> {
+    let mut all = vec![vec![], vec![Fault::ConnectionDies], Side::BOTH.map(Fault::MigrateDies).to_vec()];
+    for side in Side::BOTH {
+        all.extend([vec![Fault::MigrateDies(side)], vec![Fault::VmmDies(side)], vec![Fault::HostDies(side)]]);
+    }
+    all
+}
+
+#[test]
+fn a_lease_that_is_damaged_at_every_step_ends_the_move_and_runs_the_vm_once_or_leaves_it_standing() {
+    let mut left = [0; 3];
+    for also in beside_damage() {
+        for ended in damaged_at_every_step(None, &also) {
+            left[ended.undecided.into_iter().filter(|undecided| *undecided).count()] += 1;
+        }
+    }
+    // On one host or on both; and a move whose commit was known goes on, and one that is not begun leaves its VM running.
+    assert!(left.iter().all(|worlds| *worlds > 0), "{left:?}");
+}
+
+#[test]
+fn a_vm_that_was_left_standing_goes_on_by_itself_when_its_lease_can_be_read_again() {
+    for span in [Duration::from_secs(1), Duration::from_secs(60)] {
+        for also in beside_damage() {
+            let worlds = damaged_at_every_step(Some(span), &also);
+            assert!(worlds.iter().all(|ended| ended.undecided == [false; 2]), "every world settles");
+        }
+    }
+}
+
+#[test]
+fn a_move_is_refused_while_the_vm_still_runs_where_its_lease_is_damaged_before_it_is_stunned() {
+    let ended = run(Setup { faults: vec![(When::Step(1), Fault::LeaseDamaged(None))], ..Setup::calm(7) });
+    assert_eq!((ended.runner, ended.stuns), (Side::Source, 0), "{ended:?}");
+    let told =
+        ended.outcomes[0].as_ref().and_then(|outcome| outcome.diagnosis.as_ref()).expect("a failure").to_string();
+    assert!(told.contains("corrupt in both copies") && told.contains("still running on host-a"), "{told}");
+}
+
 #[test]
 fn a_lost_message_never_runs_the_vm_twice() {
     let setup = Setup::calm(7);
@@ -280,8 +333,14 @@ const KEPT: [u64; 3] = [1046, 1381, 14033];
 
 #[test]
 fn several_faults_at_once_break_no_promise() {
-    several_faults(1000..1300);
-    KEPT.into_iter().for_each(|seed| several_faults(seed..seed + 1));
+    several_faults(1000..1300, Damage::None);
+    KEPT.into_iter().for_each(|seed| several_faults(seed..seed + 1, Damage::None));
+}
+
+#[test]
+fn several_faults_at_once_break_no_promise_where_a_lease_is_damaged_beside_them() {
+    several_faults(2000..2150, Damage::Passes);
+    several_faults(2150..2300, Damage::Stays);
 }
 
 /// `SEEDS=FIRST..END cargo test -p sim --release --test migration -- --ignored explore`: looks for new seeds.
@@ -290,15 +349,30 @@ fn several_faults_at_once_break_no_promise() {
 fn explore() {
     let seeds = std::env::var("SEEDS").unwrap_or_else(|_| "10000..20000".to_owned());
     let (first, end) = seeds.split_once("..").expect("SEEDS=FIRST..END");
-    several_faults(first.parse().expect("a number")..end.parse().expect("a number"));
+    for damage in [Damage::None, Damage::Passes, Damage::Stays] {
+        several_faults(first.parse().expect("a number")..end.parse().expect("a number"), damage);
+    }
 }
 
-fn several_faults(seeds: std::ops::Range<u64>) {
+/// What else there is beside several faults.
+#[derive(Clone, Copy, PartialEq)]
+enum Damage {
+    None,
+    Passes,
+    Stays,
+}
+
+fn several_faults(seeds: std::ops::Range<u64>, damage: Damage) {
     for seed in seeds {
         let mut rng = Rng::new(seed ^ 0xfa01);
         let (kinds, mut faults) = (all_faults(), Vec::new());
         for _ in 0..=rng.below(4) {
             faults.push((When::Step(rng.between(1, 400)), kinds[rng.index(kinds.len())]));
+        }
+        if damage != Damage::None {
+            let span = Duration::from_millis(rng.between(50, 30_000));
+            let fault = Fault::LeaseDamaged(Some(span).filter(|_| damage == Damage::Passes));
+            faults.push((When::Step(rng.between(1, 400)), fault));
         }
         let verify = [Verify::Transfer, Verify::Audit, Verify::Full][rng.index(3)];
         let run_state = if rng.chance(200_000) { RunState::Paused } else { RunState::Running };

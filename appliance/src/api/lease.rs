@@ -6,6 +6,7 @@ use std::time::Duration;
 use model::limits;
 use model::names::{DatastoreName, HostName, VmName};
 use protocol::lease::identity::Slot;
+use protocol::lease::paxos::slots_text;
 use protocol::lease::record::Watchdog;
 use protocol::lease::watch::Death;
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,17 @@ pub struct VmOnDatastore {
     pub datastore: DatastoreName,
     /// The VM.
     pub vm: VmName,
+}
+
+/// How the lease of a VM is damaged, for a person: in the records of the hosts in these slots, whose names are these, where they were
+/// looked up.
+pub fn damage_text(vm: &VmName, slots: &[Slot], hosts: Option<&[&str]>) -> String {
+    let whose = match hosts {
+        None => String::new(),
+        Some([]) => " (those of no host)".to_owned(),
+        Some(hosts) => format!(" (those of {})", hosts.join(", ")),
+    };
+    format!("the lease of VM {vm} is damaged: its records of {}{whose} are corrupt in both copies", slots_text(slots))
 }
 
 /// VMs of which one request asks who holds them: the answer has to fit into a message.

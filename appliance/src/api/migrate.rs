@@ -256,6 +256,8 @@ pub enum VmHere {
     Stopped,
     /// Its vCPUs are gone, and whether its lease is this host's could not be learned in time.
     Unknown,
+    /// It stands still here with all of its state, and its lease will not tell whose it is: the control plane settles it.
+    Undecided,
     /// Nothing.
     Nothing,
 }
@@ -267,7 +269,8 @@ impl VmHere {
             VmNow::On(on, _) if on == host => Self::Runs,
             VmNow::StoppedOn(on) if on == host => Self::Stopped,
             VmNow::NotHere => Self::Unknown,
-            VmNow::On(..) | VmNow::StoppedOn(_) => Self::Nothing,
+            VmNow::Undecided(on) if on == host => Self::Undecided,
+            VmNow::Undecided(_) | VmNow::On(..) | VmNow::StoppedOn(_) => Self::Nothing,
         }
     }
 }

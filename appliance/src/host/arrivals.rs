@@ -1,5 +1,5 @@
 //! Migrations to here: the control plane looks whether the VM can come, builds it, opens its disks once it is this host's,
-//! and settles what a process that died in the middle has left.
+//! and settles what a process that died in the middle, or could not learn whose the VM is, has left.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -18,15 +18,20 @@ use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest};
 use crate::host::born::{BootFiles, Born, Unattached};
 use crate::host::control_plane::ControlPlane;
 use crate::host::disk_locks::{LeftLocks, take_disks};
+use crate::host::leases::LeaseFailure;
 use crate::host::located::{Located, locate};
 use crate::host::moves::shown;
 use crate::host::reap::{self, GONE_BOUND};
 use crate::host::record::MovingIn;
 use crate::host::running::Running;
-use crate::host::settling::{ENGINE_DIED, StandsStill, go_on};
+use crate::host::settling::{ENGINE_DIED, StandsStill, UNKNOWN, go_on, stands_text};
+use crate::host::undecided::{Undecided, what_is_left};
 use crate::host::vms::{Claim, Unclaimed};
 use crate::host::{checks, ends, facts, maintenance, owed, receipts, record};
 use crate::journal;
+
+/// Pause before a lease is asked again that did not tell whose a VM is.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What came of a migration to here, in a word for the list, and its receipt where this host has to keep it.
 type Taken = (&'static str, Option<Receipt>);
@@ -164,17 +169,21 @@ fn follow(
 ) -> Result<Taken, String> {
     let id = incoming.id;
     let (mut disks_open, mut left) = (false, LeftLocks::default());
+    // The lease would not tell whether a VM that was this host's still is.
+    let mut is_untold = false;
     let running = Arc::clone(&born.running);
     // Taken when the VM is this host's and runs: what follows is only the audit of what arrived.
     let mut arriving = Some(born);
     loop {
         match (said.recv(), &arriving) {
             (Ok(FromMigrate::OpenDisks(_)), Some(born)) => {
-                let opened = take_disks(plane, located, &born.running, &mut left)
-                    .map_err(Unattached::reason)
-                    .and_then(|()| still_ours(plane, &born.running, incoming.vm.epoch + 1))
-                    .and_then(|()| plane.open_taps(&born.running))
-                    .map_err(|reason| reason.cause);
+                let opened = take_disks(plane, located, &born.running, &mut left).map_err(Unattached::reason);
+                let ours = opened.and_then(|()| {
+                    let ours = still_ours(plane, &born.running, incoming.vm.epoch + 1);
+                    is_untold = ours.as_ref().is_err_and(|why| what_is_left(&incoming.vm.name, why).is_some());
+                    ours.map_err(|failure| failure.reason())
+                });
+                let opened = ours.and_then(|()| plane.open_taps(&born.running)).map_err(|reason| reason.cause);
                 disks_open = opened.is_ok();
                 // The VM is this host's: if the engine is away, the end of its messages says so next, and the lease decides.
                 if let Err(error) = plane.engine.tell(&ToMigrate::DisksOpen(id, opened), &[]) {
@@ -201,6 +210,15 @@ fn follow(
                 return Ok(("moved", ended.receipt));
             }
             (Ok(FromMigrate::Ended(ended)), _) => {
+                let causes = ended.failure.map(|failure| failure.reasons).unwrap_or_default();
+                let causes: Vec<String> = causes.into_iter().map(|reason| reason.cause).collect();
+                let why = if causes.is_empty() { "it was given up".to_owned() } else { causes.join("; ") };
+                // Whose it is the engine could not learn, or this host not when it had the disks: it may be the only copy.
+                if ended.vm == VmHere::Undecided || ended.vm == VmHere::Stopped && is_untold {
+                    let Some(born) = arriving.take() else { return Err(why) };
+                    let settled = settle_by_lease(plane, born, moving_in(incoming), &why, disks_open);
+                    return settled.map(|state| (state, None));
+                }
                 // What runs here already has a watcher, which sees to its end.
                 if matches!(ended.vm, VmHere::Stopped | VmHere::Unknown)
                     && let Some(born) = arriving.take()
@@ -209,9 +227,7 @@ fn follow(
                     end_and_give_up(plane, &running);
                 }
                 // Where the VM is now, its source says: this host knows it only from before.
-                let causes = ended.failure.map(|failure| failure.reasons).unwrap_or_default();
-                let causes: Vec<String> = causes.into_iter().map(|reason| reason.cause).collect();
-                return Err(if causes.is_empty() { "it was given up".to_owned() } else { causes.join("; ") });
+                return Err(why);
             }
             (Ok(_), _) => {}
             (Err(_), _) => match arriving.take() {
@@ -242,24 +258,25 @@ struct NotHere {
     may_hold: bool,
 }
 
-/// The migration engine, or the control plane itself, died while a VM was moving in (`died` says which). Whether the move
-/// had been committed is what the lease says: nothing is decided here, only read, because the source wins the epoch where
-/// the destination had not. A VM that is this host's has its whole state here (the commit comes after it), so it goes on.
-/// One that does not has no monitor here when this returns.
+/// The migration engine could not tell whose a VM is that was moving in, or died, or the control plane itself did (`why`). Whether the
+/// move is committed is what the lease says; it is asked as the destination asks that does not know the outcome of its commit, and so
+/// decides where nobody has. A VM that is this host's has its whole state here (the commit comes after it), so it goes on.
+/// One that does not has no monitor here when this returns, unless the lease will not tell: then it stands still. What came of the move, for
+/// the list.
 fn settle_by_lease(
     plane: &Arc<ControlPlane>,
     born: Born,
     moving_in: MovingIn,
-    died: &str,
+    why: &str,
     disks_open: bool,
 ) -> Result<&'static str, String> {
     let running = Arc::clone(&born.running);
-    ask_lease(plane, born, moving_in, disks_open).map_err(|NotHere { why, may_hold }| {
+    ask_lease(plane, born, moving_in, why, disks_open).map_err(|NotHere { why: more, may_hold }| {
         running.monitor.kill();
         if may_hold {
             end_and_give_up(plane, &running);
         }
-        if why.is_empty() { died.to_owned() } else { format!("{died}; {why}") }
+        if more.is_empty() { why.to_owned() } else { format!("{why}; {more}") }
     })
 }
 
@@ -276,27 +293,38 @@ fn ask_lease(
     plane: &Arc<ControlPlane>,
     born: Born,
     moving_in: MovingIn,
+    died: &str,
     disks_open: bool,
 ) -> Result<&'static str, NotHere> {
     let MovingIn { id, source_epoch, paused } = moving_in;
-    // Without the state nothing was committed, and nothing ever will be: the engine commits after the state is restored.
-    if life(&born.running) == Some(VmmLife::Built) {
-        return Err(NotHere { why: String::new(), may_hold: false });
-    }
     let mut why = "its lease does not tell whose it is".to_owned();
     let mut left = LeftLocks::default();
     let deadline = Instant::now() + Duration::from_millis(limits::LEASE_EXPIRY_MS * 2);
     while Instant::now() < deadline {
-        match plane.leases.holder(&born.running.vm) {
-            Ok(Some(holder)) if holder.own => {
+        let life = match life(&born.running) {
+            // Without the state nothing was committed, and nothing ever will be: the engine commits after the state is restored.
+            Some(VmmLife::Empty | VmmLife::Built) => return Err(NotHere { why: String::new(), may_hold: false }),
+            Some(life) => life,
+            // Nobody may decide for a VM of which it is not known that all of it is here.
+            None if born.running.monitor.is_gone() => {
+                return Err(NotHere { why: "its monitor ended".to_owned(), may_hold: true });
+            }
+            None => {
+                why = "its monitor does not answer".to_owned();
+                std::thread::sleep(ASK_AGAIN);
+                continue;
+            }
+        };
+        match plane.leases.resolve(&born.running.vm, source_epoch) {
+            Ok(epoch) => {
                 // A guest that runs has its disks; the engine let it run before it died.
-                let opened = if disks_open || life(&born.running) == Some(VmmLife::Running) {
+                let opened = if disks_open || life == VmmLife::Running {
                     Ok(())
                 } else {
-                    open(plane, &born.running, holder.epoch, &mut left)
+                    open(plane, &born.running, epoch, &mut left)
                 };
                 match opened {
-                    Ok(()) => match go_on(plane, &born.running, holder.epoch, paused) {
+                    Ok(()) => match go_on(plane, &born.running, epoch, paused) {
                         Ok(epoch) => {
                             plane.announce(&born.running);
                             plane.announce_by_guest(&born.running);
@@ -313,21 +341,52 @@ fn ask_lease(
                     Err(cause) => why = format!("the VM is this host's, but {cause}"),
                 }
             }
-            Ok(Some(holder)) if holder.epoch > source_epoch || !holder.alive => {
+            Err(LeaseFailure::HeldBy(holder)) if !holder.own => {
                 return Err(NotHere { why: String::new(), may_hold: false });
             }
-            Ok(None) => return Err(NotHere { why: String::new(), may_hold: false }),
-            // The source has yet to win its epoch, or the datastore to answer.
-            Ok(Some(_)) | Err(_) => {}
+            Err(failure) => {
+                if let Some(hint) = what_is_left(&born.running.vm.vm, &failure) {
+                    leave(plane, born, moving_in, life, &failure, hint);
+                    log::error!("a move to here has no known outcome: {died}");
+                    return Ok(UNKNOWN);
+                }
+                // The datastore has yet to answer.
+                why = format!("its lease does not tell whose it is: {failure}");
+            }
         }
-        std::thread::sleep(Duration::from_secs(1));
+        std::thread::sleep(ASK_AGAIN);
     }
     Err(NotHere { why, may_hold: true })
 }
 
+/// Leaves a VM whose lease will not tell whose it is as it stands: the source's copy may be gone (`host::undecided`). Its record stays that
+/// of a VM that moves in: a control plane after this one settles it anew.
+fn leave(
+    plane: &Arc<ControlPlane>,
+    born: Born,
+    moving_in: MovingIn,
+    life: VmmLife,
+    failure: &LeaseFailure,
+    hint: String,
+) {
+    let MovingIn { source_epoch, paused, .. } = moving_in;
+    let running = Arc::clone(&born.running);
+    let vm = &running.vm.vm;
+    let stands = stands_text(&Ok::<_, ()>(life));
+    log::error!(target: journal::NEWS, "VM {vm} {stands}, and nobody can tell which host it is on: {failure}; {hint}");
+    if life == VmmLife::Running {
+        // It was this host's when the engine let it run.
+        return settle_in(plane, paused, born, source_epoch + 1);
+    }
+    running.set_epoch(source_epoch);
+    let undecided = Undecided::new(source_epoch, paused, true, failure, hint);
+    plane.vms.put_undecided(vm, Arc::clone(&running), undecided);
+    ends::watch(plane, born);
+}
+
 /// That a VM which has its disks, and their locks, is this host's still, in this epoch or a later one.
-fn still_ours(plane: &ControlPlane, running: &Running, epoch: u64) -> Result<(), Reason> {
-    let assured = plane.leases.assure(&running.vm, epoch).map_err(|failure| failure.reason())?;
+fn still_ours(plane: &ControlPlane, running: &Running, epoch: u64) -> Result<(), LeaseFailure> {
+    let assured = plane.leases.assure(&running.vm, epoch)?;
     running.set_epoch(assured);
     Ok(())
 }
@@ -339,8 +398,18 @@ fn open(plane: &ControlPlane, running: &Running, epoch: u64, left: &mut LeftLock
     let datastore = datastore.ok_or_else(|| format!("datastore {} is not configured here any more", vm.datastore))?;
     let located = Located { name: vm.vm.clone(), datastore, config_text: running.config_text.clone() };
     let opened = take_disks(plane, &located, running, left).map_err(Unattached::reason);
-    let opened = opened.and_then(|()| still_ours(plane, running, epoch)).and_then(|()| plane.open_taps(running));
+    let opened = opened
+        .and_then(|()| still_ours(plane, running, epoch).map_err(|failure| failure.reason()))
+        .and_then(|()| plane.open_taps(running));
     opened.map_err(|reason| reason.cause)
+}
+
+/// The same for a VM that waits for nobody else's locks any more, and may have its disks already.
+///
+/// # Errors
+/// Why it has not.
+pub(super) fn open_all(plane: &ControlPlane, running: &Running, epoch: u64) -> Result<(), String> {
+    open(plane, running, epoch, &mut LeftLocks::default())
 }
 
 /// An engine that lives still waits for the disks, and then goes on to the audit; it may not be reached at once.
@@ -471,7 +540,7 @@ mod tests {
         let monitor = StandIn::start(&web());
         monitor.answers(move |request| match request {
             VmmRequest::Status => Some(VmmAnswer::Status(VmmStatus { life: VmmLife::Paused, cpu_us: 0, clock_ns: 0 })),
-            VmmRequest::AttachDisk { .. } | VmmRequest::TakeDisks => Some(VmmAnswer::Done),
+            VmmRequest::AttachDisk { .. } | VmmRequest::TakeDisks | VmmRequest::Announce => Some(VmmAnswer::Done),
             VmmRequest::Resume => Some(resumed()),
             _ => None,
         });
@@ -498,6 +567,36 @@ mod tests {
         place.wait("it goes on or ends", || runs() || running.monitor.is_gone());
         assert_eq!(place.plane.vms.state(&web()), Some(VmState::Running));
         assert_eq!(place.plane.owed.all(), []);
+    }
+
+    #[test]
+    fn an_arrival_whose_lease_is_damaged_stands_still_and_is_told_and_goes_on_when_its_lease_tells() {
+        let answers = Arc::new(std::sync::Mutex::new(false));
+        let is_sound = Arc::clone(&answers);
+        let place = Place::without_datastore("arrival-damaged", move |request| match request {
+            _ if *is_sound.lock().expect("held") => is_own(request),
+            _ => LeaseAnswer::Damaged { vm: web(), why: "the lease of VM web is damaged".to_owned(), mark: 7 },
+        });
+        place.write("vms/web/vm.toml", "");
+        place.wait("the datastore is there", || place.plane.datastores.all()[0].available());
+        let monitor = arrived(|| VmmAnswer::Done);
+        let running = monitor.running();
+        record::begin(&place.plane.run_dir, &running.vm).expect("noted");
+        record::write_moving_in(&place.plane.run_dir, &running, MOVE).expect("noted");
+        adopt(&place.plane, Arc::clone(&running), MOVE);
+        place.wait("it stands still", || place.plane.vms.state(&web()) == Some(VmState::Paused));
+        let waits_for = place.plane.vms.waiting_for(&web()).expect("it is told");
+        assert!(waits_for.contains("is damaged") && waits_for.contains("then lease break web"), "{waits_for}");
+        assert!(!running.monitor.is_gone() && place.plane.owed.all().is_empty(), "it is left to a person");
+        let left = record::left(&place.plane.run_dir).records;
+        assert!(left[0].moving_in.is_some(), "a control plane after this one settles it anew: {left:?}");
+        *answers.lock().expect("held") = true;
+        for _ in 0..2 {
+            crate::host::undecided::look_again(&place.plane, &running);
+        }
+        assert_eq!((place.plane.vms.state(&web()), running.epoch()), (Some(VmState::Running), 2));
+        let left = record::left(&place.plane.run_dir).records;
+        assert!(left[0].moving_in.is_none(), "{left:?}");
     }
 
     #[test]

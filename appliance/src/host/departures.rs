@@ -59,6 +59,9 @@ pub fn migrate(
         true => plane.vms.look(vm, &from, &what)?,
         false => plane.vms.hold(vm, &from, VmState::MovingOut, &what)?,
     };
+    if let Some(undecided) = plane.vms.undecided(vm) {
+        return Err(Diagnosis::of(what, vec![undecided.refusal(vm)]).vm_now(still_here(plane, &held)));
+    }
     let moved = move_out(plane, &mut held, destination, wish, caller);
     note_over(plane, &held, wish.check_only);
     // Where the VM was released, its entry is gone and letting go of it changes nothing.
@@ -156,9 +159,10 @@ pub fn adopt(plane: &Arc<ControlPlane>, running: &Arc<Running>, moving_out: Movi
     }
 }
 
-/// The move is over: a control plane after this one is not to take it up.
+/// The move is over: a control plane after this one is not to take it up, unless whose the VM is is not known.
 fn note_over(plane: &ControlPlane, held: &Held<'_>, check_only: bool) {
-    if !check_only && held.is_here() {
+    let is_decided = plane.vms.undecided(&held.running().vm.vm).is_none();
+    if !check_only && is_decided && held.is_here() {
         record::update(&plane.run_dir, held.running(), *held.after() == VmState::Paused);
     }
 }
@@ -187,7 +191,9 @@ fn wait_for_end(
         match said.recv_timeout(LOOK) {
             Ok(FromMigrate::Progress(progress)) => caller.progress(&progress.doing, progress.thousandths),
             Ok(FromMigrate::Release(_)) => release(plane, held.running(), MOVED.to_owned()),
-            Ok(FromMigrate::Ended(ended)) if ended.vm == VmHere::Unknown && held.is_here() && !held.only_looks() => {
+            Ok(FromMigrate::Ended(ended))
+                if matches!(ended.vm, VmHere::Unknown | VmHere::Undecided) && held.is_here() && !held.only_looks() =>
+            {
                 return Err(untold(plane, held, &ended, caller));
             }
             Ok(FromMigrate::Ended(ended)) => return Ok(*ended),
@@ -205,14 +211,14 @@ fn wait_for_end(
     }
 }
 
-/// The engine lost the monitor of a VM and could not learn whose the VM is, but its monitor is still here: the VM may be
-/// stunned, and nothing but its lease lets it go on, or end here.
+/// The engine could not learn whose the VM is, because it lost its monitor or its lease is damaged, and the monitor is still
+/// here: the VM may be stunned, and nothing but its lease lets it go on, or end here.
 fn untold(plane: &Arc<ControlPlane>, held: &mut Held<'_>, ended: &Ended, caller: &Caller<'_>) -> Unreported {
     const LOST: &str = "the migrate role lost the monitor of the VM in the middle of the move";
     let why = ended.failure.as_ref().and_then(|failure| failure.reasons.first());
     let settled = by_lease(plane, held, why.map_or(LOST, |reason| &reason.cause), caller);
-    // Of a VM that turns out to have moved it would say that it was not.
-    if let Some(receipt) = ended.receipt.as_ref().filter(|_| settled.state != "moved") {
+    // Of a VM that turns out to have moved, or may have, it would say that it was not.
+    if let Some(receipt) = ended.receipt.as_ref().filter(|_| settled.is_known() && settled.state != "moved") {
         receipts::keep(plane, receipt);
     }
     settled
@@ -244,7 +250,7 @@ fn conclude(
         _ if held.only_looks() => Some(still_here(plane, held)),
         VmHere::Nothing => None,
         // Its monitor is gone: where it is not, the lease was asked.
-        VmHere::Unknown => {
+        VmHere::Unknown | VmHere::Undecided => {
             owed::owe(plane, &held.running().vm);
             None
         }
@@ -473,6 +479,51 @@ mod tests {
             assert_eq!(plane.owed.has(&held.running().vm), !started_again);
             plane.vms.remove(&web, later.pid(), None);
         }
+    }
+
+    #[test]
+    fn a_move_whose_engine_heard_of_a_damaged_lease_returns_with_the_vm_standing_and_no_receipt_that_it_failed() {
+        let web: VmName = "web".parse().expect("valid");
+        let vm = web.clone();
+        let place = Place::without_datastore("departure-damaged", move |_| LeaseAnswer::Damaged {
+            vm: vm.clone(),
+            why: "the lease of VM web is damaged".to_owned(),
+            mark: 7,
+        });
+        let monitor = StandIn::start(&web);
+        monitor.answers(|request| match request {
+            VmmRequest::Status => Some(VmmAnswer::Status(VmmStatus { life: VmmLife::Paused, cpu_us: 0, clock_ns: 0 })),
+            _ => None,
+        });
+        let (plane, running) = (&place.plane, monitor.running());
+        let moving_out = MovingOut { id: 1, destination: "host-b".parse().expect("valid") };
+        record::begin(&plane.run_dir, &running.vm).expect("noted");
+        record::write_moving_out(&plane.run_dir, &running, false, moving_out).expect("noted");
+        plane.vms.put(&web, Arc::clone(&running), VmState::Running);
+        let mut held = plane.vms.hold(&web, &[VmState::Running], VmState::MovingOut, "").expect("it runs here");
+        plane.moves.begin(1, &web, plane.name(), &"host-b".parse().expect("valid"));
+        let failure = Some(Diagnosis::new("whether VM web was migrated is not known", "host-b was silent", ""));
+        let (engine, said) = std::sync::mpsc::channel();
+        let ended = Ended { vm: VmHere::Undecided, failure, ..bare_end() };
+        engine.send(FromMigrate::Ended(Box::new(ended))).expect("heard");
+        let ended = wait_for_end(plane, &mut held, 1, &said, &Caller::nobody());
+        let told = conclude(plane, &mut held, 1, false, ended).expect_err("nobody knows").to_string();
+        note_over(plane, &held, false);
+        for part in [
+            "whether VM web was migrated is not known",
+            "it is stopped on host-a",
+            "host-b was silent",
+            "the lease of VM web is damaged",
+            "vm kill web, then lease break web",
+        ] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+        drop(held);
+        assert_eq!(plane.moves.rows(plane)[0].state, "unknown");
+        assert_eq!(plane.vms.state(&web), Some(VmState::Paused));
+        assert!(plane.vms.waiting_for(&web).is_some_and(|what| what.contains("then lease break web")));
+        let left = record::left(&plane.run_dir).records;
+        assert!(left[0].moving_out.is_some(), "a control plane after this one settles it anew: {left:?}");
     }
 
     fn bare_end() -> Ended {

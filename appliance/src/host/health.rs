@@ -5,12 +5,12 @@ use model::names::DatastoreName;
 use protocol::lease::record::Watchdog;
 
 use crate::api::host::{Check, MigrationNicDetail};
-use crate::api::lease::{DatastoreLease, Listed};
+use crate::api::lease::{DatastoreLease, Listed, damage_text};
 use crate::host::checks::kvm_problem;
 use crate::host::clashes;
 use crate::host::clone::leftovers;
 use crate::host::control_plane::ControlPlane;
-use crate::host::leases::{LeaseFailure, damage_text, mend_hint};
+use crate::host::leases::{LeaseFailure, mend_hint};
 use crate::host::located::vm_names;
 use crate::host::{lease_view, maintenance};
 
@@ -122,7 +122,7 @@ fn damaged_leases(plane: &ControlPlane) -> Vec<Reason> {
     for datastore in plane.datastores.all().iter().filter(|datastore| datastore.available()) {
         match lease_view::holders(plane, datastore, &vm_names(datastore)) {
             Ok(listed) => damaged.extend(listed.into_iter().filter_map(|(vm, listed)| match listed {
-                Listed::Damaged(slots) => Some(Reason::new(damage_text(&vm, &slots), mend_hint(&vm))),
+                Listed::Damaged(slots) => Some(Reason::new(damage_text(&vm, &slots, None), mend_hint(&vm))),
                 Listed::Held(_) => None,
             })),
             Err(failure @ LeaseFailure::AreaDamaged(_)) => untold.push(failure.reason()),

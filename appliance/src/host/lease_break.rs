@@ -103,7 +103,8 @@ fn mend(
         Err(failure @ LeaseFailure::MayRunOn { .. }) => {
             let cause = format!("{failure}; {}", storage_text("its host's", datastore));
             let hint = format!(
-                "on each of them: vm list, and vm stop {name} where it runs; only who knows that it runs on none: lease break {name} --force"
+                "on each of them: vm list, and vm stop {name} where it runs, vm kill {name} where it is paused; only who knows that it \
+                 is on none: lease break {name} --force"
             );
             Err(Diagnosis::new(what, cause, hint))
         }

@@ -9,8 +9,6 @@ use std::time::{Duration, Instant};
 use model::diagnosis::Reason;
 use model::limits;
 use model::names::{DatastoreName, HostName, VmName};
-use protocol::lease::identity::Slot;
-use protocol::lease::paxos::slots_text;
 
 use crate::api::channel::{Channel, ChannelError};
 use crate::api::lease::{
@@ -113,12 +111,6 @@ pub enum Mended {
     New,
     /// It can be read, because the damage passed, or another mended it first; who holds it, if anybody does.
     Readable(Option<Holder>),
-}
-
-/// How the lease of a VM is damaged, for a person: in the records of the hosts in these slots.
-pub fn damage_text(vm: &VmName, slots: &[Slot]) -> String {
-    let which = slots_text(slots);
-    format!("the lease of VM {vm} is damaged: its records of {which} are corrupt in both copies")
 }
 
 /// What a person can do about a VM whose lease is damaged.

@@ -14,7 +14,7 @@ use crate::host::control_plane::ControlPlane;
 use crate::host::reap::GONE_BOUND;
 use crate::host::running::Running;
 use crate::host::vms::Held;
-use crate::host::{departures, owed, record, settling};
+use crate::host::{departures, owed, record, settling, undecided};
 
 /// How a VM ends that a kill ended.
 pub(super) const KILLED: &str = "it was killed on the console";
@@ -127,6 +127,9 @@ pub fn pause(plane: &ControlPlane, name: &VmName) -> Result<String, Diagnosis> {
 pub fn resume(plane: &ControlPlane, name: &VmName) -> Result<String, Diagnosis> {
     let what = format!("VM {name} was not resumed");
     let mut held = plane.vms.hold(name, &[VmState::Paused], VmState::Resuming, &what)?;
+    if plane.vms.undecided(name).is_some() {
+        return undecided::resume(plane, &mut held, &what);
+    }
     // A stun that came to nothing let go of its disks.
     asked(held.running(), &VmmRequest::TakeDisks, &what)?;
     let running = Arc::clone(held.running());

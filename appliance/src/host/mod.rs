@@ -79,5 +79,6 @@ pub mod serve;
 pub mod settling;
 pub mod start;
 pub mod taken_away;
+pub mod undecided;
 pub mod vms;
 pub mod whereabouts;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::diagnosis::{Diagnosis, Reason};
-use model::names::VmName;
 
 use crate::api::host::VmState;
 use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest};
@@ -14,6 +13,7 @@ use crate::host::control_plane::ControlPlane;
 use crate::host::leases::LeaseFailure;
 use crate::host::running::Running;
 use crate::host::taken_away::taken;
+use crate::host::undecided::{Undecided, what_is_left};
 use crate::host::vms::Held;
 use crate::host::{owed, record};
 use crate::journal;
@@ -22,6 +22,8 @@ use crate::journal;
 pub(super) const ENGINE_DIED: &str = "the migrate role of this host ended in the middle of the move";
 /// How a VM ended here that moved.
 pub(super) const MOVED: &str = "it moved to another host";
+/// What came of a move of which nobody can tell, for the list.
+pub(super) const UNKNOWN: &str = "unknown";
 /// How long a monitor whose connection ended may take until its process is gone, if it is ending.
 const DYING: Duration = Duration::from_secs(5);
 /// Pause before a lease is asked again that did not answer who runs a VM.
@@ -40,6 +42,11 @@ impl Unreported {
     /// One that came to nothing.
     pub(super) fn failed(told: Diagnosis) -> Self {
         Self { state: "failed", told }
+    }
+
+    /// Whether it is known what came of it.
+    pub(super) fn is_known(&self) -> bool {
+        self.state != UNKNOWN
     }
 }
 
@@ -82,9 +89,14 @@ pub(super) fn by_lease(plane: &ControlPlane, held: &mut Held<'_>, why: &str, cal
             return Unreported::failed(Diagnosis::of(what, reasons).vm_now(place));
         }
         if let Some(hint) = what_is_left(vm, &failure) {
-            let place = leave(plane, held, &failure, &hint);
+            let base = running.epoch();
+            let (runs, place) = leave(plane, held, base, &failure, &hint);
             let reasons = vec![Reason::new(why, "log show migrate"), Reason::new(failure.to_string(), hint)];
-            return Unreported::failed(Diagnosis::of(what, reasons).vm_now(place));
+            let (state, what) = match runs {
+                true => ("failed", what),
+                false => (UNKNOWN, format!("whether VM {vm} was migrated is not known")),
+            };
+            return Unreported { state, told: Diagnosis::of(what, reasons).vm_now(place) };
         }
         let waits = format!("its lease, which says who runs it: {failure}");
         if waits != told {
@@ -101,7 +113,7 @@ pub(super) fn by_lease(plane: &ControlPlane, held: &mut Held<'_>, why: &str, cal
 
 /// The VM may have ended here, and its lease been given up, before this host won a later epoch of it: for nobody, unless it
 /// was started again.
-fn owe_what_is_left(plane: &ControlPlane, held: &Held<'_>) {
+pub(super) fn owe_what_is_left(plane: &ControlPlane, held: &Held<'_>) {
     let vm = &held.running().vm;
     if !held.is_here() && plane.vms.running(&vm.vm).is_none() {
         owed::owe(plane, vm);
@@ -129,7 +141,7 @@ pub(super) fn goes_on(plane: &ControlPlane, held: &mut Held<'_>, epoch: u64) -> 
         }
         if let Some(hint) = what_is_left(&vm, &failure) {
             held.running().set_epoch(epoch);
-            let place = leave(plane, held, &failure, &hint);
+            let (_, place) = leave(plane, held, epoch.saturating_sub(1), &failure, &hint);
             return format!("{place}; {failure}: {hint}");
         }
         let waits = format!("its lease, which says whether it may still run here: {failure}");
@@ -150,30 +162,36 @@ pub(super) fn goes_on(plane: &ControlPlane, held: &mut Held<'_>, epoch: u64) -> 
     format!("it is {host}'s, but could not be resumed ({why}) and is paused: vm resume")
 }
 
-/// What a person can do about a VM whose lease will not tell who runs it, however often it is asked: what was decided is lost, or the VM
-/// was given a new lease without it (`docs/decisions/a-damaged-lease.md`). None of a lease that may yet tell.
-fn what_is_left(vm: &VmName, failure: &LeaseFailure) -> Option<String> {
-    match failure {
-        LeaseFailure::Damaged { .. } => Some(format!("vm kill {vm}, then lease break {vm}")),
-        LeaseFailure::AreaDamaged(_) => Some(format!("vm kill {vm}; {}", failure.reason().hint)),
-        LeaseFailure::NoLease => Some(format!("vm kill {vm}, then vm start {vm}, on any host")),
-        _ => None,
-    }
-}
-
-/// Leaves a VM whose lease will not tell as it stands: ended it may be lost, and going on it may be a second one. Where it is, for a person.
-fn leave(plane: &ControlPlane, held: &mut Held<'_>, failure: &LeaseFailure, hint: &str) -> String {
-    let (host, vm) = (plane.name(), held.running().vm.vm.clone());
-    let runs = matches!(held.running().monitor.status(), Ok(status) if status.life == VmmLife::Running);
-    if !runs {
-        held.leave_as(VmState::Paused);
-    }
-    let stands = if runs { "runs on" } else { "is stopped and stays so" };
+/// Leaves a VM whose lease will not tell as it stands (`host::undecided`); it is this host's if that holds an epoch after `base`. Whether
+/// it runs on, and where it is, for a person.
+fn leave(plane: &ControlPlane, held: &mut Held<'_>, base: u64, failure: &LeaseFailure, hint: &str) -> (bool, String) {
+    let (host, running) = (plane.name(), Arc::clone(held.running()));
+    let (vm, life) = (&running.vm.vm, running.monitor.status().map(|status| status.life));
+    let runs = matches!(life, Ok(VmmLife::Running));
+    let stands = stands_text(&life);
     log::error!(target: journal::NEWS, "VM {vm} {stands}, and nobody can tell which host it is on: {failure}; {hint}");
     if runs {
-        format!("it is still running on {host}")
-    } else {
-        format!("it is stopped on {host}, and listed as paused")
+        return (true, format!("it is still running on {host}"));
+    }
+    let paused = *held.before() == VmState::Paused;
+    let undecided = Undecided::new(base, paused, false, failure, hint.to_owned());
+    plane.vms.note_undecided(vm, running.monitor.pid(), Some(undecided));
+    held.leave_as(VmState::Paused);
+    let place = match life {
+        Ok(_) => format!("it is stopped on {host}, and listed as paused"),
+        Err(why) => {
+            format!("it was to be stopped on {host}, and is listed as paused; its monitor does not tell: {why}")
+        }
+    };
+    (false, format!("{place}; it goes on or ends there when its lease tells"))
+}
+
+/// How a VM stands that is left as it is, for a person.
+pub(super) fn stands_text<E>(life: &Result<VmmLife, E>) -> &'static str {
+    match life {
+        Ok(VmmLife::Running) => "runs on",
+        Ok(_) => "is stopped and stays so",
+        Err(_) => "may be stopped, which its monitor does not tell, and is left as it is",
     }
 }
 
@@ -239,14 +257,17 @@ pub(super) fn release(plane: &ControlPlane, running: &Running, end: String) {
 mod tests {
     use std::sync::Mutex;
 
+    use model::names::VmName;
+
     use super::*;
     use crate::api::lease::{LeaseAnswer, LeaseRequest};
     use crate::api::vmm::VmmStatus;
     use crate::host::control_plane::stand_in::Place;
     use crate::host::monitor::stand_in::StandIn;
 
-    /// What is asked of the lease of a VM that a move has left behind, and how it is told to stand then. Its monitor's life is `life`.
-    fn left_behind(test: &str, answer: LeaseAnswer, life: VmmLife) -> (Vec<String>, VmState) {
+    /// What is asked of the lease of a VM that a move has left behind, and how it is told to stand then. Its monitor's life is `life`, if it tells.
+    fn left_behind(test: &str, answer: LeaseAnswer, life: impl Into<Option<VmmLife>>) -> (Vec<String>, VmState) {
+        let life = life.into();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let asks = Arc::clone(&asked);
         let place = Place::without_datastore(test, move |request| {
@@ -256,7 +277,10 @@ mod tests {
         let web = "web".parse().expect("valid");
         let monitor = StandIn::start(&web);
         monitor.answers(move |request| match request {
-            VmmRequest::Status => Some(VmmAnswer::Status(VmmStatus { life, cpu_us: 0, clock_ns: 0 })),
+            VmmRequest::Status => Some(match life {
+                Some(life) => VmmAnswer::Status(VmmStatus { life, cpu_us: 0, clock_ns: 0 }),
+                None => VmmAnswer::Failed("it does not tell".to_owned()),
+            }),
             VmmRequest::TakeDisks => Some(VmmAnswer::Done),
             // The guest is never let run.
             _ => None,
@@ -270,7 +294,7 @@ mod tests {
         let after = place.plane.vms.state(&web).expect("it is here");
         // The same where the move said that it is this host's.
         let mut told = vec![told];
-        if life != VmmLife::Running {
+        if life.is_some_and(|life| life != VmmLife::Running) {
             place.plane.vms.put(&web, monitor.running(), VmState::Running);
             told.push(goes_on(&place.plane, &mut hold(), 5));
         }
@@ -296,6 +320,9 @@ mod tests {
         assert_eq!(after, VmState::Running, "it was never stopped");
         assert!(told[0].contains("vm kill web, then lease break web"), "{told:?}");
         assert!(told[0].contains("still running on host-a"), "{told:?}");
+        let (told, after) = left_behind("settle-untold", damaged(), None);
+        assert_eq!(after, VmState::Paused, "it is not let run");
+        assert!(told[0].contains("its monitor does not tell") && !told[0].contains("is stopped on"), "{told:?}");
         let (told, _) = left_behind("settle-area", LeaseAnswer::AreaDamaged(why()), VmmLife::Paused);
         assert!(told.iter().all(|told| told.contains("vm kill web; ")), "{told:?}");
         // It was given a new lease on another host, by force.

@@ -17,6 +17,7 @@ use crate::host::control_plane::ControlPlane;
 use crate::host::leases::LeaseFailure;
 use crate::host::running::Running;
 use crate::host::settling::{hold_in, release};
+use crate::host::undecided;
 use crate::journal;
 
 /// Pause between two looks.
@@ -51,6 +52,9 @@ pub fn keep(plane: &Arc<ControlPlane>, datastore: &Datastore) {
 
 /// Looks at the lease of a VM that ran here a moment ago; `damaged` are those whose leases people were told to be damaged.
 fn look(plane: &ControlPlane, running: &Running, damaged: &mut BTreeSet<VmName>) {
+    if plane.vms.undecided(&running.vm.vm).is_some() {
+        return undecided::look_again(plane, running);
+    }
     let holder = plane.leases.holder(&running.vm);
     if let Some(news) = news_of_damage(&running.vm.vm, &holder, damaged) {
         log::error!("{news}");

@@ -22,6 +22,7 @@ use model::names::VmName;
 
 use crate::api::host::VmState;
 use crate::host::running::Running;
+use crate::host::undecided::Undecided;
 
 /// What this host knows of one VM beside what the datastore tells.
 #[derive(Debug, Default)]
@@ -34,6 +35,8 @@ struct Entry {
     /// Memory that is kept for it until it runs here, bytes.
     booked: u64,
     waits_for: Option<String>,
+    /// What runs stands still, because its lease does not tell whose it is.
+    undecided: Option<Undecided>,
     last_end: Option<String>,
     /// Why it ends here, or ended, is known: that its monitor is gone, which its watcher sees, is not the whole story.
     end_is_known: bool,
@@ -62,7 +65,7 @@ impl Entry {
     /// Nothing of it is here any more. Returns what ran.
     fn clear(&mut self, end: Option<String>) -> Option<Arc<Running>> {
         (self.steady, self.work, self.waits_for) = (None, None, None);
-        self.booked = 0;
+        (self.booked, self.undecided) = (0, None);
         if end.is_some() && !self.end_is_known {
             self.last_end = end;
         }
@@ -207,10 +210,31 @@ impl Vms {
 
     /// A VM runs here: its monitor, and its state. Whatever work brought it here is done.
     pub fn put(&self, vm: &VmName, running: Arc<Running>, state: VmState) {
+        self.put_as(vm, running, state, None);
+    }
+
+    /// A VM stands still here, because its lease does not tell whose it is; otherwise as [`Vms::put`].
+    pub fn put_undecided(&self, vm: &VmName, running: Arc<Running>, undecided: Undecided) {
+        self.put_as(vm, running, VmState::Paused, Some(undecided));
+    }
+
+    fn put_as(&self, vm: &VmName, running: Arc<Running>, state: VmState, undecided: Option<Undecided>) {
         let mut entries = self.lock();
         let entry = entries.vms.entry(vm.clone()).or_default();
         (entry.running, entry.steady) = (Some(running), Some(state));
-        (entry.work, entry.waits_for) = (None, None);
+        (entry.work, entry.waits_for, entry.undecided) = (None, None, undecided);
+    }
+
+    /// What runs of a VM in this monitor stands still, because its lease does not tell whose it is; none when that is settled.
+    pub fn note_undecided(&self, vm: &VmName, monitor: u32, undecided: Option<Undecided>) {
+        if let Some(entry) = self.lock().vms.get_mut(vm).filter(|entry| entry.runs_in(monitor)) {
+            entry.undecided = undecided;
+        }
+    }
+
+    /// How a VM stands still here whose lease does not tell whose it is.
+    pub fn undecided(&self, vm: &VmName) -> Option<Undecided> {
+        self.lock().vms.get(vm)?.undecided.clone()
     }
 
     /// A guest ended, or its monitor did: nothing but its end can follow.
@@ -286,7 +310,9 @@ impl Vms {
 
     /// What the work on a VM waits for.
     pub fn waiting_for(&self, vm: &VmName) -> Option<String> {
-        self.lock().vms.get(vm)?.waits_for.clone()
+        let entries = self.lock();
+        let entry = entries.vms.get(vm)?;
+        entry.waits_for.clone().or_else(|| entry.undecided.as_ref().map(Undecided::waits_for))
     }
 
     /// All VMs with a monitor here.

@@ -13,7 +13,6 @@ use model::names::{DatastoreName, HostName, VmName};
 use protocol::lease::host_lease::HostIdentity;
 use protocol::lease::identity::{BootId, Epoch, HostId, Incarnation, Slot, Tenancy};
 use protocol::lease::keeper::HostView;
-use protocol::lease::paxos::slots_text;
 use protocol::lease::record::Watchdog as Kind;
 use protocol::lease::vm_lease::{self, Answer, LeaseError, Request, Take, Taken, Vouched};
 use protocol::lease::watch::{self, Death, Life};
@@ -21,7 +20,7 @@ use protocol::lease::watch::{self, Death, Life};
 use crate::api::channel::{Channel, ChannelError};
 use crate::api::lease::{
     DatastoreLease, DeadBoot, GONE, HELD_BOUND, Holder, HostLease, LISTED_MAX, LeaseAnswer, LeaseEvent, LeaseRequest,
-    Listed, TakenFrom, VmOnDatastore,
+    Listed, TakenFrom, VmOnDatastore, damage_text,
 };
 use crate::api::paths::RunDir;
 use crate::boot_clock;
@@ -306,10 +305,7 @@ impl Leases {
     fn damage(&self, datastore: &DatastoreName, vm: &VmName, slots: &[Slot]) -> String {
         let hosts = self.view(datastore).map(|view| view.hosts).unwrap_or_default();
         let of_hosts = hosts.iter().filter(|view| slots.contains(&view.slot)).map(|view| view.record.name.as_str());
-        let of_hosts: Vec<&str> = of_hosts.collect();
-        let whose = if of_hosts.is_empty() { "no host".to_owned() } else { of_hosts.join(", ") };
-        let which = slots_text(slots);
-        format!("the lease of VM {vm} is damaged: its records of {which} (those of {whose}) are corrupt in both copies")
+        damage_text(vm, slots, Some(&of_hosts.collect::<Vec<_>>()))
     }
 
     /// The names of the hosts in these slots.

@@ -73,7 +73,7 @@ pub fn assured(answer: session::LeaseAnswer) -> Result<u64, Reason> {
     let why = match answer {
         session::LeaseAnswer::Won { epoch } => return Ok(epoch),
         session::LeaseAnswer::Lost { holder, .. } => format!("{holder} holds it"),
-        session::LeaseAnswer::Unknown { cause } => cause,
+        session::LeaseAnswer::Unknown { cause } | session::LeaseAnswer::Damaged { cause } => cause,
         session::LeaseAnswer::Prepared => "it answered what was not asked".to_owned(),
     };
     Err(Reason::new(format!("its lease does not say that it is this host's still: {why}"), "log show lease"))
@@ -90,11 +90,13 @@ fn translate(ask: LeaseAsk, base: u64, answer: LeaseAnswer) -> session::LeaseAns
         LeaseAnswer::HeldBy(holder) if holder.epoch > base => {
             session::LeaseAnswer::Lost { holder: holder.name, epoch: holder.epoch }
         }
-        LeaseAnswer::Failed(cause)
-        | LeaseAnswer::Unknown(cause)
-        | LeaseAnswer::Damaged { why: cause, .. }
-        | LeaseAnswer::AreaDamaged(cause) => unknown(cause),
-        LeaseAnswer::NoLease => unknown("the VM has no lease on this datastore".to_owned()),
+        LeaseAnswer::Failed(cause) | LeaseAnswer::Unknown(cause) => unknown(cause),
+        LeaseAnswer::Damaged { why: cause, .. } | LeaseAnswer::AreaDamaged(cause) => {
+            session::LeaseAnswer::Damaged { cause }
+        }
+        LeaseAnswer::NoLease => {
+            session::LeaseAnswer::Damaged { cause: "the VM has no lease on this datastore".to_owned() }
+        }
         _ => unknown("the next epoch of the lease is not decided".to_owned()),
     }
 }
@@ -122,6 +124,24 @@ mod tests {
         assert!(undecided(translate(LeaseAsk::Reclaim, 5, held_by(5))));
         assert!(undecided(translate(LeaseAsk::Reclaim, 5, LeaseAnswer::held(5))));
         assert!(undecided(translate(LeaseAsk::Commit, 5, LeaseAnswer::Prepared { epoch: 6 })));
+    }
+
+    #[test]
+    fn a_damaged_lease_is_not_taken_for_one_that_cannot_be_read_now() {
+        let vm = || "web".parse().expect("a name");
+        let never = [
+            LeaseAnswer::Damaged { vm: vm(), why: "it is damaged".to_owned(), mark: 1 },
+            LeaseAnswer::AreaDamaged("it is damaged".to_owned()),
+            LeaseAnswer::NoLease,
+        ];
+        for answer in never {
+            let told = translate(LeaseAsk::Reclaim, 5, answer);
+            assert!(matches!(told, session::LeaseAnswer::Damaged { .. }), "{told:?}");
+        }
+        for answer in [LeaseAnswer::Failed("it is away".to_owned()), LeaseAnswer::Unknown("it is away".to_owned())] {
+            let told = translate(LeaseAsk::Reclaim, 5, answer);
+            assert!(matches!(told, session::LeaseAnswer::Unknown { .. }), "{told:?}");
+        }
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Phase 2 of the lease's next epoch is the commit. If its outcome is not known, the lease is asked at a higher
-//! ballot, again and again, with the VM stopped, until it is learned or won.
+//! ballot, again and again, with the VM stopped, until it is learned or won. A lease that will never tell ends this
+//! phase, and the VM stays stopped.
 
 use model::diagnosis::Reason;
 use model::names::HostName;
+use model::receipt::Verdict;
 
 use super::context::{Context, Ending};
 use super::discarding::Discarding;
@@ -10,6 +12,7 @@ use super::effect::{Effect, Input, Timer};
 use super::machine::{Phase, Step};
 use super::taking::Taking;
 use crate::session::PhaseName;
+use crate::session::outcome::lost_outcome;
 use crate::session::{LeaseAnswer, LeaseAsk, RightToRun, VmNow};
 use crate::time::{Duration, Instant};
 use crate::verify::PageTable;
@@ -64,10 +67,8 @@ impl Committing {
             let cause = format!("{holder} won the VM's lease back before the commit");
             self.reasons.push(Reason::new(cause, format!("on {holder}: log show migrate")));
         }
-        let (ending, vm) = (
-            Ending { verdict: model::receipt::Verdict::Failed, reasons: self.reasons },
-            VmNow::On(holder, self.run_state),
-        );
+        let (ending, vm) =
+            (Ending { verdict: Verdict::Failed, reasons: self.reasons }, VmNow::On(holder, self.run_state));
         Discarding::knowing(cx, ending, vm).into()
     }
 
@@ -81,6 +82,22 @@ impl Committing {
         cx.deadline(Timer::Resolve, self.retry);
         self.retry = (self.retry * 2).min(RETRY_MOST);
         self.into()
+    }
+
+    /// The lease will not tell. The host decides what becomes of the VM, as it does where this process dies: until then
+    /// it stands still and stays whole, because it may be this host's, and the source's be gone.
+    fn damaged(mut self, cx: &mut Context, cause: String) -> Phase {
+        if let Some(gone) = self.gone {
+            return Discarding::knowing(cx, Ending::failed(gone), VmNow::NotHere).into();
+        }
+        if let Some(vm) = cx.vm_name() {
+            self.reasons.push(lost_outcome(vm, cause));
+        }
+        if let Some(reason) = self.reasons.first() {
+            cx.say(&Message::Cancel(reason.clone()));
+        }
+        let vm = VmNow::Undecided(cx.welcome.here.clone());
+        cx.finish(vm, Verdict::Failed, &self.reasons, None).into()
     }
 }
 
@@ -96,6 +113,7 @@ impl Step for Committing {
             Input::Lease(_, LeaseAnswer::Won { epoch }) => self.won(cx, epoch),
             Input::Lease(_, LeaseAnswer::Lost { holder, .. }) => self.lost_to(cx, holder),
             Input::Lease(_, LeaseAnswer::Unknown { cause }) => self.unknown(cx, &cause),
+            Input::Lease(_, LeaseAnswer::Damaged { cause }) => self.damaged(cx, cause),
             _ => self.into(),
         }
     }

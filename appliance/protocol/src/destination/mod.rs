@@ -9,7 +9,8 @@
 //!     +-----------+-----------+--------> Finished <-----------------------------------------------------+
 //! ```
 //! Up to [`Verifying`] the destination may end the migration by itself: nothing of it runs, and the source has its
-//! right. In [`Committing`] phase 2 of the lease's next epoch may have begun: only the lease ends that phase. Once it
+//! right. In [`Committing`] phase 2 of the lease's next epoch may have begun: only the lease ends that phase, and where it
+//! is damaged and will never tell, the machine finishes with the VM as it stands ([`crate::session::VmNow::Undecided`]). Once it
 //! is won ([`Taking`]) the VM belongs here, whatever the source says or does not say any more.
 //!
 //! ```

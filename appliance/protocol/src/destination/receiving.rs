@@ -107,6 +107,11 @@ impl Receiving {
                 cx.deadline(Timer::Prepare, PREPARE_RETRY);
                 self.into()
             }
+            // The VM cannot come here, and still runs on the source: it is not to be stunned for this.
+            LeaseAnswer::Damaged { cause } => {
+                let hint = "host check tells what mends it, where the VM runs on no host".to_owned();
+                self.lost(cx, Reason::new(cause.clone(), hint))
+            }
             LeaseAnswer::Won { .. } | LeaseAnswer::Lost { .. } => {
                 let cause = "the next epoch of the VM's lease was decided before the commit".to_owned();
                 let hint = "vm migrate again: the next move uses the epoch after it".to_owned();

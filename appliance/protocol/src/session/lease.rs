@@ -11,7 +11,7 @@ use crate::lease::vm_lease::{Answer, LeaseError, Request};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseAsk {
     /// Destination, in pre-copy: phase 1 of the next epoch, without proposing anything yet. Answered by
-    /// [`LeaseAnswer::Prepared`] or [`LeaseAnswer::Unknown`].
+    /// [`LeaseAnswer::Prepared`], [`LeaseAnswer::Unknown`] or [`LeaseAnswer::Damaged`].
     Prepare,
     /// Destination, in the stun: phase 2 with this host as the holder, under the ballot of the last `Prepare`.
     Commit,
@@ -47,6 +47,12 @@ pub enum LeaseAnswer {
         /// What happened.
         cause: String,
     },
+    /// Nothing is known, and asked again the lease would say the same: what was decided is lost, or the VM was given a
+    /// new lease without it (`docs/decisions/a-damaged-lease.md`). The question may have had its effect all the same.
+    Damaged {
+        /// How, for a person.
+        cause: String,
+    },
 }
 
 impl LeaseAsk {
@@ -80,6 +86,9 @@ impl LeaseAsk {
                 None => unknown(format!("its holder {} is not known by name yet", holder.who.host)),
             },
             Ok(_) => unknown("the next epoch of the lease is not decided".to_owned()),
+            Err(error @ (LeaseError::Corrupt { .. } | LeaseError::DirectoryCorrupt(_) | LeaseError::NoLease)) => {
+                LeaseAnswer::Damaged { cause: error.to_string() }
+            }
             Err(error) => unknown(error.to_string()),
         }
     }

@@ -17,6 +17,9 @@ pub enum VmNow {
     StoppedOn(HostName),
     /// It does not run here, and the lease could not be asked whether it runs elsewhere.
     NotHere,
+    /// It stands still on this host, which has all of it, and its lease does not tell whose it is: it is not to be ended,
+    /// because it may be the only copy, nor to run, because it may be a second one. It is the host's to settle.
+    Undecided(HostName),
 }
 
 impl VmNow {
@@ -28,6 +31,7 @@ impl VmNow {
             Self::On(host, RunState::Paused) => format!("it is {still}paused on {host}"),
             Self::StoppedOn(host) => format!("it is stopped; {host} had it last"),
             Self::NotHere => "it does not run here; its lease says where it belongs".to_owned(),
+            Self::Undecided(host) => format!("it is stopped on {host}, and its lease does not tell where it belongs"),
         }
     }
 }
@@ -51,6 +55,14 @@ pub struct Outcome {
     pub writes_receipt: bool,
 }
 
+/// Why it is not known what came of a move, and what is left to do, where the lease of the VM will not tell.
+pub fn lost_outcome(vm: &VmName, cause: String) -> Reason {
+    Reason::new(
+        cause,
+        format!("vm show {vm}, on both hosts; where it stands still: vm kill {vm}, then lease break {vm}"),
+    )
+}
+
 /// What a person reads of a move that did not come about, or not as it should.
 pub fn diagnose(
     vm: &VmName,
@@ -63,6 +75,7 @@ pub fn diagnose(
     let what = match (verdict, now) {
         (Verdict::Moved, VmNow::On(..)) if reasons.is_empty() => return None,
         (Verdict::Moved, VmNow::On(host, _)) => format!("VM {vm} was moved to {host}, but not as it should have been"),
+        (_, VmNow::Undecided(_)) => format!("whether VM {vm} was migrated is not known"),
         (Verdict::Moved, VmNow::NotHere) => format!("VM {vm} was moved"),
         (Verdict::Moved, VmNow::StoppedOn(host)) => format!("VM {vm} was moved to {host}, but does not run there"),
         (Verdict::Failed, _) => format!("VM {vm} was not migrated"),

@@ -1,5 +1,5 @@
 //! The outcome of the commit is not known here: the lease is asked at a higher ballot, again and again, with the VM
-//! stopped, until it is learned or won.
+//! stopped, until it is learned or won. A lease that will never tell ends this phase, and the VM stays stopped.
 
 use model::diagnosis::Reason;
 use model::names::HostName;
@@ -12,6 +12,7 @@ use super::machine::{Phase, Step};
 use super::running::Running;
 use super::stun::Stun;
 use crate::session::PhaseName;
+use crate::session::outcome::lost_outcome;
 use crate::session::{LeaseAnswer, LeaseAsk, RightToRun, VmNow};
 use crate::time::Duration;
 use crate::wire::Message;
@@ -88,6 +89,15 @@ impl Deciding {
         self.retry = (self.retry * 2).min(RETRY_MOST);
         self.into()
     }
+
+    /// The lease will not tell. The host decides what becomes of the VM, as it does where this process dies: until then
+    /// the guest stands still, and nothing of it is ended.
+    fn damaged(mut self, cx: &mut Context, cause: String) -> Phase {
+        self.reasons.push(lost_outcome(&cx.plan.offer.vm.name, cause));
+        cx.say(&Message::Cancel(self.reasons[0].clone()));
+        let vm = if self.guest { VmNow::Undecided(cx.here()) } else { VmNow::NotHere };
+        cx.finish(vm, Verdict::Failed, &self.reasons).into()
+    }
 }
 
 impl Step for Deciding {
@@ -104,6 +114,7 @@ impl Step for Deciding {
             Input::Lease(_, LeaseAnswer::Won { epoch }) => self.won(cx, epoch),
             Input::Lease(_, LeaseAnswer::Lost { holder, epoch }) => self.lost_to(cx, &holder, epoch),
             Input::Lease(_, LeaseAnswer::Unknown { cause }) => self.unknown(cx, &cause),
+            Input::Lease(_, LeaseAnswer::Damaged { cause }) => self.damaged(cx, cause),
             _ => self.into(),
         }
     }

@@ -12,7 +12,8 @@
 //! ```
 //! Up to [`Stunned`] the source has never given up its right to run the VM, so it may end the migration by itself.
 //! With [`HandedOver`] it has said "stopped; I resume only if I win this epoch myself": from there on only the lease
-//! decides, and who does not know its decision ([`Deciding`]) asks it, for as long as it takes, with the VM stopped.
+//! decides, and who does not know its decision ([`Deciding`]) asks it, for as long as it takes, with the VM stopped. Where
+//! the lease is damaged and will never tell, the machine finishes with the VM as it stands ([`crate::session::VmNow::Undecided`]).
 //! [`Committed`] has no way back at all.
 //!
 //! [`Precopy`] and [`Stunned`] can be aborted, and the VM runs on:

@@ -114,6 +114,7 @@ impl World {
         let host = self.host(side);
         host.outcome = Some(outcome);
         host.engine_ends();
+        self.host_takes_up(side);
         Ok(())
     }
 

@@ -35,6 +35,8 @@ pub(super) enum Event {
     IoApplies(Access),
     /// An access to the lease area ends.
     IoEnds(Side, u64, IoId, Option<Access>),
+    /// The host role asks the lease whose this VMM is.
+    HostSettles(Side, u64),
     /// The guest writes.
     GuestWrites(Side, u64),
 }

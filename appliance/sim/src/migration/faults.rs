@@ -1,6 +1,6 @@
 //! What goes wrong, when, and how it happens.
 
-use protocol::time::Duration;
+use protocol::time::{Duration, Instant};
 use protocol::{destination, source};
 
 use super::engine::Engine;
@@ -28,6 +28,8 @@ pub enum Fault {
     DatastoreAway(Side, Duration),
     /// This host's lease role cannot be asked for so long: every question fails at once, and leases are kept.
     LeaseRoleAway(Side, Duration),
+    /// What one host wrote about the VM into the lease area cannot be read, for so long or for ever.
+    LeaseDamaged(Option<Duration>),
     /// A control message arrives twice. Only of [`When::Message`].
     Doubled,
     /// A control message, and all that follow it, arrives so much later. Only of [`When::Message`].
@@ -61,6 +63,10 @@ impl World {
             Fault::Cancel(side) => self.engine_hears_cancel(side),
             Fault::LeaseRoleAway(side, span) => {
                 self.host(side).lease_away_until = self.queue.now() + span;
+                Ok(())
+            }
+            Fault::LeaseDamaged(span) => {
+                self.datastore.is_damaged(span.map_or(Instant::NEVER, |span| self.queue.now() + span));
                 Ok(())
             }
             Fault::DatastoreAway(side, span) => {

@@ -74,6 +74,8 @@ pub struct Host {
     pub outcome: Option<Outcome>,
     /// The host, its VMM, or its lease ended: promises about what still runs here are void.
     pub hurt: bool,
+    /// This VMM stood still after a move of which the lease did not tell whose it is: the host role asks on.
+    pub undecided: Option<u64>,
     /// Until then the lease role cannot be asked.
     pub lease_away_until: Instant,
     /// The VM's slowing, percent.
@@ -104,6 +106,7 @@ impl Host {
             engine_wakes: Instant::NEVER,
             outcome: None,
             hurt: false,
+            undecided: None,
             lease_away_until: Instant::ZERO,
             throttle: 0,
         }
@@ -125,6 +128,16 @@ impl Host {
     /// Whether its VMM is live: the vCPUs run, or a person paused them.
     pub fn runs_the_vm(&self) -> bool {
         self.vmm.as_ref().is_some_and(|vmm| vmm.life == Life::Running)
+    }
+
+    /// Whether a VMM is here of which the lease does not tell whose it is.
+    pub fn is_undecided(&self) -> bool {
+        self.undecided.is_some() && self.vmm.as_ref().map(|vmm| vmm.id) == self.undecided
+    }
+
+    /// Whether it has all of the VM: it runs here, or could.
+    pub fn has_all_of_the_vm(&self) -> bool {
+        self.vmm.as_ref().is_some_and(|vmm| vmm.life != Life::Incoming)
     }
 
     /// It is dead.

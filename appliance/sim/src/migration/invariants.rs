@@ -20,6 +20,14 @@ pub fn at_most_one_host_runs(hosts: &[Host; 2]) -> Kept {
     if hosts.iter().all(Host::runs_the_vm) { broken("at_most_one_host_runs", "both VMMs are live") } else { Ok(()) }
 }
 
+/// The VM is never thrown away: a host that was not hurt has all of it, whatever the lease tells or does not.
+pub fn a_whole_copy_is_left(hosts: &[Host; 2]) -> Kept {
+    if hosts.iter().any(|host| host.has_all_of_the_vm() || host.hurt) {
+        return Ok(());
+    }
+    broken("a_whole_copy_is_left", "no host has all of the VM")
+}
+
 /// What runs holds the lease: asked when a guest is let go.
 pub fn the_runner_holds_the_lease(host: &Host, holds: bool) -> Kept {
     if holds { Ok(()) } else { broken("the_runner_holds_the_lease", format!("{} does not hold it", host.name)) }
@@ -57,6 +65,7 @@ pub fn the_outcome_is_the_truth(host: &Host, hosts: &[Host; 2], outcome: &Outcom
         // Of a VMM that was killed a moment ago it hears a moment later.
         VmNow::On(name, _) if *name == host.name => host.runs_the_vm() || host.hurt,
         VmNow::NotHere => !host.runs_the_vm(),
+        VmNow::Undecided(name) => *name == host.name && !host.runs_the_vm() && (host.has_all_of_the_vm() || host.hurt),
         VmNow::StoppedOn(name) if *name == host.name => !host.runs_the_vm(),
         // The other one may have died since, or be about to resume; but this host must not run it.
         VmNow::On(name, _) | VmNow::StoppedOn(name) => {
@@ -81,6 +90,10 @@ pub fn a_failure_says_where_and_why(outcome: &Outcome) -> Kept {
 /// A migration that failed leaves the VM as it was on its source, unless the source itself was hurt.
 pub fn a_failed_migration_leaves_the_vm_on_its_source(hosts: &[Host; 2], run_state: RunState) -> Kept {
     let [source, destination] = hosts;
+    // Whose it is nobody can tell, and it stands still.
+    if source.is_undecided() || destination.is_undecided() {
+        return Ok(());
+    }
     if destination.runs_the_vm() || source.hurt || destination.hurt && source.runs_the_vm() {
         return Ok(());
     }
@@ -90,11 +103,11 @@ pub fn a_failed_migration_leaves_the_vm_on_its_source(hosts: &[Host; 2], run_sta
     if source.runs_the_vm() { the_run_state_travels(source, run_state) } else { Ok(()) }
 }
 
-/// Nothing is left over: no VMM but the one that runs, no slowed vCPU, no dirty log.
+/// Nothing is left over: no VMM but the one that runs, or that stands still where the lease does not tell whose it is, no slowed vCPU, no dirty log.
 pub fn nothing_is_left_over(hosts: &[Host; 2]) -> Kept {
     for host in hosts {
         if let Some(vmm) = &host.vmm {
-            if vmm.life != Life::Running {
+            if vmm.life != Life::Running && !host.is_undecided() {
                 return broken("nothing_is_left_over", format!("{:?} on {}", vmm.life, host.name));
             }
             if vmm.log || (host.throttle != 0 && host.side == Side::Source) {

@@ -4,7 +4,7 @@ use model::diagnosis::Reason;
 use protocol::destination;
 use protocol::lease::host_lease::Standing;
 use protocol::lease::keeper::{self, Access, Effect, IoId, IoResult, RequestId};
-use protocol::lease::vm_lease::{Answer, LeaseError, Request};
+use protocol::lease::vm_lease::{Answer, LeaseError, Request, Vouched};
 use protocol::session::{LeaseAnswer, LeaseAsk};
 use protocol::source;
 use protocol::time::Instant;
@@ -23,6 +23,8 @@ pub enum Asker {
     Assurance(u64, LeaseAsk),
     /// A person who starts the VM.
     Person,
+    /// The host role, which settles whose this VMM is.
+    Settling(u64),
 }
 
 /// The name of the VM.
@@ -71,10 +73,17 @@ impl World {
         let Some(asker) = self.host(side).askers.remove(&id) else { return Ok(()) };
         match asker {
             Asker::Person => {
-                if matches!(reply, Ok(Answer::Held { .. })) {
-                    self.started_by_person = Some(side);
+                match reply {
+                    Ok(Answer::Held { .. }) => self.started_by_person = Some(side),
+                    // It runs nowhere, and this person knows that.
+                    Err(LeaseError::Corrupt { tenancy, .. }) => {
+                        let mend = Request::Mend(vm_name(), Vouched::Of(tenancy));
+                        return self.ask(side, mend, Asker::Person);
+                    }
+                    _ => {}
                 }
             }
+            Asker::Settling(vmm) => self.host_is_told(side, vmm, reply)?,
             Asker::Engine(generation, ask) => {
                 let answer = self.answer(ask, reply);
                 self.answer_engine(side, generation, ask, answer);
@@ -158,7 +167,7 @@ impl World {
             return Ok(());
         }
         let result = match access {
-            Some(access @ Access::Read { .. }) => self.datastore.apply(&access),
+            Some(access @ Access::Read { .. }) => self.datastore.apply(self.queue.now(), &access),
             Some(Access::Write { .. }) => IoResult::Written,
             None => IoResult::Failed,
         };

@@ -12,7 +12,7 @@
 //! In reading order: [`setup`] is what a world is like, `event` what can happen, [`world`] the loop that lets it happen.
 //! [`host`], [`guest`], [`link`] and [`datastore`] are what it is made of; [`keeper`] and [`engine`] are the processes of
 //! a host, `source_side` and `destination_side` carry out what an engine wants; `operator` and [`faults`] are what
-//! drives it all, and [`invariants`] are the promises.
+//! drives it all, `settling` is what the host role does where an engine could not tell, and [`invariants`] are the promises.
 
 pub mod datastore;
 mod destination_side;
@@ -25,6 +25,7 @@ pub mod invariants;
 pub mod keeper;
 pub mod link;
 mod operator;
+mod settling;
 pub mod setup;
 mod source_side;
 pub mod world;

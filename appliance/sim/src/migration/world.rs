@@ -32,6 +32,8 @@ pub struct Ended {
     pub messages: [u64; 2],
     /// Times that a guest was stunned.
     pub stuns: u64,
+    /// Where the VM stood still when all machines had ended, because its lease would never tell whose it is.
+    pub undecided: [bool; 2],
     /// How far the clock of the guest that runs at the end is behind the time of this world.
     pub clock_behind: Duration,
 }
@@ -63,11 +65,15 @@ pub struct World {
     steps: u64,
     pub(super) restarts: u32,
     pub(super) started_by_person: Option<Side>,
+    /// The move is over, and what follows is a person's.
+    pub(super) is_over: bool,
     pub(super) migration: MigrationId,
 }
 
 /// Everything ends within this time after the last fault, or does not end.
 const PATIENCE: Duration = Duration::from_secs(400);
+/// How long a VM is watched that stands still.
+const TIME_GOES_BY: Duration = Duration::from_secs(20);
 
 impl World {
     /// A world in which both hosts are up and the VM runs on the source.
@@ -91,6 +97,7 @@ impl World {
             steps: 0,
             restarts: 0,
             started_by_person: None,
+            is_over: false,
             migration: MigrationId(0xfeed),
         }
     }
@@ -109,13 +116,15 @@ impl World {
             }
             self.step()?;
         }
+        self.time_goes_by()?;
         promise::nothing_is_left_over(&self.hosts)?;
         promise::a_failed_migration_leaves_the_vm_on_its_source(&self.hosts, self.setup.run_state)?;
         let outcomes = [self.hosts[0].outcome.clone(), self.hosts[1].outcome.clone()];
+        let undecided = self.hosts.each_ref().map(|host| host.is_undecided());
         let runner = self.the_vm_can_be_started()?;
         let clock_behind = self.hosts[runner.index()].vmm.as_ref().map_or(Duration::ZERO, |vmm| vmm.clock_behind);
         let (steps, messages, stuns) = (self.steps, self.link.sent, self.stuns);
-        Ok(Ended { outcomes, runner, steps, messages, stuns, clock_behind })
+        Ok(Ended { outcomes, runner, steps, messages, stuns, undecided, clock_behind })
     }
 
     fn does_not_end(&self) -> Violation {
@@ -155,7 +164,21 @@ impl World {
 
     fn is_settled(&self) -> bool {
         let idle = |host: &Host| matches!(host.engine, Engine::Idle);
-        self.restarts == 0 && self.hosts.iter().all(idle)
+        let is_settled = |host: &Host| !host.is_undecided() || self.datastore.is_damaged_for_good();
+        self.restarts == 0 && self.hosts.iter().all(idle) && self.hosts.iter().all(is_settled)
+    }
+
+    /// What stands still under a damaged lease stays as it is, however often the lease is asked.
+    fn time_goes_by(&mut self) -> Kept {
+        let until = self.queue.now() + if self.has_undecided() { TIME_GOES_BY } else { Duration::ZERO };
+        while self.queue.now() < until {
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn has_undecided(&self) -> bool {
+        self.hosts.iter().any(|host| host.is_undecided())
     }
 
     /// Takes the next event.
@@ -170,7 +193,9 @@ impl World {
             }
         }
         self.happen(event)?;
-        promise::at_most_one_host_runs(&self.hosts)
+        promise::at_most_one_host_runs(&self.hosts)?;
+        // Before the move it is being started, after it a person may kill it.
+        if self.offer.is_some() && !self.is_over { promise::a_whole_copy_is_left(&self.hosts) } else { Ok(()) }
     }
 
     fn happen(&mut self, event: Event) -> Kept {
@@ -186,10 +211,11 @@ impl World {
             Event::EngineRestarts(side, boot) => self.engine_restarts(side, boot),
             Event::KeeperWakes(side, boot) => self.keeper_wakes(side, boot),
             Event::IoApplies(access) => {
-                self.datastore.apply(&access);
+                self.datastore.apply(self.queue.now(), &access);
                 Ok(())
             }
             Event::IoEnds(side, boot, id, access) => self.io_ends(side, boot, id, access),
+            Event::HostSettles(side, vmm) => self.host_settles(side, vmm),
             Event::GuestWrites(side, id) => {
                 self.guest_writes(side, id);
                 Ok(())

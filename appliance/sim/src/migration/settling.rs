@@ -1,0 +1,79 @@
+//! What the host role does with a VM of which the lease did not tell whose it is: it leaves it as it stands, and asks on.
+
+use protocol::lease::vm_lease::{Answer, LeaseError, Request};
+use protocol::time::Duration;
+
+use super::event::Event;
+use super::guest::Life;
+use super::host::Side;
+use super::invariants::{self as promise, Kept};
+use super::keeper::{Asker, vm_name};
+use super::world::World;
+
+/// Between two questions.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+
+impl World {
+    /// A migration process ended properly; what it left standing still is the host role's.
+    pub(super) fn host_takes_up(&mut self, side: Side) {
+        let stands = |life| matches!(life, Life::Stunned | Life::Loaded);
+        let Some(vmm) = self.hosts[side.index()].vmm.as_ref().filter(|vmm| stands(vmm.life)).map(|vmm| vmm.id) else {
+            return;
+        };
+        let host = self.host(side);
+        host.undecided = Some(vmm);
+        // The end of its connection to the VMM ends both.
+        host.throttle = 0;
+        host.vmm.iter_mut().for_each(|vmm| vmm.log = false);
+        self.queue.after(ASK_AGAIN, Event::HostSettles(side, vmm));
+    }
+
+    pub(super) fn host_settles(&mut self, side: Side, vmm: u64) -> Kept {
+        if !self.is_undecided(side, vmm) {
+            return Ok(());
+        }
+        if self.queue.now() < self.hosts[side.index()].lease_away_until {
+            self.queue.after(ASK_AGAIN, Event::HostSettles(side, vmm));
+            return Ok(());
+        }
+        self.ask(side, Request::Resolve(vm_name(), self.base), Asker::Settling(vmm))
+    }
+
+    fn is_undecided(&self, side: Side, vmm: u64) -> bool {
+        let host = &self.hosts[side.index()];
+        host.is_undecided() && host.undecided == Some(vmm)
+    }
+
+    pub(super) fn host_is_told(&mut self, side: Side, vmm: u64, reply: Result<Answer, LeaseError>) -> Kept {
+        if !self.is_undecided(side, vmm) {
+            return Ok(());
+        }
+        match reply {
+            Ok(Answer::Held { .. }) => self.undecided_goes_on(side),
+            Ok(Answer::HeldBy(_)) => {
+                self.host(side).vmm = None;
+                Ok(())
+            }
+            _ => {
+                self.queue.after(ASK_AGAIN, Event::HostSettles(side, vmm));
+                Ok(())
+            }
+        }
+    }
+
+    fn undecided_goes_on(&mut self, side: Side) -> Kept {
+        if side == Side::Destination {
+            promise::disks_are_opened_after_they_were_let_go(&self.hosts[0])?;
+        }
+        let (run_state, every) = (self.setup.run_state, self.setup.write_every);
+        self.host(side).undecided = None;
+        let Some(vmm) = &mut self.hosts[side.index()].vmm else { return Ok(()) };
+        (vmm.life, vmm.run_state) = (Life::Running, run_state);
+        let id = vmm.id;
+        // The source's guest has never left off.
+        if side == Side::Destination {
+            self.queue.after(every, Event::GuestWrites(side, id));
+        }
+        self.guest_is_let_go(side)
+    }
+}
