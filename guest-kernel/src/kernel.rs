@@ -4,6 +4,7 @@ use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicPtr, Ordering::Acquire, Ordering::Release};
 
 use heapless::{String, Vec};
+use virtio_drivers::transport::DeviceType;
 
 use witness::boot::acpi::{PROCESSORS_MAX, Platform};
 use witness::boot::power::Power;
@@ -16,9 +17,11 @@ use witness::report::serial::Serial;
 use witness::report::settings::{Settings, pages};
 use witness::ring0::descriptors::CPUS_MAX;
 use witness::ring0::{descriptors, gate};
+use witness::virtio::bus::Bus;
 use witness::witness::clock::{Counter, KvmClock, KvmClocks, Tsc};
 use witness::witness::content::{PAGE_BYTES, Recipe};
 use witness::witness::cpu::Registers;
+use witness::witness::journal::keeper::Keeper;
 use witness::witness::memory::{Memory, REGIONS_MAX, Region, regions};
 use witness::witness::share::Share;
 use witness::witness::tally::Tally;
@@ -101,7 +104,26 @@ extern "C" fn witness_main(start_info: u64, first_tsc: u64) -> ! {
         if kvmclock { "on" } else { "off" },
     )));
     let power = Power::new(&platform, settings.s5);
-    serve(Job { memory, cpus, kvmclock, tsc_hz, settings }, power, first_tsc, serial)
+    let journal = journal(&platform, &settings, tsc_hz, serial);
+    serve(Job { memory, cpus, kvmclock, tsc_hz, settings }, power, journal, first_tsc, serial)
+}
+
+/// The journal on the first disk, if one is asked for and can be kept.
+fn journal(platform: &Platform, settings: &Settings, tsc_hz: u64, serial: &mut Serial) -> Option<Keeper> {
+    let rate = settings.journal?;
+    // SAFETY: what ACPI says of it; this is the one place that looks at the bus.
+    let mut bus = platform.ecam.map(|ecam| unsafe { Bus::look(ecam) });
+    let Some(disk) = bus.as_mut().and_then(|bus| bus.first(DeviceType::Block)) else {
+        serial.put(&line(format_args!("error no journal: the machine has no virtio disk on PCI bus 0 with an MCFG")));
+        return None;
+    };
+    match Keeper::new(disk, settings.seed, rate, tsc_hz, Tsc.read()) {
+        Ok(keeper) => Some(keeper),
+        Err(error) => {
+            serial.put(&line(format_args!("error no journal on the first disk: {error}")));
+            None
+        }
+    }
 }
 
 fn kvmclock_page(cpu: usize) -> *const KvmClock {
@@ -137,7 +159,7 @@ fn wake(others: &[u8], estate: &Estate, tsc_hz: u64, serial: &mut Serial) -> u64
 }
 
 /// The work of the first CPU: its share, and the desk.
-fn serve(mut job: Job, power: Power, first_tsc: u64, serial: &mut Serial) -> ! {
+fn serve(mut job: Job, power: Power, journal: Option<Keeper>, first_tsc: u64, serial: &mut Serial) -> ! {
     let orders = &COMMON.orders;
     orders.set_pattern(job.settings.pattern);
     orders.set_verify(job.settings.verify);
@@ -159,7 +181,7 @@ fn serve(mut job: Job, power: Power, first_tsc: u64, serial: &mut Serial) -> ! {
     let registers = Registers::put(job.settings.seed);
     let (msrs, debug, avx) = (registers.msrs(), registers.debug(), registers.avx());
     serial.put(&line(format_args!("registers msrs={msrs} debug={debug} avx={avx}")));
-    let mut desk = Desk::new(machine, serial, job.settings.clone(), Tsc.read());
+    let mut desk = Desk::new(machine, serial, job.settings.clone(), journal, Tsc.read());
     work(job, 0, registers, |worker, clock| desk.serve(worker, clock))
 }
 

@@ -13,6 +13,7 @@ use crate::ring0::descriptors::CPUS_MAX;
 use crate::ring0::gate;
 use crate::ring0::stubs::{TICKS, Ticks};
 use crate::witness::clock::{KvmClocks, Tsc};
+use crate::witness::journal::keeper::Keeper;
 use crate::witness::memory::Memory;
 use crate::witness::tally::Tally;
 use crate::witness::worker::{Common, Worker};
@@ -49,11 +50,18 @@ pub struct Desk<'a> {
     audit: Option<u64>,
     /// Kvmclock at the latest look, in nanoseconds.
     clock_now: u64,
+    journal: Option<Keeper>,
 }
 
 impl<'a> Desk<'a> {
     /// A desk for `machine`, whose first record is due a period after `now`.
-    pub fn new(machine: Machine<'a>, serial: &'a mut Serial, settings: Settings, now: u64) -> Self {
+    pub fn new(
+        machine: Machine<'a>,
+        serial: &'a mut Serial,
+        settings: Settings,
+        journal: Option<Keeper>,
+        now: u64,
+    ) -> Self {
         Self {
             machine,
             serial,
@@ -66,6 +74,7 @@ impl<'a> Desk<'a> {
             ready: false,
             audit: None,
             clock_now: 0,
+            journal,
         }
     }
 
@@ -90,12 +99,28 @@ impl<'a> Desk<'a> {
         if let Some(damage) = self.machine.common.damages.take() {
             self.serial.put(&line(format_args!("{damage}")));
         }
+        self.keep_journal(worker);
         self.announce(now);
         let period = self.settings.report_ms.saturating_mul(self.machine.tsc_hz / 1000);
         if period > 0 && now.saturating_sub(self.reported) >= period {
             self.report("", now);
         }
         self.serial.is_empty()
+    }
+
+    /// A step of the journal, and what there is to tell of it.
+    fn keep_journal(&mut self, worker: &mut Worker<Tsc>) {
+        let Some(journal) = &mut self.journal else { return };
+        journal.step(worker.now(), || worker.look());
+        if let Some(start) = journal.take_start() {
+            self.serial.put(&line(format_args!("{start}")));
+        }
+        while let Some(damage) = journal.take_damage() {
+            self.serial.put(&line(format_args!("{damage}")));
+        }
+        if let Some(audit) = journal.take_audit() {
+            self.serial.put(&line(format_args!("{audit}")));
+        }
     }
 
     fn hear(&mut self, byte: u8, now: u64) {
@@ -140,6 +165,14 @@ impl<'a> Desk<'a> {
                 self.reported = now;
             }
             Command::Nap(nap) => orders.set_nap(nap),
+            Command::Journal | Command::JournalRate(_) => match (&mut self.journal, command) {
+                (Some(journal), Command::JournalRate(rate)) => journal.set_rate(rate, now),
+                (Some(journal), _) => journal.audit(now),
+                (None, _) => {
+                    self.serial.put(&line(format_args!("error no journal: it wants a disk and the word journal=N")));
+                    return;
+                }
+            },
             Command::Poke { page, .. } if page >= self.machine.memory.pages() => {
                 self.serial.put(&line(format_args!("error no page {page} of {}", self.machine.memory.pages())));
                 return;
@@ -228,6 +261,7 @@ impl<'a> Desk<'a> {
             registers_bad: crate::witness::cpu::registers_bad(),
             register_last: crate::witness::cpu::register_last(),
             lost_lines: self.serial.lost_lines(),
+            journal: self.journal.as_ref().map(|journal| (journal.counts(), journal.wait_ms(now))),
         }
     }
 }

@@ -4,10 +4,11 @@ use core::fmt::{self, Write};
 
 use heapless::String;
 
+use crate::witness::journal::ledger::Counts;
 use crate::witness::memory::{Damage, Likeness};
 
 /// Most bytes of a line, its end included.
-pub const LINE_MAX: usize = 512;
+pub const LINE_MAX: usize = 768;
 
 /// A line under way.
 pub type Line = String<LINE_MAX>;
@@ -83,6 +84,8 @@ pub struct Record {
     pub register_last: u64,
     /// Lines that were dropped because nobody took them.
     pub lost_lines: u64,
+    /// The journal, if there is one, and the milliseconds that its oldest request has waited for an answer.
+    pub journal: Option<(Counts, u64)>,
 }
 
 impl fmt::Display for Record {
@@ -115,6 +118,13 @@ impl fmt::Display for Record {
             self.registers_bad,
             self.register_last,
             self.lost_lines,
+        )?;
+        let Some((counts, wait_ms)) = &self.journal else { return Ok(()) };
+        let Counts { written, flushed, read, bad, refused } = counts;
+        write!(
+            f,
+            " journal={written} journal_flushed={flushed} journal_read={read} journal_bad={bad} \
+             journal_refused={refused} journal_wait_ms={wait_ms}"
         )
     }
 }
@@ -164,9 +174,13 @@ mod tests {
             registers_bad: 1 << 30,
             register_last: 1 << 33,
             lost_lines: 1 << 30,
+            journal: Some((
+                Counts { written: most, flushed: most, read: most, bad: 1 << 30, refused: 1 << 30 },
+                1 << 40,
+            )),
         };
         let line = line(format_args!("{record}"));
-        assert!(line.ends_with("lost_lines=1073741824\r\n"), "{line}");
+        assert!(line.ends_with("journal_wait_ms=1099511627776\r\n"), "{line}");
     }
 
     #[test]
@@ -179,7 +193,7 @@ mod tests {
 
     #[test]
     fn what_is_too_long_is_cut_and_still_ends_the_line() {
-        let text = line(format_args!("{}", "x".repeat(600)));
+        let text = line(format_args!("{}", "x".repeat(LINE_MAX)));
         assert!(text.len() == LINE_MAX && text.ends_with("x\r\n"));
     }
 }

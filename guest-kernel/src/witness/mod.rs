@@ -19,6 +19,7 @@
 //! - [`frequency`]: how fast the TSC counts.
 //! - [`timer`]: the LAPIC's timer.
 //! - [`cpu`]: the registers of one processor.
+//! - [`journal`]: numbered records on a disk.
 
 pub mod clock;
 pub mod content;
@@ -27,6 +28,7 @@ pub mod cpu;
 pub mod damages;
 #[cfg(target_os = "none")]
 pub mod frequency;
+pub mod journal;
 pub mod memory;
 pub mod orders;
 pub mod pace;
