@@ -3,6 +3,7 @@
 
 mod world;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use godwit::api::host::{HostAnswer, VmHolder, VmState};
@@ -45,6 +46,9 @@ struct World {
     hosts: [Host; 2],
     cable: Cable,
     _datastore: Datastore,
+    disks: [PathBuf; VMS.len()],
+    /// Up to which record each VM's journal was flushed when it was looked at last.
+    flushed: [u64; VMS.len()],
     rng: Rng,
     /// On which host each VM runs.
     place: [usize; VMS.len()],
@@ -61,15 +65,26 @@ impl World {
         let cable = Cable::lay_through_switches("seeded", 9000)?;
         for (name, cpus, verify) in VMS {
             // They nap when nothing is due, so that twelve vCPUs leave something of two processors to the hosts.
-            let cmdline = format!("seed={} rate=300 set=4M scan=300 nap=on report_ms=500", name.len());
+            let cmdline = format!("seed={} rate=300 set=4M scan=300 nap=on report_ms=500 journal=200", name.len());
             datastore.add(name, cpus, "32 MiB", &cmdline, &format!("verify = \"{verify}\"\nstun_ms_max = 5000"));
-            // Its lock is one that no two monitors can have.
-            datastore.add_disk(name);
         }
+        // Their locks are such that no two monitors can have them.
+        let disks = VMS.map(|(name, ..)| datastore.add_disk(name));
         let hosts = Host::boot_two(&datastore, &cable);
         let rng = Rng::new(seed);
         let (moved, not_moved, started_again) = (0, 0, 0);
-        Some(Self { hosts, cable, _datastore: datastore, rng, place: [0; 4], moved, not_moved, started_again })
+        Some(Self {
+            hosts,
+            cable,
+            _datastore: datastore,
+            disks,
+            flushed: [0; VMS.len()],
+            rng,
+            place: [0; VMS.len()],
+            moved,
+            not_moved,
+            started_again,
+        })
     }
 
     /// Starts a VM on this host.
@@ -202,10 +217,12 @@ impl World {
         }
     }
 
-    /// Every page of every VM is as its guest left it, and no write of it was lost.
-    fn audit(&self) {
-        for ((name, ..), end) in VMS.iter().zip(self.place) {
-            self.hosts[end].serial(name).audit_whole(name);
+    /// Every page of every VM is as its guest left it, and no write of it was lost, in its memory or on its disk.
+    fn audit(&mut self) {
+        for (vm, (name, ..)) in VMS.iter().enumerate() {
+            let mut serial = self.hosts[self.place[vm]].serial(name);
+            serial.audit_whole(name);
+            self.flushed[vm] = serial.journal_whole(name, &self.disks[vm], self.flushed[vm]);
         }
     }
 }
@@ -215,7 +232,7 @@ fn asked_for(variable: &str, otherwise: u64) -> u64 {
 }
 
 #[test]
-fn whatever_disturbs_moves_each_vm_runs_on_one_host_with_every_page_and_nothing_is_left_over() {
+fn whatever_disturbs_moves_each_vm_runs_on_one_host_with_every_page_and_record_and_nothing_is_left_over() {
     let (moves, seed) = (asked_for("GODWIT_MOVES", MOVES), asked_for("GODWIT_SEED", SEED));
     println!("{moves} moves from seed {seed}");
     let Some(mut world) = World::new(seed) else { return };
