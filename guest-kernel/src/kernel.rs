@@ -11,7 +11,7 @@ use witness::boot::power::Power;
 use witness::boot::processors::{self, Seat};
 use witness::boot::start_info::{CMDLINE_MAX, RANGES_MAX, Range, StartInfo};
 use witness::boot::{entry, paging};
-use witness::report::desk::{Desk, Machine};
+use witness::report::desk::{Desk, Devices, Machine};
 use witness::report::record::line;
 use witness::report::serial::Serial;
 use witness::report::settings::{Settings, pages};
@@ -21,6 +21,7 @@ use witness::virtio::bus::Bus;
 use witness::witness::clock::{Counter, KvmClock, KvmClocks, Tsc};
 use witness::witness::content::{PAGE_BYTES, Recipe};
 use witness::witness::cpu::Registers;
+use witness::witness::echo::server::Server;
 use witness::witness::journal::keeper::Keeper;
 use witness::witness::memory::{Memory, REGIONS_MAX, Region, regions};
 use witness::witness::share::Share;
@@ -104,26 +105,36 @@ extern "C" fn witness_main(start_info: u64, first_tsc: u64) -> ! {
         if kvmclock { "on" } else { "off" },
     )));
     let power = Power::new(&platform, settings.s5);
-    let journal = journal(&platform, &settings, tsc_hz, serial);
-    serve(Job { memory, cpus, kvmclock, tsc_hz, settings }, power, journal, first_tsc, serial)
+    let devices = devices(&platform, &settings, tsc_hz, first_tsc, serial);
+    serve(Job { memory, cpus, kvmclock, tsc_hz, settings }, power, devices, first_tsc, serial)
 }
 
-/// The journal on the first disk, if one is asked for and can be kept.
-fn journal(platform: &Platform, settings: &Settings, tsc_hz: u64, serial: &mut Serial) -> Option<Keeper> {
-    let rate = settings.journal?;
+/// The journal on the first disk and the echo on the first network interface, as far as they are asked for and possible.
+fn devices(platform: &Platform, settings: &Settings, tsc_hz: u64, first_tsc: u64, serial: &mut Serial) -> Devices {
+    let mut devices = Devices { journal: None, echo: None };
+    if settings.journal.is_none() && settings.echo.is_none() {
+        return devices;
+    }
     // SAFETY: what ACPI says of it; this is the one place that looks at the bus.
     let mut bus = platform.ecam.map(|ecam| unsafe { Bus::look(ecam) });
-    let Some(disk) = bus.as_mut().and_then(|bus| bus.first(DeviceType::Block)) else {
-        serial.put(&line(format_args!("error no journal: the machine has no virtio disk on PCI bus 0 with an MCFG")));
-        return None;
-    };
-    match Keeper::new(disk, settings.seed, rate, tsc_hz, Tsc.read()) {
-        Ok(keeper) => Some(keeper),
-        Err(error) => {
-            serial.put(&line(format_args!("error no journal on the first disk: {error}")));
-            None
+    let mut first = |kind| bus.as_mut().and_then(|bus| bus.first(kind));
+    if let Some(rate) = settings.journal {
+        match first(DeviceType::Block).map(|disk| Keeper::new(disk, settings.seed, rate, tsc_hz, Tsc.read())) {
+            Some(Ok(keeper)) => devices.journal = Some(keeper),
+            Some(Err(error)) => serial.put(&line(format_args!("error no journal on the first disk: {error}"))),
+            None => serial.put(&line(format_args!("error no journal: there is no virtio disk on PCI bus 0"))),
         }
     }
+    if let Some(address) = settings.echo {
+        // SAFETY: this is the one place that makes a server, and it runs once.
+        let server = |nic| unsafe { Server::new(nic, address, tsc_hz, first_tsc) };
+        match first(DeviceType::Network).map(server) {
+            Some(Ok(server)) => devices.echo = Some(server),
+            Some(Err(error)) => serial.put(&line(format_args!("error no echo on the first NIC: {error}"))),
+            None => serial.put(&line(format_args!("error no echo: there is no virtio NIC on PCI bus 0"))),
+        }
+    }
+    devices
 }
 
 fn kvmclock_page(cpu: usize) -> *const KvmClock {
@@ -159,7 +170,7 @@ fn wake(others: &[u8], estate: &Estate, tsc_hz: u64, serial: &mut Serial) -> u64
 }
 
 /// The work of the first CPU: its share, and the desk.
-fn serve(mut job: Job, power: Power, journal: Option<Keeper>, first_tsc: u64, serial: &mut Serial) -> ! {
+fn serve(mut job: Job, power: Power, devices: Devices, first_tsc: u64, serial: &mut Serial) -> ! {
     let orders = &COMMON.orders;
     orders.set_pattern(job.settings.pattern);
     orders.set_verify(job.settings.verify);
@@ -181,7 +192,7 @@ fn serve(mut job: Job, power: Power, journal: Option<Keeper>, first_tsc: u64, se
     let registers = Registers::put(job.settings.seed);
     let (msrs, debug, avx) = (registers.msrs(), registers.debug(), registers.avx());
     serial.put(&line(format_args!("registers msrs={msrs} debug={debug} avx={avx}")));
-    let mut desk = Desk::new(machine, serial, job.settings.clone(), journal, Tsc.read());
+    let mut desk = Desk::new(machine, serial, job.settings.clone(), devices, Tsc.read());
     work(job, 0, registers, |worker, clock| desk.serve(worker, clock))
 }
 

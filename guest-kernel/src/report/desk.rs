@@ -13,6 +13,7 @@ use crate::ring0::descriptors::CPUS_MAX;
 use crate::ring0::gate;
 use crate::ring0::stubs::{TICKS, Ticks};
 use crate::witness::clock::{KvmClocks, Tsc};
+use crate::witness::echo::server::Server;
 use crate::witness::journal::keeper::Keeper;
 use crate::witness::memory::Memory;
 use crate::witness::tally::Tally;
@@ -50,18 +51,20 @@ pub struct Desk<'a> {
     audit: Option<u64>,
     /// Kvmclock at the latest look, in nanoseconds.
     clock_now: u64,
-    journal: Option<Keeper>,
+    devices: Devices,
+}
+
+/// What the desk keeps at work besides.
+pub struct Devices {
+    /// The journal.
+    pub journal: Option<Keeper>,
+    /// The echo.
+    pub echo: Option<Server>,
 }
 
 impl<'a> Desk<'a> {
     /// A desk for `machine`, whose first record is due a period after `now`.
-    pub fn new(
-        machine: Machine<'a>,
-        serial: &'a mut Serial,
-        settings: Settings,
-        journal: Option<Keeper>,
-        now: u64,
-    ) -> Self {
+    pub fn new(machine: Machine<'a>, serial: &'a mut Serial, settings: Settings, devices: Devices, now: u64) -> Self {
         Self {
             machine,
             serial,
@@ -74,7 +77,7 @@ impl<'a> Desk<'a> {
             ready: false,
             audit: None,
             clock_now: 0,
-            journal,
+            devices,
         }
     }
 
@@ -100,6 +103,9 @@ impl<'a> Desk<'a> {
             self.serial.put(&line(format_args!("{damage}")));
         }
         self.keep_journal(worker);
+        if let Some(echo) = &mut self.devices.echo {
+            echo.step(worker.now(), || worker.look());
+        }
         self.announce(now);
         let period = self.settings.report_ms.saturating_mul(self.machine.tsc_hz / 1000);
         if period > 0 && now.saturating_sub(self.reported) >= period {
@@ -110,7 +116,7 @@ impl<'a> Desk<'a> {
 
     /// A step of the journal, and what there is to tell of it.
     fn keep_journal(&mut self, worker: &mut Worker<Tsc>) {
-        let Some(journal) = &mut self.journal else { return };
+        let Some(journal) = &mut self.devices.journal else { return };
         journal.step(worker.now(), || worker.look());
         if let Some(start) = journal.take_start() {
             self.serial.put(&line(format_args!("{start}")));
@@ -165,7 +171,7 @@ impl<'a> Desk<'a> {
                 self.reported = now;
             }
             Command::Nap(nap) => orders.set_nap(nap),
-            Command::Journal | Command::JournalRate(_) => match (&mut self.journal, command) {
+            Command::Journal | Command::JournalRate(_) => match (&mut self.devices.journal, command) {
                 (Some(journal), Command::JournalRate(rate)) => journal.set_rate(rate, now),
                 (Some(journal), _) => journal.audit(now),
                 (None, _) => {
@@ -261,7 +267,8 @@ impl<'a> Desk<'a> {
             registers_bad: crate::witness::cpu::registers_bad(),
             register_last: crate::witness::cpu::register_last(),
             lost_lines: self.serial.lost_lines(),
-            journal: self.journal.as_ref().map(|journal| (journal.counts(), journal.wait_ms(now))),
+            journal: self.devices.journal.as_ref().map(|journal| (journal.counts(), journal.wait_ms(now))),
+            echo: self.devices.echo.as_ref().map(Server::answered),
         }
     }
 }

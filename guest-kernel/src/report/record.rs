@@ -86,6 +86,8 @@ pub struct Record {
     pub lost_lines: u64,
     /// The journal, if there is one, and the milliseconds that its oldest request has waited for an answer.
     pub journal: Option<(Counts, u64)>,
+    /// Requests answered over UDP and TCP, if there is an echo.
+    pub echo: Option<[u64; 2]>,
 }
 
 impl fmt::Display for Record {
@@ -119,13 +121,18 @@ impl fmt::Display for Record {
             self.register_last,
             self.lost_lines,
         )?;
-        let Some((counts, wait_ms)) = &self.journal else { return Ok(()) };
-        let Counts { written, flushed, read, bad, refused } = counts;
-        write!(
-            f,
-            " journal={written} journal_flushed={flushed} journal_read={read} journal_bad={bad} \
-             journal_refused={refused} journal_wait_ms={wait_ms}"
-        )
+        if let Some((counts, wait_ms)) = &self.journal {
+            let Counts { written, flushed, read, bad, refused } = counts;
+            write!(
+                f,
+                " journal={written} journal_flushed={flushed} journal_read={read} journal_bad={bad} \
+                 journal_refused={refused} journal_wait_ms={wait_ms}"
+            )?;
+        }
+        if let Some([udp, tcp]) = self.echo {
+            write!(f, " echo_udp={udp} echo_tcp={tcp}")?;
+        }
+        Ok(())
     }
 }
 
@@ -174,13 +181,14 @@ mod tests {
             registers_bad: 1 << 30,
             register_last: 1 << 33,
             lost_lines: 1 << 30,
+            echo: Some([most, 1 << 40]),
             journal: Some((
                 Counts { written: most, flushed: most, read: most, bad: 1 << 30, refused: 1 << 30 },
                 1 << 40,
             )),
         };
         let line = line(format_args!("{record}"));
-        assert!(line.ends_with("journal_wait_ms=1099511627776\r\n"), "{line}");
+        assert!(line.ends_with("echo_tcp=1099511627776\r\n"), "{line}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use heapless::Vec;
 
 use crate::witness::content::{Content, PAGE_BYTES, Write};
+use crate::witness::echo::Address;
 use crate::witness::orders::{Pattern, Verify};
 use crate::witness::pace::FLAT_OUT;
 
@@ -43,6 +44,8 @@ pub struct Settings {
     pub cpus: u64,
     /// `journal=N|max`: records a second that the first disk takes; none leaves the disk alone.
     pub journal: Option<u64>,
+    /// `echo=ADDRESS/PREFIX`: where the first network interface answers; none leaves it alone.
+    pub echo: Option<Address>,
     /// `s5=PORT:VALUE`: how to power off, instead of what ACPI says.
     pub s5: Option<(u16, u16)>,
 }
@@ -65,6 +68,7 @@ impl Default for Settings {
             tick_hz: 100,
             cpus: u64::MAX,
             journal: None,
+            echo: None,
             s5: None,
         }
     }
@@ -162,6 +166,7 @@ impl Settings {
             "tick_hz" => self.tick_hz = number(value).filter(|hz| *hz <= 10_000)?,
             "cpus" => self.cpus = number(value).filter(|cpus| *cpus > 0)?,
             "journal" => self.journal = Some(rate(value)?),
+            "echo" => self.echo = Some(Address::parse(value)?),
             "s5" => self.s5 = Some(port_value(value)?),
             _ => return None,
         }
@@ -177,7 +182,7 @@ mod tests {
     fn every_word_is_understood() {
         let (settings, complaints) = Settings::parse(
             "seed=0x2a rate=20000 set=256M own=1G pattern=hot content=uniform write=line verify=scan scan=max \
-             report_ms=250 start=idle nap=on tick_hz=1000 cpus=2 journal=400 s5=0x604:0x2000",
+             report_ms=250 start=idle nap=on tick_hz=1000 cpus=2 journal=400 echo=10.9.0.2/24 s5=0x604:0x2000",
         );
         assert_eq!(complaints, [""; 0]);
         assert_eq!(
@@ -198,6 +203,7 @@ mod tests {
                 tick_hz: 1000,
                 cpus: 2,
                 journal: Some(400),
+                echo: Some(Address { octets: [10, 9, 0, 2], prefix: 24 }),
                 s5: Some((0x604, 0x2000)),
             }
         );

@@ -20,12 +20,14 @@
 //! - [`timer`]: the LAPIC's timer.
 //! - [`cpu`]: the registers of one processor.
 //! - [`journal`]: numbered records on a disk.
+//! - [`echo`]: answers on the network.
 
 pub mod clock;
 pub mod content;
 #[cfg(target_os = "none")]
 pub mod cpu;
 pub mod damages;
+pub mod echo;
 #[cfg(target_os = "none")]
 pub mod frequency;
 pub mod journal;
