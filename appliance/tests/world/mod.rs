@@ -1,10 +1,11 @@
 //! Hosts of a test: the roles as processes of this machine, on a datastore that is a folder. [`cable`] is what lies between
-//! them, [`lease_line`] what lies between a host and its lease role, [`command`] a command under way, [`journal`] what a witness writes to its disk, [`leftovers`] what a
+//! them, [`lease_line`] what lies between a host and its lease role, [`command`] a command under way, [`echo`] who talks to a witness, [`journal`] what a witness writes to its disk, [`leftovers`] what a
 //! host holds that it should let go of, [`mount`] a file system under a datastore.
 #![allow(dead_code, reason = "each test file uses its part of the world")]
 
 pub(crate) mod cable;
 pub(crate) mod command;
+pub(crate) mod echo;
 pub(crate) mod journal;
 pub(crate) mod lease_line;
 pub(crate) mod leftovers;
@@ -94,6 +95,13 @@ impl Datastore {
         let text = std::fs::read_to_string(&config).expect("it is there");
         std::fs::write(&config, format!("{text}[[disk]]\nfile = \"disk.img\"\n")).expect("written");
         disk
+    }
+
+    /// Gives a VM a network interface in a port group.
+    pub(crate) fn add_nic(&self, name: &str, port_group: &str) {
+        let config = self.path(&format!("vms/{name}/vm.toml"));
+        let text = std::fs::read_to_string(&config).expect("it is there");
+        std::fs::write(&config, format!("{text}[[nic]]\nport_group = \"{port_group}\"\n")).expect("written");
     }
 
     /// The place of a file or folder there.
