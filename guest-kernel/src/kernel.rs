@@ -27,7 +27,7 @@ use witness::witness::memory::{Memory, REGIONS_MAX, Region, regions};
 use witness::witness::share::Share;
 use witness::witness::tally::Tally;
 use witness::witness::worker::{Common, Step, Worker};
-use witness::witness::{frequency, timer};
+use witness::witness::{frequency, ipi, timer};
 
 const PAGE: u64 = PAGE_BYTES as u64;
 
@@ -43,6 +43,8 @@ static JOB: AtomicPtr<Job> = AtomicPtr::new(core::ptr::null_mut());
 struct Job {
     memory: Memory,
     cpus: u64,
+    /// LAPIC identifiers of the CPUs, by number.
+    apics: Vec<u8, CPUS_MAX>,
     kvmclock: bool,
     tsc_hz: u64,
     settings: Settings,
@@ -99,6 +101,7 @@ extern "C" fn witness_main(start_info: u64, first_tsc: u64) -> ! {
     let recipe = Recipe { seed: settings.seed, content: settings.content, write: settings.write };
     let memory = estate.memory(pages(settings.own), recipe);
     let cpus = 1 + wake(&others, &estate, tsc_hz, serial);
+    let apics: Vec<u8, CPUS_MAX> = core::iter::once(timer::id()).chain(others).take(cpus as usize).collect();
     serial.put(&line(format_args!(
         "start pages={} cpus={cpus} tsc_hz={tsc_hz} source={source:?} kvmclock={} cmdline={cmdline}",
         memory.pages(),
@@ -106,7 +109,7 @@ extern "C" fn witness_main(start_info: u64, first_tsc: u64) -> ! {
     )));
     let power = Power::new(&platform, settings.s5);
     let devices = devices(&platform, &settings, tsc_hz, first_tsc, serial);
-    serve(Job { memory, cpus, kvmclock, tsc_hz, settings }, power, devices, first_tsc, serial)
+    serve(Job { memory, cpus, apics, kvmclock, tsc_hz, settings }, power, devices, first_tsc, serial)
 }
 
 /// The journal on the first disk and the echo on the first network interface, as far as they are asked for and possible.
@@ -223,6 +226,7 @@ fn work(job: &Job, cpu: u64, registers: Registers, mut attend: impl FnMut(&mut W
     let share = Share { cpu, cpus: job.cpus };
     let mut worker = Worker::new(&job.memory, share, &COMMON, &TALLIES[index], Tsc, job.tsc_hz);
     let (mut looked, mut checked) = (Tsc.read(), Tsc.read());
+    let mut ring = ipi::Ring::new(cpu, &job.apics);
     let mut timer = timer::Watch::new(cpu, job.tsc_hz);
     loop {
         let step = worker.step();
@@ -231,6 +235,9 @@ fn work(job: &Job, cpu: u64, registers: Registers, mut attend: impl FnMut(&mut W
         if worker.now().wrapping_sub(looked) > job.tsc_hz / 100 {
             looked = worker.now();
             timer.look();
+            worker.look();
+            ring.look();
+            registers.check_x87();
             worker.look();
         }
         if worker.now().wrapping_sub(checked) > job.tsc_hz {

@@ -169,6 +169,19 @@ impl Guest {
         self.line(answer)
     }
 
+    /// Waits until each CPU has been called so many times.
+    fn wait_for_ipis(&mut self, ipis: u64) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let record = self.ask("r", "t=");
+            if value(&record, "ipis") >= ipis {
+                return;
+            }
+            assert!(Instant::now() < deadline, "a CPU is not called any more, {ipis} are due: {record}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     fn event(&mut self) -> Event {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -241,7 +254,8 @@ fn value(line: &str, key: &str) -> u64 {
 }
 
 fn assert_all_is_well(record: &str) {
-    for key in ["bad", "tsc_back", "clock_back", "timer_back", "registers_bad", "lost_lines"] {
+    for key in ["bad", "tsc_back", "clock_back", "timer_back", "registers_bad", "lost_lines", "ipis_lost", "ipis_extra"]
+    {
         assert_eq!(value(record, key), 0, "{record}");
     }
 }
@@ -253,12 +267,16 @@ fn move_ten_times(cpus: u8, command_line: &str) {
     let (mut dirtied, mut ticks) = (0, 0);
     for hop in 0..10 {
         guest.ask("g", "ok g");
+        let ipis = value(&guest.ask("r", "t="), "ipis");
         guest = guest.moved(0, |_, _, _| ());
         let audit = guest.ask("v", "audit ");
         assert_eq!((value(&audit, "bad"), value(&audit, "versions")), (0, value(&audit, "versions_due")), "{audit}");
         let record = guest.ask("r", "t=");
         assert_all_is_well(&record);
         assert!(value(&record, "dirtied") > dirtied && value(&record, "ticks") > ticks, "hop {hop}: {record}");
+        if cpus > 1 {
+            guest.wait_for_ipis(ipis + 2);
+        }
         (dirtied, ticks) = (value(&record, "dirtied"), value(&record, "ticks"));
         eprintln!("hop {hop}: the guest felt {} us", value(&record, "gap_max_us"));
     }

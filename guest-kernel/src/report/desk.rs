@@ -11,7 +11,7 @@ use crate::report::serial::Serial;
 use crate::report::settings::{Settings, pages};
 use crate::ring0::descriptors::CPUS_MAX;
 use crate::ring0::gate;
-use crate::ring0::stubs::{TICKS, Ticks};
+use crate::ring0::stubs::{IPIS, TICKS, Ticks};
 use crate::witness::clock::{KvmClocks, Tsc};
 use crate::witness::echo::server::Server;
 use crate::witness::journal::keeper::Keeper;
@@ -244,6 +244,8 @@ impl<'a> Desk<'a> {
         let (dirtied, verified) = (sum(|tally| tally.dirtied.load(Relaxed)), sum(|tally| tally.verified.load(Relaxed)));
         let gaps = machine.tallies.iter().map(|tally| tally.gap.take());
         let (gap, gap_max) = gaps.fold((0, 0), |longest, gap| (gap.0.max(longest.0), gap.1.max(longest.1)));
+        let taken = IPIS.iter().take(machine.tallies.len()).map(|ipis| ipis.count.load(Relaxed));
+        let [ipis_lost, ipis_extra] = crate::witness::ipi::faults();
         let passed_us = microseconds(now.saturating_sub(self.reported)).max(1);
         Record {
             t_ms: microseconds(now.saturating_sub(machine.first_tsc)) / 1000,
@@ -266,6 +268,9 @@ impl<'a> Desk<'a> {
             tick_gap_us: microseconds(self.ticks().map(|ticks| ticks.gap.swap(0, Relaxed)).max().unwrap_or(0)),
             registers_bad: crate::witness::cpu::registers_bad(),
             register_last: crate::witness::cpu::register_last(),
+            ipis: taken.min().unwrap_or(0),
+            ipis_lost,
+            ipis_extra,
             lost_lines: self.serial.lost_lines(),
             journal: self.devices.journal.as_ref().map(|journal| (journal.counts(), journal.wait_ms(now))),
             echo: self.devices.echo.as_ref().map(Server::answered),
