@@ -23,10 +23,7 @@ fn a_connection_outlasts_moves_without_a_byte_lost_and_datagrams_come_once_and_i
     datastore.add("talker", 1, "32 MiB", cmdline, "stun_ms_max = 5000");
     let disk = datastore.add_disk("talker");
     datastore.add_nic("talker", "lan");
-    let hosts = [0, 1].map(|end| Host::boot_at_with(&datastore, &cable, end, NETWORK));
-    for (host, other) in [(&hosts[0], "host-b"), (&hosts[1], "host-a")] {
-        wait("the hosts know each other", || line(&host.ask("host list").1).contains(other));
-    }
+    let hosts = Host::boot_two_with(&datastore, &cable, NETWORK);
     hosts[0].done("vm start talker");
     hosts[0].serial("talker").wait_for("witness: ready");
     wait("nothing stands in the way", || hosts[0].ask("vm migrate talker host-b --check").0 == 0);

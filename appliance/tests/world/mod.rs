@@ -327,7 +327,12 @@ impl Host {
 
     /// Boots one host at each end of a cable, which know each other.
     pub(crate) fn boot_two(datastore: &Datastore, cable: &Cable) -> [Self; 2] {
-        let hosts = [0, 1].map(|end| Self::boot_at(datastore, cable, end));
+        Self::boot_two_with(datastore, cable, "")
+    }
+
+    /// The same with more in the configuration of both.
+    pub(crate) fn boot_two_with(datastore: &Datastore, cable: &Cable, more: &str) -> [Self; 2] {
+        let hosts = [0, 1].map(|end| Self::boot_at_with(datastore, cable, end, more));
         for (host, other) in [(&hosts[0], "host-b"), (&hosts[1], "host-a")] {
             wait("the hosts know each other", || line(&host.ask("host list").1).contains(other));
         }

@@ -3,7 +3,7 @@
 use crate::witness::echo::message::Message;
 
 /// Most requests that are judged.
-pub const REQUESTS_MAX: u64 = 1 << 17;
+pub const REQUESTS_MAX: u64 = 1 << 18;
 
 /// What came of the requests so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
