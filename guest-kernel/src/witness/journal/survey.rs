@@ -114,7 +114,8 @@ impl Survey {
         self.all().filter_map(|(_, found)| found.newest()).map(|record| record.number).max().unwrap_or(0)
     }
 
-    /// The highest number up to which, by the records themselves, everything was flushed.
+    /// The highest number up to which, by the records themselves, everything was flushed. Of a disk that was written while
+    /// it was read this may be more than the slots that were read first show: it has to be read once more then.
     pub fn flushed(&self) -> u64 {
         self.all().filter_map(|(_, found)| found.newest()).map(|record| record.flushed).max().unwrap_or(0)
     }
