@@ -585,6 +585,21 @@ mod tests {
     }
 
     #[test]
+    fn what_was_not_flushed_is_written_again_so_that_no_hole_stays() {
+        let mut disk = Disk::new();
+        // The host died when 20 was written and 19 was not.
+        for number in (1..=18).chain([20]) {
+            let flushed = if number > 16 { 16 } else { 0 };
+            Record { number, flushed, seed: 7 }.write(&mut disk.slots[number as usize % SLOTS]);
+        }
+        let mut ledger = Ledger::new(SLOTS, 7);
+        disk.work(&mut ledger, SLOTS);
+        assert_eq!(ledger.take_start().map(|start| (start.newest, start.flushed, start.bad)), Some((20, 16, 0)));
+        let Some(Order::Write { record, .. }) = ledger.order(true) else { panic!("a record is due") };
+        assert_eq!(record.number, 17);
+    }
+
+    #[test]
     fn a_disk_that_holds_something_else_is_not_touched() {
         let (mut ledger, mut disk) = (Ledger::new(SLOTS, 7), Disk::new());
         disk.slots[9][0] = 0x1234;
