@@ -5,6 +5,7 @@ mod world;
 use godwit::api::host::{HostAnswer, VmHolder, VmState};
 use model::receipt::Verdict;
 use world::command::Command;
+use world::journal::judge;
 use world::{Cable, Datastore, Host, finish, freeze_all, line, wait};
 
 /// Moves of each VM.
@@ -32,14 +33,15 @@ impl Vm {
 }
 
 #[test]
-fn thirty_two_moves_of_four_vms_at_once_lose_no_page_and_leave_nothing_over() {
+fn thirty_two_moves_of_four_vms_at_once_lose_no_page_and_no_record_and_leave_nothing_over() {
     let Some(datastore) = Datastore::with_witness("many") else { return };
     let Some(cable) = Cable::lay("many") else { return };
     for Vm { name, cpus, verify, .. } in VMS {
         // They nap when nothing is due, so that twelve vCPUs leave something of two processors to the hosts.
-        let cmdline = format!("seed={} rate=500 set=8M scan=500 nap=on report_ms=500", name.len());
+        let cmdline = format!("seed={} rate=500 set=8M scan=500 nap=on report_ms=500 journal=200", name.len());
         datastore.add(name, cpus, "32 MiB", &cmdline, &format!("verify = \"{verify}\"\nstun_ms_max = 5000"));
     }
+    let disks = VMS.map(|vm| datastore.add_disk(vm.name));
     let hosts = Host::boot_two(&datastore, &cable);
     // A VM that was started and is gone again: from here on everything that is made once was made.
     hosts[0].done("vm start one");
@@ -81,11 +83,14 @@ fn thirty_two_moves_of_four_vms_at_once_lose_no_page_and_leave_nothing_over() {
         }
     }
 
-    for vm in VMS {
+    let mut flushed = Vec::new();
+    for (vm, disk) in VMS.iter().zip(&disks) {
         if vm.paused {
             hosts[0].done(&format!("vm resume {}", vm.name));
         }
-        hosts[0].serial(vm.name).audit_whole(vm.name);
+        let mut serial = hosts[0].serial(vm.name);
+        serial.audit_whole(vm.name);
+        flushed.push(serial.journal_whole(vm.name, disk, 1));
     }
     for vm in VMS {
         hosts[0].done(&format!("vm kill {}", vm.name));
@@ -94,6 +99,7 @@ fn thirty_two_moves_of_four_vms_at_once_lose_no_page_and_leave_nothing_over() {
         wait("nobody holds its lease", || hosts.iter().all(|host| host.vm(vm.name).holder == VmHolder::Nobody));
         assert_eq!(hosts[0].state(vm.name), VmState::Stopped);
     }
+    disks.iter().zip(flushed).for_each(|(disk, flushed)| judge(disk, flushed));
     for (host, before) in hosts.iter().zip(&before) {
         host.lets_go_of_all_since(before);
     }

@@ -3,12 +3,15 @@
 
 mod world;
 
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use godwit::api::host::{HostAnswer, VmHolder, VmState};
 use model::receipt::Verdict;
 use sim::rng::Rng;
 use world::command::Command;
+use world::echo::{EchoClient, Heard};
 use world::{Cable, Datastore, Host, kill, line, wait};
 
 /// Moves where nothing else is asked for.
@@ -24,6 +27,11 @@ const NAMES: [&str; 2] = ["host-a", "host-b"];
 
 const VMS: [(&str, u8, &str); 4] =
     [("one", 1, "audit"), ("two", 2, "full"), ("eight", 8, "audit"), ("other", 1, "transfer")];
+
+/// The VM that a client outside talks to.
+const TALKER: usize = 0;
+const TALKS_AT: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
+const NETWORK: &str = "[vswitch.gwlan]\nuplink = \"gwup\"\n[port_group.lan]\nvswitch = \"gwlan\"\n";
 
 /// What is done while VMs move.
 #[derive(Clone, Copy, Debug)]
@@ -44,32 +52,58 @@ enum Disturbance {
 struct World {
     hosts: [Host; 2],
     cable: Cable,
+    /// Where the client of the talker's echo is.
+    namespace: String,
     _datastore: Datastore,
+    disks: [PathBuf; VMS.len()],
+    /// Up to which record each VM's journal was flushed when it was looked at last.
+    flushed: [u64; VMS.len()],
     rng: Rng,
     /// On which host each VM runs.
     place: [usize; VMS.len()],
     /// How many moves ended so.
     moved: u64,
     not_moved: u64,
-    /// How many VMs had to be started again, because their monitor was killed.
-    started_again: u64,
+    /// How often each VM had to be started again, because its monitor was killed.
+    started_again: [u64; VMS.len()],
 }
 
 impl World {
     fn new(seed: u64) -> Option<Self> {
         let datastore = Datastore::with_witness("seeded")?;
-        let cable = Cable::lay_through_switches("seeded", 9000)?;
+        let mut cable = Cable::lay_through_switches("seeded", 9000)?;
+        let namespace = cable.join_guests("gwup", "10.9.0.1/24");
         for (name, cpus, verify) in VMS {
             // They nap when nothing is due, so that twelve vCPUs leave something of two processors to the hosts.
-            let cmdline = format!("seed={} rate=300 set=4M scan=300 nap=on report_ms=500", name.len());
-            datastore.add(name, cpus, "32 MiB", &cmdline, &format!("verify = \"{verify}\"\nstun_ms_max = 5000"));
-            // Its lock is one that no two monitors can have.
-            datastore.add_disk(name);
+            let cmdline = format!("seed={} rate=300 set=4M scan=300 nap=on report_ms=500 journal=200", name.len());
+            let echo = if name == VMS[TALKER].0 { " echo=10.9.0.2/24" } else { "" };
+            datastore.add(
+                name,
+                cpus,
+                "32 MiB",
+                &(cmdline + echo),
+                &format!("verify = \"{verify}\"\nstun_ms_max = 5000"),
+            );
         }
-        let hosts = Host::boot_two(&datastore, &cable);
+        // Their locks are such that no two monitors can have them.
+        let disks = VMS.map(|(name, ..)| datastore.add_disk(name));
+        datastore.add_nic(VMS[TALKER].0, "lan");
+        let hosts = Host::boot_two_with(&datastore, &cable, NETWORK);
         let rng = Rng::new(seed);
-        let (moved, not_moved, started_again) = (0, 0, 0);
-        Some(Self { hosts, cable, _datastore: datastore, rng, place: [0; 4], moved, not_moved, started_again })
+        let (moved, not_moved, started_again) = (0, 0, [0; VMS.len()]);
+        Some(Self {
+            hosts,
+            cable,
+            namespace,
+            _datastore: datastore,
+            disks,
+            flushed: [0; VMS.len()],
+            rng,
+            place: [0; VMS.len()],
+            moved,
+            not_moved,
+            started_again,
+        })
     }
 
     /// Starts a VM on this host.
@@ -187,7 +221,7 @@ impl World {
                 None => {
                     let end = self.rng.index(2);
                     self.start(vm, end);
-                    self.started_again += 1;
+                    self.started_again[vm] += 1;
                 }
             }
         }
@@ -202,10 +236,23 @@ impl World {
         }
     }
 
-    /// Every page of every VM is as its guest left it, and no write of it was lost.
-    fn audit(&self) {
-        for ((name, ..), end) in VMS.iter().zip(self.place) {
-            self.hosts[end].serial(name).audit_whole(name);
+    /// Nobody who talks to a VM hears anything twice, late or of the past, and a connection ends only with its guest.
+    fn judge(&self, [udp, tcp]: [Heard; 2]) {
+        println!("UDP: {udp:?}\nTCP: {tcp:?}");
+        let ends = self.started_again[TALKER];
+        for Heard { verdict, .. } in [&udp, &tcp] {
+            assert_eq!((verdict.duplicates, verdict.reordered, verdict.strange), (0, 0, 0), "{verdict:?}");
+            assert!(verdict.clock_back <= ends, "{verdict:?}, started again {ends} times");
+        }
+        assert!(tcp.connections <= 1 + ends && tcp.verdict.losses <= ends, "{tcp:?}, started again {ends} times");
+    }
+
+    /// Every page of every VM is as its guest left it, and no write of it was lost, in its memory or on its disk.
+    fn audit(&mut self) {
+        for (vm, (name, ..)) in VMS.iter().enumerate() {
+            let mut serial = self.hosts[self.place[vm]].serial(name);
+            serial.audit_whole(name);
+            self.flushed[vm] = serial.journal_whole(name, &self.disks[vm], self.flushed[vm]);
         }
     }
 }
@@ -215,7 +262,7 @@ fn asked_for(variable: &str, otherwise: u64) -> u64 {
 }
 
 #[test]
-fn whatever_disturbs_moves_each_vm_runs_on_one_host_with_every_page_and_nothing_is_left_over() {
+fn whatever_disturbs_moves_each_vm_runs_on_one_host_with_every_page_and_record_and_nothing_is_left_over() {
     let (moves, seed) = (asked_for("GODWIT_MOVES", MOVES), asked_for("GODWIT_SEED", SEED));
     println!("{moves} moves from seed {seed}");
     let Some(mut world) = World::new(seed) else { return };
@@ -227,16 +274,20 @@ fn whatever_disturbs_moves_each_vm_runs_on_one_host_with_every_page_and_nothing_
     let before = world.hosts.each_ref().map(Host::held_at_rest);
 
     (0..VMS.len()).for_each(|vm| world.start(vm, 0));
+    let client = EchoClient::start(&world.namespace, TALKS_AT);
     let mut rounds = 0;
     while world.moved + world.not_moved < moves {
         world.round();
         rounds += 1;
         if rounds % 5 == 0 {
             world.audit();
+            client.wait_for_answers();
         }
     }
     world.audit();
-    println!("{} moved, {} did not, {} started again", world.moved, world.not_moved, world.started_again);
+    client.wait_for_answers();
+    println!("{} moved, {} did not, {:?} started again", world.moved, world.not_moved, world.started_again);
+    world.judge(client.end());
 
     for (vm, (name, ..)) in VMS.iter().enumerate() {
         world.hosts[world.place[vm]].done(&format!("vm kill {name}"));

@@ -4,26 +4,30 @@ use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicPtr, Ordering::Acquire, Ordering::Release};
 
 use heapless::{String, Vec};
+use virtio_drivers::transport::DeviceType;
 
 use witness::boot::acpi::{PROCESSORS_MAX, Platform};
 use witness::boot::power::Power;
 use witness::boot::processors::{self, Seat};
 use witness::boot::start_info::{CMDLINE_MAX, RANGES_MAX, Range, StartInfo};
 use witness::boot::{entry, paging};
-use witness::report::desk::{Desk, Machine};
+use witness::report::desk::{Desk, Devices, Machine};
 use witness::report::record::line;
 use witness::report::serial::Serial;
 use witness::report::settings::{Settings, pages};
 use witness::ring0::descriptors::CPUS_MAX;
 use witness::ring0::{descriptors, gate};
+use witness::virtio::bus::Bus;
 use witness::witness::clock::{Counter, KvmClock, KvmClocks, Tsc};
 use witness::witness::content::{PAGE_BYTES, Recipe};
 use witness::witness::cpu::Registers;
+use witness::witness::echo::server::Server;
+use witness::witness::journal::keeper::Keeper;
 use witness::witness::memory::{Memory, REGIONS_MAX, Region, regions};
 use witness::witness::share::Share;
 use witness::witness::tally::Tally;
 use witness::witness::worker::{Common, Step, Worker};
-use witness::witness::{frequency, timer};
+use witness::witness::{frequency, ipi, timer};
 
 const PAGE: u64 = PAGE_BYTES as u64;
 
@@ -39,6 +43,8 @@ static JOB: AtomicPtr<Job> = AtomicPtr::new(core::ptr::null_mut());
 struct Job {
     memory: Memory,
     cpus: u64,
+    /// LAPIC identifiers of the CPUs, by number.
+    apics: Vec<u8, CPUS_MAX>,
     kvmclock: bool,
     tsc_hz: u64,
     settings: Settings,
@@ -95,13 +101,43 @@ extern "C" fn witness_main(start_info: u64, first_tsc: u64) -> ! {
     let recipe = Recipe { seed: settings.seed, content: settings.content, write: settings.write };
     let memory = estate.memory(pages(settings.own), recipe);
     let cpus = 1 + wake(&others, &estate, tsc_hz, serial);
+    let apics: Vec<u8, CPUS_MAX> = core::iter::once(timer::id()).chain(others).take(cpus as usize).collect();
     serial.put(&line(format_args!(
         "start pages={} cpus={cpus} tsc_hz={tsc_hz} source={source:?} kvmclock={} cmdline={cmdline}",
         memory.pages(),
         if kvmclock { "on" } else { "off" },
     )));
     let power = Power::new(&platform, settings.s5);
-    serve(Job { memory, cpus, kvmclock, tsc_hz, settings }, power, first_tsc, serial)
+    let devices = devices(&platform, &settings, tsc_hz, first_tsc, serial);
+    serve(Job { memory, cpus, apics, kvmclock, tsc_hz, settings }, power, devices, first_tsc, serial)
+}
+
+/// The journal on the first disk and the echo on the first network interface, as far as they are asked for and possible.
+fn devices(platform: &Platform, settings: &Settings, tsc_hz: u64, first_tsc: u64, serial: &mut Serial) -> Devices {
+    let mut devices = Devices { journal: None, echo: None };
+    if settings.journal.is_none() && settings.echo.is_none() {
+        return devices;
+    }
+    // SAFETY: what ACPI says of it; this is the one place that looks at the bus.
+    let mut bus = platform.ecam.map(|ecam| unsafe { Bus::look(ecam) });
+    let mut first = |kind| bus.as_mut().and_then(|bus| bus.first(kind));
+    if let Some(rate) = settings.journal {
+        match first(DeviceType::Block).map(|disk| Keeper::new(disk, settings.seed, rate, tsc_hz, Tsc.read())) {
+            Some(Ok(keeper)) => devices.journal = Some(keeper),
+            Some(Err(error)) => serial.put(&line(format_args!("error no journal on the first disk: {error}"))),
+            None => serial.put(&line(format_args!("error no journal: there is no virtio disk on PCI bus 0"))),
+        }
+    }
+    if let Some(address) = settings.echo {
+        // SAFETY: this is the one place that makes a server, and it runs once.
+        let server = |nic| unsafe { Server::new(nic, address, tsc_hz, first_tsc) };
+        match first(DeviceType::Network).map(server) {
+            Some(Ok(server)) => devices.echo = Some(server),
+            Some(Err(error)) => serial.put(&line(format_args!("error no echo on the first NIC: {error}"))),
+            None => serial.put(&line(format_args!("error no echo: there is no virtio NIC on PCI bus 0"))),
+        }
+    }
+    devices
 }
 
 fn kvmclock_page(cpu: usize) -> *const KvmClock {
@@ -137,7 +173,7 @@ fn wake(others: &[u8], estate: &Estate, tsc_hz: u64, serial: &mut Serial) -> u64
 }
 
 /// The work of the first CPU: its share, and the desk.
-fn serve(mut job: Job, power: Power, first_tsc: u64, serial: &mut Serial) -> ! {
+fn serve(mut job: Job, power: Power, devices: Devices, first_tsc: u64, serial: &mut Serial) -> ! {
     let orders = &COMMON.orders;
     orders.set_pattern(job.settings.pattern);
     orders.set_verify(job.settings.verify);
@@ -159,7 +195,7 @@ fn serve(mut job: Job, power: Power, first_tsc: u64, serial: &mut Serial) -> ! {
     let registers = Registers::put(job.settings.seed);
     let (msrs, debug, avx) = (registers.msrs(), registers.debug(), registers.avx());
     serial.put(&line(format_args!("registers msrs={msrs} debug={debug} avx={avx}")));
-    let mut desk = Desk::new(machine, serial, job.settings.clone(), Tsc.read());
+    let mut desk = Desk::new(machine, serial, job.settings.clone(), devices, Tsc.read());
     work(job, 0, registers, |worker, clock| desk.serve(worker, clock))
 }
 
@@ -190,6 +226,7 @@ fn work(job: &Job, cpu: u64, registers: Registers, mut attend: impl FnMut(&mut W
     let share = Share { cpu, cpus: job.cpus };
     let mut worker = Worker::new(&job.memory, share, &COMMON, &TALLIES[index], Tsc, job.tsc_hz);
     let (mut looked, mut checked) = (Tsc.read(), Tsc.read());
+    let mut ring = ipi::Ring::new(cpu, &job.apics);
     let mut timer = timer::Watch::new(cpu, job.tsc_hz);
     loop {
         let step = worker.step();
@@ -198,6 +235,9 @@ fn work(job: &Job, cpu: u64, registers: Registers, mut attend: impl FnMut(&mut W
         if worker.now().wrapping_sub(looked) > job.tsc_hz / 100 {
             looked = worker.now();
             timer.look();
+            worker.look();
+            ring.look();
+            registers.check_x87();
             worker.look();
         }
         if worker.now().wrapping_sub(checked) > job.tsc_hz {

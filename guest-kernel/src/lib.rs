@@ -10,7 +10,8 @@
 //!
 //! - [`boot`]: from the loader's hand-over to Rust in ring 3; what the platform says about itself.
 //! - [`ring0`]: descriptors, stubs and the gate.
-//! - [`witness`]: the work: memory, clocks, processors.
+//! - [`virtio`]: disks and other devices.
+//! - [`witness`]: the work: memory, clocks, processors, disk.
 //! - [`report`]: the serial line: settings, commands, records.
 
 #![cfg_attr(not(test), no_std)]
@@ -19,4 +20,6 @@ pub mod boot;
 pub mod report;
 #[cfg(target_os = "none")]
 pub mod ring0;
+#[cfg(target_os = "none")]
+pub mod virtio;
 pub mod witness;

@@ -11,6 +11,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
+use witness::witness::journal::survey::Survey;
+
 /// Far more than anything here takes on a loaded machine.
 const BOUND: Duration = Duration::from_secs(120);
 
@@ -166,7 +168,8 @@ fn value(line: &str, key: &str) -> u64 {
 }
 
 fn assert_all_is_well(record: &str) {
-    for key in ["bad", "tsc_back", "clock_back", "timer_back", "registers_bad", "lost_lines"] {
+    for key in ["bad", "tsc_back", "clock_back", "timer_back", "registers_bad", "lost_lines", "ipis_lost", "ipis_extra"]
+    {
         assert_eq!(value(record, key), 0, "{record}");
     }
 }
@@ -216,6 +219,40 @@ fn every_processor_dirties_and_verifies_its_share() {
     let record = machine.ask("r", "t=");
     assert_all_is_well(&record);
     assert!(value(&record, "passes") > 0 && value(&record, "dirtied") > 0, "{record}");
+    assert!(value(&record, "ipis") > 0, "they call each other: {record}");
+}
+
+#[test]
+fn a_journal_is_kept_on_a_disk_read_back_and_found_by_the_next_guest() {
+    if !qemu_is_there() {
+        return;
+    }
+    let _turn = turn();
+    let folder = Folder::new("journal");
+    let disk = folder.0.join("disk");
+    fs::File::create(&disk).and_then(|file| file.set_len(256 << 10)).expect("the folder is writable");
+    let drive = format!("file={},format=raw,if=none,id=disk", disk.display());
+    let options = ["-m", "64", "-drive", &drive, "-device", "virtio-blk-pci,drive=disk,disable-legacy=on"];
+    let cmdline = "rate=100 set=1M scan=1000 report_ms=0 journal=max";
+    let mut machine = Machine::start(&folder, "first", &options, cmdline);
+    let start = machine.line("journal start ");
+    assert_eq!((value(&start, "slots"), value(&start, "newest"), value(&start, "bad")), (64, 0, 0), "{start}");
+    machine.line("ready ");
+    machine.ask("j", "journal audit ");
+    let audit = machine.ask("j", "journal audit ");
+    assert_eq!((value(&audit, "bad"), value(&audit, "unanswered")), (0, 0), "{audit}");
+    drop(machine);
+    let survey = Survey::of(&fs::read(&disk).expect("it is there")).expect("large enough");
+    let flushed = value(&audit, "flushed").max(survey.flushed());
+    assert_eq!(survey.damages(flushed).collect::<Vec<_>>(), []);
+    // One record is lost while nobody looks.
+    let file = OpenOptions::new().write(true).open(&disk).expect("it is there");
+    file.write_all_at(&[0; 4096], survey.flushed() % 64 * 4096).expect("written");
+    let machine = Machine::start(&folder, "second", &options, cmdline);
+    let start = machine.line("journal start ");
+    assert_eq!(value(&start, "bad"), 1, "{start}");
+    let damage = machine.line("journal damage ");
+    assert!(damage.ends_with("like=zero") && value(&damage, "record") == survey.flushed(), "{damage}");
 }
 
 #[test]

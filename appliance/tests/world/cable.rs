@@ -173,6 +173,24 @@ impl Cable {
         assert!([name, far.as_str()].iter().all(|link| ip(&["-n", namespace, "link", "set", link, "up"])));
     }
 
+    /// Gives both ends a further NIC for a vswitch, and joins these in a namespace of their own whose kernel has this address
+    /// in the guests' network; its name.
+    pub(crate) fn join_guests(&mut self, uplink: &str, address: &str) -> String {
+        let outside = Self::namespaces(&format!("{}-o", self.name), &["o"]);
+        let namespace = outside.expect("others could be made before").namespaces.remove(0);
+        assert!(ip(&["-n", &namespace, "link", "add", "lan", "type", "bridge"]));
+        assert!(ip(&["-n", &namespace, "address", "add", address, "dev", "lan"]));
+        assert!(ip(&["-n", &namespace, "link", "set", "lan", "up"]));
+        for (end, port) in [(0, "port-a"), (1, "port-b")] {
+            let nic = ["-n", &self.namespaces[end], "link", "add", uplink, "type", "veth", "peer", "name", port];
+            assert!(ip(&[&nic[..], &["netns", &namespace]].concat()), "a veth pair");
+            assert!(ip(&["-n", &self.namespaces[end], "link", "set", uplink, "up"]));
+            assert!(ip(&["-n", &namespace, "link", "set", port, "master", "lan", "up"]));
+        }
+        self.namespaces.push(namespace.clone());
+        namespace
+    }
+
     /// Sets what one end's NIC carries.
     pub(crate) fn set_mtu(&self, end: usize, mtu: u16) {
         assert!(ip(&["-n", &self.namespaces[end], "link", "set", "mig0", "mtu", &mtu.to_string()]));

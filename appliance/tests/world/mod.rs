@@ -1,10 +1,12 @@
 //! Hosts of a test: the roles as processes of this machine, on a datastore that is a folder. [`cable`] is what lies between
-//! them, [`lease_line`] what lies between a host and its lease role, [`command`] a command under way, [`leftovers`] what a
+//! them, [`lease_line`] what lies between a host and its lease role, [`command`] a command under way, [`echo`] who talks to a witness, [`journal`] what a witness writes to its disk, [`leftovers`] what a
 //! host holds that it should let go of, [`mount`] a file system under a datastore.
 #![allow(dead_code, reason = "each test file uses its part of the world")]
 
 pub(crate) mod cable;
 pub(crate) mod command;
+pub(crate) mod echo;
+pub(crate) mod journal;
 pub(crate) mod lease_line;
 pub(crate) mod leftovers;
 pub(crate) mod mount;
@@ -93,6 +95,13 @@ impl Datastore {
         let text = std::fs::read_to_string(&config).expect("it is there");
         std::fs::write(&config, format!("{text}[[disk]]\nfile = \"disk.img\"\n")).expect("written");
         disk
+    }
+
+    /// Gives a VM a network interface in a port group.
+    pub(crate) fn add_nic(&self, name: &str, port_group: &str) {
+        let config = self.path(&format!("vms/{name}/vm.toml"));
+        let text = std::fs::read_to_string(&config).expect("it is there");
+        std::fs::write(&config, format!("{text}[[nic]]\nport_group = \"{port_group}\"\n")).expect("written");
     }
 
     /// The place of a file or folder there.
@@ -318,7 +327,12 @@ impl Host {
 
     /// Boots one host at each end of a cable, which know each other.
     pub(crate) fn boot_two(datastore: &Datastore, cable: &Cable) -> [Self; 2] {
-        let hosts = [0, 1].map(|end| Self::boot_at(datastore, cable, end));
+        Self::boot_two_with(datastore, cable, "")
+    }
+
+    /// The same with more in the configuration of both.
+    pub(crate) fn boot_two_with(datastore: &Datastore, cable: &Cable, more: &str) -> [Self; 2] {
+        let hosts = [0, 1].map(|end| Self::boot_at_with(datastore, cable, end, more));
         for (host, other) in [(&hosts[0], "host-b"), (&hosts[1], "host-a")] {
             wait("the hosts know each other", || line(&host.ask("host list").1).contains(other));
         }
@@ -633,13 +647,18 @@ impl Serial {
 
     /// Waits until the guest has verified all its memory once, from now on, and gives what it says of it.
     pub(crate) fn audit(&mut self) -> String {
-        static AUDITS: AtomicU32 = AtomicU32::new(200);
-        // What the port keeps of earlier output may hold an earlier audit: a word that was never said marks the start.
-        let mark = format!("report_ms {}", AUDITS.fetch_add(1, Ordering::Relaxed));
+        self.asked("v", "witness: audit ")
+    }
+
+    /// Types a command and waits for its answer; what follows these words in its line.
+    fn asked(&mut self, command: &str, answer: &str) -> String {
+        static MARKS: AtomicU32 = AtomicU32::new(200);
+        // What the port keeps of earlier output may hold an earlier answer: a word that was never said marks the start.
+        let mark = format!("report_ms {}", MARKS.fetch_add(1, Ordering::Relaxed));
         self.type_line(&mark);
         self.wait_for(&format!("witness: ok {mark}"));
-        self.type_line("v");
-        self.wait_for("witness: audit ");
+        self.type_line(command);
+        self.wait_for(answer);
         let deadline = Instant::now() + BOUND;
         while !self.seen.contains('\n') {
             self.hear(deadline, "the end of a line");

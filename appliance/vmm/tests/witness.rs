@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 
 use model::cpu_report::Baseline;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use vmm::machine::{Event, Machine, MachineSpec, Resources};
+use vmm::machine::{DiskSpec, Event, Machine, MachineSpec, Resources};
 use vmm::memory::DirtyBitmap;
+use witness_kernel::witness::journal::survey::Survey;
 
 const PAGE_BYTES: u64 = 4096;
 const MEMORY_BYTES: u64 = 64 << 20;
+const JOURNAL_BYTES: u64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Copying goes on while a round leaves more pages than this, as long as there are rounds.
 const REST_PAGES: u64 = 500;
@@ -57,6 +59,37 @@ fn kvm() -> Option<OwnedFd> {
     }
 }
 
+/// A file for the journal, removed at the end.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn new(name: &str) -> Self {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}.journal", std::process::id()));
+        File::create(&path).unwrap().set_len(JOURNAL_BYTES).unwrap();
+        Self(path)
+    }
+
+    fn open(&self) -> File {
+        File::options().read(true).write(true).open(&self.0).unwrap()
+    }
+
+    /// Everything up to `flushed` is there, as the file has it; gives the highest number that is there.
+    fn judge(&self, flushed: u64) -> u64 {
+        let read = || Survey::of(&std::fs::read(&self.0).unwrap()).expect("a journal");
+        // A guest that writes meanwhile may flush more than the part shows that was read first: it is read once more.
+        let flushed = read().flushed().max(flushed);
+        let survey = read();
+        assert_eq!(survey.damages(flushed).collect::<Vec<_>>(), [], "of what was flushed up to {flushed}");
+        survey.newest()
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 /// A machine, its memory, and what its guest has said.
 struct Guest {
     machine: Machine,
@@ -67,16 +100,17 @@ struct Guest {
 }
 
 impl Guest {
-    fn empty(cpus: u8) -> Option<Self> {
+    fn empty(cpus: u8, has_disk: bool) -> Option<Self> {
         let kvm = kvm()?;
         let memory = memfd_create("memory", MemfdFlags::CLOEXEC).unwrap();
         ftruncate(&memory, MEMORY_BYTES).unwrap();
         let own = File::from(memory.try_clone().unwrap());
+        let disk = DiskSpec { capacity_bytes: JOURNAL_BYTES, read_only: false, serial: "journal".into() };
         let spec = MachineSpec {
             cpus,
             memory_bytes: MEMORY_BYTES,
             cpu_baseline: Baseline::Host,
-            disks: vec![],
+            disks: if has_disk { vec![disk] } else { vec![] },
             nics: vec![],
             rng: false,
         };
@@ -86,7 +120,13 @@ impl Guest {
 
     /// A witness at work, all of its pages filled.
     fn ready(cpus: u8, command_line: &str) -> Option<Self> {
-        let mut guest = Self::empty(cpus)?;
+        Self::ready_with(cpus, None, command_line)
+    }
+
+    /// The same with a journal on this disk.
+    fn ready_with(cpus: u8, disk: Option<&Disk>, command_line: &str) -> Option<Self> {
+        let mut guest = Self::empty(cpus, disk.is_some())?;
+        disk.into_iter().for_each(|disk| guest.machine.attach_disk(0, disk.open()).unwrap());
         guest.machine.load(kernel(), None, command_line).unwrap();
         guest.machine.start().unwrap();
         let start = guest.line("start ");
@@ -131,6 +171,19 @@ impl Guest {
         self.line(answer)
     }
 
+    /// Waits until each CPU has been called so many times.
+    fn wait_for_ipis(&mut self, ipis: u64) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let record = self.ask("r", "t=");
+            if value(&record, "ipis") >= ipis {
+                return;
+            }
+            assert!(Instant::now() < deadline, "a CPU is not called any more, {ipis} are due: {record}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     fn event(&mut self) -> Event {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -152,7 +205,8 @@ impl Guest {
     /// stun waits until the rest has `rest_min` pages; `lose` gets source and destination, and may take pages out of the
     /// last copy.
     fn moved(self, rest_min: u64, lose: impl Fn(&Self, &Self, &DirtyBitmap)) -> Self {
-        let mut destination = Self::empty(self.machine.spec().cpus).unwrap();
+        let has_disk = !self.machine.spec().disks.is_empty();
+        let mut destination = Self::empty(self.machine.spec().cpus, has_disk).unwrap();
         let bitmap = DirtyBitmap::new(self.machine.layout().pages()).unwrap();
         let copy = |source: &Self| {
             let mut buffer = Vec::new();
@@ -183,6 +237,9 @@ impl Guest {
         lose(&source, &destination, &bitmap);
         copy(&source);
         destination.machine.import_state(&state).unwrap();
+        if has_disk {
+            destination.machine.attach_disk(0, source.machine.detach_disk(0).unwrap()).unwrap();
+        }
         destination.machine.resume().unwrap();
         destination.heard = source.heard;
         destination.partial = source.partial;
@@ -199,7 +256,8 @@ fn value(line: &str, key: &str) -> u64 {
 }
 
 fn assert_all_is_well(record: &str) {
-    for key in ["bad", "tsc_back", "clock_back", "timer_back", "registers_bad", "lost_lines"] {
+    for key in ["bad", "tsc_back", "clock_back", "timer_back", "registers_bad", "lost_lines", "ipis_lost", "ipis_extra"]
+    {
         assert_eq!(value(record, key), 0, "{record}");
     }
 }
@@ -211,12 +269,16 @@ fn move_ten_times(cpus: u8, command_line: &str) {
     let (mut dirtied, mut ticks) = (0, 0);
     for hop in 0..10 {
         guest.ask("g", "ok g");
+        let ipis = value(&guest.ask("r", "t="), "ipis");
         guest = guest.moved(0, |_, _, _| ());
         let audit = guest.ask("v", "audit ");
         assert_eq!((value(&audit, "bad"), value(&audit, "versions")), (0, value(&audit, "versions_due")), "{audit}");
         let record = guest.ask("r", "t=");
         assert_all_is_well(&record);
         assert!(value(&record, "dirtied") > dirtied && value(&record, "ticks") > ticks, "hop {hop}: {record}");
+        if cpus > 1 {
+            guest.wait_for_ipis(ipis + 2);
+        }
         (dirtied, ticks) = (value(&record, "dirtied"), value(&record, "ticks"));
         eprintln!("hop {hop}: the guest felt {} us", value(&record, "gap_max_us"));
     }
@@ -235,6 +297,47 @@ fn a_witness_on_two_vcpus_is_moved_alive_hop_after_hop() {
 #[test]
 fn a_witness_that_sleeps_between_its_ticks_wakes_after_each_hop() {
     move_ten_times(1, "rate=500 set=4M verify=off nap=on report_ms=0");
+}
+
+#[test]
+fn a_journal_that_is_written_flat_out_loses_and_doubles_nothing_hop_after_hop() {
+    let _turn = turn();
+    let disk = Disk::new("hops");
+    let words = "rate=500 set=4M scan=5000 report_ms=0 journal=max";
+    let Some(mut guest) = Guest::ready_with(1, Some(&disk), words) else { return };
+    let mut flushed = 0;
+    for hop in 0..10 {
+        guest = guest.moved(0, |_, _, _| ());
+        let audit = guest.ask("j", "journal audit ");
+        assert_eq!((value(&audit, "bad"), value(&audit, "unanswered")), (0, 0), "hop {hop}: {audit}");
+        assert!(value(&audit, "flushed") > flushed, "hop {hop}: nothing was written: {audit}");
+        flushed = value(&audit, "flushed");
+        assert!(disk.judge(flushed) >= flushed);
+    }
+    assert_eq!(value(&guest.ask("r", "t="), "journal_bad"), 0);
+    // What dies with its memory leaves what it flushed, for itself when it starts again.
+    drop(guest);
+    disk.judge(flushed);
+    let guest = Guest::ready_with(1, Some(&disk), words);
+    let audit = guest.expect("there was a first").ask("j", "journal audit ");
+    assert!(value(&audit, "bad") == 0 && value(&audit, "flushed") >= flushed, "{audit}");
+}
+
+#[test]
+fn a_record_that_a_disk_loses_behind_its_guest_is_seen_by_the_guest_and_from_outside() {
+    let _turn = turn();
+    let disk = Disk::new("lost");
+    let Some(mut guest) = Guest::ready_with(1, Some(&disk), "own=4M report_ms=0 journal=max") else { return };
+    let flushed = value(&guest.ask("j", "journal audit "), "flushed");
+    guest.ask("journal 0", "ok journal 0");
+    let flushed = value(&guest.ask("j", "journal audit "), "flushed").max(flushed);
+    let slot = flushed % (JOURNAL_BYTES / PAGE_BYTES);
+    disk.open().write_all_at(&[0; 512], slot * PAGE_BYTES).unwrap();
+    let audit = guest.ask("j", "journal audit ");
+    assert_eq!(value(&audit, "bad"), 1, "{audit}");
+    let survey = Survey::of(&std::fs::read(&disk.0).unwrap()).expect("a journal");
+    let damages: Vec<_> = survey.damages(flushed).map(|damage| (damage.slot as u64, damage.due)).collect();
+    assert_eq!(damages, [(slot, flushed)]);
 }
 
 #[test]

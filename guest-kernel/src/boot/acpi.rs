@@ -1,7 +1,7 @@
-//! Power off, reset and processors, from the ACPI tables.
+//! Power off, reset, processors and PCI's configuration space, from the ACPI tables.
 //!
 //! Source: ACPI 6.5, sections 5.2.5 (RSDP), 5.2.7 and 5.2.8 (RSDT, XSDT), 5.2.9 (FADT), 5.2.12 (MADT), 4.8.3 (PM1 registers),
-//! 4.8.3.7 (sleep control), 7.4.2 (`\_S5`), 20.2 (AML).
+//! 4.8.3.7 (sleep control), 7.4.2 (`\_S5`), 20.2 (AML); PCI Firmware 3.3, section 4.1.2 (MCFG).
 
 use heapless::Vec;
 
@@ -14,6 +14,8 @@ const FADT_RESET_SUPPORTED: u32 = 1 << 10;
 const FADT_HARDWARE_REDUCED: u32 = 1 << 20;
 /// An XSDT of more tables than this is cut off.
 const TABLES_MAX: u32 = 64;
+/// An MCFG of more entries than this is cut off.
+const MCFG_MAX: u64 = 64;
 /// A DSDT of more bytes than this is searched no further.
 const DSDT_MAX: u32 = 1 << 20;
 
@@ -55,6 +57,8 @@ pub struct Platform {
     pub button: Option<Button>,
     /// LAPIC identifiers of the processors that are enabled, in the order of the MADT; those above 254 are left out.
     pub processors: Vec<u8, PROCESSORS_MAX>,
+    /// Where the configuration space of PCI bus 0 begins, if it is in memory below 4 GiB.
+    pub ecam: Option<u64>,
 }
 
 /// Physical memory, a byte at a time.
@@ -106,6 +110,7 @@ impl Platform {
             match &view.bytes::<4>(table) {
                 b"FACP" => platform.take_fadt(&view, table),
                 b"APIC" => platform.take_madt(&view, table),
+                b"MCFG" => platform.take_mcfg(&view, table),
                 _ => {}
             }
         }
@@ -141,6 +146,13 @@ impl Platform {
         if let Some(Register::Port(status)) = port(148, 56, 160) {
             self.button = Some(Button { status, enable: status + u16::from(view.byte(table + 88)) / 2 });
         }
+    }
+
+    fn take_mcfg<R: Fn(u64) -> u8>(&mut self, view: &View<R>, table: u64) {
+        // Base, segment group, first bus, last bus, reserved.
+        let entries = u64::from(view.word(table + 4).saturating_sub(44) / 16).min(MCFG_MAX);
+        let of_bus_0 = |entry: &u64| view.word(*entry + 8) & 0xff_ffff == 0 && view.long(*entry) >> 32 == 0;
+        self.ecam = (0..entries).map(|index| table + 44 + index * 16).find(of_bus_0).map(|entry| view.long(entry));
     }
 
     fn take_madt<R: Fn(u64) -> u8>(&mut self, view: &View<R>, table: u64) {
@@ -260,6 +272,18 @@ mod tests {
         .concat();
         tables.put(0x404, &(44 + entries.len() as u32).to_le_bytes()).put(0x42c, &entries);
         assert_eq!(tables.read().processors, [0, 9]);
+    }
+
+    #[test]
+    fn configuration_space_is_that_of_bus_0() {
+        let mut tables = Tables::new();
+        tables.put(0x104, &(36u32 + 24).to_le_bytes()).put(0x134, &0x700u64.to_le_bytes());
+        tables.put(0x700, b"MCFG").put(0x704, &(44u32 + 32).to_le_bytes());
+        tables.put(0x72c, &0xd000_0000u64.to_le_bytes()).put(0x734, &[0, 0, 64, 127]);
+        tables.put(0x73c, &0xb000_0000u64.to_le_bytes()).put(0x744, &[0, 0, 0, 63]);
+        assert_eq!(tables.read().ecam, Some(0xb000_0000));
+        tables.put(0x740, &[1]);
+        assert_eq!(tables.read().ecam, None, "it lies beyond what is mapped");
     }
 
     #[test]

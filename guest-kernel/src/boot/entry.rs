@@ -11,7 +11,7 @@ use crate::ring0::descriptors::{
 };
 
 /// Bytes of the stack of ring 3 on the first CPU.
-const USER_STACK_BYTES: usize = 64 * 1024;
+const USER_STACK_BYTES: usize = 128 * 1024;
 /// Bytes of the stack of ring 0: its stubs push a few words.
 pub const RING0_STACK_BYTES: usize = 4096;
 

@@ -7,7 +7,7 @@
 //! - [`entry`]: the first instructions and the ELF note that leads to them.
 //! - [`paging`]: the identity map, its extension beyond 4 GiB.
 //! - [`start_info`]: the loader's description of memory and command line.
-//! - [`acpi`]: power off, reset and processors, from the tables.
+//! - [`acpi`]: power off, reset, processors and where PCI is, from the tables.
 //! - [`power`]: power off, reset, the power button.
 //! - [`processors`]: wakes the other CPUs.
 

@@ -33,6 +33,10 @@ pub enum Command {
     ReportEvery(u64),
     /// `nap on|off`.
     Nap(bool),
+    /// `j`, `journal`: flush everything and read the whole journal back, then a record of its own.
+    Journal,
+    /// `journal N|max`: records a second.
+    JournalRate(u64),
     /// `poke PAGE [BIT]`: flip a bit of a page behind the witness's back.
     Poke {
         /// Number of the page.
@@ -71,6 +75,8 @@ impl Command {
             ("pattern", Some(value), None) => Self::Pattern(settings::pattern(value)?),
             ("report_ms", Some(value), None) => Self::ReportEvery(settings::number(value)?),
             ("nap", Some(value), None) => Self::Nap(settings::switch(value)?),
+            ("j" | "journal", None, None) => Self::Journal,
+            ("journal", Some(value), None) => Self::JournalRate(settings::rate(value)?),
             ("poke", Some(page), bit) => {
                 let bit = bit.map_or(Some(0), settings::number).filter(|bit| *bit < 32_768)? as usize;
                 Self::Poke { page: settings::number(page)?, bit }
@@ -96,6 +102,8 @@ mod tests {
             ("v", Command::VerifyAll),
             ("verify off", Command::Verify(Verify::Off)),
             ("rate max", Command::Rate(u64::MAX)),
+            ("j", Command::Journal),
+            ("journal max", Command::JournalRate(u64::MAX)),
             ("set 256M", Command::Set(256 << 20)),
             ("poke 5", Command::Poke { page: 5, bit: 0 }),
             ("poke 5 32767", Command::Poke { page: 5, bit: 32_767 }),

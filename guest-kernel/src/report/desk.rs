@@ -11,8 +11,10 @@ use crate::report::serial::Serial;
 use crate::report::settings::{Settings, pages};
 use crate::ring0::descriptors::CPUS_MAX;
 use crate::ring0::gate;
-use crate::ring0::stubs::{TICKS, Ticks};
+use crate::ring0::stubs::{IPIS, TICKS, Ticks};
 use crate::witness::clock::{KvmClocks, Tsc};
+use crate::witness::echo::server::Server;
+use crate::witness::journal::keeper::Keeper;
 use crate::witness::memory::Memory;
 use crate::witness::tally::Tally;
 use crate::witness::worker::{Common, Worker};
@@ -49,11 +51,20 @@ pub struct Desk<'a> {
     audit: Option<u64>,
     /// Kvmclock at the latest look, in nanoseconds.
     clock_now: u64,
+    devices: Devices,
+}
+
+/// What the desk keeps at work besides.
+pub struct Devices {
+    /// The journal.
+    pub journal: Option<Keeper>,
+    /// The echo.
+    pub echo: Option<Server>,
 }
 
 impl<'a> Desk<'a> {
     /// A desk for `machine`, whose first record is due a period after `now`.
-    pub fn new(machine: Machine<'a>, serial: &'a mut Serial, settings: Settings, now: u64) -> Self {
+    pub fn new(machine: Machine<'a>, serial: &'a mut Serial, settings: Settings, devices: Devices, now: u64) -> Self {
         Self {
             machine,
             serial,
@@ -66,6 +77,7 @@ impl<'a> Desk<'a> {
             ready: false,
             audit: None,
             clock_now: 0,
+            devices,
         }
     }
 
@@ -90,12 +102,31 @@ impl<'a> Desk<'a> {
         if let Some(damage) = self.machine.common.damages.take() {
             self.serial.put(&line(format_args!("{damage}")));
         }
+        self.keep_journal(worker);
+        if let Some(echo) = &mut self.devices.echo {
+            echo.step(worker.now(), || worker.look());
+        }
         self.announce(now);
         let period = self.settings.report_ms.saturating_mul(self.machine.tsc_hz / 1000);
         if period > 0 && now.saturating_sub(self.reported) >= period {
             self.report("", now);
         }
         self.serial.is_empty()
+    }
+
+    /// A step of the journal, and what there is to tell of it.
+    fn keep_journal(&mut self, worker: &mut Worker<Tsc>) {
+        let Some(journal) = &mut self.devices.journal else { return };
+        journal.step(worker.now(), || worker.look());
+        if let Some(start) = journal.take_start() {
+            self.serial.put(&line(format_args!("{start}")));
+        }
+        while let Some(damage) = journal.take_damage() {
+            self.serial.put(&line(format_args!("{damage}")));
+        }
+        if let Some(audit) = journal.take_audit() {
+            self.serial.put(&line(format_args!("{audit}")));
+        }
     }
 
     fn hear(&mut self, byte: u8, now: u64) {
@@ -140,6 +171,14 @@ impl<'a> Desk<'a> {
                 self.reported = now;
             }
             Command::Nap(nap) => orders.set_nap(nap),
+            Command::Journal | Command::JournalRate(_) => match (&mut self.devices.journal, command) {
+                (Some(journal), Command::JournalRate(rate)) => journal.set_rate(rate, now),
+                (Some(journal), _) => journal.audit(now),
+                (None, _) => {
+                    self.serial.put(&line(format_args!("error no journal: it wants a disk and the word journal=N")));
+                    return;
+                }
+            },
             Command::Poke { page, .. } if page >= self.machine.memory.pages() => {
                 self.serial.put(&line(format_args!("error no page {page} of {}", self.machine.memory.pages())));
                 return;
@@ -205,6 +244,8 @@ impl<'a> Desk<'a> {
         let (dirtied, verified) = (sum(|tally| tally.dirtied.load(Relaxed)), sum(|tally| tally.verified.load(Relaxed)));
         let gaps = machine.tallies.iter().map(|tally| tally.gap.take());
         let (gap, gap_max) = gaps.fold((0, 0), |longest, gap| (gap.0.max(longest.0), gap.1.max(longest.1)));
+        let taken = IPIS.iter().take(machine.tallies.len()).map(|ipis| ipis.count.load(Relaxed));
+        let [ipis_lost, ipis_extra] = crate::witness::ipi::faults();
         let passed_us = microseconds(now.saturating_sub(self.reported)).max(1);
         Record {
             t_ms: microseconds(now.saturating_sub(machine.first_tsc)) / 1000,
@@ -227,7 +268,12 @@ impl<'a> Desk<'a> {
             tick_gap_us: microseconds(self.ticks().map(|ticks| ticks.gap.swap(0, Relaxed)).max().unwrap_or(0)),
             registers_bad: crate::witness::cpu::registers_bad(),
             register_last: crate::witness::cpu::register_last(),
+            ipis: taken.min().unwrap_or(0),
+            ipis_lost,
+            ipis_extra,
             lost_lines: self.serial.lost_lines(),
+            journal: self.devices.journal.as_ref().map(|journal| (journal.counts(), journal.wait_ms(now))),
+            echo: self.devices.echo.as_ref().map(Server::answered),
         }
     }
 }

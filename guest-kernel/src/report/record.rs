@@ -4,10 +4,11 @@ use core::fmt::{self, Write};
 
 use heapless::String;
 
+use crate::witness::journal::ledger::Counts;
 use crate::witness::memory::{Damage, Likeness};
 
 /// Most bytes of a line, its end included.
-pub const LINE_MAX: usize = 512;
+pub const LINE_MAX: usize = 1024;
 
 /// A line under way.
 pub type Line = String<LINE_MAX>;
@@ -81,8 +82,18 @@ pub struct Record {
     pub registers_bad: u64,
     /// Which that was the last time, as [`crate::witness::cpu::register_last`] has it.
     pub register_last: u64,
+    /// Interrupts from another processor that every CPU has taken at least; 0 for one CPU alone.
+    pub ipis: u64,
+    /// Of those that were sent, how many were never taken.
+    pub ipis_lost: u64,
+    /// How many were taken that were never sent.
+    pub ipis_extra: u64,
     /// Lines that were dropped because nobody took them.
     pub lost_lines: u64,
+    /// The journal, if there is one, and the milliseconds that its oldest request has waited for an answer.
+    pub journal: Option<(Counts, u64)>,
+    /// Requests answered over UDP and TCP, if there is an echo.
+    pub echo: Option<[u64; 2]>,
 }
 
 impl fmt::Display for Record {
@@ -91,7 +102,7 @@ impl fmt::Display for Record {
             f,
             "t={}.{:03} pages={} verified={} dirtied={} bad={} gap_us={} gap_max_us={} tsc_back={} clock_back={} timer_back={} ticks={} \
              tick_gap_us={} clock={}.{:03} cpus={} filled={} passes={} dirty_rate={} verify_mbs={} registers_bad={} \
-             register_last={:#x} lost_lines={}",
+             register_last={:#x} ipis={} ipis_lost={} ipis_extra={} lost_lines={}",
             self.t_ms / 1000,
             self.t_ms % 1000,
             self.pages,
@@ -114,8 +125,23 @@ impl fmt::Display for Record {
             self.verify_mbs,
             self.registers_bad,
             self.register_last,
+            self.ipis,
+            self.ipis_lost,
+            self.ipis_extra,
             self.lost_lines,
-        )
+        )?;
+        if let Some((counts, wait_ms)) = &self.journal {
+            let Counts { written, flushed, read, bad, refused } = counts;
+            write!(
+                f,
+                " journal={written} journal_flushed={flushed} journal_read={read} journal_bad={bad} \
+                 journal_refused={refused} journal_wait_ms={wait_ms}"
+            )?;
+        }
+        if let Some([udp, tcp]) = self.echo {
+            write!(f, " echo_udp={udp} echo_tcp={tcp}")?;
+        }
+        Ok(())
     }
 }
 
@@ -162,11 +188,19 @@ mod tests {
             ticks: 1 << 44,
             tick_gap_us: 1 << 44,
             registers_bad: 1 << 30,
-            register_last: 1 << 33,
+            register_last: 1 << 35,
+            ipis: most,
+            ipis_lost: 1 << 30,
+            ipis_extra: 1 << 30,
             lost_lines: 1 << 30,
+            echo: Some([most, 1 << 40]),
+            journal: Some((
+                Counts { written: most, flushed: most, read: most, bad: 1 << 30, refused: 1 << 30 },
+                1 << 40,
+            )),
         };
         let line = line(format_args!("{record}"));
-        assert!(line.ends_with("lost_lines=1073741824\r\n"), "{line}");
+        assert!(line.ends_with("echo_tcp=1099511627776\r\n"), "{line}");
     }
 
     #[test]
@@ -179,7 +213,7 @@ mod tests {
 
     #[test]
     fn what_is_too_long_is_cut_and_still_ends_the_line() {
-        let text = line(format_args!("{}", "x".repeat(600)));
+        let text = line(format_args!("{}", "x".repeat(LINE_MAX)));
         assert!(text.len() == LINE_MAX && text.ends_with("x\r\n"));
     }
 }

@@ -4,6 +4,7 @@
 use heapless::Vec;
 
 use crate::witness::content::{Content, PAGE_BYTES, Write};
+use crate::witness::echo::Address;
 use crate::witness::orders::{Pattern, Verify};
 use crate::witness::pace::FLAT_OUT;
 
@@ -41,6 +42,10 @@ pub struct Settings {
     pub tick_hz: u64,
     /// `cpus=N`: most CPUs that are used.
     pub cpus: u64,
+    /// `journal=N|max`: records a second that the first disk takes; none leaves the disk alone.
+    pub journal: Option<u64>,
+    /// `echo=ADDRESS/PREFIX`: where the first network interface answers; none leaves it alone.
+    pub echo: Option<Address>,
     /// `s5=PORT:VALUE`: how to power off, instead of what ACPI says.
     pub s5: Option<(u16, u16)>,
 }
@@ -62,6 +67,8 @@ impl Default for Settings {
             nap: false,
             tick_hz: 100,
             cpus: u64::MAX,
+            journal: None,
+            echo: None,
             s5: None,
         }
     }
@@ -75,7 +82,7 @@ pub fn number(text: &str) -> Option<u64> {
     }
 }
 
-/// A rate in pages a second, or `max`.
+/// A rate in pages or records a second, or `max`.
 pub fn rate(text: &str) -> Option<u64> {
     if text == "max" { Some(FLAT_OUT) } else { number(text) }
 }
@@ -158,6 +165,8 @@ impl Settings {
             "nap" => self.nap = switch(value)?,
             "tick_hz" => self.tick_hz = number(value).filter(|hz| *hz <= 10_000)?,
             "cpus" => self.cpus = number(value).filter(|cpus| *cpus > 0)?,
+            "journal" => self.journal = Some(rate(value)?),
+            "echo" => self.echo = Some(Address::parse(value)?),
             "s5" => self.s5 = Some(port_value(value)?),
             _ => return None,
         }
@@ -173,7 +182,7 @@ mod tests {
     fn every_word_is_understood() {
         let (settings, complaints) = Settings::parse(
             "seed=0x2a rate=20000 set=256M own=1G pattern=hot content=uniform write=line verify=scan scan=max \
-             report_ms=250 start=idle nap=on tick_hz=1000 cpus=2 s5=0x604:0x2000",
+             report_ms=250 start=idle nap=on tick_hz=1000 cpus=2 journal=400 echo=10.9.0.2/24 s5=0x604:0x2000",
         );
         assert_eq!(complaints, [""; 0]);
         assert_eq!(
@@ -193,6 +202,8 @@ mod tests {
                 nap: true,
                 tick_hz: 1000,
                 cpus: 2,
+                journal: Some(400),
+                echo: Some(Address { octets: [10, 9, 0, 2], prefix: 24 }),
                 s5: Some((0x604, 0x2000)),
             }
         );

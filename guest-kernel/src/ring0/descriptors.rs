@@ -22,6 +22,9 @@ pub const CPUS_MAX: usize = crate::boot::acpi::PROCESSORS_MAX;
 /// Vector of the first CPU's LAPIC timer; the others follow.
 pub const TICK_VECTOR: u8 = 0x20;
 const TICK_VECTOR_LAST: u8 = TICK_VECTOR + CPUS_MAX as u8 - 1;
+/// Vector by which the first CPU is called; the others follow.
+pub const IPI_VECTOR: u8 = TICK_VECTOR_LAST + 1;
+const IPI_VECTOR_LAST: u8 = IPI_VECTOR + CPUS_MAX as u8 - 1;
 /// Vector of the LAPIC's spurious interrupt.
 pub const SPURIOUS_VECTOR: u8 = 0xff;
 
@@ -131,6 +134,7 @@ pub unsafe fn fill_idt() {
         let handler = match vector {
             6 => stubs::gate_address(),
             TICK_VECTOR..=TICK_VECTOR_LAST => stubs::tick_address(vector - TICK_VECTOR),
+            IPI_VECTOR..=IPI_VECTOR_LAST => stubs::ipi_address(vector - IPI_VECTOR),
             SPURIOUS_VECTOR => stubs::spurious_address(),
             _ => stubs::fault_address(vector),
         };

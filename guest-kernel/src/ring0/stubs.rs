@@ -1,7 +1,7 @@
 //! The assembly that runs in ring 0: the gate, the timer tick, and the fault that becomes a record.
 
 use core::arch::global_asm;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicBool, AtomicU64};
 
 use crate::ring0::descriptors::{CPUS_MAX, USER_CODE, USER_DATA, USER_FLAGS};
 use crate::ring0::gate::{
@@ -24,6 +24,20 @@ pub struct Ticks {
 #[unsafe(no_mangle)]
 pub static TICKS: [Ticks; CPUS_MAX] =
     [const { Ticks { count: AtomicU64::new(0), tsc: AtomicU64::new(0), gap: AtomicU64::new(0) } }; CPUS_MAX];
+
+/// One CPU's interrupts from another: the count is written by its stub.
+#[repr(C, align(64))]
+pub struct Ipis {
+    /// How many were taken.
+    pub count: AtomicU64,
+    /// Whether it takes them.
+    pub ready: AtomicBool,
+}
+
+/// The interrupts from another CPU, of all CPUs. Vectors are each CPU's own, as those of the ticks are.
+#[unsafe(no_mangle)]
+pub static IPIS: [Ipis; CPUS_MAX] =
+    [const { Ipis { count: AtomicU64::new(0), ready: AtomicBool::new(false) } }; CPUS_MAX];
 
 /// Vector, error code, instruction, flags, stack and CR2 of the fault that ended the kernel.
 #[unsafe(no_mangle)]
@@ -199,6 +213,20 @@ global_asm!(
     ".set place, place + 64",
     ".endr",
     "",
+    ".balign 64",
+    "ipi_stubs:",
+    ".set place, 0",
+    ".rept {cpus_max}",
+    ".balign 64",
+    "inc qword ptr [rip + IPIS + place]",
+    "push rax",
+    "mov eax, 0xfee000b0", // end of interrupt
+    "mov dword ptr [rax], 0",
+    "pop rax",
+    "iretq",
+    ".set place, place + 64",
+    ".endr",
+    "",
     "spurious_entry:",
     "iretq",
     ".popsection",
@@ -223,6 +251,7 @@ unsafe extern "C" {
     static fault_stubs: u8;
     static gate_entry: u8;
     static tick_stubs: u8;
+    static ipi_stubs: u8;
     static spurious_entry: u8;
 }
 
@@ -239,6 +268,11 @@ pub fn gate_address() -> u64 {
 /// Address of the timer's stub of a CPU.
 pub fn tick_address(cpu: u8) -> u64 {
     (&raw const tick_stubs) as u64 + u64::from(cpu) * 128
+}
+
+/// Address of the stub of a CPU that is called by another.
+pub fn ipi_address(cpu: u8) -> u64 {
+    (&raw const ipi_stubs) as u64 + u64::from(cpu) * 64
 }
 
 /// Address of the stub that ignores.

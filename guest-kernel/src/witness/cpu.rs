@@ -7,6 +7,7 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::ring0::gate;
+use crate::witness::x87::DataRegisters;
 
 static REGISTERS_BAD: AtomicU64 = AtomicU64::new(0);
 /// The one that was found last: the number of a model-specific register, or one of the numbers below, which none of them has.
@@ -24,17 +25,18 @@ pub fn registers_bad() -> u64 {
 }
 
 /// Which register that was the last time: the number of a model-specific register; 0x1_0000_0000 and a number: SSE or AVX; 0x2_0000_0000: MXCSR or the
-/// control word of x87; 0x3_0000_0000: a debug register; 0: none yet.
+/// control word of x87; 0x3_0000_0000: a debug register; 0x4_0000_0000 and a number: a data register of x87, by its distance from the top, or with 8 their
+/// tags and the top; 0: none yet.
 pub fn register_last() -> u64 {
     REGISTER_LAST.load(Relaxed)
 }
 
-fn bad(register: u64) {
+pub(super) fn bad(register: u64) {
     REGISTERS_BAD.fetch_add(1, Relaxed);
     REGISTER_LAST.store(register, Relaxed);
 }
 
-fn value(seed: u64, register: u64) -> u64 {
+pub(super) fn value(seed: u64, register: u64) -> u64 {
     seed.wrapping_add(register + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
@@ -135,6 +137,7 @@ pub struct Registers {
     debug: bool,
     /// Whether the upper halves of the AVX registers are watched.
     avx: bool,
+    x87: DataRegisters,
     /// Whether IA32_SYSENTER_ESP and EIP have 32 bits and no more (AMD64 Architecture Programmer's Manual, volume 2, section 6.1.2). KVM gives and takes no
     /// more of them for a guest that sees such a processor; what an emulated one holds beyond that is lost in a move.
     short_sysenter: bool,
@@ -150,6 +153,7 @@ impl Registers {
     /// Puts a value into each register. Those that do not hold it even now are left out of the watch.
     pub fn put(seed: u64) -> Self {
         xmm!(seed, put: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+        let x87 = DataRegisters::put(seed);
         put_controls();
         let avx = gate::cpuid(1, 0).ecx & FEATURES_AVX == FEATURES_AVX;
         if avx {
@@ -158,7 +162,7 @@ impl Registers {
             xmm!(seed, widen: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
         }
         let short_sysenter = gate::cpuid(0, 0).ebx == VENDOR_AMD;
-        let mut registers = Self { seed, msrs: 0, debug: false, avx, short_sysenter };
+        let mut registers = Self { seed, msrs: 0, debug: false, avx, x87, short_sysenter };
         for (index, (msr, mask)) in MSRS.iter().enumerate() {
             let due = registers.msr_value(index, *mask);
             // SAFETY: see MSRS; none of them matters to code in ring 3 that uses neither segments nor system calls.
@@ -196,6 +200,13 @@ impl Registers {
         }
         if controls() != (MXCSR, X87_CONTROL) {
             bad(CONTROLS);
+            put_controls();
+        }
+    }
+
+    /// Checks the data registers of x87, in about a microsecond.
+    pub fn check_x87(&self) {
+        if self.x87.check() {
             put_controls();
         }
     }

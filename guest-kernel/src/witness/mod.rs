@@ -18,15 +18,21 @@
 //! - [`clock`]: TSC and kvmclock, and what goes back or stands still.
 //! - [`frequency`]: how fast the TSC counts.
 //! - [`timer`]: the LAPIC's timer.
-//! - [`cpu`]: the registers of one processor.
+//! - [`cpu`]: the registers of one processor; [`x87`]: those of x87.
+//! - [`ipi`]: interrupts between processors.
+//! - [`journal`]: numbered records on a disk.
+//! - [`echo`]: answers on the network.
 
 pub mod clock;
 pub mod content;
 #[cfg(target_os = "none")]
 pub mod cpu;
 pub mod damages;
+pub mod echo;
 #[cfg(target_os = "none")]
 pub mod frequency;
+pub mod ipi;
+pub mod journal;
 pub mod memory;
 pub mod orders;
 pub mod pace;
@@ -35,3 +41,5 @@ pub mod tally;
 #[cfg(target_os = "none")]
 pub mod timer;
 pub mod worker;
+#[cfg(target_os = "none")]
+mod x87;

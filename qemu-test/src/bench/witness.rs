@@ -15,7 +15,7 @@ pub(super) struct Record {
     pub(super) t_s: f64,
     /// Longest time between two looks at the TSC since the gaps were forgotten.
     pub(super) gap_max: Duration,
-    /// Pages that were not as they should be, clocks that went back, registers that were lost.
+    /// Pages that were not as they should be, clocks that went back, registers and interrupts that were lost.
     pub(super) faults: u64,
     /// Pages rewritten since the start.
     pub(super) dirtied: u64,
@@ -63,7 +63,7 @@ fn value<'a>(said: &'a str, key: &str) -> Option<&'a str> {
 
 fn record(said: &str) -> Option<Record> {
     let number = |key: &str| value(said, key)?.parse::<u64>().ok();
-    let faults = ["bad", "tsc_back", "clock_back", "timer_back", "registers_bad"];
+    let faults = ["bad", "tsc_back", "clock_back", "timer_back", "registers_bad", "ipis_lost", "ipis_extra"];
     Some(Record {
         t_s: said.strip_prefix("t=")?.split(' ').next()?.parse().ok()?,
         gap_max: Duration::from_micros(number("gap_max_us")?),
@@ -77,7 +77,8 @@ mod tests {
     use super::*;
 
     const LINE: &str = "t=12.345 pages=1 verified=2 dirtied=77 bad=0 gap_us=5 gap_max_us=4321 tsc_back=0 clock_back=0 \
-                        timer_back=1 ticks=3 tick_gap_us=9 clock=12.344 cpus=1 filled=1 passes=0 registers_bad=0";
+                        timer_back=1 ticks=3 tick_gap_us=9 clock=12.344 cpus=1 filled=1 passes=0 ipis_lost=0 \
+                        ipis_extra=0 registers_bad=0";
 
     #[test]
     fn a_record_is_read_whole_or_not_at_all() {
