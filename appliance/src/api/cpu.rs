@@ -32,7 +32,11 @@ pub struct VmsOfBaseline {
     pub baseline: Baseline,
     /// The VMs.
     pub vms: Vec<VmName>,
-    /// The processors let them move from this host to the other.
+    /// This host has all that they are to see.
+    pub runs_here: bool,
+    /// The other has.
+    pub runs_there: bool,
+    /// They run here, and the processors let them move from this host to the other.
     pub can_go: bool,
     /// And back.
     pub can_come: bool,

@@ -210,6 +210,18 @@ pub struct TakenFrom {
     pub why: String,
 }
 
+impl TakenFrom {
+    /// The same in words, on the host called `own`: `taken from host-b: its host lease had expired`.
+    pub fn text(&self, own: &HostName) -> String {
+        let Self { name, why, .. } = self;
+        match name.as_str() {
+            GONE => format!("taken from a host whose name is not known any more: {why}"),
+            _ if name == own => format!("taken from an earlier life of this host: {why}"),
+            _ => format!("taken from {name}: {why}"),
+        }
+    }
+}
+
 /// What a person can do about a lease role that does not answer.
 pub const AWAY_HINT: &str = "log show lease; init restarts a role that died within seconds, but not one that is stopped or hangs: \
                              host reboot ends that";
@@ -279,6 +291,13 @@ pub struct DeadBoot {
     pub boot: u128,
     /// Its slot shows a later boot of the same host.
     pub rebooted: bool,
+}
+
+impl DeadBoot {
+    /// What is dead, for a person: the host, or a boot of it that another followed.
+    pub fn text(&self) -> String {
+        if self.rebooted { format!("an earlier boot of {}", self.name) } else { self.name.to_string() }
+    }
 }
 
 /// This host's own lease on a datastore.

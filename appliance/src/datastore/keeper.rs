@@ -53,7 +53,7 @@ pub fn keep(datastore: &Arc<Datastore>) {
                 watch(datastore);
             }
             Err(error) => {
-                let reason = mount::refusal(datastore.kind(), &error);
+                let reason = mount::refusal(datastore.name(), datastore.kind(), &error);
                 datastore.refused(reason);
                 std::thread::sleep(pause);
                 pause = (pause * 2).min(Duration::from_millis(limits::DATASTORE_RETRY_MS_MAX));

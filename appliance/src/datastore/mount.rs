@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use model::diagnosis::Reason;
 use model::host_config::{DatastoreKind, NfsVersion};
+use model::names::DatastoreName;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::bounded::plain;
@@ -61,23 +62,33 @@ pub fn force_unmount(target: &Path) {
 }
 
 /// What a refused mount means and what mends it.
-pub fn refusal(kind: &DatastoreKind, error: &io::Error) -> Reason {
+pub fn refusal(name: &DatastoreName, kind: &DatastoreKind, error: &io::Error) -> Reason {
     let DatastoreKind::Nfs { server, port, export, version } = kind else {
-        return Reason::new(error.to_string(), "datastore.NAME.path in the host's configuration: config show");
+        return Reason::new(
+            error.to_string(),
+            format!("datastore.{name}.path in the host's configuration: config show"),
+        );
     };
     let errno = rustix::io::Errno::from_io_error(error);
     let (cause, hint) = match errno {
         Some(rustix::io::Errno::NOENT) => (
             format!("{server} has no export {export}"),
-            "correct datastore.NAME.export, or export it on the server, to this host too (NFS 4 hides what it does not export to a host)".to_owned(),
+            format!(
+                "correct datastore.{name}.export, or export it on the server, to this host too (NFS 4 hides what it does not export to a host)"
+            ),
         ),
         Some(rustix::io::Errno::CONNREFUSED) => (
             format!("nothing listens on {server} port {port}"),
-            "start the NFS server, or correct datastore.NAME.server and port".to_owned(),
+            format!("start the NFS server, or correct datastore.{name}.server and port"),
         ),
         Some(rustix::io::Errno::TIMEDOUT | rustix::io::Errno::HOSTUNREACH | rustix::io::Errno::NETUNREACH) => (
             format!("{server} does not answer"),
             "look at the cable and the addresses: network nics, host show".to_owned(),
+        ),
+        // To whom it exports nothing there, a server of NFS 3 may say the same of what it has and of what it has not.
+        Some(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) if *version == NfsVersion::V3 => (
+            format!("{server} does not let this host mount {export}, or has no such export"),
+            format!("permit this host's address in the server's exports, or correct datastore.{name}.export"),
         ),
         Some(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => (
             format!("{server} does not let this host mount {export}"),
@@ -85,11 +96,11 @@ pub fn refusal(kind: &DatastoreKind, error: &io::Error) -> Reason {
         ),
         Some(rustix::io::Errno::PROTONOSUPPORT | rustix::io::Errno::INVAL) => (
             format!("{server} does not speak NFS version {version}: {error}"),
-            "choose another datastore.NAME.version: 4.1, 4.2 or 3".to_owned(),
+            format!("choose another datastore.{name}.version: 4.1, 4.2 or 3"),
         ),
         Some(rustix::io::Errno::IO | rustix::io::Errno::CONNRESET | rustix::io::Errno::PIPE) => (
             format!("{server} port {port} accepts connections, but does not answer as an NFS server"),
-            "correct datastore.NAME.server and port, or look at what lies between: network nics, host show".to_owned(),
+            format!("correct datastore.{name}.server and port, or look at what lies between: network nics, host show"),
         ),
         Some(rustix::io::Errno::NODEV) => {
             ("this kernel has no NFS client".to_owned(), "boot the image's own kernel".to_owned())
@@ -110,6 +121,19 @@ mod tests {
         let server = IpAddr::from([127, 0, 0, 1]);
         let kind = DatastoreKind::Nfs { server, port, export, version: NfsVersion::V4_1 };
         let error = mount_nfs(&kind, Path::new("/nowhere")).expect_err("nothing listens");
-        assert_eq!(refusal(&kind, &error).cause, format!("nothing listens on 127.0.0.1 port {port}"));
+        let name = "lab".parse().expect("valid");
+        assert_eq!(refusal(&name, &kind, &error).cause, format!("nothing listens on 127.0.0.1 port {port}"));
+    }
+
+    #[test]
+    fn what_nfs_3_refuses_may_be_missing_or_forbidden_and_the_hint_names_the_datastore() {
+        let server = IpAddr::from([127, 0, 0, 1]);
+        let of = |version| {
+            let kind = DatastoreKind::Nfs { server, port: 2049, export: "/srv/typo".to_owned(), version };
+            refusal(&"lab".parse().expect("valid"), &kind, &io::Error::from_raw_os_error(libc::EACCES))
+        };
+        assert!(of(NfsVersion::V3).cause.ends_with("/srv/typo, or has no such export"));
+        assert!(of(NfsVersion::V3).hint.ends_with("or correct datastore.lab.export"));
+        assert!(of(NfsVersion::V4_2).cause.ends_with("does not let this host mount /srv/typo"));
     }
 }

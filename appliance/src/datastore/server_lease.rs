@@ -5,6 +5,7 @@ use std::path::Path;
 
 use model::diagnosis::Reason;
 use model::limits;
+use model::names::DatastoreName;
 
 /// How long a host may run VMs after it reached its datastore for the last time.
 const RUNS_ON_MS: u64 = limits::LEASE_RENEWAL_MS + limits::LEASE_IO_BOUND_MS + limits::LEASE_KILL_MS;
@@ -44,10 +45,10 @@ pub fn too_short(seconds: u64) -> Option<Reason> {
 }
 
 /// What is to be known of a server without leases.
-pub fn none() -> Reason {
+pub fn none(name: &DatastoreName) -> Reason {
     let cause = "by NFS 3 the server keeps no locks: a host that was frozen, and goes on after its VMs were started elsewhere, can still \
                  write to their disks for a moment";
-    Reason::new(cause, "datastore.NAME.version = 4.1 or 4.2, where the server has it")
+    Reason::new(cause, format!("datastore.{name}.version = 4.1 or 4.2, where the server has it"))
 }
 
 /// The shortest lease time, in seconds, that leaves a host its locks for as long as it may run VMs, with a margin.

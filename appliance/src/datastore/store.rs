@@ -250,7 +250,7 @@ impl Datastore {
     /// What is to be known of it although nothing is wrong.
     pub fn warnings(&self) -> Vec<Reason> {
         let warning = match &self.kind {
-            DatastoreKind::Nfs { version: NfsVersion::V3, .. } => Some(server_lease::none()),
+            DatastoreKind::Nfs { version: NfsVersion::V3, .. } => Some(server_lease::none(&self.name)),
             DatastoreKind::Nfs { .. } | DatastoreKind::Directory { .. } => None,
         };
         warning.into_iter().collect()

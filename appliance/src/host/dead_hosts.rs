@@ -74,8 +74,8 @@ fn tell_of(plane: &ControlPlane, (datastore, server): (&Datastore, SocketAddr), 
     }
     let unanswered = plane.servers.of(server);
     let mut unanswered = lock(&unanswered);
+    let who = if name == *plane.name() { "the last boot of this host".to_owned() } else { one.text() };
     if tell(plane, (datastore, server), &[one], by, &mut unanswered) {
-        let who = if name == *plane.name() { "the last boot of this host".to_owned() } else { name.to_string() };
         log::info!(
             target: journal::NEWS,
             "{who} is dead, and the server of datastore {store} keeps nothing for it any more (locks, delegations): others have its files at once"

@@ -186,17 +186,17 @@ pub(super) fn tell(
 ) -> bool {
     let mut given_up = false;
     for one in dead {
-        let (store, name) = (datastore.name(), &one.name);
-        let outcome = restart(server, one.boot, name.as_str(), by);
+        let (store, who) = (datastore.name(), one.text());
+        let outcome = restart(server, one.boot, one.name.as_str(), by);
         unanswered.told(store, one, &outcome);
         match outcome {
-            Ok(()) => log::info!("datastore {store}: its server was told that {name} is dead"),
+            Ok(()) => log::info!("datastore {store}: its server was told that {who} is dead"),
             Err(error @ RestartError::Unanswered(_)) => {
-                log::warn!("datastore {store}: its server was told that {name} is dead: {error}");
+                log::warn!("datastore {store}: its server was told that {who} is dead: {error}");
                 break;
             }
             Err(error) => {
-                log::warn!("datastore {store}: its server was not told that {name} is dead: {error}");
+                log::warn!("datastore {store}: its server was not told that {who} is dead: {error}");
                 break;
             }
         }

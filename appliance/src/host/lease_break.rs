@@ -165,7 +165,8 @@ fn refusal(what: &str, name: &VmName, holder: &Holder, datastore: &Datastore) ->
 fn storage_text(whose: &str, datastore: &Datastore) -> String {
     if has_server_locks(datastore.kind()) {
         return format!(
-            "{whose} locks on its disks, if it has any, keep a second guest from writing until it ends there"
+            "{whose} locks on its disks, if it has any (a host that mounts the datastore by NFS 3 has none), keep a second guest from \
+             writing until it ends there"
         );
     }
     format!(

@@ -40,7 +40,10 @@ pub fn compare(plane: &ControlPlane, other: &HostName) -> Result<CpuComparison, 
     let (vms, unknown) = vms_by_baseline(plane);
     let vms = vms.into_iter().map(|(baseline, vms)| {
         let lets = |from| !differences.parts_all() && differences.in_the_way(baseline, from).is_empty();
-        VmsOfBaseline { baseline, vms, can_go: lets(Side::Here), can_come: lets(Side::There) }
+        let runs = |on: &CpuReport| on.lacking_for(baseline).is_empty();
+        let (runs_here, runs_there) = (runs(here), runs(there));
+        let (can_go, can_come) = (runs_here && lets(Side::Here), runs_there && lets(Side::There));
+        VmsOfBaseline { baseline, vms, runs_here, runs_there, can_go, can_come }
     });
     let vms = vms.collect();
     let silent_s = (!known.state.runs()).then_some(known.silent.as_secs());
@@ -248,7 +251,10 @@ mod tests {
         let place = place("compare", &[record("host-b", Some(CpuReport { tsc_khz: 2_000_000, ..without(AVX2) }))]);
         let compared = compare(&place.plane, &"host-b".parse().expect("valid")).expect("compared");
         let movements: Vec<_> = compared.vms.iter().map(|vms| (vms.baseline, vms.can_go, vms.can_come)).collect();
-        assert_eq!(movements, [(Baseline::Host, false, true), (Baseline::V2, true, true), (Baseline::V3, false, true)]);
+        assert_eq!(
+            movements,
+            [(Baseline::Host, false, true), (Baseline::V2, true, true), (Baseline::V3, false, false)]
+        );
         let told = render::text(&HostAnswer::CpuComparison(Box::new(compared)));
         assert_eq!(
             told,
@@ -268,7 +274,7 @@ mod tests {
              \n\
              VMs, x86-64-v3    db\n\
              host-a to host-b  no: host-b lacks avx2\n\
-             host-b to host-a  nothing in the way\n\
+             host-b to host-a  no: host-b cannot run them itself (host cpu --baseline)\n\
              \n\
              cause: what VM bad sees of a processor cannot be read in its vm.toml\n\
              hint:  vm check bad"

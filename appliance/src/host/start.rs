@@ -90,7 +90,7 @@ fn carry_out<'a>(
             let _ = owed::give_up(plane, &vm);
         }
         started.map(|line| match taken_from {
-            Some(TakenFrom { name: from, why, .. }) => format!("{line}; it was taken from {from}: {why}"),
+            Some(taken) => format!("{line}; it was {}", taken.text(plane.name())),
             None => line,
         })
     });

@@ -414,7 +414,7 @@ fn unreadable(holder: &vm_lease::Holder) -> LeaseAnswer {
 fn taken_from_whom(taken: &Taken, hosts: &[HostView]) -> TakenFrom {
     let why = match taken.death {
         Death::Left => "it had given its host lease up",
-        Death::Superseded => "it had lost its host lease, and has held a new one since",
+        Death::Superseded => "its host lease was over, and a later one has its place",
         Death::Expired => "its host lease had expired",
         Death::Forced => "a person said that it is dead",
     };

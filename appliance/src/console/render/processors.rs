@@ -83,8 +83,12 @@ fn registers(differences: &Comparison, [here, there]: [&str; 2]) -> String {
 
 /// Whether the VMs of one baseline can move between two hosts, and for what they cannot.
 fn movements(differences: &Comparison, vms: &VmsOfBaseline, [here, there]: [&str; 2]) -> String {
-    let VmsOfBaseline { baseline, vms, can_go, can_come } = vms;
+    let VmsOfBaseline { baseline, vms, runs_here, runs_there, can_go, can_come } = vms;
     let way = |can: &bool, from: Side, to: &str| {
+        let (at_home, home) = if from == Side::Here { (runs_here, here) } else { (runs_there, there) };
+        if !at_home {
+            return format!("no: {home} cannot run them itself (host cpu --baseline)");
+        }
         let lacks = differences.in_the_way(*baseline, from);
         match (can, differences.parts_all()) {
             (true, _) => "nothing in the way".to_owned(),

@@ -236,7 +236,7 @@ impl Work<'_> {
             holes: Bytes(holes),
             copied_by: by,
             ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-            taken_from: taken.map(|taken| format!("taken from {}: {}", taken.name, taken.why)),
+            taken_from: taken.map(|taken| taken.text(self.plane.name())),
         }
     }
 }
