@@ -413,7 +413,11 @@ fn live(folder: &Path) {
         source.ask(&VmmRequest::Throttle { percent }, &[]);
         disk[0].disk(0, 0, Some(Err(4096)));
         let harvested = source.ask(&VmmRequest::DirtyLogHarvest, &[]).0;
-        assert!(matches!(harvested, VmmAnswer::Harvested { pages } if pages > 0), "{harvested:?}");
+        let VmmAnswer::Harvested { pages, slowed } = harvested else { panic!("{harvested:?}") };
+        assert!(
+            pages > 0 && slowed.len() == 2 && slowed.iter().max() == Some(&percent),
+            "{pages} pages, slowed by {slowed:?}"
+        );
     }
     let target = Monitor::start(folder, "target", &memory, &taps[1]).expect("there was a KVM");
     let saved = source.ask(&VmmRequest::Save, &[]);

@@ -64,7 +64,8 @@ pub enum VmmRequest {
     DirtyLogHarvest,
     /// Ends the dirty log.
     DirtyLogStop,
-    /// Slows every vCPU that dirties to `100 - percent` % of its speed; 0 lets them run freely.
+    /// Slows the vCPUs that dirty to `100 - percent` % of their speed, all of them where it is not known which do; 0 lets them
+    /// run freely. Each harvest tells anew which dirty.
     Throttle {
         /// 0 to 99.
         percent: u8,
@@ -103,6 +104,8 @@ pub enum VmmAnswer {
     Harvested {
         /// Pages that this harvest found dirty.
         pages: u64,
+        /// How far each vCPU was slowed until now, percent.
+        slowed: Vec<u8>,
     },
     /// To `Rehearse`: how long it took, the lesser of two times, microseconds.
     Rehearsed {

@@ -64,7 +64,7 @@ impl Drop for Session<'_> {
     fn drop(&mut self) {
         if self.bitmap.take().is_some() {
             let stopped = self.with_machine(|machine| {
-                unthrottle(machine)?;
+                throttle(machine, 0)?;
                 machine.dirty_log().stop().map_err(|error| chain(&error))
             });
             if let Err(why) = stopped {
@@ -101,7 +101,7 @@ impl Session<'_> {
             VmmRequest::DirtyLogStop => {
                 self.bitmap = None;
                 done(self.with_machine(|machine| {
-                    unthrottle(machine)?;
+                    throttle(machine, 0)?;
                     machine.dirty_log().stop().map_err(|error| chain(&error))
                 }))
             }
@@ -194,9 +194,9 @@ impl Session<'_> {
     fn harvest(&self) -> Outcome {
         let bitmap = self.bitmap.as_ref().ok_or("this connection did not start the dirty log")?;
         // The machine is not held meanwhile: a harvest must not wait for a pause, nor hold one up.
-        let log = self.with_machine(|machine| Ok(Arc::clone(machine.dirty_log())))?;
+        let (log, slowed) = self.with_machine(|machine| Ok((Arc::clone(machine.dirty_log()), machine.slowed())))?;
         log.harvest(bitmap).map_err(|error| chain(&error))?;
-        Ok((VmmAnswer::Harvested { pages: bitmap.count() }, None))
+        Ok((VmmAnswer::Harvested { pages: bitmap.count(), slowed }, None))
     }
 
     fn rehearse(&self) -> Outcome {
@@ -252,11 +252,7 @@ impl Session<'_> {
 }
 
 fn throttle(machine: &mut Machine, percent: u8) -> Result<(), String> {
-    (0..machine.spec().cpus).try_for_each(|vcpu| machine.throttle(vcpu, percent).map_err(|error| chain(&error)))
-}
-
-fn unthrottle(machine: &mut Machine) -> Result<(), String> {
-    throttle(machine, 0)
+    machine.throttle(percent).map_err(|error| chain(&error))
 }
 
 /// The kernel and, if there is one, the initial RAM disk beside a request.
