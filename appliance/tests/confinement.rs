@@ -408,7 +408,24 @@ fn live(folder: &Path) {
     assert!(matches!(source.ask(&VmmRequest::Describe, &[]), (VmmAnswer::Described(_), Some(_))));
 
     let bitmap = memfd(DirtyBitmap::bytes_for(MEMORY_BYTES / 4096));
-    source.ask(&VmmRequest::DirtyLogStart, &[bitmap.as_fd()]);
+    // A check watches the guest when the move begins, which misses no page for it.
+    let seen = memfd(DirtyBitmap::bytes_for(MEMORY_BYTES / 4096));
+    let check = source.listen(&VmmRequest::Status);
+    check.receive_within(BOUND).expect("an answer");
+    let of_check =
+        |request: VmmRequest, beside: &[BorrowedFd<'_>]| check.ask(&request, beside, BOUND).expect("answered").0;
+    let started = of_check(VmmRequest::DirtyLogStart { sample: true }, &[seen.as_fd()]);
+    assert!(matches!(started, VmmAnswer::Done), "{started:?}");
+    let harvested = of_check(VmmRequest::DirtyLogHarvest, &[]);
+    assert!(matches!(harvested, VmmAnswer::Harvested { .. }), "{harvested:?}");
+    source.ask(&VmmRequest::DirtyLogStart { sample: false }, &[bitmap.as_fd()]);
+    let refused = of_check(VmmRequest::DirtyLogHarvest, &[]);
+    assert!(matches!(&refused, VmmAnswer::Failed(why) if why.contains("a move of the VM")), "{refused:?}");
+    let stopped = of_check(VmmRequest::DirtyLogStop, &[]);
+    assert!(matches!(stopped, VmmAnswer::Done), "{stopped:?}");
+    drop(check);
+    let all = source.ask(&VmmRequest::DirtyLogHarvest, &[]).0;
+    assert!(matches!(all, VmmAnswer::Harvested { pages, .. } if pages == MEMORY_BYTES / 4096), "{all:?}");
     for percent in [50, 99, 0] {
         source.ask(&VmmRequest::Throttle { percent }, &[]);
         disk[0].disk(0, 0, Some(Err(4096)));

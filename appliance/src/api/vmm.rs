@@ -59,7 +59,10 @@ pub enum VmmRequest {
     /// From now on events are sent on this connection; an event that happened before is sent again.
     Watch,
     /// Starts the dirty log. Beside it: a memfd that holds a bit for each page, least significant first.
-    DirtyLogStart,
+    DirtyLogStart {
+        /// It is wanted for a look only: a move that starts it takes it over, and it is refused where one has it.
+        sample: bool,
+    },
     /// Adds what was written since the last harvest to the bitmap in that memfd.
     DirtyLogHarvest,
     /// Ends the dirty log.

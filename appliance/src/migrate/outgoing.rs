@@ -28,6 +28,7 @@ use super::compression::Compressor;
 use super::defect::{defect, monitor_gone};
 use super::desk::{Desk, Wire};
 use super::dirty_pages::DirtyPages;
+use super::forecast::in_words;
 use super::lease::{self, Question};
 use super::measured::measured;
 use super::memory::GuestRam;
@@ -505,7 +506,8 @@ impl Departure {
         match DirtyPages::share(self.ram.pages()) {
             Ok((dirty, memfd)) => {
                 self.dirty = Some(dirty);
-                self.ask_monitor(VmmRequest::DirtyLogStart, vec![memfd], Purpose::StartLog)
+                let sample = self.order.wish.check_only;
+                self.ask_monitor(VmmRequest::DirtyLogStart { sample }, vec![memfd], Purpose::StartLog)
             }
             Err(reason) => Some(Input::DirtyLogStarted(Err(reason))),
         }
@@ -562,7 +564,8 @@ impl Departure {
         let (memory, touched) = (self.order.vm.spec.memory_bytes, self.ram.touched_pages() * PAGE_BYTES as u64);
         let link =
             outcome.link.map_or_else(String::new, |link| format!("{link}{}", sent_in(memory, touched, &link.measured)));
-        let ended = Ended { id: self.order.id, vm, epoch, receipt, failure, findings, link };
+        let forecast = outcome.forecast.as_ref().map(in_words);
+        let ended = Ended { id: self.order.id, vm, epoch, receipt, failure, findings, link, forecast };
         desk.tell(FromMigrate::Ended(Box::new(ended)));
     }
 }

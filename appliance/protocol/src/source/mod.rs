@@ -15,6 +15,8 @@
 //! decides, and who does not know its decision ([`Deciding`]) asks it, for as long as it takes, with the VM stopped.
 //! [`Committed`] has no way back at all.
 //!
+//! Where only the checks are wanted, [`Sampling`] comes after [`Offered`] and is the last.
+//!
 //! [`Precopy`] and [`Stunned`] can be aborted, and the VM runs on:
 //! ```
 //! use protocol::source::{Context, Ending, Precopy, Running, Stunned};
@@ -71,6 +73,8 @@ pub mod probing;
 pub mod pump;
 pub mod reserving;
 pub mod running;
+mod sampler;
+pub mod sampling;
 pub mod stun;
 pub mod stunned;
 
@@ -87,5 +91,6 @@ pub use precopy::Precopy;
 pub use probing::Probing;
 pub use reserving::Reserving;
 pub use running::Running;
+pub use sampling::Sampling;
 pub use stun::Stun;
 pub use stunned::Stunned;
