@@ -439,12 +439,20 @@ fn live(folder: &Path) {
     let target = Monitor::start(folder, "target", &memory, &taps[1]).expect("there was a KVM");
     let saved = source.ask(&VmmRequest::Save, &[]);
     let (VmmAnswer::Saved { length, .. }, Some(state)) = saved else { panic!("{saved:?}") };
+    let again = source.control.ask(&VmmRequest::Announce { again: true }, &[], BOUND).expect("answered").0;
+    assert!(matches!(&again, VmmAnswer::Failed(_)), "it may run elsewhere by now: {again:?}");
     source.ask(&VmmRequest::DirtyLogHarvest, &[]);
     source.ask(&VmmRequest::DirtyLogStop, &[]);
     target.ask(&VmmRequest::Restore { length }, &[state.as_fd()]);
     target.ask(&VmmRequest::AttachDisk { index: 0 }, &[open_disk().as_fd()]);
     target.ask(&VmmRequest::Resume, &[]);
+    for again in [false, true] {
+        let told = target.ask(&VmmRequest::Announce { again }, &[]).0;
+        assert!(matches!(told, VmmAnswer::Announced { frames: 1, unheard: 1 }), "{told:?}");
+    }
     use_devices(&mut disk[0], &mut nic, &mut rng[0], &taps[1]);
+    let told = target.ask(&VmmRequest::Announce { again: true }, &[]).0;
+    assert!(matches!(told, VmmAnswer::Announced { frames: 0, unheard: 0 }), "its guest was heard of: {told:?}");
 
     drop((events, serial));
     source.quit();

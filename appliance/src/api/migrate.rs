@@ -80,8 +80,7 @@ pub enum FromMigrate {
     /// At the destination, after the commit: this host runs the VM now. Its disks are to be opened for writing and
     /// attached, its taps plugged in; then `DisksOpen`.
     OpenDisks(MigrationId),
-    /// At the destination: the VM runs; its port groups are to be told (RARP), then `Announced`. It is said a few times
-    /// over, because a frame may be lost and a port may need its time.
+    /// At the destination: the VM runs; its port groups are to be told (RARP), then `Announced`.
     Resumed {
         /// Which migration.
         id: MigrationId,

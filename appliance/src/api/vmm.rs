@@ -73,8 +73,13 @@ pub enum VmmRequest {
         /// 0 to 99.
         percent: u8,
     },
+    /// Tells the networks where its NICs are, by a frame of the monitor's on each of which nothing was heard yet. Answered by `Announced`.
+    Announce {
+        /// It was done before: only while the guest runs.
+        again: bool,
+    },
     /// Asks the guest to announce itself on its networks; not waited for.
-    Announce,
+    AnnounceByGuest,
     /// Stops the vCPUs, drains the devices and saves their state. Answered with the state in a memfd.
     Save,
     /// Saves and restores the state of a machine that has none yet, to see how long that takes; it stays as it is. Answered by `Rehearsed`.
@@ -109,6 +114,13 @@ pub enum VmmAnswer {
         pages: u64,
         /// How far each vCPU was slowed until now, percent.
         slowed: Vec<u8>,
+    },
+    /// To `Announce`.
+    Announced {
+        /// Frames that were sent.
+        frames: u32,
+        /// NICs of whose guest nothing was heard before: no frame of its own had left, and none had come for it.
+        unheard: u32,
     },
     /// To `Rehearse`: how long it took, the lesser of two times, microseconds.
     Rehearsed {

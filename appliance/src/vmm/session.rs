@@ -101,7 +101,8 @@ impl Session<'_> {
                 done(self.stop_dirty_log())
             }
             VmmRequest::Throttle { percent } => done(self.with_machine(|machine| throttle(machine, percent))),
-            VmmRequest::Announce => done(self.with_machine(|machine| {
+            VmmRequest::Announce { again } => self.announce(again),
+            VmmRequest::AnnounceByGuest => done(self.with_machine(|machine| {
                 // Drivers that cannot leave it to the host's own announcement.
                 machine.announce();
                 Ok(())
@@ -204,6 +205,11 @@ impl Session<'_> {
         let harvested = self.guest.dirty_log().with(self.asker, || log.harvest(bitmap));
         harvested.map_err(|error| chain(&error))?.map_err(|error| chain(&error))?;
         Ok((VmmAnswer::Harvested { pages: bitmap.count(), slowed }, None))
+    }
+
+    fn announce(&self, again: bool) -> Outcome {
+        let told = self.with_machine(|machine| machine.announce_place(again).map_err(|error| chain(&error)))?;
+        Ok((VmmAnswer::Announced { frames: told.frames, unheard: told.unheard }, None))
     }
 
     fn rehearse(&self) -> Outcome {
