@@ -453,6 +453,8 @@ fn live(folder: &Path) {
     use_devices(&mut disk[0], &mut nic, &mut rng[0], &taps[1]);
     let told = target.ask(&VmmRequest::Announce { again: true }, &[]).0;
     assert!(matches!(told, VmmAnswer::Announced { frames: 0, unheard: 0 }), "its guest was heard of: {told:?}");
+    let told = target.ask(&VmmRequest::Announce { again: false }, &[]).0;
+    assert!(matches!(told, VmmAnswer::Announced { frames: 1, unheard: 0 }), "once in any case: {told:?}");
 
     drop((events, serial));
     source.quit();

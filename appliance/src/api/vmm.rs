@@ -73,9 +73,9 @@ pub enum VmmRequest {
         /// 0 to 99.
         percent: u8,
     },
-    /// Tells the networks where its NICs are, by a frame of the monitor's on each of which nothing was heard yet. Answered by `Announced`.
+    /// Tells the networks where its NICs are, by a frame of the monitor's on each. Answered by `Announced`.
     Announce {
-        /// It was done before: only while the guest runs.
+        /// It was done before: only NICs of whose guest nothing was heard yet, and only while it runs.
         again: bool,
     },
     /// Asks the guest to announce itself on its networks; not waited for.

@@ -53,8 +53,8 @@ impl Machine {
         Ok(self.installed.set_link(index, up)?)
     }
 
-    /// Tells the networks where the NICs are of whose guest nothing was heard yet, by frames of our own. `again`: this host did so before,
-    /// and only a machine that runs may do it; one that was stopped may run elsewhere by now.
+    /// Tells the networks where all NICs are, by frames of our own. `again`: this host did so before; only those of whose guest nothing was
+    /// heard are announced, and only of a machine that runs: one that was stopped may run elsewhere by now.
     ///
     /// # Errors
     /// [`MachineError::Phase`].
@@ -62,7 +62,7 @@ impl Machine {
         if again && self.phase != Phase::Running {
             return Err(MachineError::Phase { what: "be announced again", phase: self.phase });
         }
-        Ok(self.installed.announce_place())
+        Ok(self.installed.announce_place(again))
     }
 
     /// Asks the guest to announce itself on every NIC, after a move and after the resume. Gives how many of its drivers can.

@@ -221,15 +221,16 @@ impl Installed {
         Ok(())
     }
 
-    /// Tells the networks where the NICs are of which nothing was heard yet.
-    pub fn announce_place(&self) -> Announced {
+    /// Tells the networks where all NICs are, or again where those are of whose guest nothing was heard yet.
+    pub fn announce_place(&self, again: bool) -> Announced {
         let mut announced = Announced::default();
         for (index, nic) in self.nics.iter().enumerate() {
             let mut nic = enter(nic);
-            if nic.is_heard() {
+            let heard = nic.is_heard();
+            announced.unheard += u32::from(!heard);
+            if heard && again {
                 continue;
             }
-            announced.unheard += 1;
             match nic.announce_place() {
                 Ok(()) => announced.frames += 1,
                 Err(error) => log::warn!("nic {index} is not announced: {error}"),
