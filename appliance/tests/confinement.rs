@@ -408,22 +408,53 @@ fn live(folder: &Path) {
     assert!(matches!(source.ask(&VmmRequest::Describe, &[]), (VmmAnswer::Described(_), Some(_))));
 
     let bitmap = memfd(DirtyBitmap::bytes_for(MEMORY_BYTES / 4096));
-    source.ask(&VmmRequest::DirtyLogStart, &[bitmap.as_fd()]);
+    // A check watches the guest when the move begins, which misses no page for it.
+    let seen = memfd(DirtyBitmap::bytes_for(MEMORY_BYTES / 4096));
+    let check = source.listen(&VmmRequest::Status);
+    check.receive_within(BOUND).expect("an answer");
+    let of_check =
+        |request: VmmRequest, beside: &[BorrowedFd<'_>]| check.ask(&request, beside, BOUND).expect("answered").0;
+    let started = of_check(VmmRequest::DirtyLogStart { sample: true }, &[seen.as_fd()]);
+    assert!(matches!(started, VmmAnswer::Done), "{started:?}");
+    let harvested = of_check(VmmRequest::DirtyLogHarvest, &[]);
+    assert!(matches!(harvested, VmmAnswer::Harvested { .. }), "{harvested:?}");
+    source.ask(&VmmRequest::DirtyLogStart { sample: false }, &[bitmap.as_fd()]);
+    let refused = of_check(VmmRequest::DirtyLogHarvest, &[]);
+    assert!(matches!(&refused, VmmAnswer::Failed(why) if why.contains("a move of the VM")), "{refused:?}");
+    let stopped = of_check(VmmRequest::DirtyLogStop, &[]);
+    assert!(matches!(stopped, VmmAnswer::Done), "{stopped:?}");
+    drop(check);
+    let all = source.ask(&VmmRequest::DirtyLogHarvest, &[]).0;
+    assert!(matches!(all, VmmAnswer::Harvested { pages, .. } if pages == MEMORY_BYTES / 4096), "{all:?}");
     for percent in [50, 99, 0] {
         source.ask(&VmmRequest::Throttle { percent }, &[]);
         disk[0].disk(0, 0, Some(Err(4096)));
         let harvested = source.ask(&VmmRequest::DirtyLogHarvest, &[]).0;
-        assert!(matches!(harvested, VmmAnswer::Harvested { pages } if pages > 0), "{harvested:?}");
+        let VmmAnswer::Harvested { pages, slowed } = harvested else { panic!("{harvested:?}") };
+        assert!(
+            pages > 0 && slowed.len() == 2 && slowed.iter().max() == Some(&percent),
+            "{pages} pages, slowed by {slowed:?}"
+        );
     }
     let target = Monitor::start(folder, "target", &memory, &taps[1]).expect("there was a KVM");
     let saved = source.ask(&VmmRequest::Save, &[]);
     let (VmmAnswer::Saved { length, .. }, Some(state)) = saved else { panic!("{saved:?}") };
+    let again = source.control.ask(&VmmRequest::Announce { again: true }, &[], BOUND).expect("answered").0;
+    assert!(matches!(&again, VmmAnswer::Failed(_)), "it may run elsewhere by now: {again:?}");
     source.ask(&VmmRequest::DirtyLogHarvest, &[]);
     source.ask(&VmmRequest::DirtyLogStop, &[]);
     target.ask(&VmmRequest::Restore { length }, &[state.as_fd()]);
     target.ask(&VmmRequest::AttachDisk { index: 0 }, &[open_disk().as_fd()]);
     target.ask(&VmmRequest::Resume, &[]);
+    for again in [false, true] {
+        let told = target.ask(&VmmRequest::Announce { again }, &[]).0;
+        assert!(matches!(told, VmmAnswer::Announced { frames: 1, unheard: 1 }), "{told:?}");
+    }
     use_devices(&mut disk[0], &mut nic, &mut rng[0], &taps[1]);
+    let told = target.ask(&VmmRequest::Announce { again: true }, &[]).0;
+    assert!(matches!(told, VmmAnswer::Announced { frames: 0, unheard: 0 }), "its guest was heard of: {told:?}");
+    let told = target.ask(&VmmRequest::Announce { again: false }, &[]).0;
+    assert!(matches!(told, VmmAnswer::Announced { frames: 1, unheard: 0 }), "once in any case: {told:?}");
 
     drop((events, serial));
     source.quit();

@@ -28,8 +28,8 @@ fn two_hosts_joined_by(cable: Cable, name: &str) -> Option<(Datastore, Cable, Ho
     Some((datastore, cable, a, b))
 }
 
-/// Waits until nothing stands in the way of a move: engines come up, and hosts learn each other's keys.
-fn may_move(from: &Host, to_name: &str) {
+/// Waits until nothing stands in the way of a move: engines come up, and hosts learn each other's keys. Gives what the check says.
+fn may_move(from: &Host, to_name: &str) -> String {
     let mut said = String::new();
     wait("nothing stands in the way", || {
         let (status, answer) = from.ask(&format!("vm migrate witness {to_name} --check"));
@@ -39,6 +39,7 @@ fn may_move(from: &Host, to_name: &str) {
         }
         status == 0
     });
+    said
 }
 
 /// Moves the witness, waiting until it has settled after the last move and the hosts know each other's keys.
@@ -49,6 +50,17 @@ fn migrate(from: &Host, to_name: &str) -> Receipt {
         (0, HostAnswer::Migrated(receipt)) => *receipt,
         (_, answer) => panic!("{}\n--- migrate of the source\n{}", line(&answer), from.log("migrate")),
     }
+}
+
+#[test]
+fn who_asks_before_a_move_is_told_what_the_guest_dirties_and_what_the_move_would_be_like() {
+    let Some((_datastore, _cable, a, _b)) = two_hosts("forecast") else { return };
+    let said = may_move(&a, "host-b");
+    assert!(said.contains("the move") && said.contains("it dirties ") && !said.contains("it dirties 0 B/s"), "{said}");
+    // The check has let go of the guest: it moves.
+    let receipt = migrate(&a, "host-b");
+    assert_eq!(receipt.verdict, Verdict::Moved, "{receipt:?}");
+    assert!(receipt.predicted_moved_us.is_some_and(|us| us > 0), "{receipt:?}");
 }
 
 #[test]

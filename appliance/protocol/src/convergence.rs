@@ -7,6 +7,7 @@
 use model::limits;
 use serde::{Deserialize, Serialize};
 
+use crate::forecast::{DirtySample, Forecast};
 use crate::time::{Duration, Instant};
 
 /// What happens when a guest dirties faster than the link carries, and slowing it did not help.
@@ -154,6 +155,8 @@ pub struct Convergence {
     bandwidth: u64,
     measured: bool,
     dirty_rate: u64,
+    /// What the guest dirtied before the first round.
+    sample: Option<DirtySample>,
     rounds: u16,
     last_left: Option<u64>,
     strikes: u8,
@@ -177,6 +180,7 @@ impl Convergence {
             bandwidth: bandwidth.max(1 << 20),
             measured: false,
             dirty_rate: 0,
+            sample: None,
             rounds: 0,
             last_left: None,
             strikes: 0,
@@ -185,6 +189,11 @@ impl Convergence {
             throttle_step: 0,
             harvested: now,
         }
+    }
+
+    /// What the guest was seen to dirty before the first round: it counts until a round has shown more.
+    pub fn expect(&mut self, sample: DirtySample) {
+        self.sample = Some(sample);
     }
 
     /// What is known of the parts of a stun.
@@ -267,30 +276,65 @@ impl Convergence {
         self.fixed() + time_for(pages * PAGE_COST + self.state_bytes, self.stun_bandwidth())
     }
 
-    /// What would happen with `left` dirty pages, if the guest were stunned now or after the rounds that it takes.
-    pub fn predict(&self, left: u64) -> Prediction {
-        let per_page = self.sending(PAGE_COST).nanos() as f64 / 1e9;
-        // Each round leaves this share of the one before.
-        let share = self.dirty_rate as f64 * per_page;
-        let (mut pages, mut rounds) = (left as f64, Duration::ZERO);
-        let mut left_us = None;
+    /// What the guest was seen to dirty before the first round, as long as none has shown more.
+    fn sampled(&self) -> Option<&DirtySample> {
+        self.sample.as_ref().filter(|_| self.rounds == 0)
+    }
+
+    /// Pages that the guest is expected to dirty in this time.
+    fn dirtied_in(&self, span: Duration) -> f64 {
+        let by_rate = || self.dirty_rate as f64 * span.nanos() as f64 / 1e9;
+        self.sampled().map_or_else(by_rate, |sample| sample.dirtied_in(span))
+    }
+
+    fn rate(&self) -> u64 {
+        self.sampled().map_or(self.dirty_rate, DirtySample::pages_per_s)
+    }
+
+    /// The time until the guest runs on the destination and the stun in it, if the rounds come so far.
+    fn to_the_end(&self, left: u64) -> Option<(Duration, Duration)> {
+        let (mut pages, mut rounds, mut polished) = (left as f64, Duration::ZERO, 0);
         for _ in 0..limits::MIGRATION_ROUNDS_MAX {
             let stun = self.stun_for(pages as u64);
+            let sending = Duration::from_nanos((pages * self.sending(PAGE_COST).nanos() as f64) as u64);
+            let next = self.dirtied_in(sending);
             if stun <= self.policy.stun_max {
-                left_us = Some((rounds + stun).micros());
-                break;
+                let polishes = self.is_worth_polishing(stun) && next <= pages * 0.7 && polished < POLISHING_ROUNDS;
+                if !polishes {
+                    return Some((rounds + stun, stun));
+                }
+                polished += 1;
+            } else if next >= pages {
+                return None;
             }
-            if share >= 1.0 {
-                break;
-            }
-            rounds += self.rtt + Duration::from_nanos((pages * per_page * 1e9) as u64);
-            pages *= share;
+            rounds += self.rtt + sending;
+            pages = next;
         }
+        None
+    }
+
+    fn is_worth_polishing(&self, stun: Duration) -> bool {
+        stun.saturating_sub(self.stun_for(0)) > self.policy.stun_max / 20
+    }
+
+    /// What would happen with `left` dirty pages, if the guest were stunned now or after the rounds that it takes.
+    pub fn predict(&self, left: u64) -> Prediction {
         Prediction {
             stun_us: self.stun_for(left).micros(),
-            left_us,
+            left_us: self.to_the_end(left).map(|(left, _)| left.micros()),
             bandwidth_bytes_per_s: self.bandwidth,
-            dirty_pages_per_s: self.dirty_rate,
+            dirty_pages_per_s: self.rate(),
+        }
+    }
+
+    /// What a move of these pages would be like, as the guest dirties now.
+    pub fn forecast(&self, pages: u64) -> Forecast {
+        Forecast {
+            moved: self.to_the_end(pages),
+            stun_least: self.stun_for(0),
+            stun_max: self.policy.stun_max,
+            bandwidth_bytes_per_s: self.bandwidth,
+            dirty_pages_per_s: self.rate(),
         }
     }
 
@@ -299,9 +343,11 @@ impl Convergence {
         let before = self.last_left.replace(left);
         let shrank_to = |parts: u64| before.is_none_or(|before| left * 100 <= before * parts);
         if self.stun_for(left) <= self.policy.stun_max {
-            let comfortable = self.policy.stun_max / 20;
-            let worth_polishing = self.stun_for(left).saturating_sub(self.stun_for(0)) > comfortable;
-            if worth_polishing && shrank_to(70) && self.polished < POLISHING_ROUNDS && !self.exhausted() {
+            if self.is_worth_polishing(self.stun_for(left))
+                && shrank_to(70)
+                && self.polished < POLISHING_ROUNDS
+                && !self.exhausted()
+            {
                 self.polished += 1;
                 return Decision::NextRound;
             }
@@ -474,6 +520,31 @@ mod tests {
         assert_eq!(bounded.bandwidth_bytes_per_s, unbounded.bandwidth_bytes_per_s);
         assert!(unbounded.stun_us > 900_000, "{unbounded:?}");
         assert!((8_000..100_000).contains(&bounded.stun_us), "{bounded:?}");
+    }
+
+    #[test]
+    fn before_the_first_round_the_prediction_knows_what_the_guest_was_seen_to_dirty() {
+        let ms = Duration::from_millis;
+        let sampled = |part_pages, whole_pages| {
+            let mut convergence = convergence(POLICY);
+            convergence.expect(DirtySample { part: ms(100), part_pages, whole: ms(200), whole_pages });
+            // The harvest before the first round.
+            convergence.harvested(Instant::ZERO + ms(300), Duration::ZERO, 0);
+            convergence
+        };
+        // The link carries 240,000 pages a second.
+        let calm = sampled(10_000, 20_000).forecast(262_144);
+        let (took, stun) = calm.moved.expect("it converges");
+        assert!((1_200..3_000).contains(&took.millis()) && stun <= POLICY.stun_max, "{calm:?}");
+        assert_eq!(calm.dirty_pages_per_s, 100_000);
+        assert_eq!(sampled(50_000, 100_000).forecast(262_144).moved, None, "faster than the link");
+        // The same rate, on the same pages again and again.
+        assert!(sampled(60_000, 60_000).forecast(262_144).moved.is_some());
+        // A round has shown more than that moment.
+        let mut convergence = sampled(50_000, 100_000);
+        convergence.round_ended(RoundMeasure { pages: 262_144, bytes: 262_144 * PAGE_COST, took: ms(1_100) });
+        convergence.harvested(Instant::ZERO + ms(1_400), Duration::ZERO, 1_000);
+        assert!(convergence.predict(1_000).left_us.is_some());
     }
 
     #[test]

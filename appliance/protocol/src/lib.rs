@@ -9,6 +9,7 @@
 pub mod checks;
 pub mod convergence;
 pub mod destination;
+pub mod forecast;
 pub mod lease;
 pub mod pages;
 pub mod ping;

@@ -62,6 +62,37 @@ fn what_the_probe_of_the_link_finds_is_judged_before_the_first_page() {
 }
 
 #[test]
+fn who_only_asks_is_told_what_a_move_would_be_like_and_nothing_moves() {
+    for seed in 0..20 {
+        let ended = run(Setup { check_only: true, ..Setup::calm(seed) });
+        let outcome = ended.outcomes[0].as_ref().expect("the source ended");
+        assert_eq!((ended.runner, ended.stuns, &outcome.receipt), (Side::Source, 0, &None));
+        let forecast = outcome.forecast.expect("the guest was watched");
+        // It writes every 2 ms.
+        assert!(forecast.moved.is_some() && (100..1_000).contains(&forecast.dirty_pages_per_s), "{forecast:?}");
+    }
+    let busy = Setup { check_only: true, write_every: Duration::from_micros(20), ..Setup::calm(3) };
+    let slow = LinkFacts { bandwidth_bytes_per_s: Some(400_000), ..busy.link };
+    let tight = Policy { stun_max: Duration::from_millis(100), ..busy.policy };
+    let ended = run(Setup { link: slow, policy: tight, ..busy });
+    let forecast = ended.outcomes[0].as_ref().and_then(|outcome| outcome.forecast);
+    assert_eq!(forecast.map(|forecast| forecast.moved), Some(None), "{forecast:?}");
+}
+
+#[test]
+fn a_check_may_be_broken_off_at_every_step_and_leaves_the_guest_as_it_was() {
+    let check = Setup { check_only: true, ..Setup::calm(7) };
+    let steps = run(check.clone()).steps;
+    assert!(steps > 10, "{steps} steps");
+    let faults = [Fault::ConnectionDies, Fault::Cancel(Side::Source), Fault::MigrateDies(Side::Source)];
+    for fault in faults.into_iter().chain([Fault::MigrateDies(Side::Destination), Fault::VmmDies(Side::Source)]) {
+        for step in 1..=steps {
+            run(Setup { faults: vec![(When::Step(step), fault)], ..check.clone() });
+        }
+    }
+}
+
+#[test]
 fn a_stun_that_overruns_while_memory_is_hashed_is_called_off_and_the_rounds_go_on() {
     let policy = Policy {
         stun_max: Duration::from_millis(80),

@@ -80,8 +80,7 @@ pub enum FromMigrate {
     /// At the destination, after the commit: this host runs the VM now. Its disks are to be opened for writing and
     /// attached, its taps plugged in; then `DisksOpen`.
     OpenDisks(MigrationId),
-    /// At the destination: the VM runs; its port groups are to be told (RARP), then `Announced`. It is said a few times
-    /// over, because a frame may be lost and a port may need its time.
+    /// At the destination: the VM runs; its port groups are to be told (RARP), then `Announced`.
     Resumed {
         /// Which migration.
         id: MigrationId,
@@ -293,11 +292,22 @@ pub struct Ended {
     /// The migration link as the checks saw it, for a person; at the source only, and empty where they did not come so
     /// far.
     pub link: String,
+    /// What a move would be like, for a person; at the source only, of a check in which the guest could be watched.
+    pub forecast: Option<String>,
 }
 
 impl Ended {
     /// One of which nothing came, with the VM still here.
     pub fn nothing_moved(id: MigrationId, epoch: u64) -> Self {
-        Self { id, vm: VmHere::Runs, epoch, receipt: None, failure: None, findings: Vec::new(), link: String::new() }
+        Self {
+            id,
+            vm: VmHere::Runs,
+            epoch,
+            receipt: None,
+            failure: None,
+            findings: Vec::new(),
+            link: String::new(),
+            forecast: None,
+        }
     }
 }

@@ -59,18 +59,27 @@ pub enum VmmRequest {
     /// From now on events are sent on this connection; an event that happened before is sent again.
     Watch,
     /// Starts the dirty log. Beside it: a memfd that holds a bit for each page, least significant first.
-    DirtyLogStart,
+    DirtyLogStart {
+        /// It is wanted for a look only: a move that starts it takes it over, and it is refused where one has it.
+        sample: bool,
+    },
     /// Adds what was written since the last harvest to the bitmap in that memfd.
     DirtyLogHarvest,
     /// Ends the dirty log.
     DirtyLogStop,
-    /// Slows every vCPU that dirties to `100 - percent` % of its speed; 0 lets them run freely.
+    /// Slows the vCPUs that dirty to `100 - percent` % of their speed, all of them where it is not known which do; 0 lets them
+    /// run freely. Each harvest tells anew which dirty.
     Throttle {
         /// 0 to 99.
         percent: u8,
     },
+    /// Tells the networks where its NICs are, by a frame of the monitor's on each. Answered by `Announced`.
+    Announce {
+        /// It was done before: only NICs of whose guest nothing was heard yet, and only while it runs.
+        again: bool,
+    },
     /// Asks the guest to announce itself on its networks; not waited for.
-    Announce,
+    AnnounceByGuest,
     /// Stops the vCPUs, drains the devices and saves their state. Answered with the state in a memfd.
     Save,
     /// Saves and restores the state of a machine that has none yet, to see how long that takes; it stays as it is. Answered by `Rehearsed`.
@@ -103,6 +112,15 @@ pub enum VmmAnswer {
     Harvested {
         /// Pages that this harvest found dirty.
         pages: u64,
+        /// How far each vCPU was slowed until now, percent.
+        slowed: Vec<u8>,
+    },
+    /// To `Announce`.
+    Announced {
+        /// Frames that were sent.
+        frames: u32,
+        /// NICs of whose guest nothing was heard before: no frame of its own had left, and none had come for it.
+        unheard: u32,
     },
     /// To `Rehearse`: how long it took, the lesser of two times, microseconds.
     Rehearsed {

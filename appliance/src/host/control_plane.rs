@@ -28,7 +28,7 @@ use crate::host::moves::Moves;
 use crate::host::owed::Owed;
 use crate::host::running::Running;
 use crate::host::vms::Vms;
-use crate::host::{born, checks};
+use crate::host::{announcing, born, checks};
 use crate::network::fabric::{self, Fabric};
 use crate::network::link;
 use crate::network::netlink::{Netlink, NetlinkError};
@@ -160,25 +160,15 @@ impl ControlPlane {
         open().map_err(|error| Reason::new(format!("a NIC cannot be switched on: {error}"), "host check"))
     }
 
-    /// Tells the network where a VM's NICs are now, and gives how many were announced. A frame that cannot be sent costs
-    /// a second of the VM's connections and not the VM.
-    pub fn announce(&self, running: &Running) -> u32 {
-        let mut frames = 0;
-        running.with_taps(|taps| {
-            for (nic, tap) in running.spec.nics.iter().zip(taps) {
-                match tap.announce(nic.mac) {
-                    Ok(()) => frames += 1,
-                    Err(error) => log::warn!("VM {}: {} is not announced: {error}", running.vm.vm, tap.name),
-                }
-            }
-        });
-        frames
+    /// Tells the networks where a VM's NICs are now, and gives how many frames told them at once; then again, until the guest
+    /// is heard of ([`announcing`]). A frame that cannot be sent costs a second of the VM's connections and not the VM.
+    pub fn announce(&self, running: &Arc<Running>) -> u32 {
+        announcing::announce(running)
     }
 
-    /// Has the guest tell the network too: its own word, of addresses that the host does not know, also where the host has no descriptor of its
-    /// taps, as after a restart of the control plane.
+    /// Has the guest tell the network too: its own word, of addresses that the host does not know.
     pub fn announce_by_guest(&self, running: &Running) {
-        if let Err(error) = running.monitor.ask(&VmmRequest::Announce, &[]) {
+        if let Err(error) = running.monitor.ask(&VmmRequest::AnnounceByGuest, &[]) {
             log::warn!("VM {}: its guest is not asked to announce itself: {error}", running.vm.vm);
         }
     }

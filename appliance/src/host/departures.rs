@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use model::diagnosis::Diagnosis;
 use model::names::{HostName, VmName};
-use protocol::checks::{Finding, Judged, by_condition, link};
+use protocol::checks::{Judged, by_condition, link};
 use protocol::session::PhaseName;
 
 use crate::api::host::{Check, HostAnswer, VmState};
@@ -283,7 +283,7 @@ fn conclude(
     // The link is known where the destination has answered.
     if check_only && !ended.link.is_empty() {
         let here = place.unwrap_or_else(|| still_here(plane, held));
-        return Ok(HostAnswer::Checks(judged(here, &ended.link, &ended.findings)));
+        return Ok(HostAnswer::Checks(judged(here, &ended)));
     }
     match (ended.failure, ended.receipt) {
         (Some(failure), _) => Err(place.into_iter().fold(failure, Diagnosis::vm_now)),
@@ -292,9 +292,10 @@ fn conclude(
     }
 }
 
-/// What a person reads of the checks of a move: where the VM is now, then a line for each condition.
-fn judged(place: String, link: &str, findings: &[Finding]) -> Vec<Check> {
-    let conditions = by_condition(findings).into_iter().map(|Judged { condition, well, blockers, warnings }| {
+/// What a person reads of the checks of a move: where the VM is now, then a line for each condition, then what it would be like.
+fn judged(place: String, ended: &Ended) -> Vec<Check> {
+    let link = ended.link.as_str();
+    let conditions = by_condition(&ended.findings).into_iter().map(|Judged { condition, well, blockers, warnings }| {
         let found = match (condition.as_str(), blockers.is_empty() && warnings.is_empty()) {
             (link::NAME, true) => format!("{well}: {link}"),
             (link::NAME, false) => link.to_owned(),
@@ -303,7 +304,8 @@ fn judged(place: String, link: &str, findings: &[Finding]) -> Vec<Check> {
         };
         Check { subject: condition, found, problems: blockers, warnings }
     });
-    [Check::well("the VM", place)].into_iter().chain(conditions).collect()
+    let forecast = ended.forecast.iter().map(|forecast| Check::well("the move", forecast.clone()));
+    [Check::well("the VM", place)].into_iter().chain(conditions).chain(forecast).collect()
 }
 
 pub(super) fn random_id() -> std::io::Result<MigrationId> {
@@ -527,8 +529,7 @@ mod tests {
     }
 
     fn bare_end() -> Ended {
-        let (findings, link) = (Vec::new(), String::new());
-        Ended { id: 1, vm: VmHere::Runs, epoch: 1, receipt: None, failure: None, findings, link }
+        Ended::nothing_moved(1, 1)
     }
 
     #[test]

@@ -17,6 +17,7 @@
 //!
 //!              ends       what follows when a guest, or its monitor (reap, kernel_log), ends
 //!              arrivals   migrations to here
+//!              announcing the networks are told of what came to run here
 //!              settling   who runs a VM after its move lost its engine or its control plane
 //!              disk_locks those that hosts which died left on their server
 //!              dead_hosts the server is told of them as soon as they are dead
@@ -30,6 +31,7 @@
 //! all of it.
 
 pub mod adoption;
+pub mod announcing;
 pub mod answers;
 pub mod arrivals;
 pub mod autostart;

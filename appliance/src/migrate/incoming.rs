@@ -362,7 +362,7 @@ impl Arrival {
         match DirtyPages::share(guest.storage.ram().pages()) {
             Ok((dirty, memfd)) => {
                 guest.dirty = Some(dirty);
-                self.ask_monitor(VmmRequest::DirtyLogStart, vec![memfd], Purpose::StartLog)
+                self.ask_monitor(VmmRequest::DirtyLogStart { sample: false }, vec![memfd], Purpose::StartLog)
             }
             Err(reason) => Some(Input::VmmBuilt(Err(reason))),
         }
@@ -440,6 +440,7 @@ impl Arrival {
             failure: outcome.diagnosis,
             findings: Vec::new(),
             link: String::new(),
+            forecast: None,
         };
         desk.tell(FromMigrate::Ended(Box::new(ended)));
     }

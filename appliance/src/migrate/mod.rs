@@ -22,6 +22,7 @@ pub mod defect;
 pub mod desk;
 pub mod dirty_pages;
 pub mod engine;
+pub mod forecast;
 pub mod hasher;
 pub mod host_link;
 pub mod incoming;

@@ -28,6 +28,7 @@ use super::compression::Compressor;
 use super::defect::{defect, monitor_gone};
 use super::desk::{Desk, Wire};
 use super::dirty_pages::DirtyPages;
+use super::forecast::in_words;
 use super::lease::{self, Question};
 use super::measured::measured;
 use super::memory::GuestRam;
@@ -37,7 +38,7 @@ use super::records::{Sending, SendingError, Step};
 use crate::api::lease::VmOnDatastore;
 use crate::api::migrate::{BandwidthMax, Ended, FromMigrate, Outgoing, Peer, VmHere};
 use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest};
-use crate::migrate::progress::shown;
+use crate::migrate::progress::{shown, slowed_vcpus};
 use crate::wall_clock;
 
 /// What the state of a VM is expected to take, bytes: the vCPUs' and the devices'.
@@ -66,6 +67,8 @@ pub struct Departure {
     /// The measurement of the link, while it goes on.
     probe: Option<Probe>,
     sending: VecDeque<Sending>,
+    /// How far each vCPU is slowed, percent, by the monitor's last word.
+    slowed: Vec<u8>,
     /// How fast it may be sent while the guest runs.
     pace: Option<Pace>,
     compressor: Compressor,
@@ -110,6 +113,7 @@ impl Departure {
             peer_mtu: 0,
             probe: None,
             sending: VecDeque::new(),
+            slowed: Vec::new(),
             pace: bound.map(|bytes_per_s| Pace::new(Instant::now(), bytes_per_s)),
             compressor: Compressor::default(),
             questions: Vec::new(),
@@ -282,7 +286,10 @@ impl Departure {
         };
         Some(match purpose {
             Purpose::StartLog => Input::DirtyLogStarted(done),
-            Purpose::Harvest => Input::DirtyHarvested(done.and_then(|()| self.harvested())),
+            Purpose::Harvest => {
+                self.note_slowed(answer);
+                Input::DirtyHarvested(done.and_then(|()| self.harvested()))
+            }
             Purpose::Stun if matches!(answer, VmmAnswer::Reset) => Input::GuestReset,
             Purpose::Stun => Input::GuestStunned(done.and_then(|()| self.stopped(&answer, beside))),
             Purpose::Look => match answer {
@@ -320,6 +327,19 @@ impl Departure {
 
     fn vm(&self) -> VmOnDatastore {
         VmOnDatastore { datastore: self.order.vm.datastore.clone(), vm: self.order.vm.name.clone() }
+    }
+
+    /// Tells the log which vCPUs are slowed, each time that others are.
+    fn note_slowed(&mut self, answer: VmmAnswer) {
+        let VmmAnswer::Harvested { slowed, .. } = answer else { return };
+        if slowed != self.slowed {
+            let Outgoing { id, vm, .. } = &self.order;
+            match slowed_vcpus(&slowed) {
+                Some(which) => log::info!("migration {id:016x} of {}: slowed, because they dirty: {which}", vm.name),
+                None => log::info!("migration {id:016x} of {}: no vCPU is slowed any more", vm.name),
+            }
+            self.slowed = slowed;
+        }
     }
 
     fn harvested(&self) -> Result<PageSet, Reason> {
@@ -458,11 +478,14 @@ impl Departure {
                 desk.tell(FromMigrate::Release(self.order.id));
                 Some(Input::MemoryReleased)
             }
-            Effect::Report(progress) => {
+            Effect::Report(mut progress) => {
                 if self.phase != Some(progress.phase) {
                     self.phase = Some(progress.phase);
                     let Outgoing { id, vm, destination, .. } = &self.order;
                     log::info!("migration {id:016x} of {} to {destination}: {}", vm.name, progress.phase);
+                }
+                if let (Some(note), Some(which)) = (&mut progress.note, slowed_vcpus(&self.slowed)) {
+                    *note = format!("{note} ({which})");
                 }
                 desk.tell(FromMigrate::Progress(shown(self.order.id, &progress)));
                 None
@@ -483,7 +506,8 @@ impl Departure {
         match DirtyPages::share(self.ram.pages()) {
             Ok((dirty, memfd)) => {
                 self.dirty = Some(dirty);
-                self.ask_monitor(VmmRequest::DirtyLogStart, vec![memfd], Purpose::StartLog)
+                let sample = self.order.wish.check_only;
+                self.ask_monitor(VmmRequest::DirtyLogStart { sample }, vec![memfd], Purpose::StartLog)
             }
             Err(reason) => Some(Input::DirtyLogStarted(Err(reason))),
         }
@@ -540,7 +564,8 @@ impl Departure {
         let (memory, touched) = (self.order.vm.spec.memory_bytes, self.ram.touched_pages() * PAGE_BYTES as u64);
         let link =
             outcome.link.map_or_else(String::new, |link| format!("{link}{}", sent_in(memory, touched, &link.measured)));
-        let ended = Ended { id: self.order.id, vm, epoch, receipt, failure, findings, link };
+        let forecast = outcome.forecast.as_ref().map(in_words);
+        let ended = Ended { id: self.order.id, vm, epoch, receipt, failure, findings, link, forecast };
         desk.tell(FromMigrate::Ended(Box::new(ended)));
     }
 }

@@ -5,6 +5,9 @@ use protocol::source::Progress;
 
 use crate::api::migrate::{MigrationId, MigrationProgress};
 
+/// Most vCPUs that are told by their numbers.
+const NAMED_VCPUS: usize = 4;
+
 /// Progress as people see it.
 pub fn shown(id: MigrationId, progress: &Progress) -> MigrationProgress {
     let mut doing = match progress.round {
@@ -21,6 +24,21 @@ pub fn shown(id: MigrationId, progress: &Progress) -> MigrationProgress {
     let thousandths = (progress.pages > 0).then(|| progress.pages_sent * 1000 / progress.pages);
     let thousandths = thousandths.and_then(|value| u16::try_from(value).ok());
     MigrationProgress { id, phase: Some(progress.phase), doing, thousandths }
+}
+
+/// Which vCPUs are slowed, of how many; `None` if none is. `slowed` has the percent of each.
+pub fn slowed_vcpus(slowed: &[u8]) -> Option<String> {
+    let (of, which) = (slowed.len(), (0..slowed.len()).filter(|vcpu| slowed[*vcpu] > 0).collect::<Vec<_>>());
+    match which.as_slice() {
+        [] => None,
+        all if all.len() == of => Some(format!("all {of} vCPUs")),
+        [one] => Some(format!("vCPU {one} of {of}")),
+        some if some.len() <= NAMED_VCPUS => {
+            let numbers: Vec<_> = some.iter().map(ToString::to_string).collect();
+            Some(format!("vCPUs {} of {of}", numbers.join(", ")))
+        }
+        many => Some(format!("{} of {of} vCPUs", many.len())),
+    }
 }
 
 /// What is to be expected of the rest.
@@ -51,6 +69,15 @@ mod tests {
             note: note.map(str::to_owned),
         };
         shown(1, &progress)
+    }
+
+    #[test]
+    fn which_vcpus_are_slowed_is_told_by_their_numbers_as_long_as_they_are_few() {
+        assert_eq!(slowed_vcpus(&[0, 0]), None);
+        assert_eq!(slowed_vcpus(&[0, 60]).as_deref(), Some("vCPU 1 of 2"));
+        assert_eq!(slowed_vcpus(&[60, 0, 60, 0]).as_deref(), Some("vCPUs 0, 2 of 4"));
+        assert_eq!(slowed_vcpus(&[60, 60]).as_deref(), Some("all 2 vCPUs"));
+        assert_eq!(slowed_vcpus(&[&[60; 5][..], &[0; 3]].concat()).as_deref(), Some("5 of 8 vCPUs"));
     }
 
     #[test]

@@ -9,7 +9,6 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use rustix::ioctl::{Setter, Updater, ioctl, opcode};
 
-use super::announce::rarp;
 use super::link;
 use super::netlink::{Netlink, NetlinkError};
 
@@ -47,15 +46,6 @@ impl Tap {
         let found = link::by_name(netlink, name)?.ok_or(NetlinkError::Refused(rustix::io::Errno::NODEV))?;
         let _ = link::keep_ipv6_off(name);
         Ok(Self { name: name.to_owned(), index: found.index, file })
-    }
-
-    /// Tells the switches on the way that `mac` is here now, as a frame from the guest would: through its own tap, so
-    /// that it gets the VLAN of its port group and every bridge learns it. The tap must be up.
-    pub fn announce(&self, mac: [u8; 6]) -> io::Result<()> {
-        let mut packet = vec![0; HEADER_BYTES];
-        packet.extend(rarp(mac));
-        rustix::io::write(&self.file, &packet)?;
-        Ok(())
     }
 }
 

@@ -10,6 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::api::vmm::{VmmAnswer, VmmEvent, VmmLife};
 use crate::vmm::broadcast::{Broadcast, Connection, Consoles};
+use crate::vmm::dirty_log::Holder;
 
 /// Time until a console that could take no more output is tried again, ms.
 const CONSOLE_AGAIN_MS: i32 = 50;
@@ -24,12 +25,18 @@ pub struct Guest {
     events: Mutex<Vec<VmmEvent>>,
     watchers: Broadcast,
     serial: Consoles,
+    dirty_log: Holder,
 }
 
 impl Guest {
     /// The machine, for one session at a time.
     pub fn machine(&self) -> MutexGuard<'_, Option<Machine>> {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whose the dirty log is.
+    pub fn dirty_log(&self) -> &Holder {
+        &self.dirty_log
     }
 
     /// The memfd of the memory, once the machine is built.
@@ -78,7 +85,7 @@ impl Guest {
         let Some(machine) = place.as_mut() else { return false };
         // One that a person paused meanwhile stays so.
         let ran = machine.phase() == Phase::Running;
-        let went_on = match reset_if_it_moves(machine) {
+        let went_on = match self.reset_if_it_moves(machine) {
             Ok(Some(AskedReset::Done)) if ran => machine.resume().map(|()| true),
             Ok(Some(AskedReset::Done)) => Ok(true),
             Ok(Some(AskedReset::DoneBefore)) => Ok(true),
@@ -89,6 +96,22 @@ impl Guest {
             log::error!("the guest moves, and cannot be reset where it is: {}", chain(&error));
             false
         })
+    }
+
+    /// Resets a machine whose guest asked for it, if it is being moved. Its memory is cleared in the sight of the dirty log, so what the other host has of
+    /// the guest before is overtaken. None where the guest ended and is not to be reset here.
+    ///
+    /// # Errors
+    /// It cannot be, and is not to be run.
+    pub fn reset_if_it_moves(&self, machine: &mut Machine) -> Result<Option<AskedReset>, MachineError> {
+        match machine.events().end() {
+            None => Ok(Some(AskedReset::DoneBefore)),
+            Some(Event::Reset) if self.dirty_log.is_of_a_move() => {
+                log::info!("the guest asked for a reset while it moves, and is reset where it is");
+                machine.reset().map(|()| Some(AskedReset::Done))
+            }
+            Some(_) => Ok(None),
+        }
     }
 
     fn tell(&self, event: Event) {
@@ -155,22 +178,6 @@ pub enum AskedReset {
     Done,
     /// None is asked for: it was made where the guest was to be stunned.
     DoneBefore,
-}
-
-/// Resets a machine whose guest asked for it, if it is being moved. Its memory is cleared in the sight of the dirty log, so what the other host has of
-/// the guest before is overtaken. None where the guest ended and is not to be reset here.
-///
-/// # Errors
-/// It cannot be, and is not to be run.
-pub fn reset_if_it_moves(machine: &mut Machine) -> Result<Option<AskedReset>, MachineError> {
-    match machine.events().end() {
-        None => Ok(Some(AskedReset::DoneBefore)),
-        Some(Event::Reset) if machine.dirty_log().is_on() => {
-            log::info!("the guest asked for a reset while it moves, and is reset where it is");
-            machine.reset().map(|()| Some(AskedReset::Done))
-        }
-        Some(_) => Ok(None),
-    }
 }
 
 /// Does the work each time that the event is posted, and soon again for as long as it says so. The event is emptied first:

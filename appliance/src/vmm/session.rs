@@ -16,7 +16,8 @@ use crate::api::channel::ChannelError;
 use crate::api::vmm::{VmmAnswer, VmmRequest, VmmStatus};
 use crate::vmm::broadcast::Connection;
 use crate::vmm::deadline;
-use crate::vmm::guest::{AskedReset, Guest, reset_if_it_moves};
+use crate::vmm::dirty_log::Asker;
+use crate::vmm::guest::{AskedReset, Guest};
 
 /// An answer and the descriptor beside it, or why the request was not done.
 type Outcome = Result<(VmmAnswer, Option<OwnedFd>), String>;
@@ -24,12 +25,13 @@ type Outcome = Result<(VmmAnswer, Option<OwnedFd>), String>;
 /// What belongs to one connection: its end ends the dirty log that it started.
 struct Session<'a> {
     guest: &'a Arc<Guest>,
+    asker: Asker,
     bitmap: Option<DirtyBitmap>,
 }
 
 /// Serves a connection to its end.
 pub fn serve(guest: &Arc<Guest>, connection: &Connection) {
-    let mut session = Session { guest, bitmap: None };
+    let mut session = Session { guest, asker: guest.dirty_log().asker(), bitmap: None };
     loop {
         let (request, beside) = match connection.receive() {
             Ok(received) => received,
@@ -62,14 +64,10 @@ pub fn serve(guest: &Arc<Guest>, connection: &Connection) {
 
 impl Drop for Session<'_> {
     fn drop(&mut self) {
-        if self.bitmap.take().is_some() {
-            let stopped = self.with_machine(|machine| {
-                unthrottle(machine)?;
-                machine.dirty_log().stop().map_err(|error| chain(&error))
-            });
-            if let Err(why) = stopped {
-                log::warn!("the dirty log of a lost connection was not stopped: {why}");
-            }
+        if self.bitmap.take().is_some()
+            && let Err(why) = self.stop_dirty_log()
+        {
+            log::warn!("the dirty log of a lost connection was not stopped: {why}");
         }
     }
 }
@@ -96,17 +94,15 @@ impl Session<'_> {
             })),
             VmmRequest::Status => Ok((VmmAnswer::Status(self.status()), None)),
             VmmRequest::Describe => self.describe(),
-            VmmRequest::DirtyLogStart => done(self.start_dirty_log(beside)),
+            VmmRequest::DirtyLogStart { sample } => done(self.start_dirty_log(sample, beside)),
             VmmRequest::DirtyLogHarvest => self.harvest(),
             VmmRequest::DirtyLogStop => {
                 self.bitmap = None;
-                done(self.with_machine(|machine| {
-                    unthrottle(machine)?;
-                    machine.dirty_log().stop().map_err(|error| chain(&error))
-                }))
+                done(self.stop_dirty_log())
             }
             VmmRequest::Throttle { percent } => done(self.with_machine(|machine| throttle(machine, percent))),
-            VmmRequest::Announce => done(self.with_machine(|machine| {
+            VmmRequest::Announce { again } => self.announce(again),
+            VmmRequest::AnnounceByGuest => done(self.with_machine(|machine| {
                 // Drivers that cannot leave it to the host's own announcement.
                 machine.announce();
                 Ok(())
@@ -180,23 +176,40 @@ impl Session<'_> {
         Ok((VmmAnswer::Described(spec), Some(memory)))
     }
 
-    fn start_dirty_log(&mut self, beside: Vec<OwnedFd>) -> Result<(), String> {
+    fn start_dirty_log(&mut self, sample: bool, beside: Vec<OwnedFd>) -> Result<(), String> {
         let shared = OwnedFd::from(one(beside)?);
         let bitmap = self.with_machine(|machine| {
             let bitmap = DirtyBitmap::shared(shared, machine.dirty_log().pages()).map_err(|error| chain(&error))?;
-            machine.dirty_log().start().map_err(|error| chain(&error))?;
+            let start = || machine.dirty_log().start().map_err(|error| chain(&error));
+            self.guest.dirty_log().start(self.asker, sample, start)?;
             Ok(bitmap)
         })?;
         self.bitmap = Some(bitmap);
         Ok(())
     }
 
+    /// Where a move took the log over, nothing is to be done.
+    fn stop_dirty_log(&self) -> Result<(), String> {
+        self.with_machine(|machine| {
+            self.guest.dirty_log().stop(self.asker, || {
+                throttle(machine, 0)?;
+                machine.dirty_log().stop().map_err(|error| chain(&error))
+            })
+        })
+    }
+
     fn harvest(&self) -> Outcome {
         let bitmap = self.bitmap.as_ref().ok_or("this connection did not start the dirty log")?;
         // The machine is not held meanwhile: a harvest must not wait for a pause, nor hold one up.
-        let log = self.with_machine(|machine| Ok(Arc::clone(machine.dirty_log())))?;
-        log.harvest(bitmap).map_err(|error| chain(&error))?;
-        Ok((VmmAnswer::Harvested { pages: bitmap.count() }, None))
+        let (log, slowed) = self.with_machine(|machine| Ok((Arc::clone(machine.dirty_log()), machine.slowed())))?;
+        let harvested = self.guest.dirty_log().with(self.asker, || log.harvest(bitmap));
+        harvested.map_err(|error| chain(&error))?.map_err(|error| chain(&error))?;
+        Ok((VmmAnswer::Harvested { pages: bitmap.count(), slowed }, None))
+    }
+
+    fn announce(&self, again: bool) -> Outcome {
+        let told = self.with_machine(|machine| machine.announce_place(again).map_err(|error| chain(&error)))?;
+        Ok((VmmAnswer::Announced { frames: told.frames, unheard: told.unheard }, None))
     }
 
     fn rehearse(&self) -> Outcome {
@@ -214,7 +227,7 @@ impl Session<'_> {
         let stopped = self.with_machine(|machine| {
             machine.pause().map_err(|error| chain(&error))?;
             // Until its last vCPU stood still it could ask for a reset. That takes longer than a stun: it goes on, and is stunned another time.
-            if reset_if_it_moves(machine).map_err(|error| chain(&error))? == Some(AskedReset::Done) {
+            if self.guest.reset_if_it_moves(machine).map_err(|error| chain(&error))? == Some(AskedReset::Done) {
                 machine.resume().map_err(|error| chain(&error))?;
                 return Ok(None);
             }
@@ -252,11 +265,7 @@ impl Session<'_> {
 }
 
 fn throttle(machine: &mut Machine, percent: u8) -> Result<(), String> {
-    (0..machine.spec().cpus).try_for_each(|vcpu| machine.throttle(vcpu, percent).map_err(|error| chain(&error)))
-}
-
-fn unthrottle(machine: &mut Machine) -> Result<(), String> {
-    throttle(machine, 0)
+    machine.throttle(percent).map_err(|error| chain(&error))
 }
 
 /// The kernel and, if there is one, the initial RAM disk beside a request.

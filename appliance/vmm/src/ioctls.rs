@@ -28,7 +28,7 @@ const fn both<T>(number: u32) -> u32 {
 }
 
 /// Name and number, the most frequent one first: a filter looks from the top.
-pub const REQUESTS: [(&str, u32); 55] = [
+pub const REQUESTS: [(&str, u32); 56] = [
     ("KVM_RUN", bare(0x80)),
     // Interrupts and doorbells, while the guest runs.
     ("KVM_IRQ_LINE", takes::<kvm_irq_level>(0x61)),
@@ -53,6 +53,7 @@ pub const REQUESTS: [(&str, u32); 55] = [
     ("KVM_CREATE_IRQCHIP", bare(0x60)),
     ("KVM_CREATE_PIT2", takes::<kvm_pit_config>(0x77)),
     ("KVM_CREATE_VCPU", bare(0x41)),
+    ("KVM_GET_STATS_FD", bare(0xce)),
     // The machine's state.
     ("KVM_GET_IRQCHIP", both::<kvm_irqchip>(0x62)),
     ("KVM_SET_IRQCHIP", gives::<kvm_irqchip>(0x63)),

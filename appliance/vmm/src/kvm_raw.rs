@@ -1,18 +1,21 @@
 //! The ioctls that kvm-ioctls does not have, as safe functions. Numbers and structures: Linux `include/uapi/linux/kvm.h`
 //! and `Documentation/virt/kvm/api.rst`.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::FromRawFd;
 
 use kvm_bindings::{
     KVM_CAP_SREGS2, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_clear_dirty_log,
     kvm_clear_dirty_log__bindgen_ty_1, kvm_device_attr, kvm_dirty_log, kvm_dirty_log__bindgen_ty_1, kvm_sregs2,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
-use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref};
-use vmm_sys_util::{ioctl_ior_nr, ioctl_iow_nr, ioctl_iowr_nr};
+use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ref, ioctl_with_ref};
+use vmm_sys_util::{ioctl_io_nr, ioctl_ior_nr, ioctl_iow_nr, ioctl_iowr_nr};
 
 ioctl_iow_nr!(KVM_GET_DIRTY_LOG, KVMIO, 0x42, kvm_dirty_log);
 ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
+ioctl_io_nr!(KVM_GET_STATS_FD, KVMIO, 0xce);
 ioctl_ior_nr!(KVM_GET_SREGS2, KVMIO, 0xcc, kvm_sregs2);
 ioctl_iow_nr!(KVM_SET_SREGS2, KVMIO, 0xcd, kvm_sregs2);
 ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
@@ -51,6 +54,20 @@ pub(crate) fn clear_dirty_log(vm: &VmFd, slot: u32, first_page: u64, pages: u32,
     let mut request = kvm_clear_dirty_log { slot, num_pages: pages, first_page, __bindgen_anon_1: bitmap };
     // SAFETY: the kernel only reads the bitmap here, `pages` bits of it, and `words` was checked to hold as many.
     checked(unsafe { ioctl_with_mut_ref(vm, KVM_CLEAR_DIRTY_LOG(), &mut request) })
+}
+
+/// The statistics of a vCPU, to be read at offsets (`Documentation/virt/kvm/api.rst`, 4.134).
+///
+/// # Errors
+/// What the kernel says; ENOTTY before Linux 5.14.
+pub(crate) fn statistics(vcpu: &VcpuFd) -> io::Result<File> {
+    // SAFETY: the request takes no argument and touches no memory of ours.
+    let descriptor = unsafe { ioctl(vcpu, KVM_GET_STATS_FD()) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    Ok(unsafe { File::from_raw_fd(descriptor) })
 }
 
 /// Whether the vCPU's special registers can be read with their PDPTRs.

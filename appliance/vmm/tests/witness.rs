@@ -362,6 +362,42 @@ fn a_page_that_a_move_loses_is_seen_and_called_a_lost_write() {
 }
 
 #[test]
+fn of_several_vcpus_only_the_one_that_dirties_is_slowed() {
+    let _turn = turn();
+    // A working set of 64 pages is the first vCPU's alone; the others read all the time.
+    let words = "rate=max set=256K verify=scan scan=max own=16M report_ms=0";
+    let Some(mut guest) = Guest::ready(2, words) else { return };
+    let bitmap = DirtyBitmap::new(guest.machine.layout().pages()).unwrap();
+    guest.machine.dirty_log().start().unwrap();
+    let harvests = |guest: &Guest, count: u32| {
+        for _ in 0..count {
+            guest.machine.dirty_log().harvest(&bitmap).unwrap();
+            // Each finds some pages of the other's, too, which are few only if it is not done all the time.
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    harvests(&guest, 5);
+    for percent in [20, 60] {
+        guest.machine.throttle(percent).unwrap();
+        assert_eq!(guest.machine.slowed(), [percent, 0]);
+        let held = guest.machine.throttled(0);
+        let deadline = Instant::now() + PATIENCE;
+        while guest.machine.throttled(0) == held {
+            assert!(Instant::now() < deadline, "the vCPU that dirties is not held");
+            harvests(&guest, 1);
+        }
+        // Slowed, it dirties less, and is so all the same.
+        harvests(&guest, 5);
+        assert_eq!(guest.machine.slowed(), [percent, 0]);
+    }
+    assert_eq!(guest.machine.throttled(1), Some(Duration::ZERO), "the other was never held");
+    guest.machine.throttle(0).unwrap();
+    assert_eq!(guest.machine.slowed(), [0, 0]);
+    guest.machine.dirty_log().stop().unwrap();
+    assert_all_is_well(&guest.ask("r", "t="));
+}
+
+#[test]
 fn each_way_in_which_the_witness_ends_is_an_event_of_its_own() {
     let _turn = turn();
     for (command, expected) in [("q", Event::Shutdown), ("b", Event::Reset), ("t", Event::TripleFault)] {

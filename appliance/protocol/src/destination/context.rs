@@ -174,6 +174,7 @@ impl Context {
             diagnosis,
             findings: std::mem::take(&mut self.findings),
             link: None,
+            forecast: None,
             vm,
             receipt: receipt.or(own),
             writes_receipt,

@@ -47,7 +47,7 @@ pub enum Effect {
     OpenDisks,
     /// Let the guest run, or leave it paused if it was paused. Answered by [`Input::GuestResumed`].
     ResumeGuest(RightToRun, RunState),
-    /// Tell the networks where the guest is now: RARP on each port group. Answered by [`Input::Announced`].
+    /// Tell the networks where the guest is now: RARP on each port group, and again until the guest is heard of. Answered by [`Input::Announced`].
     Announce,
     /// Take out of the dirty log what is dirty. Answered by [`Input::DirtyHarvested`].
     HarvestDirty,
@@ -157,8 +157,6 @@ pub enum Timer {
     Resolve,
     /// Time to try again to open the disks.
     OpenDisks,
-    /// Time for the next announcement.
-    Announce,
     /// The source does not end its part of the audit.
     Done,
     /// The peer was silent for too long.

@@ -15,9 +15,6 @@ use crate::verify::PageTable;
 use crate::wire::Message;
 use crate::wire::message::{Resumed, RunState};
 
-/// When the networks are told again, after the time before: one frame may be lost, and a port may need its time.
-const ANNOUNCE: [Duration; 4] =
-    [Duration::from_millis(50), Duration::from_millis(150), Duration::from_millis(300), Duration::from_millis(500)];
 /// The source ends its part within this time after its last word.
 const DONE: Duration = Duration::from_secs(120);
 
@@ -26,9 +23,8 @@ const DONE: Duration = Duration::from_secs(120);
 pub struct Settling {
     run_state: RunState,
     audit: Option<Audit>,
-    announced: usize,
     resumed: Instant,
-    /// The first announcement was sent, and the source told.
+    /// The announcement was sent, and the source told.
     told: bool,
     /// The source has nothing to say any more.
     done: bool,
@@ -49,14 +45,12 @@ impl Settling {
             stun.resume_us = timings.resume_us;
         }
         cx.effect(Effect::Announce);
-        cx.deadline(Timer::Announce, ANNOUNCE[0]);
         cx.deadline(Timer::Done, DONE);
         let audited = cx.offer.as_ref().is_some_and(|offer| offer.verify == Verify::Audit);
         let done = !cx.conversation.is_open();
         let mut settling = Self {
             run_state,
             audit: table.filter(|_| audited).map(Audit::new),
-            announced: 1,
             resumed: cx.now,
             told: false,
             done,
@@ -113,7 +107,7 @@ impl Settling {
         }
     }
 
-    /// The networks were told. How long the first time took since the resume stands in the receipt.
+    /// The networks were told. How long that took since the resume stands in the receipt.
     fn sent(mut self, cx: &mut Context, frames: u32) -> Phase {
         if self.told {
             return self.into();
@@ -128,8 +122,7 @@ impl Settling {
     }
 
     fn finish_if_done(self, cx: &mut Context) -> Phase {
-        let announced = self.gone || self.announced > ANNOUNCE.len();
-        if !self.done || !announced {
+        if !self.done {
             return self.into();
         }
         let here = cx.welcome.here.clone();
@@ -173,16 +166,8 @@ impl Step for Settling {
         self.go_on(cx)
     }
 
-    fn timeout(mut self, cx: &mut Context, timer: Timer) -> Phase {
+    fn timeout(self, cx: &mut Context, timer: Timer) -> Phase {
         match timer {
-            Timer::Announce => {
-                cx.effect(Effect::Announce);
-                if let Some(next) = ANNOUNCE.get(self.announced) {
-                    cx.deadline(Timer::Announce, *next);
-                }
-                self.announced += 1;
-                self.finish_if_done(cx)
-            }
             Timer::Done => self.source_is_done(cx),
             _ => self.into(),
         }

@@ -6,6 +6,7 @@ use model::receipt::{Receipt, Verdict};
 
 use crate::checks::Finding;
 use crate::checks::link::Seen;
+use crate::forecast::Forecast;
 use crate::wire::message::RunState;
 
 /// Where a VM is, as far as the host that says so knows.
@@ -47,6 +48,8 @@ pub struct Outcome {
     pub findings: Vec<Finding>,
     /// The migration link, where the checks came to an answer; at the source only.
     pub link: Option<Seen>,
+    /// What a move would be like, where only the checks were wanted and the guest could be watched; at the source only.
+    pub forecast: Option<Forecast>,
     /// Where the VM is.
     pub vm: VmNow,
     /// The receipt, where pages were to move.

@@ -11,6 +11,7 @@ use super::finished::Finished;
 use crate::checks::Finding;
 use crate::checks::link::Seen;
 use crate::convergence::{Costs, Policy, Prediction};
+use crate::forecast::Forecast;
 use crate::session::PhaseName;
 use crate::session::outcome::diagnose;
 use crate::session::{Conversation, Draft, Outcome, Timers, VmNow};
@@ -72,6 +73,7 @@ pub struct Context {
     pub(super) draft: Draft,
     pub(super) findings: Vec<Finding>,
     pub(super) link: Option<Seen>,
+    pub(super) forecast: Option<Forecast>,
     pub(super) reported: Instant,
 }
 
@@ -87,6 +89,7 @@ impl Context {
             draft,
             findings: Vec::new(),
             link: None,
+            forecast: None,
             reported: Instant::ZERO,
         }
     }
@@ -174,6 +177,7 @@ impl Context {
             diagnosis,
             findings: std::mem::take(&mut self.findings),
             link: self.link,
+            forecast: self.forecast,
             vm,
             receipt,
             writes_receipt: true,

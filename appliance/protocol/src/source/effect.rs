@@ -18,7 +18,7 @@ pub enum Effect {
     SendControl(Vec<u8>),
     /// Measure the path to the destination. Answered by [`Input::LinkMeasured`].
     MeasureLink,
-    /// Start the dirty log. Answered by [`Input::DirtyLogStarted`].
+    /// Start the dirty log; one that only a check wants has to give way to that of a move. Answered by [`Input::DirtyLogStarted`].
     StartDirtyLog,
     /// Read, hash and send these pages as records; take no more than the transport takes. Answered by
     /// [`Input::PagesSent`] once the transport has taken all of them.
@@ -167,9 +167,11 @@ pub enum Timer {
     Answer,
     /// It takes too long to get the memory ready.
     Reserved,
+    /// Watching the guest for a check takes too long.
+    Sample,
     /// It takes too long to be ready for the switchover.
     SwitchReady,
-    /// Time for the next look at the dirty log, while the destination gets ready.
+    /// Time for the next look at the dirty log, while the guest is watched or the destination gets ready.
     NextHarvest,
     /// The stun has used up what the operator accepts.
     StunOverrun,

@@ -9,7 +9,8 @@ use model::diagnosis::Reason;
 use super::context::{Context, Plan};
 use super::effect::{Effect, Input, Timer};
 use super::{
-    Committed, Deciding, Finished, Greeting, HandedOver, Offered, Precopy, Probing, Reserving, Running, Stunned,
+    Committed, Deciding, Finished, Greeting, HandedOver, Offered, Precopy, Probing, Reserving, Running, Sampling,
+    Stunned,
 };
 use crate::session::{Conversation, Deadline, Versions};
 use crate::time::Instant;
@@ -49,7 +50,9 @@ pub enum Phase {
     Probing(Probing),
     /// Waits for what the checks find.
     Offered(Offered),
-    /// Waits for the destination's memory.
+    /// Watches the guest, for a check.
+    Sampling(Sampling),
+    /// Waits for the destination's memory, and watches the guest.
     Reserving(Reserving),
     /// Rounds, while the guest runs.
     Precopy(Box<Precopy>),
@@ -108,6 +111,7 @@ phases!(
     Greeting(Greeting),
     Probing(Probing),
     Offered(Offered),
+    Sampling(Sampling),
     Reserving(Reserving),
     Precopy(Precopy),
     Stunned(Stunned),

@@ -16,6 +16,8 @@
 //! the lease is damaged and will never tell, the machine finishes with the VM as it stands ([`crate::session::VmNow::Undecided`]).
 //! [`Committed`] has no way back at all.
 //!
+//! Where only the checks are wanted, [`Sampling`] comes after [`Offered`] and is the last.
+//!
 //! [`Precopy`] and [`Stunned`] can be aborted, and the VM runs on:
 //! ```
 //! use protocol::source::{Context, Ending, Precopy, Running, Stunned};
@@ -72,6 +74,8 @@ pub mod probing;
 pub mod pump;
 pub mod reserving;
 pub mod running;
+mod sampler;
+pub mod sampling;
 pub mod stun;
 pub mod stunned;
 
@@ -88,5 +92,6 @@ pub use precopy::Precopy;
 pub use probing::Probing;
 pub use reserving::Reserving;
 pub use running::Running;
+pub use sampling::Sampling;
 pub use stun::Stun;
 pub use stunned::Stunned;

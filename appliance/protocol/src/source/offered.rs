@@ -9,6 +9,7 @@ use super::effect::Timer;
 use super::greeting::{end, ends_unnoticed};
 use super::machine::{Phase, Step};
 use super::reserving::Reserving;
+use super::sampling::Sampling;
 use crate::checks::blockers;
 use crate::checks::link::Seen;
 use crate::session::PhaseName;
@@ -38,8 +39,7 @@ impl Offered {
             return end(cx, &Ending { verdict: Verdict::Failed, reasons }).into();
         }
         if cx.plan.offer.check_only {
-            let reason = Reason::new("only the checks were wanted, and nothing stands in the way", "");
-            return end(cx, &Ending { verdict: Verdict::Cancelled, reasons: vec![reason] }).into();
+            return Sampling::begin(cx).into();
         }
         Reserving::begin(cx).into()
     }

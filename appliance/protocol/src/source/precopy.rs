@@ -13,6 +13,7 @@ use super::pump::Pump;
 use super::running::Running;
 use super::stunned::Stunned;
 use crate::convergence::{Convergence, Decision, RoundMeasure};
+use crate::forecast::DirtySample;
 use crate::pages::PageSet;
 use crate::session::PhaseName;
 use crate::time::{Duration, Instant};
@@ -50,6 +51,13 @@ fn expected_bandwidth(offer: &ValidatedOffer) -> u64 {
     offer.link.bandwidth_bytes_per_s.or(told).unwrap_or(100_000_000)
 }
 
+/// What to expect of the rounds before the first of them.
+pub(super) fn expectation(cx: &Context) -> Convergence {
+    let plan = &cx.plan;
+    let (rtt, bandwidth) = (Duration::from_micros(plan.offer.link.rtt_us), expected_bandwidth(&plan.offer));
+    Convergence::new(cx.now, plan.policy, plan.costs, plan.offer.state_bytes, rtt, bandwidth)
+}
+
 /// The rounds of a migration.
 #[derive(Debug)]
 pub struct Precopy {
@@ -66,17 +74,15 @@ pub struct Precopy {
 }
 
 impl Precopy {
-    pub(super) fn begin(cx: &mut Context, ready: Option<SwitchReady>) -> Self {
+    pub(super) fn begin(cx: &mut Context, ready: Option<SwitchReady>, sample: DirtySample) -> Self {
         cx.enter(PhaseName::PreCopy);
-        let plan = &cx.plan;
-        let pages = plan.offer.pages();
-        let (rtt, bandwidth) = (Duration::from_micros(plan.offer.link.rtt_us), expected_bandwidth(&plan.offer));
-        let convergence = Convergence::new(cx.now, plan.policy, plan.costs, plan.offer.state_bytes, rtt, bandwidth);
+        let pages = cx.plan.offer.pages();
+        let mut convergence = expectation(cx);
+        convergence.expect(sample);
         let pump = Pump::new(pages);
         let pending = PageSet::full(pages);
         let (waiting, asked) = (Waiting::Harvest, cx.now);
         let mut precopy = Self { pump, convergence, asked, pending, waiting, ready: false, resuming: false };
-        // A log that begins with every page marked sees no write of a page before its mark was taken.
         precopy.harvest(cx);
         cx.deadline(Timer::SwitchReady, SWITCH_READY);
         if let Some(ready) = ready {

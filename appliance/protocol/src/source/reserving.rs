@@ -1,4 +1,4 @@
-//! The destination gets its memory ready; meanwhile the dirty log starts here.
+//! The destination gets its memory ready; meanwhile the dirty log starts here, and shows for a moment what the guest dirties.
 
 use model::diagnosis::Reason;
 
@@ -7,6 +7,7 @@ use super::effect::{Effect, Input, Timer};
 use super::greeting::{end, end_without_guest};
 use super::machine::{Phase, Step};
 use super::precopy::Precopy;
+use super::sampler::Sampler;
 use crate::session::PhaseName;
 use crate::time::Duration;
 use crate::wire::Message;
@@ -15,12 +16,15 @@ use crate::wire::message::SwitchReady;
 /// Touching the memory of a large guest for the first time takes its time.
 const RESERVE: Duration = Duration::from_secs(60);
 
-/// Waits for the memory and for the dirty log.
-#[derive(Debug, Default)]
+/// Half of the time for which the guest is watched; the destination's memory takes about as long.
+const HALF: Duration = Duration::from_millis(50);
+
+/// Waits for the memory and for what the dirty log shows.
+#[derive(Debug)]
 pub struct Reserving {
     reserved: bool,
-    logging: bool,
-    /// The destination may be ready for the switchover before the dirty log is on.
+    sampler: Sampler,
+    /// The destination may be ready for the switchover before that.
     ready: Option<SwitchReady>,
 }
 
@@ -30,11 +34,14 @@ impl Reserving {
         cx.say(&Message::Reserve);
         cx.effect(Effect::StartDirtyLog);
         cx.deadline(Timer::Reserved, RESERVE);
-        Self::default()
+        Self { reserved: false, sampler: Sampler::new(HALF), ready: None }
     }
 
     fn go_on(self, cx: &mut Context) -> Phase {
-        if self.reserved && self.logging { Precopy::begin(cx, self.ready).into() } else { self.into() }
+        match self.sampler.sample() {
+            Some(sample) if self.reserved => Precopy::begin(cx, self.ready, sample).into(),
+            _ => self.into(),
+        }
     }
 
     /// The log may be on, or about to be; stopping it twice does no harm.
@@ -56,20 +63,35 @@ impl Step for Reserving {
         }
     }
 
-    fn input(self, cx: &mut Context, input: Input) -> Phase {
+    fn input(mut self, cx: &mut Context, input: Input) -> Phase {
         match input {
-            Input::DirtyLogStarted(Ok(())) => Self { logging: true, ..self }.go_on(cx),
-            Input::DirtyLogStarted(Err(reason)) => Self::end(cx, &Ending::failed(reason)),
+            Input::DirtyLogStarted(Ok(())) => {
+                self.sampler.look(cx);
+                self.into()
+            }
+            Input::DirtyHarvested(Ok(dirty)) => {
+                self.sampler.harvested(cx, &dirty);
+                self.go_on(cx)
+            }
+            Input::DirtyLogStarted(Err(reason)) | Input::DirtyHarvested(Err(reason)) => {
+                Self::end(cx, &Ending::failed(reason))
+            }
             _ => self.into(),
         }
     }
 
     fn timeout(self, cx: &mut Context, timer: Timer) -> Phase {
-        if timer != Timer::Reserved {
-            return self.into();
+        match timer {
+            Timer::NextHarvest => {
+                self.sampler.look(cx);
+                self.into()
+            }
+            Timer::Reserved => {
+                let reason = cx.late("get the memory ready");
+                self.lost(cx, reason)
+            }
+            _ => self.into(),
         }
-        let reason = cx.late("get the memory ready");
-        self.lost(cx, reason)
     }
 
     fn lost(self, cx: &mut Context, reason: Reason) -> Phase {

@@ -124,7 +124,7 @@ impl World {
             state_bytes: 3000,
             stun_us_max: self.setup.policy.stun_max.micros(),
             verify: self.setup.verify,
-            check_only: false,
+            check_only: self.setup.check_only,
             force_link: false,
         };
         Plan {

@@ -33,6 +33,8 @@ pub struct Setup {
     pub hashing: Duration,
     /// What a probe of the link between the hosts finds.
     pub link: LinkFacts,
+    /// Only the checks are wanted.
+    pub check_only: bool,
 }
 
 impl Setup {
@@ -55,6 +57,7 @@ impl Setup {
             datastore: Duration::from_millis(20),
             hashing: Duration::ZERO,
             link: LinkFacts { rtt_us: 500, bandwidth_bytes_per_s: Some(100_000_000), mtu: Some(9000) },
+            check_only: false,
         }
     }
 }

@@ -30,7 +30,9 @@ use crate::pci::root::{CONFIG_PORTS_BYTES, CONFIG_PORTS_START};
 use crate::pci::{BarWindows, ConfigPorts, Ecam, PciRoot};
 use crate::state::StateError;
 use crate::vcpu::Vcpu;
+use crate::vcpu::dirtying::Dirtying;
 use crate::vcpu::exits::Exits;
+use crate::vcpu::faults::FaultCount;
 use crate::vcpu::state::{StateContext, xsave_bytes};
 use crate::vcpu::throttle::Throttle;
 use crate::virtio::installed::{InstallError, Installed};
@@ -237,6 +239,7 @@ fn create_vm(kvm: &Kvm) -> Result<Arc<VmFd>, MachineError> {
 /// vCPUs as they are before they have threads.
 struct Processors {
     descriptors: Vec<VcpuFd>,
+    faults: Vec<Option<FaultCount>>,
     cpuids: Vec<Vec<kvm_cpuid_entry2>>,
     context: StateContext,
     faithful: bool,
@@ -259,7 +262,8 @@ fn create_vcpus(kvm: &Kvm, vm: &VmFd, spec: &MachineSpec) -> Result<Processors, 
         has_sregs2: kvm_raw::has_sregs2(vm),
         cpuid: cpuids[0].clone(),
     };
-    Ok(Processors { descriptors, cpuids, context, faithful })
+    let faults = descriptors.iter().map(FaultCount::of).collect();
+    Ok(Processors { descriptors, faults, cpuids, context, faithful })
 }
 
 fn check(spec: &MachineSpec, kvm: &Kvm) -> Result<(), MachineError> {
@@ -283,7 +287,7 @@ impl Machine {
         let layout = Layout::new(spec.memory_bytes).map_err(MemoryError::from)?;
         let memory: GuestMemory = guest_memory::map(&layout, &resources.memory)?;
         let vm = create_vm(&kvm)?;
-        let dirty_log = Arc::new(DirtyLog::new(Arc::clone(&vm), memory.clone(), &layout)?);
+        let dirty_log = DirtyLog::new(Arc::clone(&vm), memory.clone(), &layout)?;
         let irqchip = Arc::new(Irqchip::new(Arc::clone(&vm))?);
         let processors = create_vcpus(&kvm, &vm, &spec)?;
 
@@ -296,7 +300,9 @@ impl Machine {
         let installed = frame.virtio(&spec, resources.taps, &memory, &layout, &root)?;
         let vcpus = spawn(&frame, processors.descriptors)?;
         let birth = BirthState::take(&frame.irqchip, &vcpus, &processors.cpuids, &processors.context)?;
-        let throttle = Throttle::new(vcpus.iter().map(|vcpu| Arc::clone(&vcpu.control)));
+        let controls: Vec<_> = vcpus.iter().map(|vcpu| Arc::clone(&vcpu.control)).collect();
+        let dirtying = Arc::new(Dirtying::new(processors.faults.into_iter().zip(controls.iter().cloned())));
+        let throttle = Throttle::new(controls, Arc::clone(&dirtying));
         Ok(Self {
             throttle,
             vcpus,
@@ -311,7 +317,7 @@ impl Machine {
             vm: frame.vm,
             irqchip: frame.irqchip,
             events: frame.events,
-            dirty_log,
+            dirty_log: Arc::new(dirty_log.watched_by(dirtying)),
             cpuids: processors.cpuids,
             context: processors.context,
             faithful: processors.faithful,

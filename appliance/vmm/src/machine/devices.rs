@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::build::MachineError;
 use super::life::{Machine, Phase};
+use crate::virtio::installed::Announced;
 
 impl Machine {
     /// Puts a file behind a disk, before or after the machine runs. On the destination of a move this comes after the
@@ -50,6 +51,18 @@ impl Machine {
     /// [`MachineError::Install`] if there is no such NIC.
     pub fn set_link(&self, index: usize, up: bool) -> Result<(), MachineError> {
         Ok(self.installed.set_link(index, up)?)
+    }
+
+    /// Tells the networks where all NICs are, by frames of our own. `again`: this host did so before; only those of whose guest nothing was
+    /// heard are announced, and only of a machine that runs: one that was stopped may run elsewhere by now.
+    ///
+    /// # Errors
+    /// [`MachineError::Phase`].
+    pub fn announce_place(&self, again: bool) -> Result<Announced, MachineError> {
+        if again && self.phase != Phase::Running {
+            return Err(MachineError::Phase { what: "be announced again", phase: self.phase });
+        }
+        Ok(self.installed.announce_place(again))
     }
 
     /// Asks the guest to announce itself on every NIC, after a move and after the resume. Gives how many of its drivers can.

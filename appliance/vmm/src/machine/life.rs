@@ -358,16 +358,18 @@ impl Machine {
         self.serial.clone()
     }
 
-    /// Slows a vCPU by a percentage of its time, 0 to 99.
+    /// Slows the vCPUs that dirty by a percentage of their time, 0 to 99; all of them where it is not known which do. The harvests
+    /// of the dirty log tell which; who is slowed changes with them.
     ///
     /// # Errors
-    /// [`MachineError::Spec`] if there is no such vCPU, [`MachineError::Host`].
-    pub fn throttle(&mut self, vcpu: u8, percent: u8) -> Result<(), MachineError> {
-        match self.throttle.set(vcpu, percent) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(MachineError::Spec(format!("it has no vCPU {vcpu}"))),
-            Err(source) => Err(MachineError::Host { what: "thread", source }),
-        }
+    /// [`MachineError::Host`].
+    pub fn throttle(&mut self, percent: u8) -> Result<(), MachineError> {
+        self.throttle.set(percent).map_err(|source| MachineError::Host { what: "thread", source })
+    }
+
+    /// How far each vCPU is slowed now, percent.
+    pub fn slowed(&self) -> Vec<u8> {
+        self.throttle.slowed()
     }
 
     /// How long the throttle has held a vCPU since the machine was built; `None` if there is no such vCPU.

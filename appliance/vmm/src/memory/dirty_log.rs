@@ -19,6 +19,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestRegionMmap, MmapRegion};
 use super::{DirtyBitmap, GuestMemory, Layout, PAGE_BYTES};
 use crate::bus::enter;
 use crate::kvm_raw;
+use crate::vcpu::dirtying::Dirtying;
 
 /// Pages of a word, and what the start of a range to be cleared must be a multiple of.
 const WORD_PAGES: u64 = 64;
@@ -83,6 +84,8 @@ pub struct DirtyLog {
     initially_set: bool,
     on: AtomicBool,
     harvest: Mutex<Harvest>,
+    /// Who is told what was found.
+    dirtying: Option<Arc<Dirtying>>,
 }
 
 #[derive(Debug, Default)]
@@ -129,9 +132,16 @@ impl DirtyLog {
             initially_set: flags & u64::from(KVM_DIRTY_LOG_INITIALLY_SET) != 0,
             on: AtomicBool::new(false),
             harvest: Mutex::default(),
+            dirtying: None,
         };
         log.set_slots(0)?;
         Ok(log)
+    }
+
+    /// From now on tells `dirtying` of each harvest.
+    #[must_use]
+    pub(crate) fn watched_by(self, dirtying: Arc<Dirtying>) -> Self {
+        Self { dirtying: Some(dirtying), ..self }
     }
 
     fn set_slots(&self, flags: u32) -> Result<(), DirtyLogError> {
@@ -206,22 +216,31 @@ impl DirtyLog {
             return Err(DirtyLogError::Off);
         }
         let Harvest { first, words } = &mut *harvest;
-        if std::mem::take(first) && !self.initially_set {
+        let first = std::mem::take(first);
+        if first && !self.initially_set {
             bitmap.set_all();
         }
+        let mut found = 0;
         for slot in &self.slots {
-            self.harvest_slot(slot, words, bitmap)?;
+            found += self.harvest_slot(slot, words, bitmap)?;
+        }
+        if let Some(dirtying) = &self.dirtying {
+            // What is found first was not written.
+            if first { dirtying.begin() } else { dirtying.harvested(found) }
         }
         self.harvest_own_writes(bitmap);
         Ok(())
     }
 
-    fn harvest_slot(&self, slot: &Slot, words: &mut Vec<u64>, bitmap: &DirtyBitmap) -> Result<(), DirtyLogError> {
+    /// How many pages KVM's log has of it.
+    fn harvest_slot(&self, slot: &Slot, words: &mut Vec<u64>, bitmap: &DirtyBitmap) -> Result<u64, DirtyLogError> {
         let count = slot.pages().div_ceil(WORD_PAGES) as usize;
         words.resize(count, 0);
         kvm_raw::get_dirty_log(&self.vm, slot.number, slot.pages(), words).map_err(refused("its dirty log"))?;
         let first_word = (slot.first_page / WORD_PAGES) as usize;
+        let mut found = 0;
         for (start, end) in dirty_runs(words) {
+            found += words[start..end].iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
             // Into the bitmap before the log is cleared: if clearing fails, the pages are not lost.
             for (word, bits) in (first_word + start..).zip(&words[start..end]) {
                 bitmap.or_word(word, *bits);
@@ -233,7 +252,7 @@ impl DirtyLog {
                     .map_err(refused("to clear its dirty log"))?;
             }
         }
-        Ok(())
+        Ok(found)
     }
 
     /// Pages that the VMM's devices wrote.

@@ -46,8 +46,10 @@ struct State {
     owed: Duration,
     /// Since when the guest has run without being held.
     runs_since: Instant,
-    /// How long it has been held altogether.
+    /// How long it has been held altogether, without the hold that goes on.
     held: Duration,
+    /// Since when it is being held.
+    held_since: Option<Instant>,
 }
 
 impl State {
@@ -91,6 +93,7 @@ impl Control {
             owed: Duration::ZERO,
             runs_since: Instant::now(),
             held: Duration::ZERO,
+            held_since: None,
         };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
@@ -138,9 +141,15 @@ impl Control {
         }
     }
 
+    /// The guest is to be held from now on: for none of the time that it ran before.
+    pub(crate) fn begin_holding(&self) {
+        enter(&self.state).runs_since = Instant::now();
+    }
+
     /// How long the guest has been held altogether.
     pub(crate) fn held(&self) -> Duration {
-        enter(&self.state).held
+        let state = enter(&self.state);
+        state.held + state.held_since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Waits until the thread has parked. False if it did not before the deadline.
@@ -212,18 +221,21 @@ impl Control {
         let mut state = enter(&self.state);
         let from = Instant::now();
         let until = from + state.owed;
+        if !state.owed.is_zero() {
+            state.held_since = Some(from);
+        }
         while state.wanted == Wanted::Run {
-            let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else {
-                if !state.owed.is_zero() {
-                    state.held += from.elapsed();
-                    (state.owed, state.runs_since) = (Duration::ZERO, Instant::now());
-                }
-                state.allow_entry();
-                return true;
-            };
+            let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else { break };
             state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        false
+        if state.held_since.take().is_some() {
+            state.held += from.elapsed();
+            (state.owed, state.runs_since) = (Duration::ZERO, Instant::now());
+        }
+        if state.wanted == Wanted::Run {
+            state.allow_entry();
+        }
+        state.wanted == Wanted::Run
     }
 
     /// The guest has ended on this vCPU: it is not run again before it is asked to.

@@ -1,4 +1,4 @@
-//! Slowing vCPUs, so that a guest that dirties memory faster than a link carries it can still be moved.
+//! Slowing the vCPUs that dirty, so that a guest that dirties memory faster than a link carries it can still be moved.
 //!
 //! A vCPU that is to be slowed by n percent runs for 100 - n hundredths of 10 ms, and is then held for n hundredths for each
 //! 100 - n hundredths that it did run: if this thread comes late, the hold is the longer.
@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::control::Control;
+use super::dirtying::Dirtying;
 use crate::bus::enter;
 
 const PERIOD: Duration = Duration::from_millis(10);
@@ -19,9 +20,28 @@ const HOLD_MAX: Duration = Duration::from_millis(200);
 pub const PERCENT_MAX: u8 = 99;
 
 struct Shared {
-    slowed: Vec<(Arc<Control>, AtomicU8)>,
+    vcpus: Vec<Arc<Control>>,
+    dirtying: Arc<Dirtying>,
+    /// How far those that dirty are slowed, percent.
+    wanted: AtomicU8,
+    /// How far each is slowed now, percent.
+    slowed: Vec<AtomicU8>,
     ends: Mutex<bool>,
     changed: Condvar,
+}
+
+impl Shared {
+    /// Finds out who is to be slowed now.
+    fn judge(&self) {
+        let wanted = self.wanted.load(Ordering::Relaxed);
+        let dirties = self.dirtying.slowed(wanted).into_iter();
+        for (dirties, (control, slowed)) in dirties.zip(self.vcpus.iter().zip(&self.slowed)) {
+            let percent = if dirties { wanted } else { 0 };
+            if slowed.swap(percent, Ordering::Relaxed) == 0 && percent > 0 {
+                control.begin_holding();
+            }
+        }
+    }
 }
 
 /// The throttle of a machine.
@@ -31,29 +51,36 @@ pub(crate) struct Throttle {
 }
 
 impl Throttle {
-    pub(crate) fn new(controls: impl IntoIterator<Item = Arc<Control>>) -> Self {
-        let slowed = controls.into_iter().map(|control| (control, AtomicU8::new(0))).collect();
-        let shared = Shared { slowed, ends: Mutex::new(false), changed: Condvar::new() };
+    pub(crate) fn new(vcpus: Vec<Arc<Control>>, dirtying: Arc<Dirtying>) -> Self {
+        let slowed = vcpus.iter().map(|_| AtomicU8::new(0)).collect();
+        let (ends, changed) = (Mutex::new(false), Condvar::new());
+        let shared = Shared { vcpus, dirtying, wanted: AtomicU8::new(0), slowed, ends, changed };
         Self { shared: Arc::new(shared), thread: None }
     }
 
     /// How long a vCPU has been held altogether.
     pub(crate) fn held(&self, vcpu: u8) -> Option<Duration> {
-        self.shared.slowed.get(usize::from(vcpu)).map(|(control, _)| control.held())
+        self.shared.vcpus.get(usize::from(vcpu)).map(|control| control.held())
     }
 
-    /// Slows a vCPU by `percent` of its time, [`PERCENT_MAX`] at most; 0 lets it run free. False if there is no such vCPU.
-    pub(crate) fn set(&mut self, vcpu: u8, percent: u8) -> std::io::Result<bool> {
-        let Some((_, slowed)) = self.shared.slowed.get(usize::from(vcpu)) else { return Ok(false) };
-        slowed.store(percent.min(PERCENT_MAX), Ordering::Relaxed);
+    /// How far each vCPU is slowed now, percent.
+    pub(crate) fn slowed(&self) -> Vec<u8> {
+        self.shared.slowed.iter().map(|slowed| slowed.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Slows the vCPUs that dirty by `percent` of their time, [`PERCENT_MAX`] at most; 0 lets all run free. Which these are is
+    /// asked again as it goes on.
+    pub(crate) fn set(&mut self, percent: u8) -> std::io::Result<()> {
+        self.shared.wanted.store(percent.min(PERCENT_MAX), Ordering::Relaxed);
         if percent > 0 && self.thread.is_none() {
             let shared = Arc::clone(&self.shared);
             let thread = std::thread::Builder::new().name("throttle".into()).spawn(move || tick(&shared))?;
             self.thread = Some(thread);
-        } else if self.shared.slowed.iter().all(|(_, slowed)| slowed.load(Ordering::Relaxed) == 0) {
+        } else if percent == 0 {
             self.stop();
         }
-        Ok(true)
+        self.shared.judge();
+        Ok(())
     }
 
     fn stop(&mut self) {
@@ -75,8 +102,9 @@ impl Drop for Throttle {
 fn tick(shared: &Shared) {
     let mut ends = enter(&shared.ends);
     while !*ends {
+        shared.judge();
         let mut next = PERIOD;
-        for (control, slowed) in &shared.slowed {
+        for (control, slowed) in shared.vcpus.iter().zip(&shared.slowed) {
             let percent = u32::from(slowed.load(Ordering::Relaxed));
             if percent > 0 {
                 let slice = PERIOD * (100 - percent) / 100;

@@ -16,6 +16,15 @@ use crate::disk::{DiskError, RawDisk};
 use crate::machine::MachineSpec;
 use crate::pci::{PciFunction, PciRoot, slots};
 
+/// What an announcement came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Announced {
+    /// Frames that were sent.
+    pub frames: u32,
+    /// NICs of whose guest nothing was heard before.
+    pub unheard: u32,
+}
+
 /// Why the devices of a machine cannot be built, or a disk not be attached.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
@@ -210,6 +219,24 @@ impl Installed {
         let nic = self.nics.get(index).ok_or(InstallError::Missing { noun: "nic", index })?;
         enter(nic).set_link(up);
         Ok(())
+    }
+
+    /// Tells the networks where all NICs are, or again where those are of whose guest nothing was heard yet.
+    pub fn announce_place(&self, again: bool) -> Announced {
+        let mut announced = Announced::default();
+        for (index, nic) in self.nics.iter().enumerate() {
+            let mut nic = enter(nic);
+            let heard = nic.is_heard();
+            announced.unheard += u32::from(!heard);
+            if heard && again {
+                continue;
+            }
+            match nic.announce_place() {
+                Ok(()) => announced.frames += 1,
+                Err(error) => log::warn!("nic {index} is not announced: {error}"),
+            }
+        }
+        announced
     }
 
     /// Asks the guest to announce itself on every NIC, after a move and after the machine runs again. Gives how many of its

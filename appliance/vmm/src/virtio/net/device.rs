@@ -1,5 +1,6 @@
 //! What the registers of a NIC show.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -10,6 +11,7 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS, VIRTIO_NET_S_ANNOUNCE, VIRTIO_NET_S_LINK_UP,
 };
 
+use super::announcement::{self, Heard};
 use super::engine::{GUEST_OFFLOADS, NetEngine};
 use super::state;
 use super::tap::Tap;
@@ -64,15 +66,25 @@ pub struct Net {
     mtu: Option<u16>,
     pub(super) status: Arc<LinkStatus>,
     active_features: u64,
+    tap: Arc<Tap>,
+    heard: Arc<Heard>,
 }
 
 impl Net {
     /// A NIC of this specification on a tap, its link up.
     pub fn new(spec: &NicSpec, tap: Tap) -> (Self, NetEngine) {
         let status = Arc::new(LinkStatus(AtomicU16::new(LINK_UP)));
-        let engine =
-            NetEngine { tap, status: Arc::clone(&status), mtu: spec.mtu, features: 0, offloads: 0, stale: false };
-        (Self { mac: spec.mac, mtu: spec.mtu, status, active_features: 0 }, engine)
+        let (tap, heard) = (Arc::new(tap), Arc::new(Heard::new(spec.mac)));
+        let engine = NetEngine {
+            tap: Arc::clone(&tap),
+            heard: Arc::clone(&heard),
+            status: Arc::clone(&status),
+            mtu: spec.mtu,
+            features: 0,
+            offloads: 0,
+            stale: false,
+        };
+        (Self { mac: spec.mac, mtu: spec.mtu, status, active_features: 0, tap, heard }, engine)
     }
 
     fn config(&self) -> [u8; CONFIG_BYTES] {
@@ -152,6 +164,20 @@ impl VirtioPci<Net> {
         if self.front().status.set_up(up) {
             self.interrupts.config_changed();
         }
+    }
+
+    /// Tells the networks that this NIC is here now, by a frame of our own.
+    ///
+    /// # Errors
+    /// The tap is down, or has no room.
+    pub fn announce_place(&mut self) -> io::Result<()> {
+        let front = self.front();
+        announcement::send(&front.tap, front.mac)
+    }
+
+    /// Whether the guest's own traffic has shown the networks where it is.
+    pub fn is_heard(&mut self) -> bool {
+        self.front().heard.is_set()
     }
 
     /// Asks the guest to announce its addresses to the network, after a move (virtio 1.2, 5.1.6.5.4). False if its driver

@@ -8,6 +8,7 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_MRG_RXBUF,
 };
 
+use super::announcement::Heard;
 use super::control::{self, Command};
 use super::device::LinkStatus;
 use super::receive::{self, Receiver};
@@ -31,7 +32,8 @@ pub const GUEST_OFFLOADS: u64 = 1 << VIRTIO_NET_F_GUEST_CSUM
 /// The working half.
 #[derive(Debug)]
 pub struct NetEngine {
-    pub(super) tap: Tap,
+    pub(super) tap: Arc<Tap>,
+    pub(super) heard: Arc<Heard>,
     pub(super) status: Arc<LinkStatus>,
     pub(super) mtu: Option<u16>,
     pub(super) features: u64,
@@ -140,7 +142,7 @@ impl Traffic {
         let link_up = engine.status.is_up();
         if let Some(tx) = tx {
             if self.sent == transmit::Outcome::More {
-                self.sent = self.transmitter.transmit(&engine.tap, tx, link_up);
+                self.sent = self.transmitter.transmit(&engine.tap, &engine.heard, tx, link_up);
             }
             tx.notify();
         }
@@ -157,7 +159,7 @@ impl Traffic {
 
     fn receive(&mut self, engine: &NetEngine, rx: &mut VirtQueue) -> receive::Outcome {
         rx.disable_kicks();
-        match self.receiver.receive(&engine.tap, rx) {
+        match self.receiver.receive(&engine.tap, &engine.heard, rx) {
             // Buffers came between the last look and the wish to be notified: go on at once.
             receive::Outcome::NoBuffers if rx.enable_kicks() => receive::Outcome::More,
             outcome => outcome,

@@ -13,6 +13,7 @@ use std::io;
 
 use libc::iovec;
 
+use super::announcement::Heard;
 use super::tap::{FRAME_BYTES_MAX, HEADER_BYTES, Tap};
 use crate::virtio::chain::{Chain, SEGMENTS_MAX, Segment, mark_dirty};
 use crate::virtio::queue::VirtQueue;
@@ -74,7 +75,7 @@ impl Receiver {
     }
 
     /// Delivers what is there.
-    pub fn receive(&mut self, tap: &Tap, queue: &mut VirtQueue) -> Outcome {
+    pub fn receive(&mut self, tap: &Tap, heard: &Heard, queue: &mut VirtQueue) -> Outcome {
         for _ in 0..BURST {
             self.take_buffers(queue);
             if self.taken.is_empty() {
@@ -89,6 +90,7 @@ impl Receiver {
                     return Outcome::Gone;
                 }
             };
+            heard.received(|| self.destination(bytes));
             if bytes < HEADER_BYTES {
                 self.held = 0;
             } else if self.held == 0 {
@@ -145,6 +147,24 @@ impl Receiver {
         // SAFETY: a buffer of our own.
         self.held = unsafe { tap.read(&ours) }?;
         Ok(self.held)
+    }
+
+    /// Where the frame that was just read is for, if it has come so far in one piece.
+    fn destination(&self, bytes: usize) -> Option<[u8; 6]> {
+        let end = HEADER_BYTES + 6;
+        if bytes < end {
+            return None;
+        }
+        if self.held > 0 {
+            return self.ours[HEADER_BYTES..end].try_into().ok();
+        }
+        let first = self.segments.front().filter(|segment| segment.length >= end)?;
+        let mut mac = [0; 6];
+        for (at, byte) in (HEADER_BYTES..).zip(&mut mac) {
+            // SAFETY: inside the segment, which is checked guest memory.
+            *byte = unsafe { first.pointer.wrapping_add(at).read_volatile() };
+        }
+        Some(mac)
     }
 
     /// Copies the held frame into the guest's buffers. False if it must wait for more of them.

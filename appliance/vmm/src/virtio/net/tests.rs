@@ -251,6 +251,33 @@ fn without_mergeable_buffers_each_frame_takes_one_and_what_does_not_fit_is_lost(
 }
 
 #[test]
+fn a_nic_is_announced_on_its_wire_and_its_guest_is_heard_of_by_its_own_traffic_alone() {
+    for by_sending in [true, false] {
+        let Some(mut rig) = rig(MRG_RXBUF | 1 << 16) else { return };
+        let heard = |rig: &Rig| enter(&rig.function).is_heard();
+        enter(&rig.function).announce_place().unwrap();
+        let mut announced = vec![0; 2048];
+        wait_until("the announcement is on the wire", || {
+            rig.wire.socket.read(&mut announced).is_ok_and(|length| length == 60) && announced[12..14] == [0x80, 0x35]
+        });
+        assert!(announced[..12] == [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x52, 0x54, 0, 0x12, 0x34, 0x56]);
+        rig.offer(2, 2048);
+        let mut to_all = frame(1, 100);
+        to_all[..6].fill(0xff);
+        rig.wire.send(&to_all);
+        rig.driver.rings[0].wait_used(&rig.bench, 1);
+        assert!(!heard(&rig), "what is for everybody comes anywhere");
+        if by_sending {
+            rig.transmit(&frame(2, 100));
+        } else {
+            rig.wire.send(&frame(2, 100));
+            rig.driver.rings[0].wait_used(&rig.bench, 1);
+        }
+        assert!(heard(&rig), "by sending: {by_sending}");
+    }
+}
+
+#[test]
 fn a_link_that_is_down_carries_nothing_and_the_guest_sees_it() {
     let Some(mut rig) = rig(MRG_RXBUF | 1 << 16) else { return };
     assert_eq!(rig.status(), 1);

@@ -4,6 +4,7 @@ use std::io;
 
 use libc::iovec;
 
+use super::announcement::Heard;
 use super::tap::{FRAME_BYTES_MAX, HEADER_BYTES, Tap};
 use crate::virtio::chain::{Chain, iovecs};
 use crate::virtio::queue::VirtQueue;
@@ -33,7 +34,7 @@ pub struct Transmitter {
 
 impl Transmitter {
     /// Sends what the driver made available. Without a link everything is sent nowhere.
-    pub fn transmit(&mut self, tap: &Tap, queue: &mut VirtQueue, link_up: bool) -> Outcome {
+    pub fn transmit(&mut self, tap: &Tap, heard: &Heard, queue: &mut VirtQueue, link_up: bool) -> Outcome {
         queue.disable_kicks();
         for _ in 0..BURST {
             if !queue.pop(&mut self.chain) {
@@ -53,7 +54,7 @@ impl Transmitter {
                     }
                     // A header that the kernel refuses, an interface that is down: such a frame is lost, as on a wire.
                     Err(error) => log::trace!("nic: a frame was not sent: {error}"),
-                    Ok(()) => {}
+                    Ok(()) => heard.sent(),
                 }
             }
             queue.push_used(self.chain.head, 0);
