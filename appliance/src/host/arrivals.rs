@@ -540,7 +540,9 @@ mod tests {
         let monitor = StandIn::start(&web());
         monitor.answers(move |request| match request {
             VmmRequest::Status => Some(VmmAnswer::Status(VmmStatus { life: VmmLife::Paused, cpu_us: 0, clock_ns: 0 })),
-            VmmRequest::AttachDisk { .. } | VmmRequest::TakeDisks | VmmRequest::Announce => Some(VmmAnswer::Done),
+            VmmRequest::AttachDisk { .. } | VmmRequest::TakeDisks | VmmRequest::Announce { .. } => {
+                Some(VmmAnswer::Done)
+            }
             VmmRequest::Resume => Some(resumed()),
             _ => None,
         });

@@ -235,7 +235,9 @@ mod tests {
                 VmmRequest::Status => {
                     Some(VmmAnswer::Status(VmmStatus { life: VmmLife::Paused, cpu_us: 0, clock_ns: 0 }))
                 }
-                VmmRequest::AttachDisk { .. } | VmmRequest::TakeDisks | VmmRequest::Announce => Some(VmmAnswer::Done),
+                VmmRequest::AttachDisk { .. } | VmmRequest::TakeDisks | VmmRequest::Announce { .. } => {
+                    Some(VmmAnswer::Done)
+                }
                 VmmRequest::Resume => {
                     *resumed.lock().expect("held") += 1;
                     Some(VmmAnswer::Done)
