@@ -442,6 +442,17 @@ fn a_damaged_lease_keeps_its_vm_from_starting_and_says_what_mends_it() {
     host.done("vm start new");
     let told = line(&host.ask("host check").1);
     assert!(told.contains("none is damaged"), "the damaged place is nobody's: {told}");
+    // The lease of one that runs.
+    let place = u16::try_from(model::limits::LEASE_VMS_MAX).expect("small") - 1;
+    let bank = area.geometry.vm(protocol::lease::layout::Place(place)).extent();
+    file.write_all_at(&vec![0xA5; bank.bytes], bank.offset).expect("written");
+    file.sync_all().expect("on the disk");
+    let told = line(&host.ask("vm migrate witness host-b").1);
+    assert!(told.contains("the lease of VM witness is damaged") && told.contains("vm stop witness"), "{told}");
+    let (status, said) = host.ask("vm kill witness");
+    let told = line(&said);
+    assert!(status == 0 && told.contains("VM witness was killed") && told.contains("lease break witness"), "{told}");
+    host.done("lease break witness");
 }
 
 #[test]

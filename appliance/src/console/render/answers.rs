@@ -172,7 +172,7 @@ fn unheard_note(is_unheard: bool) -> String {
 
 /// What stands below what shows VMs with a damaged lease.
 fn damaged_note(is_damaged: bool) -> String {
-    let cause = "a lease is damaged: nobody can tell where its VM runs, and no host starts or moves it";
+    let cause = "a lease is damaged: only the host that runs its VM can tell so, and no host starts or moves it";
     let hint = "host check tells how, and what mends it";
     if is_damaged { with_hints("note:  ", &[Reason::new(cause, hint)]) } else { String::new() }
 }
