@@ -456,6 +456,31 @@ fn a_damaged_lease_keeps_its_vm_from_starting_and_says_what_mends_it() {
 }
 
 #[test]
+fn a_lease_area_that_is_damaged_while_a_host_runs_is_named_with_its_mend_wherever_one_looks() {
+    let Some(datastore) = Datastore::with_witness("damaged-area") else { return };
+    datastore.add("other", 1, "64 MiB", "", "");
+    let host = Host::boot(&datastore, "host-a", 1);
+    host.done("vm start witness");
+    let file = std::fs::File::options().write(true).open(datastore.path("godwit/lease")).expect("it is there");
+    file.write_all_at(&[0xA5; 4_096], 0).expect("written");
+    let cause = "godwit/lease on datastore lab is no lease area, or its header is damaged";
+    wait("it is seen", || line(&host.ask("datastore show lab").1).contains(cause));
+    for command in ["datastore show lab", "host check", "vm start other", "vm migrate witness host-b"] {
+        let told = line(&host.ask(command).1);
+        assert!(told.contains(cause) && told.contains("move its file godwit/lease away"), "{command}: {told}");
+        assert_eq!(told.matches(cause).count(), 1, "{command}: {told}");
+        assert!(!told.contains("data/godwit"), "{command}: {told}");
+    }
+    assert_eq!(host.state("witness"), VmState::Running);
+    assert_eq!(
+        host.whole_log("host").matches(&format!("host error: {cause}")).count(),
+        1,
+        "{}",
+        host.whole_log("host")
+    );
+}
+
+#[test]
 fn a_kernel_that_is_none_is_found_by_the_check_already() {
     let Some(datastore) = Datastore::with_witness("no-kernel") else { return };
     datastore.add("text", 1, "64 MiB", "", "");

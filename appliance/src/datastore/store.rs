@@ -32,6 +32,8 @@ pub struct Datastore {
     state: Mutex<State>,
     /// Why the lease area cannot be written there, if the storage refuses that.
     lease_refusal: Mutex<Option<Reason>>,
+    /// How the lease area there is damaged, if it is.
+    lease_damage: Mutex<Option<Reason>>,
 }
 
 /// All datastores of a host.
@@ -84,6 +86,7 @@ impl Datastore {
             tried: format!("godwit/tried-{own}"),
             state: Mutex::new(State::Mounting(None)),
             lease_refusal: Mutex::default(),
+            lease_damage: Mutex::default(),
         }
     }
 
@@ -163,6 +166,26 @@ impl Datastore {
         self.note_writing(|_, lease| *lease = refusal);
     }
 
+    /// Takes note of how the lease area is damaged, if it is, and tells a change of that.
+    pub fn lease_damaged(&self, damage: Option<Reason>) {
+        let mut known = self.lease_damage.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&*known, &damage) {
+            (before, Some(now)) if before.as_ref() != Some(now) => {
+                log::error!("{}", now.cause)
+            }
+            (Some(_), None) => {
+                log::info!(target: journal::NEWS, "the lease area of datastore {} can be read again", self.name)
+            }
+            _ => {}
+        }
+        *known = damage;
+    }
+
+    /// How the lease area there is damaged, as far as is known: no VM can be started or moved by it.
+    pub fn lease_damage(&self) -> Option<Reason> {
+        self.lease_damage.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(|_| self.available())
+    }
+
     /// What an error number of its storage means, and what mends it.
     pub fn refusal(&self, errno: i32) -> Reason {
         trouble::reason(&self.place(), &DatastoreError::Io(io::Error::from_raw_os_error(errno)))
@@ -239,6 +262,9 @@ impl Datastore {
     pub fn problems(&self) -> Vec<Reason> {
         if let Some(reason) = self.unwritable() {
             return vec![reason];
+        }
+        if let Some(damage) = self.lease_damage() {
+            return vec![damage];
         }
         match &*self.lock() {
             State::Mounting(Some(reason)) | State::Lost { why: reason, .. } => vec![reason.clone()],

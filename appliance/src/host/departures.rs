@@ -301,6 +301,9 @@ fn conclude(
 /// Why no host can take the lease of a VM that runs here, if it is damaged, and what mends that. What else keeps it from being
 /// looked at, the move meets where it goes by it.
 fn lease_damage(plane: &ControlPlane, running: &Running) -> Option<Reason> {
+    if let Some(damage) = plane.datastores.get(&running.vm.datastore)?.lease_damage() {
+        return Some(damage);
+    }
     let failure = plane.leases.holder_if_it_answers(&running.vm).err()?;
     let hint = match &failure {
         LeaseFailure::Damaged { vm, .. } => format!(
