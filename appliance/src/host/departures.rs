@@ -489,7 +489,9 @@ mod tests {
         let (resumed, resumes) = std::sync::mpsc::channel();
         let resumed = std::sync::Mutex::new(resumed);
         monitor.answers(move |request| match request {
-            VmmRequest::Status => Some(VmmAnswer::Status(VmmStatus { life: VmmLife::Paused, cpu_us: 0, clock_ns: 0 })),
+            VmmRequest::Status => {
+                Some(VmmAnswer::Status(VmmStatus { life: VmmLife::Paused, cpu_us: 0, clock_ns: 0, failed_requests: 0 }))
+            }
             VmmRequest::TakeDisks => Some(VmmAnswer::Done),
             VmmRequest::Resume => {
                 // The test may be over.
@@ -546,7 +548,9 @@ mod tests {
         });
         let monitor = StandIn::start(&web);
         monitor.answers(|request| match request {
-            VmmRequest::Status => Some(VmmAnswer::Status(VmmStatus { life: VmmLife::Paused, cpu_us: 0, clock_ns: 0 })),
+            VmmRequest::Status => {
+                Some(VmmAnswer::Status(VmmStatus { life: VmmLife::Paused, cpu_us: 0, clock_ns: 0, failed_requests: 0 }))
+            }
             _ => None,
         });
         let (plane, running) = (&place.plane, monitor.running());
