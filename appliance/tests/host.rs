@@ -471,6 +471,7 @@ fn a_lease_area_that_is_damaged_while_a_host_runs_is_named_with_its_mend_whereve
         assert_eq!(told.matches(cause).count(), 1, "{command}: {told}");
         assert!(!told.contains("data/godwit"), "{command}: {told}");
     }
+    assert!(!line(&host.ask("host check").1).contains("none is damaged"), "that is not known");
     assert_eq!(host.state("witness"), VmState::Running);
     assert_eq!(
         host.whole_log("host").matches(&format!("host error: {cause}")).count(),

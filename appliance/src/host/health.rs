@@ -51,7 +51,9 @@ pub fn checks(plane: &ControlPlane) -> Vec<Check> {
     }
     let leases = plane.leases.status();
     checks.push(check("leases", "renewed", lease_problems(plane, &leases)));
-    checks.push(check("VM leases", "none is damaged", damaged_leases(plane)));
+    let is_area_damaged = plane.datastores.all().iter().any(|datastore| datastore.lease_damage().is_some());
+    let sound = if is_area_damaged { "not known where the lease area is damaged" } else { "none is damaged" };
+    checks.push(check("VM leases", sound, damaged_leases(plane)));
     let device = plane.configuration.config.as_ref().and_then(|config| config.watchdog.clone());
     let armed = leases.ok().and_then(|leases| Some(leases.iter().find(|lease| lease.held)?.watchdog));
     let (found, problem, warning) = watchdog(device.as_deref(), armed);
