@@ -23,6 +23,8 @@ type Listener = fn(&Record<'_>, &str);
 /// The least weight that the log keeps, as a number of `log`: a greater one is a lesser weight.
 static KEPT: AtomicUsize = AtomicUsize::new(LevelFilter::Info as usize);
 static LISTENER: OnceLock<Listener> = OnceLock::new();
+/// What every record is about, where that is one thing.
+static ABOUT: OnceLock<String> = OnceLock::new();
 
 struct Journal {
     role: RoleName,
@@ -39,6 +41,11 @@ pub fn install(role: RoleName) {
 /// From now on records are told to `listener` too. Only the first call counts.
 pub fn tell_too(listener: Listener) {
     LISTENER.get_or_init(|| listener);
+}
+
+/// From now on each record says that it is about this VM: the monitors of all VMs write into one log. Only the first call counts.
+pub fn is_about(vm: &str) {
+    ABOUT.get_or_init(|| format!("VM {vm}: "));
 }
 
 /// From now on records of less weight than this are not kept in the log. Until then it is `info`.
@@ -96,7 +103,8 @@ impl Log for Journal {
         // One record, one line: a control character in a message from outside must not forge a second record.
         let text = record.args().to_string().replace(char::is_control, " ");
         if record.level() as usize <= KEPT.load(Ordering::Relaxed) {
-            let line = format!("{} {} {}: {text}\n", uptime(), self.role, name(record.level()));
+            let about = ABOUT.get().map_or("", String::as_str);
+            let line = format!("{} {} {}: {about}{text}\n", uptime(), self.role, name(record.level()));
             let _ = std::io::stderr().write_all(line.as_bytes());
         }
         if let Some(listener) = LISTENER.get() {

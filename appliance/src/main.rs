@@ -21,6 +21,9 @@ fn main() -> ExitCode {
         }
     };
     let rest = arguments.get(1..).unwrap_or_default();
+    if let (RoleName::Vmm, [vm, ..]) = (name, rest) {
+        journal::is_about(vm);
+    }
     if let Err(error) = role::enter(name, rest) {
         eprintln!("godwit {name}: {error}");
         return ExitCode::FAILURE;

@@ -442,6 +442,43 @@ fn a_damaged_lease_keeps_its_vm_from_starting_and_says_what_mends_it() {
     host.done("vm start new");
     let told = line(&host.ask("host check").1);
     assert!(told.contains("none is damaged"), "the damaged place is nobody's: {told}");
+    // The lease of one that runs.
+    let place = u16::try_from(model::limits::LEASE_VMS_MAX).expect("small") - 1;
+    let bank = area.geometry.vm(protocol::lease::layout::Place(place)).extent();
+    file.write_all_at(&vec![0xA5; bank.bytes], bank.offset).expect("written");
+    file.sync_all().expect("on the disk");
+    let told = line(&host.ask("vm migrate witness host-b").1);
+    assert!(told.contains("the lease of VM witness is damaged") && told.contains("vm stop witness"), "{told}");
+    let (status, said) = host.ask("vm kill witness");
+    let told = line(&said);
+    assert!(status == 0 && told.contains("VM witness was killed") && told.contains("lease break witness"), "{told}");
+    host.done("lease break witness");
+}
+
+#[test]
+fn a_lease_area_that_is_damaged_while_a_host_runs_is_named_with_its_mend_wherever_one_looks() {
+    let Some(datastore) = Datastore::with_witness("damaged-area") else { return };
+    datastore.add("other", 1, "64 MiB", "", "");
+    let host = Host::boot(&datastore, "host-a", 1);
+    host.done("vm start witness");
+    let file = std::fs::File::options().write(true).open(datastore.path("godwit/lease")).expect("it is there");
+    file.write_all_at(&[0xA5; 4_096], 0).expect("written");
+    let cause = "godwit/lease on datastore lab is no lease area, or its header is damaged";
+    wait("it is seen", || line(&host.ask("datastore show lab").1).contains(cause));
+    for command in ["datastore show lab", "host check", "vm start other", "vm migrate witness host-b"] {
+        let told = line(&host.ask(command).1);
+        assert!(told.contains(cause) && told.contains("move its file godwit/lease away"), "{command}: {told}");
+        assert_eq!(told.matches(cause).count(), 1, "{command}: {told}");
+        assert!(!told.contains("data/godwit"), "{command}: {told}");
+    }
+    assert!(!line(&host.ask("host check").1).contains("none is damaged"), "that is not known");
+    assert_eq!(host.state("witness"), VmState::Running);
+    assert_eq!(
+        host.whole_log("host").matches(&format!("host error: {cause}")).count(),
+        1,
+        "{}",
+        host.whole_log("host")
+    );
 }
 
 #[test]

@@ -239,6 +239,51 @@ fn a_damaged_lease_is_mended_by_who_vouches_or_is_alone_and_then_one_host_gets_t
     assert_eq!(mend(&lab.hosts[0], None), LeaseAnswer::Failed("the VM still runs here".to_owned()));
 }
 
+#[test]
+fn while_the_header_of_the_area_is_damaged_nothing_is_taken_and_everybody_is_told_why_at_once() {
+    let mut lab = Lab::new("header", 1);
+    assert!(matches!(lab.hosts[0].acquire("web"), LeaseAnswer::Held { .. }));
+    let file = std::fs::File::options().read(true).write(true).open(lab.folder.join("lease")).expect("it is there");
+    let mut header = vec![0; 4_096];
+    file.read_exact_at(&mut header, 0).expect("read");
+    file.write_all_at(&[0xA5; 4_096], 0).expect("written");
+    let why = "godwit/lease on datastore lab is no lease area, or its header is damaged".to_owned();
+    let standing = |host: &Host| {
+        let LeaseAnswer::Status(mut leases) = host.ask(&LeaseRequest::Status) else { panic!("no status") };
+        let lease = leases.remove(0);
+        (lease.held, lease.damage)
+    };
+    let wait_for = |host: &Host, wanted: (bool, Option<String>)| {
+        let began = Instant::now();
+        while standing(host) != wanted {
+            assert!(began.elapsed() < BOUND, "{:?}", standing(host));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    wait_for(&lab.hosts[0], (true, Some(why.clone())));
+    let list =
+        LeaseRequest::List { datastore: "lab".parse().expect("a name"), vms: vec!["db".parse().expect("a name")] };
+    for request in [
+        LeaseRequest::Acquire(on_lab("db")),
+        LeaseRequest::Mend { vm: on_lab("db"), vouched: None },
+        LeaseRequest::Query(on_lab("db")),
+        list,
+    ] {
+        assert_eq!(lab.hosts[0].ask(&request), LeaseAnswer::AreaDamaged(why.clone()), "{request:?}");
+    }
+    // A host that comes now cannot open it.
+    let run = RunDir::at(lab.folder.join("run-1"));
+    std::fs::create_dir_all(run.path()).expect("made");
+    let role = start_role(&run);
+    lab.hosts.push(Host { number: 1, run, role });
+    assert_eq!(lab.hosts[1].open(&lab.folder), LeaseAnswer::Failed(why.clone()));
+    assert_eq!(lab.hosts[1].acquire("db"), LeaseAnswer::AreaDamaged(why.clone()));
+    wait_for(&lab.hosts[1], (false, Some(why)));
+    file.write_all_at(&header, 0).expect("written");
+    lab.hosts.iter().for_each(|host| wait_for(host, (true, None)));
+    assert!(matches!(lab.hosts[1].acquire("db"), LeaseAnswer::Held { .. }));
+}
+
 /// Ten VMs, each started by two hosts at the same instant, again and again.
 #[test]
 fn of_two_hosts_that_start_ten_vms_each_at_once_one_gets_each_vm_and_the_other_hears_who() {

@@ -37,6 +37,14 @@ pub fn damage_text(vm: &VmName, slots: &[Slot], hosts: Option<&[&str]>) -> Strin
     format!("the lease of VM {vm} is damaged: its records of {}{whose} are corrupt in both copies", slots_text(slots))
 }
 
+/// The lease area of a datastore, from its root.
+pub const LEASE_AREA: &str = "godwit/lease";
+
+/// How a lease area is damaged whose header no host can read, for a person.
+pub fn area_damage_text(datastore: &DatastoreName) -> String {
+    format!("{LEASE_AREA} on datastore {datastore} is no lease area, or its header is damaged")
+}
+
 /// VMs of which one request asks who holds them: the answer has to fit into a message.
 pub const LISTED_MAX: usize = 64;
 
@@ -314,6 +322,8 @@ pub struct DatastoreLease {
     /// The error number with which the storage refused the lease area when it was opened or written last: it may only be read, it is full.
     /// Absent where it was taken, and where the storage did not answer, as it has not while `area` is absent.
     pub refusal: Option<i32>,
+    /// How the lease area is damaged ([`area_damage_text`]), if it is: a lease that is held is renewed on for as long as every I/O succeeds.
+    pub damage: Option<String>,
     /// What resets this host if its lease role hangs.
     pub watchdog: Watchdog,
     /// The identity of the lease area, and so of the datastore, 32 hex digits; absent until it was opened.

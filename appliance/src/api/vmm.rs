@@ -153,6 +153,8 @@ pub struct VmmStatus {
     pub cpu_us: u64,
     /// What the guest's kvmclock shows now, nanoseconds; 0 before the machine is built.
     pub clock_ns: u64,
+    /// Requests of the guest to its disks that the storage failed, since this monitor built the machine.
+    pub failed_requests: u64,
 }
 
 /// Where a VM is in its life.

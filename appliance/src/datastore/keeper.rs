@@ -20,6 +20,18 @@ const LOOKS_A_TRY: u32 = 10;
 /// First pause between two attempts to mount.
 const RETRY_MIN: Duration = Duration::from_millis(500);
 
+/// A datastore with less room is tried at each look: what lacks it may already be failing.
+const SCARCE: Bytes = Bytes::mib(1);
+
+/// Why nothing can be written to a datastore that answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unwritable {
+    /// In a word or two, for a list.
+    pub state: &'static str,
+    /// For a person.
+    pub reason: Reason,
+}
+
 /// How a datastore is.
 #[derive(Clone, Debug)]
 pub enum State {
@@ -32,7 +44,7 @@ pub enum State {
         /// What of it this host may fill.
         free: Bytes,
         /// Why nothing can be written there, if that is so.
-        unwritable: Option<Reason>,
+        unwritable: Option<Unwritable>,
     },
     /// It answered once and does not now.
     Lost {
@@ -96,7 +108,8 @@ fn watch(datastore: &Arc<Datastore>) {
             Ok((size, free)) => {
                 answered = Instant::now();
                 datastore.answered(size, free);
-                if looks.is_multiple_of(LOOKS_A_TRY) || !datastore.writable() {
+                let doubted = datastore.take_doubt() || free < SCARCE || !datastore.writable();
+                if looks.is_multiple_of(LOOKS_A_TRY) || doubted {
                     datastore.try_to_write();
                 }
             }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,7 +16,7 @@ use rustix::fs::OFlags;
 
 use super::beneath::Beneath;
 use super::bounded::{Bounded, DatastoreError};
-use super::keeper::{State, keep};
+use super::keeper::{State, Unwritable, keep};
 use super::{server_lease, trouble};
 use crate::api::host::DatastoreRow;
 use crate::journal;
@@ -31,7 +32,11 @@ pub struct Datastore {
     tried: String,
     state: Mutex<State>,
     /// Why the lease area cannot be written there, if the storage refuses that.
-    lease_refusal: Mutex<Option<Reason>>,
+    lease_refusal: Mutex<Option<Unwritable>>,
+    /// Somebody could not write there, and it was not tried since.
+    doubted: AtomicBool,
+    /// How the lease area there is damaged, if it is.
+    lease_damage: Mutex<Option<Reason>>,
 }
 
 /// All datastores of a host.
@@ -84,6 +89,8 @@ impl Datastore {
             tried: format!("godwit/tried-{own}"),
             state: Mutex::new(State::Mounting(None)),
             lease_refusal: Mutex::default(),
+            doubted: AtomicBool::new(false),
+            lease_damage: Mutex::default(),
         }
     }
 
@@ -147,7 +154,7 @@ impl Datastore {
         let found = match written {
             Ok(()) => None,
             Err(DatastoreError::NoAnswer(_) | DatastoreError::Hanging(_) | DatastoreError::NotMounted) => return,
-            Err(error) => Some(trouble::reason(&self.place(), &error)),
+            Err(error) => Some(self.why_unwritable(&error)),
         };
         self.note_writing(|state, _| {
             if let State::Available { unwritable, .. } = state {
@@ -159,24 +166,58 @@ impl Datastore {
     /// Takes note of the error number with which the storage refuses the lease area, if it does: that file may be another user's where the
     /// rest is not, and it is written every second.
     pub fn lease_refused(&self, errno: Option<i32>) {
-        let refusal = errno.map(|errno| self.refusal(errno));
+        let refusal = errno.map(|errno| self.why_unwritable(&refused_with(errno)));
         self.note_writing(|_, lease| *lease = refusal);
+    }
+
+    /// Takes note of how the lease area is damaged, if it is, and tells a change of that.
+    pub fn lease_damaged(&self, damage: Option<Reason>) {
+        let mut known = self.lease_damage.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&*known, &damage) {
+            (before, Some(now)) if before.as_ref() != Some(now) => {
+                log::error!("{}", now.cause)
+            }
+            (Some(_), None) => {
+                log::info!(target: journal::NEWS, "the lease area of datastore {} can be read again", self.name)
+            }
+            _ => {}
+        }
+        *known = damage;
+    }
+
+    /// How the lease area there is damaged, as far as is known: no VM can be started or moved by it.
+    pub fn lease_damage(&self) -> Option<Reason> {
+        self.lease_damage.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(|_| self.available())
     }
 
     /// What an error number of its storage means, and what mends it.
     pub fn refusal(&self, errno: i32) -> Reason {
-        trouble::reason(&self.place(), &DatastoreError::Io(io::Error::from_raw_os_error(errno)))
+        self.why_unwritable(&refused_with(errno)).reason
+    }
+
+    fn why_unwritable(&self, error: &DatastoreError) -> Unwritable {
+        Unwritable { state: trouble::state(error), reason: trouble::reason(&self.place(), error) }
+    }
+
+    /// Somebody could not write there: that is tried at the next look.
+    pub fn doubt_writing(&self) {
+        self.doubted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody could not write there since this was asked last.
+    pub(super) fn take_doubt(&self) -> bool {
+        self.doubted.swap(false, Ordering::Relaxed)
     }
 
     /// Changes what is known of writing there, and tells a change of the whole.
-    fn note_writing(&self, change: impl FnOnce(&mut State, &mut Option<Reason>)) {
+    fn note_writing(&self, change: impl FnOnce(&mut State, &mut Option<Unwritable>)) {
         let mut state = self.lock();
         let mut lease = self.lease_refusal.lock().unwrap_or_else(PoisonError::into_inner);
         let before = unwritable(&state, &lease);
         change(&mut state, &mut lease);
         match (before, unwritable(&state, &lease)) {
             (before, Some(now)) if before.as_ref() != Some(&now) => {
-                log::error!("datastore {}: {}", self.name, now.cause);
+                log::error!("datastore {}: {}", self.name, now.reason.cause);
             }
             (Some(_), None) if matches!(&*state, State::Available { .. }) => {
                 log::info!(target: journal::NEWS, "datastore {} can be written again", self.name);
@@ -186,10 +227,15 @@ impl Datastore {
     }
 
     /// Why nothing can be written there, or not what a VM needs, as far as is known.
-    fn unwritable(&self) -> Option<Reason> {
+    fn unwritable(&self) -> Option<Unwritable> {
         let state = self.lock();
         let lease = self.lease_refusal.lock().unwrap_or_else(PoisonError::into_inner);
         unwritable(&state, &lease)
+    }
+
+    /// Why a VM that runs from it may not be able to write, as far as is known.
+    pub fn refuses_writes(&self) -> Option<Reason> {
+        self.unwritable().map(|unwritable| unwritable.reason)
     }
 
     /// Whether it answered when it was last looked at, and took what was written there last.
@@ -212,12 +258,13 @@ impl Datastore {
 
     /// It in a list.
     pub fn row(&self) -> DatastoreRow {
-        let unwritable = self.unwritable().is_some();
+        let unwritable = self.unwritable();
         let (state, size, free) = match &*self.lock() {
             State::Mounting(None) => ("mounting".to_owned(), Bytes(0), Bytes(0)),
             State::Mounting(Some(_)) => ("not there".to_owned(), Bytes(0), Bytes(0)),
-            State::Available { size, free, .. } if unwritable => ("cannot be written".to_owned(), *size, *free),
-            State::Available { size, free, .. } => ("available".to_owned(), *size, *free),
+            State::Available { size, free, .. } => {
+                (unwritable.map_or("available", |unwritable| unwritable.state).to_owned(), *size, *free)
+            }
             State::Lost { since, .. } => (format!("lost for {} s", since.elapsed().as_secs()), Bytes(0), Bytes(0)),
         };
         let kind = match &self.kind {
@@ -237,8 +284,11 @@ impl Datastore {
 
     /// What is wrong with it.
     pub fn problems(&self) -> Vec<Reason> {
-        if let Some(reason) = self.unwritable() {
-            return vec![reason];
+        if let Some(unwritable) = self.unwritable() {
+            return vec![unwritable.reason];
+        }
+        if let Some(damage) = self.lease_damage() {
+            return vec![damage];
         }
         match &*self.lock() {
             State::Mounting(Some(reason)) | State::Lost { why: reason, .. } => vec![reason.clone()],
@@ -435,13 +485,17 @@ impl Datastore {
     }
 }
 
+fn refused_with(errno: i32) -> DatastoreError {
+    DatastoreError::Io(io::Error::from_raw_os_error(errno))
+}
+
 fn sorted(mut names: Vec<String>) -> Vec<String> {
     names.sort();
     names
 }
 
 /// Why nothing can be written to a datastore that answers, or not its lease area.
-fn unwritable(state: &State, lease: &Option<Reason>) -> Option<Reason> {
+fn unwritable(state: &State, lease: &Option<Unwritable>) -> Option<Unwritable> {
     let State::Available { unwritable, .. } = state else { return None };
     unwritable.as_ref().or(lease.as_ref()).cloned()
 }

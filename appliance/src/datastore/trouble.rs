@@ -39,6 +39,15 @@ pub fn reason(place: &str, error: &DatastoreError) -> Reason {
     Reason::new(cause, hint)
 }
 
+/// What a datastore that refuses to be written is called in a list.
+pub fn state(error: &DatastoreError) -> &'static str {
+    match error {
+        DatastoreError::Io(error) if error.kind() == io::ErrorKind::StorageFull => "full",
+        DatastoreError::Io(error) if error.kind() == io::ErrorKind::QuotaExceeded => "quota used up",
+        _ => "cannot be written",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -208,14 +208,15 @@ fn vm(plane: &ControlPlane, name: &VmName) -> Result<VmDetail, Diagnosis> {
     };
     let running = plane.vms.running(name);
     let listed = holder.map(|holder| holder.map(Listed::Held));
-    let cpu_us = running.as_ref().and_then(|running| Some(running.monitor.status().ok()?.cpu_us));
+    let status = running.as_ref().and_then(|running| running.monitor.status().ok());
     Ok(VmDetail {
         row: vm_row(plane, &located.datastore, name, listed.as_ref().map(Option::as_ref)),
         config,
         config_errors,
         holder: held,
         epoch,
-        cpu_us: cpu_us.unwrap_or(0),
+        cpu_us: status.as_ref().map_or(0, |status| status.cpu_us),
+        failed_requests: status.map_or(0, |status| status.failed_requests),
         waits_for: plane.vms.waiting_for(name),
         last_end: plane.vms.last_end(name),
         pid: running.map(|running| running.monitor.pid()),

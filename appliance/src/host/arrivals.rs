@@ -539,7 +539,9 @@ mod tests {
     fn arrived(resumed: fn() -> VmmAnswer) -> StandIn {
         let monitor = StandIn::start(&web());
         monitor.answers(move |request| match request {
-            VmmRequest::Status => Some(VmmAnswer::Status(VmmStatus { life: VmmLife::Paused, cpu_us: 0, clock_ns: 0 })),
+            VmmRequest::Status => {
+                Some(VmmAnswer::Status(VmmStatus { life: VmmLife::Paused, cpu_us: 0, clock_ns: 0, failed_requests: 0 }))
+            }
             VmmRequest::AttachDisk { .. } | VmmRequest::TakeDisks | VmmRequest::Announce { .. } => {
                 Some(VmmAnswer::Done)
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use model::diagnosis::Diagnosis;
+use model::diagnosis::{Diagnosis, Reason};
 use model::names::{HostName, VmName};
 use protocol::checks::{Judged, by_condition, link};
 use protocol::session::PhaseName;
@@ -14,6 +14,7 @@ use crate::api::host::{Check, HostAnswer, VmState};
 use crate::api::migrate::{Ended, FromMigrate, MigrationId, Outgoing, ToMigrate, VmHere, VmToMove, Wish};
 use crate::host::caller::{Caller, LOOK};
 use crate::host::control_plane::ControlPlane;
+use crate::host::leases::LeaseFailure;
 use crate::host::lifecycle::{KILLED, end_monitor};
 use crate::host::moves::{self, UnderWay, shown};
 use crate::host::record::MovingOut;
@@ -80,7 +81,11 @@ fn move_out(
     let what = format!("VM {vm} was not migrated");
     let refused = |cause: String, hint: &str| Diagnosis::new(&what, cause, hint);
     plane.refuse_if_ending(&what)?;
-    peer::check(plane, destination).map_err(|reason| Diagnosis::of(&what, vec![reason]))?;
+    let (peer, damage) = (peer::check(plane, destination), lease_damage(plane, &running));
+    // What a check finds at the destination is told beside a damaged lease.
+    if peer.is_err() || (damage.is_some() && !wish.check_only) {
+        return Err(Diagnosis::of(&what, peer.err().into_iter().chain(damage).collect()));
+    }
     let id = random_id().map_err(|error| refused(format!("no random number is to be had: {error}"), "host check"))?;
     let monitor = running.monitor.connect();
     let monitor =
@@ -283,7 +288,8 @@ fn conclude(
     // The link is known where the destination has answered.
     if check_only && !ended.link.is_empty() {
         let here = place.unwrap_or_else(|| still_here(plane, held));
-        return Ok(HostAnswer::Checks(judged(here, &ended)));
+        let lease = lease_damage(plane, held.running());
+        return Ok(HostAnswer::Checks(judged(here, lease, &ended)));
     }
     match (ended.failure, ended.receipt) {
         (Some(failure), _) => Err(place.into_iter().fold(failure, Diagnosis::vm_now)),
@@ -292,8 +298,27 @@ fn conclude(
     }
 }
 
-/// What a person reads of the checks of a move: where the VM is now, then a line for each condition, then what it would be like.
-fn judged(place: String, ended: &Ended) -> Vec<Check> {
+/// Why no host can take the lease of a VM that runs here, if it is damaged, and what mends that. What else keeps it from being
+/// looked at, the move meets where it goes by it.
+fn lease_damage(plane: &ControlPlane, running: &Running) -> Option<Reason> {
+    if let Some(damage) = plane.datastores.get(&running.vm.datastore)?.lease_damage() {
+        return Some(damage);
+    }
+    let failure = plane.leases.holder_if_it_answers(&running.vm).err()?;
+    let hint = match &failure {
+        LeaseFailure::Damaged { vm, .. } => format!(
+            "it runs on meanwhile; if the storage is sound again: vm stop {vm}, and when it is off, lease break {vm} gives it a new lease, by \
+             which any host starts it"
+        ),
+        LeaseFailure::AreaDamaged(_) => failure.reason().hint,
+        _ => return None,
+    };
+    Some(Reason::new(failure.to_string(), hint))
+}
+
+/// What a person reads of the checks of a move: where the VM is now, whether its lease can be taken, then a line for each condition, and what it
+/// would be like.
+fn judged(place: String, lease: Option<Reason>, ended: &Ended) -> Vec<Check> {
     let link = ended.link.as_str();
     let conditions = by_condition(&ended.findings).into_iter().map(|Judged { condition, well, blockers, warnings }| {
         let found = match (condition.as_str(), blockers.is_empty() && warnings.is_empty()) {
@@ -305,7 +330,9 @@ fn judged(place: String, ended: &Ended) -> Vec<Check> {
         Check { subject: condition, found, problems: blockers, warnings }
     });
     let forecast = ended.forecast.iter().map(|forecast| Check::well("the move", forecast.clone()));
-    [Check::well("the VM", place)].into_iter().chain(conditions).chain(forecast).collect()
+    let found = if lease.is_none() { "not damaged" } else { "damaged" };
+    let lease = Check { problems: lease.into_iter().collect(), ..Check::well("VM lease", found) };
+    [Check::well("the VM", place), lease].into_iter().chain(conditions).chain(forecast).collect()
 }
 
 pub(super) fn random_id() -> std::io::Result<MigrationId> {
@@ -411,6 +438,34 @@ mod tests {
     }
 
     #[test]
+    fn a_move_of_a_vm_whose_lease_is_damaged_is_refused_by_its_check_too_with_what_mends_the_lease() {
+        let web: VmName = "web".parse().expect("valid");
+        let why = || "the lease of VM web is damaged".to_owned();
+        for (test, answer, mend) in [
+            (
+                "departure-mend",
+                LeaseAnswer::Damaged { vm: web.clone(), why: why(), mark: 7 },
+                "lease break web gives it",
+            ),
+            ("departure-area", LeaseAnswer::AreaDamaged(why()), "shut down every host"),
+        ] {
+            let place = Place::without_datastore(test, move |_| answer.clone());
+            let (plane, monitor) = (&place.plane, StandIn::start(&web));
+            plane.vms.put(&web, monitor.running(), VmState::Running);
+            let host_b = "host-b".parse().expect("valid");
+            let refusal = migrate(plane, &web, &host_b, Wish::default(), &Caller::nobody()).expect_err("refused");
+            assert!(refusal.to_string().contains(&why()) && refusal.to_string().contains(mend), "{refusal}");
+            let mut held = plane.vms.look(&web, &[VmState::Running], "").expect("it runs here");
+            let ended = Ended { link: "1 Gbit/s".to_owned(), ..bare_end() };
+            let Ok(HostAnswer::Checks(checks)) = conclude(plane, &mut held, 1, true, Ok(ended)) else {
+                panic!("no checks")
+            };
+            let problems: Vec<_> = checks.iter().flat_map(|check| &check.problems).collect();
+            assert!(problems.len() == 1 && problems[0].cause == why() && problems[0].hint.contains(mend), "{checks:?}");
+        }
+    }
+
+    #[test]
     fn no_vm_is_moved_to_a_name_that_two_hosts_have() {
         let place = Place::without_datastore("departure-twins", |_| LeaseAnswer::Done);
         let (plane, web) = (&place.plane, "web".parse().expect("valid"));
@@ -437,7 +492,9 @@ mod tests {
         let (resumed, resumes) = std::sync::mpsc::channel();
         let resumed = std::sync::Mutex::new(resumed);
         monitor.answers(move |request| match request {
-            VmmRequest::Status => Some(VmmAnswer::Status(VmmStatus { life: VmmLife::Paused, cpu_us: 0, clock_ns: 0 })),
+            VmmRequest::Status => {
+                Some(VmmAnswer::Status(VmmStatus { life: VmmLife::Paused, cpu_us: 0, clock_ns: 0, failed_requests: 0 }))
+            }
             VmmRequest::TakeDisks => Some(VmmAnswer::Done),
             VmmRequest::Resume => {
                 // The test may be over.
@@ -494,7 +551,9 @@ mod tests {
         });
         let monitor = StandIn::start(&web);
         monitor.answers(|request| match request {
-            VmmRequest::Status => Some(VmmAnswer::Status(VmmStatus { life: VmmLife::Paused, cpu_us: 0, clock_ns: 0 })),
+            VmmRequest::Status => {
+                Some(VmmAnswer::Status(VmmStatus { life: VmmLife::Paused, cpu_us: 0, clock_ns: 0, failed_requests: 0 }))
+            }
             _ => None,
         });
         let (plane, running) = (&place.plane, monitor.running());

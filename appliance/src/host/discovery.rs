@@ -77,9 +77,11 @@ pub fn keep(plane: &Arc<ControlPlane>) {
             if plane.leaving.load(Ordering::SeqCst) {
                 return plane.rounds.over();
             }
-            if let Err(error) = exchange(plane, datastore, &record, &mut remembered) {
-                log::warn!("discovery on datastore {}: {error}", datastore.name());
+            let exchanged = exchange(plane, datastore, &record, &mut remembered);
+            if exchanged.is_err() {
+                datastore.doubt_writing();
             }
+            remembered.failed.note(datastore.name(), exchanged.err().map(|error| error.to_string()));
         }
         plane.rounds.ended();
         // What another living host of this name wrote is no boot of this one.
@@ -186,6 +188,29 @@ impl BadRecords {
     }
 }
 
+/// Why records are not exchanged on a datastore, as the log has told it: once, again when it changes, and when it is over.
+#[derive(Debug, Default)]
+struct Failed {
+    told: BTreeMap<DatastoreName, String>,
+}
+
+impl Failed {
+    /// Takes note of how an exchange went, and tells what is news of it.
+    fn note(&mut self, datastore: &DatastoreName, failure: Option<String>) {
+        if let Some(news) = self.news(datastore, failure) {
+            log::warn!("discovery on datastore {datastore}: {news}");
+        }
+    }
+
+    fn news(&mut self, datastore: &DatastoreName, failure: Option<String>) -> Option<String> {
+        let Some(failure) = failure else {
+            return self.told.remove(datastore).map(|_| "hosts are told of this one again".to_owned());
+        };
+        let before = self.told.insert(datastore.clone(), failure.clone());
+        (before.as_ref() != Some(&failure)).then_some(failure)
+    }
+}
+
 /// What one exchange of records leaves to the next.
 #[derive(Debug, Default)]
 struct Remembered {
@@ -195,6 +220,7 @@ struct Remembered {
     /// None where nothing was.
     strange: BTreeMap<DatastoreName, Option<(String, u64)>>,
     bad: BadRecords,
+    failed: Failed,
     last_boot: LastBoot,
 }
 
@@ -324,6 +350,21 @@ mod tests {
     use crate::host::control_plane::stand_in::Place;
     use crate::host::maintenance::{self, Decision};
     use crate::host::start;
+
+    #[test]
+    fn a_datastore_that_takes_no_record_is_told_once_and_again_when_that_changes_or_is_over() {
+        let (mut failed, lab) = (Failed::default(), "lab".parse().expect("valid"));
+        let full = || Some("the datastore is full".to_owned());
+        let mut news = |failure: Option<String>| failed.news(&lab, failure);
+        assert_eq!(news(None), None);
+        assert_eq!(news(full()), full());
+        assert_eq!(news(full()), None);
+        let other = Some("the export is read-only".to_owned());
+        assert_eq!(news(other.clone()), other);
+        assert!(news(None).is_some_and(|over| over.contains("again")));
+        assert_eq!(news(None), None);
+        assert_eq!(news(full()), full());
+    }
 
     #[test]
     fn a_record_that_cannot_be_read_hides_no_other_host_and_is_told_once() {

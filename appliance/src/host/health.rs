@@ -51,7 +51,9 @@ pub fn checks(plane: &ControlPlane) -> Vec<Check> {
     }
     let leases = plane.leases.status();
     checks.push(check("leases", "renewed", lease_problems(plane, &leases)));
-    checks.push(check("VM leases", "none is damaged", damaged_leases(plane)));
+    let is_area_damaged = plane.datastores.all().iter().any(|datastore| datastore.lease_damage().is_some());
+    let sound = if is_area_damaged { "not known where the lease area is damaged" } else { "none is damaged" };
+    checks.push(check("VM leases", sound, damaged_leases(plane)));
     let device = plane.configuration.config.as_ref().and_then(|config| config.watchdog.clone());
     let armed = leases.ok().and_then(|leases| Some(leases.iter().find(|lease| lease.held)?.watchdog));
     let (found, problem, warning) = watchdog(device.as_deref(), armed);
@@ -93,9 +95,11 @@ fn lease_problems(plane: &ControlPlane, leases: &Result<Vec<DatastoreLease>, Lea
     };
     let hint = |datastore: &DatastoreName| format!("datastore show {datastore}; log show lease");
     let mut problems = Vec::new();
+    // The damage of an area in which one is held is told of its datastore.
     for lease in leases.iter().filter(|lease| !lease.held || !lease.trouble.is_empty() || lease.refusal.is_some()) {
         let refused = lease.refusal.and_then(|errno| Some(plane.datastores.get(&lease.datastore)?.refusal(errno)));
-        let why = refused.unwrap_or_else(|| Reason::new(lease.trouble.clone(), hint(&lease.datastore)));
+        let damaged = lease.damage.clone().map(|damage| LeaseFailure::AreaDamaged(damage).reason());
+        let why = damaged.or(refused).unwrap_or_else(|| Reason::new(lease.trouble.clone(), hint(&lease.datastore)));
         let cause = format!("the host lease on datastore {} is not renewed: {}", lease.datastore, why.cause);
         problems.push(Reason::new(cause, why.hint));
     }
@@ -125,6 +129,8 @@ fn damaged_leases(plane: &ControlPlane) -> Vec<Reason> {
                 Listed::Damaged(slots) => Some(Reason::new(damage_text(&vm, &slots, None), mend_hint(&vm))),
                 Listed::Held(_) => None,
             })),
+            // It is told of its datastore.
+            Err(LeaseFailure::AreaDamaged(_)) if datastore.lease_damage().is_some() => {}
             Err(failure @ LeaseFailure::AreaDamaged(_)) => untold.push(failure.reason()),
             Err(failure) => {
                 let Reason { cause, hint, .. } = failure.reason();

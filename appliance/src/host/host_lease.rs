@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use model::diagnosis::Reason;
 use model::names::{DatastoreName, VmName};
 
-use crate::api::lease::{DatastoreLease, HELD_BOUND, LeaseEvent, LeaseRequest};
+use crate::api::lease::{DatastoreLease, HELD_BOUND, LEASE_AREA, LeaseEvent, LeaseRequest};
 use crate::datastore::Datastore;
 use crate::host::caller::Caller;
 use crate::host::control_plane::ControlPlane;
@@ -20,8 +20,6 @@ use crate::journal;
 
 /// Pause between two looks at what has to be kept true.
 const KEEP: Duration = Duration::from_secs(1);
-/// Name of the lease area of a datastore, from its root.
-const LEASE_AREA: &str = "godwit/lease";
 /// Pause between two questions whether a host lease is held.
 const ASK: Duration = Duration::from_millis(500);
 
@@ -137,6 +135,11 @@ fn note_standing(plane: &ControlPlane, datastore: &Datastore) {
     {
         datastore.lease_refused(lease.refusal);
     }
+    if let Ok(lease) = &standing
+        && (lease.damage.is_some() || lease.area.is_some())
+    {
+        datastore.lease_damaged(lease.damage.clone().map(|damage| LeaseFailure::AreaDamaged(damage).reason()));
+    }
     plane.unheld.note(datastore.name(), held(standing));
 }
 
@@ -192,7 +195,7 @@ pub fn wait(
 
 /// Why a host lease that is not held will not be soon either, if that is known.
 fn in_vain(plane: &ControlPlane, datastore: &Datastore, trouble: &Hindrance) -> Option<Reason> {
-    if matches!(trouble.failure, LeaseFailure::StandsStill) {
+    if matches!(trouble.failure, LeaseFailure::StandsStill | LeaseFailure::AreaDamaged(_)) {
         return Some(trouble.failure.reason());
     }
     if let Some(away) = located::away(datastore) {
@@ -228,6 +231,9 @@ fn standing(plane: &ControlPlane, datastore: &DatastoreName) -> Result<Datastore
 fn held(standing: Result<DatastoreLease, LeaseFailure>) -> Result<(), Hindrance> {
     match standing {
         Ok(DatastoreLease { held: true, .. }) => Ok(()),
+        Ok(DatastoreLease { damage: Some(damage), refusal, .. }) => {
+            Err(Hindrance { failure: LeaseFailure::AreaDamaged(damage), refusal })
+        }
         Ok(lease) => Err(Hindrance { failure: LeaseFailure::Failed(lease.trouble), refusal: lease.refusal }),
         Err(failure) => Err(Hindrance { failure, refusal: None }),
     }
@@ -320,6 +326,7 @@ mod tests {
             renewed_ms: 0,
             trouble: "it is being claimed".to_owned(),
             refusal: None,
+            damage: None,
             watchdog: Watchdog::None,
             area: None,
         }

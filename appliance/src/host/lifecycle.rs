@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use model::diagnosis::Diagnosis;
+use model::diagnosis::{Diagnosis, Reason};
 use model::names::VmName;
 
 use crate::api::channel::ChannelError;
@@ -11,6 +11,7 @@ use crate::api::host::VmState;
 use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest};
 use crate::host::caller::Caller;
 use crate::host::control_plane::ControlPlane;
+use crate::host::leases::LeaseFailure;
 use crate::host::reap::GONE_BOUND;
 use crate::host::running::Running;
 use crate::host::vms::Held;
@@ -65,20 +66,28 @@ pub fn kill(plane: &Arc<ControlPlane>, name: &VmName, caller: &Caller<'_>) -> Re
             return Err(refusal);
         }
     }
-    clear_away(plane, &running)?;
-    Ok(format!("VM {name} was killed"))
+    clear_away(plane, &running)
 }
 
-/// What follows the end of a killed monitor, unless its watcher was faster.
-fn clear_away(plane: &ControlPlane, running: &Running) -> Result<(), Diagnosis> {
+/// What follows the end of a killed monitor, unless its watcher was faster; a line for a person.
+fn clear_away(plane: &ControlPlane, running: &Running) -> Result<String, Diagnosis> {
     let name = &running.vm.vm;
+    let done = format!("VM {name} was killed");
     let killed = plane.vms.killed(name, running.monitor.pid(), KILLED.to_owned());
-    let Some((running, _releasing)) = killed else { return Ok(()) };
+    let Some((running, _releasing)) = killed else { return Ok(done) };
     running.drop_taps();
-    owed::give_up(plane, &running.vm).map_err(|failure| {
-        let what = format!("VM {name} was killed, but its lease is not given up yet; this host goes on trying");
-        Diagnosis::of(what, vec![failure.reason()])
-    })
+    match owed::give_up(plane, &running.vm) {
+        Ok(()) => Ok(done),
+        // What was asked for is done, and no trying mends the rest.
+        Err(failure @ LeaseFailure::Damaged { .. }) => {
+            let Reason { cause, hint, .. } = failure.reason();
+            Ok(format!("{done}; {cause}: {hint}"))
+        }
+        Err(failure) => {
+            let what = format!("{done}, but its lease is not given up yet; this host goes on trying");
+            Err(Diagnosis::of(what, vec![failure.reason()]).vm_now("it is stopped"))
+        }
+    }
 }
 
 /// Ends the monitor of a VM that is being started: the start fails by it, and clears away what it made.
@@ -167,4 +176,32 @@ pub fn resume_if_paused(plane: &ControlPlane, name: &VmName) -> Result<(), Diagn
 
 fn asked(running: &Running, request: &VmmRequest, what: &str) -> Result<VmmAnswer, Diagnosis> {
     running.monitor.ask(request, &[]).map_err(|error| Diagnosis::new(what, error.to_string(), "log show vmm"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::lease::LeaseAnswer;
+    use crate::host::control_plane::stand_in::Place;
+    use crate::host::monitor::stand_in::StandIn;
+
+    #[test]
+    fn who_killed_a_vm_hears_that_it_is_gone_and_what_is_the_matter_with_its_lease() {
+        let web: VmName = "web".parse().expect("valid");
+        let damaged =
+            LeaseAnswer::Damaged { vm: web.clone(), why: "the lease of VM web is damaged".to_owned(), mark: 7 };
+        let killed = |test: &str, answer: LeaseAnswer| {
+            let place = Place::without_datastore(test, move |_| answer.clone());
+            let monitor = StandIn::start(&web);
+            place.plane.vms.put(&web, monitor.running(), VmState::Running);
+            kill(&place.plane, &web, &Caller::nobody())
+        };
+        let done = killed("kill-damaged", damaged).expect("it is killed");
+        for told in ["VM web was killed; the lease of VM web is damaged", "lease break web gives it a new lease"] {
+            assert!(done.contains(told), "{told}: {done}");
+        }
+        let refusal = killed("kill-unknown", LeaseAnswer::Unknown("the datastore did not answer".to_owned()));
+        let refusal = refusal.expect_err("its lease is still this host's").to_string();
+        assert!(refusal.contains("VM web was killed, but") && refusal.contains("it is stopped"), "{refusal}");
+    }
 }

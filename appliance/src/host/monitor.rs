@@ -412,7 +412,7 @@ mod tests {
         let asking = std::thread::spawn(move || monitor.ask(&VmmRequest::Status, &[]));
         let next = stand_in.accept();
         next.receive().expect("the next question");
-        let status = VmmStatus { life: VmmLife::Paused, cpu_us: 7, clock_ns: 0 };
+        let status = VmmStatus { life: VmmLife::Paused, cpu_us: 7, clock_ns: 0, failed_requests: 0 };
         next.send(&VmmAnswer::Status(status), &[]).expect("heard");
         let answer = asking.join().expect("ended");
         assert!(matches!(answer, Ok(VmmAnswer::Status(known)) if known == status), "{answer:?}");

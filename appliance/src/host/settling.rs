@@ -278,7 +278,7 @@ mod tests {
         let monitor = StandIn::start(&web);
         monitor.answers(move |request| match request {
             VmmRequest::Status => Some(match life {
-                Some(life) => VmmAnswer::Status(VmmStatus { life, cpu_us: 0, clock_ns: 0 }),
+                Some(life) => VmmAnswer::Status(VmmStatus { life, cpu_us: 0, clock_ns: 0, failed_requests: 0 }),
                 None => VmmAnswer::Failed("it does not tell".to_owned()),
             }),
             VmmRequest::TakeDisks => Some(VmmAnswer::Done),

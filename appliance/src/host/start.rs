@@ -89,10 +89,11 @@ fn carry_out<'a>(
             // Tried again if it cannot be done now.
             let _ = owed::give_up(plane, &vm);
         }
+        let warning = located.datastore.refuses_writes().map(|Reason { cause, hint, .. }| format!("; {cause}: {hint}"));
         started.map(|line| match taken_from {
             Some(taken) => format!("{line}; it was {}", taken.text(plane.name())),
             None => line,
-        })
+        } + &warning.unwrap_or_default())
     });
     if started.is_err() && !plane.owed.has(&vm) {
         record::remove(&plane.run_dir, name);

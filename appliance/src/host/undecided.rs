@@ -232,9 +232,12 @@ mod tests {
             let resumes = Arc::new(Mutex::new(0));
             let resumed = Arc::clone(&resumes);
             monitor.answers(move |request| match request {
-                VmmRequest::Status => {
-                    Some(VmmAnswer::Status(VmmStatus { life: VmmLife::Paused, cpu_us: 0, clock_ns: 0 }))
-                }
+                VmmRequest::Status => Some(VmmAnswer::Status(VmmStatus {
+                    life: VmmLife::Paused,
+                    cpu_us: 0,
+                    clock_ns: 0,
+                    failed_requests: 0,
+                })),
                 VmmRequest::AttachDisk { .. } | VmmRequest::TakeDisks | VmmRequest::Announce { .. } => {
                     Some(VmmAnswer::Done)
                 }

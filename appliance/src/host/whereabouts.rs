@@ -25,7 +25,8 @@ pub fn told_here(plane: &ControlPlane, name: &VmName) -> Option<String> {
     match plane.vms.state(name)? {
         VmState::Running => Some(format!("it is running on {here}")),
         VmState::Paused => Some(format!("it is paused on {here}")),
-        VmState::MovingIn | VmState::Making => None,
+        // What gives up, or breaks, its lease runs nothing of it.
+        VmState::MovingIn | VmState::Making | VmState::Releasing => None,
         VmState::Cloning => Some(format!("it is stopped, and is being cloned on {here}")),
         _ => Some(format!("it is on {here}")),
     }

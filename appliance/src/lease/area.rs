@@ -55,15 +55,27 @@ pub fn direct(path: &Path) -> io::Result<File> {
 /// It is not there, not accessible, or not a lease area.
 pub fn open(path: &Path) -> io::Result<(File, Area)> {
     let file = direct(path)?;
+    let area = read_header(&file)?;
+    Ok((file, area))
+}
+
+/// The area that an open file is.
+///
+/// # Errors
+/// It cannot be read, or is not a lease area.
+pub fn read_header(file: &File) -> io::Result<Area> {
     let mut buffer = Aligned::new(4096);
     file.read_exact_at(buffer.bytes_mut(), 0)?;
     match decode::<AreaHeader>(buffer.bytes(), HEADER_SEED, 0) {
-        Content::Valid(_, header) => Ok((file, Area { id: header.area, geometry: header.geometry })),
-        _ => Err(io::Error::other(format!(
-            "{} is not a lease area; move it away if no host uses this datastore, and a new one is made",
-            path.display()
-        ))),
+        Content::Valid(_, header) => Ok(Area { id: header.area, geometry: header.geometry }),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "it is no lease area, or its header is damaged")),
     }
+}
+
+/// Whether a file could not be opened because what it holds is no lease area, or one without its header.
+pub fn is_damage(error: &io::Error) -> bool {
+    // A header that was cut off is none either.
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
 /// Makes the whole area beside its place and then links it there: a link to a name that exists fails, so exactly one
@@ -147,8 +159,10 @@ mod tests {
         ids.dedup();
         assert_eq!(ids.len(), 1);
         assert_eq!(std::fs::read_dir(&folder).expect("listed").count(), 1, "nothing is left beside it");
-        std::fs::write(&path, vec![7; 4096]).expect("written");
-        assert!(open_or_make(&path, "host").expect_err("garbage").to_string().contains("not a lease area"));
+        for damaged in [vec![7; 4096], vec![7; 100]] {
+            std::fs::write(&path, damaged).expect("written");
+            assert!(is_damage(&open_or_make(&path, "host").expect_err("garbage")));
+        }
         std::fs::remove_dir_all(&folder).expect("removed");
     }
 }

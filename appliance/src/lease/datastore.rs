@@ -19,7 +19,7 @@ use protocol::lease::watch::DeadBoot;
 use protocol::time::{Duration, Instant};
 
 use crate::api::deadline::OwnDeadline;
-use crate::api::lease::LeaseEvent;
+use crate::api::lease::{LeaseEvent, area_damage_text};
 use crate::boot_clock::now;
 use crate::datastore::plain;
 use crate::lease::area;
@@ -53,6 +53,8 @@ pub type Reply = Result<(Answer, Vec<HostView>), LeaseError>;
 pub enum Told {
     /// A request for the keeper.
     Ask(Request, Sender<Reply>),
+    /// How the lease area is damaged, if this request is not to be tried for that.
+    Untried(Request, Sender<Option<String>>),
     /// A monitor to kill when the host lease is lost; answered with the epoch in which the VM is held now, if it is.
     Guard(VmName, OwnedFd, Sender<std::io::Result<Option<u64>>>),
     /// How the host lease stands.
@@ -78,6 +80,8 @@ pub struct View {
     pub trouble: String,
     /// The error number with which the storage refused the lease area last ([`lane::refusal`]).
     pub refusal: Option<i32>,
+    /// How the lease area is damaged, if it is.
+    pub damage: Option<String>,
     /// The hosts.
     pub hosts: Vec<HostView>,
     /// The VMs that have a lease.
@@ -159,6 +163,8 @@ fn run(
     let inherited = place.inherited.as_ref().map(|kept| kept.life);
     // A predecessor's life is gone on with, or fenced, before the datastore is looked at: it may not answer.
     let mut known = place.inherited.as_ref().and_then(Kept::area);
+    // It is tried again every other second: what is told already is not told again.
+    let mut refused = String::new();
     let area = loop {
         if let Some(area) = known.take() {
             break area;
@@ -167,10 +173,21 @@ fn run(
             Ok((_, area)) => break area,
             Err(error) => {
                 let why = plain(&error);
-                log::error!("lease area of datastore {}: {why}", place.datastore);
-                if refuse_for(told, RETRY, &why, lane::refusal(&error)) {
+                if why != refused {
+                    log::error!("lease area of datastore {}: {why}", place.datastore);
+                }
+                let damage = area::is_damage(&error).then(|| area_damage_text(&place.datastore));
+                let trouble = damage.clone().unwrap_or_else(|| why.clone());
+                let view = || View {
+                    trouble: trouble.clone(),
+                    refusal: lane::refusal(&error),
+                    damage: damage.clone(),
+                    ..View::default()
+                };
+                if refuse_for(told, RETRY, view) {
                     return;
                 }
+                refused = why;
             }
         }
     };
@@ -211,21 +228,20 @@ fn look_after_connections(place: &Place) -> Option<LookedAfter> {
 }
 
 /// Answers that nothing can be done, for a while; whether it is to be given up.
-fn refuse_for(told: &Receiver<Told>, pause: Wait, why: &str, refusal: Option<i32>) -> bool {
+fn refuse_for(told: &Receiver<Told>, pause: Wait, view: impl Fn() -> View) -> bool {
     let until = std::time::Instant::now() + pause;
     while let Ok(message) = told.recv_timeout(until.saturating_duration_since(std::time::Instant::now())) {
         // Who asked may have given up.
         match message {
             Told::Ask(_, reply) => drop(reply.send(Err(LeaseError::Storage))),
-            Told::Guard(_, _, reply) => drop(reply.send(Err(std::io::Error::other(why.to_owned())))),
+            Told::Untried(_, reply) => drop(reply.send(view().damage)),
+            Told::Guard(_, _, reply) => drop(reply.send(Err(std::io::Error::other(view().trouble)))),
             Told::Leave(reply) => {
                 drop(reply.send(Ok(())));
                 return true;
             }
             Told::DeadBoots(reply) => drop(reply),
-            Told::Standing(reply) => {
-                drop(reply.send(View { trouble: why.to_owned(), refusal, ..View::default() }));
-            }
+            Told::Standing(reply) => drop(reply.send(view())),
             Told::IoEnded(..) | Told::Killed(_) => {}
         }
     }
@@ -295,6 +311,7 @@ impl Running<'_> {
                 self.replies.insert(id, reply);
                 self.keeper.handle_input(now(), Input::Request(id, request));
             }
+            Told::Untried(request, reply) => drop(reply.send(self.damage().filter(|_| self.begins(&request)))),
             Told::Guard(vm, pidfd, reply) => {
                 let guarded = self.guard.add(vm.clone(), pidfd);
                 let held = self.keeper.holds(now(), &vm).map(|epoch| epoch.0);
@@ -388,6 +405,18 @@ impl Running<'_> {
         }
     }
 
+    /// How the lease area is damaged, if it is.
+    fn damage(&self) -> Option<String> {
+        self.lanes.area_is_damaged().then(|| area_damage_text(&self.place.datastore))
+    }
+
+    /// Whether a request begins something, or looks at what goes on elsewhere. What this host holds is ended, moved and made sure of
+    /// for as long as the area lets itself be read.
+    fn begins(&self, request: &Request) -> bool {
+        matches!(request, Request::Acquire(..) | Request::Mend(..) | Request::Prepare(..) | Request::Query(_))
+            && self.keeper.holds(now(), request.vm()).is_none()
+    }
+
     /// Leaves to monitors and to a successor until when VMs may run.
     fn remember(&self, life: Option<Remembered>) -> std::io::Result<()> {
         let place = self.place;
@@ -403,12 +432,14 @@ impl Running<'_> {
         View {
             held,
             renewed_ms: self.keeper.renewed_at().map_or(0, |at| now().since(at).millis()),
-            trouble: match (held, self.lanes.area_is_gone()) {
+            trouble: match (held, self.damage()) {
                 (true, _) => String::new(),
-                (false, true) => AREA_IS_GONE.to_owned(),
-                (false, false) => self.trouble.clone(),
+                (false, Some(damage)) => damage,
+                (false, None) if self.lanes.area_is_gone() => AREA_IS_GONE.to_owned(),
+                (false, None) => self.trouble.clone(),
             },
             refusal: self.lanes.refusal(),
+            damage: self.damage(),
             hosts: self.keeper.hosts(),
             vms: self.keeper.known_vms(),
             area: Some(self.area.id),

@@ -84,6 +84,8 @@ pub struct Lanes {
 struct Found {
     /// Another area, or none, lies in its place.
     gone: AtomicBool,
+    /// What lies there has no header of an area. Who opened it before goes on, and nobody else can.
+    damaged: AtomicBool,
     /// The error number with which it refused to be opened, 0 where it does not.
     not_opened: AtomicI32,
     /// The same of a write. Apart, because a full storage lets itself be opened all the same.
@@ -91,6 +93,13 @@ struct Found {
 }
 
 impl Found {
+    fn note_damage(&self, damaged: bool) {
+        if self.damaged.swap(damaged, Ordering::Relaxed) != damaged {
+            let now = if damaged { "cannot" } else { "can" };
+            log::warn!("the header of the lease area {now} be read");
+        }
+    }
+
     fn opened(&self) {
         self.not_opened.store(0, Ordering::Relaxed);
     }
@@ -168,6 +177,11 @@ impl Lanes {
         self.found.gone.load(Ordering::Relaxed)
     }
 
+    /// Whether its header could not be read when it was opened or looked at last.
+    pub fn area_is_damaged(&self) -> bool {
+        self.found.damaged.load(Ordering::Relaxed)
+    }
+
     /// The error number with which the storage refused to be opened or written last, unless it let itself be opened, or took a write,
     /// since.
     pub fn refusal(&self) -> Option<i32> {
@@ -219,7 +233,20 @@ fn work(pool: &Pool, path: &Path, area: AreaId, found: &Found) {
             }
             carry_out(&mut file, io.access, found)
         };
+        // Before it is said to have ended: a thread that is still at work then would have another begun, which may be unable to open it.
+        if let (Lane::Watch, IoResult::Read(_), Some(file)) = (io.lane, &result, &file) {
+            look_at_header(file, found);
+        }
         ended(io.id, result);
+    }
+}
+
+/// Looks whether an area that is open could be opened now. That it cannot be read says nothing: it may be away.
+fn look_at_header(file: &File, found: &Found) {
+    match area::read_header(file) {
+        Ok(_) => found.note_damage(false),
+        Err(error) if area::is_damage(&error) => found.note_damage(true),
+        Err(_) => {}
     }
 }
 
@@ -233,10 +260,16 @@ fn open(path: &Path, area: AreaId, found: &Found) -> Option<File> {
     found.gone.store(is_gone, Ordering::Relaxed);
     let refused = match opened {
         Ok((file, _)) if !is_gone => {
+            found.note_damage(false);
             found.opened();
             return Some(file);
         }
         Ok(_) => std::io::Error::other("another lease area lies in its place"),
+        Err(error) if area::is_damage(&error) => {
+            // It is met with each I/O, and told once.
+            found.note_damage(true);
+            return None;
+        }
         Err(error) => error,
     };
     note_refusal(&found.not_opened, &refused);
@@ -332,6 +365,27 @@ mod tests {
         let write = Access::Write { offset: 8_192, data: vec![7; 4_096] };
         assert_eq!(carry_out(&mut file, write, &found), IoResult::Written);
         assert_eq!(found.refusal(), None);
+        std::fs::remove_dir_all(&folder).expect("removed");
+    }
+
+    #[test]
+    fn a_header_that_is_damaged_is_seen_by_who_has_the_area_open_and_that_it_is_whole_again_too() {
+        let folder = std::env::temp_dir().join(format!("godwit-lane-header-{}", std::process::id()));
+        let (path, area) = area_in(&folder);
+        let header = std::fs::read(&path).expect("read")[..4_096].to_vec();
+        let found = Found::default();
+        let opened = open(&path, area, &found).expect("it is sound");
+        let is_damaged = || {
+            look_at_header(&opened, &found);
+            found.damaged.load(Ordering::Relaxed)
+        };
+        assert!(!is_damaged());
+        let file = File::options().write(true).open(&path).expect("it is there");
+        file.write_all_at(&[0xA5; 4_096], 0).expect("written");
+        assert!(is_damaged());
+        assert!(open(&path, area, &found).is_none(), "nobody else can open it");
+        file.write_all_at(&header, 0).expect("written");
+        assert!(!is_damaged());
         std::fs::remove_dir_all(&folder).expect("removed");
     }
 

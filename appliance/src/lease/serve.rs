@@ -220,8 +220,8 @@ impl Leases {
         loop {
             match self.view(datastore) {
                 Ok(view) if view.held => return LeaseAnswer::Done,
-                // What the storage refuses it refuses until somebody changes something there.
-                Ok(view) if view.refusal.is_some() || Instant::now() >= deadline => {
+                // What the storage refuses, or has damaged, stays so until somebody changes something there.
+                Ok(view) if view.refusal.is_some() || view.damage.is_some() || Instant::now() >= deadline => {
                     return LeaseAnswer::Failed(view.trouble);
                 }
                 Ok(_) => std::thread::sleep(Duration::from_millis(50)),
@@ -276,6 +276,10 @@ impl Leases {
 
     fn ask(&self, datastore: &DatastoreName, request: Request) -> LeaseAnswer {
         let vm = request.vm().clone();
+        // It would be tried for long, and the damage not be told.
+        if let Ok(Some(damage)) = self.exchange(datastore, |reply| Told::Untried(request.clone(), reply)) {
+            return LeaseAnswer::AreaDamaged(damage);
+        }
         let answered = self.exchange(datastore, |reply| Told::Ask(request, reply));
         self.answered(datastore, &vm, answered)
     }
@@ -328,6 +332,9 @@ impl Leases {
             return LeaseAnswer::Failed(format!("{} VMs are asked of at once; {LISTED_MAX} may be", vms.len()));
         }
         let known = self.view(datastore).map_err(LeaseAnswer::Failed).and_then(|view| {
+            if let Some(damage) = view.damage {
+                return Err(LeaseAnswer::AreaDamaged(damage));
+            }
             let Some(unheard) = vms.iter().find(|vm| !view.vms.contains(vm)) else { return Ok(view.vms) };
             match self.ask(datastore, Request::Query(unheard.clone())) {
                 failure @ (LeaseAnswer::Failed(_)
@@ -374,13 +381,13 @@ impl Leases {
         let watchdog = self.watchdog.kind();
         let names: Vec<DatastoreName> = self.datastores().keys().cloned().collect();
         let lease = |datastore: DatastoreName| match self.exchange_within(LOOK_BOUND, &datastore, Told::Standing) {
-            Ok(View { held, renewed_ms, trouble, refusal, area, .. }) => {
+            Ok(View { held, renewed_ms, trouble, refusal, damage, area, .. }) => {
                 let area = area.map(|area| area.to_string());
-                DatastoreLease { datastore, held, renewed_ms, trouble, refusal, watchdog, area }
+                DatastoreLease { datastore, held, renewed_ms, trouble, refusal, damage, watchdog, area }
             }
             Err(trouble) => {
-                let (held, renewed_ms, refusal, area) = (false, 0, None, None);
-                DatastoreLease { datastore, held, renewed_ms, trouble, refusal, watchdog, area }
+                let (held, renewed_ms, refusal, damage, area) = (false, 0, None, None, None);
+                DatastoreLease { datastore, held, renewed_ms, trouble, refusal, damage, watchdog, area }
             }
         };
         // All at once: one whose area hangs while it is opened must not hold up what is said of the others.

@@ -166,7 +166,8 @@ impl Session<'_> {
         let cpu_us =
             u64::try_from(used.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(used.tv_nsec).unwrap_or(0) / 1000;
         let clock = self.with_machine(|machine| machine.clock_ns().map_err(|error| chain(&error)));
-        VmmStatus { life: self.guest.life(), cpu_us, clock_ns: clock.unwrap_or(0) }
+        let failed_requests = self.with_machine(|machine| Ok(machine.failed_requests())).unwrap_or(0);
+        VmmStatus { life: self.guest.life(), cpu_us, clock_ns: clock.unwrap_or(0), failed_requests }
     }
 
     fn describe(&self) -> Outcome {

@@ -97,6 +97,8 @@ pub struct VmDetail {
     pub epoch: u64,
     /// CPU time of its vCPUs here, microseconds.
     pub cpu_us: u64,
+    /// Requests of its guest to its disks that the storage failed since it runs here.
+    pub failed_requests: u64,
     /// What the work on it here waits for, where that takes longer than it should.
     pub waits_for: Option<String>,
     /// How it ended the last time here.

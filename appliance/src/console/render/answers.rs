@@ -172,7 +172,7 @@ fn unheard_note(is_unheard: bool) -> String {
 
 /// What stands below what shows VMs with a damaged lease.
 fn damaged_note(is_damaged: bool) -> String {
-    let cause = "a lease is damaged: nobody can tell where its VM runs, and no host starts or moves it";
+    let cause = "a lease is damaged: only the host that runs its VM can tell so, and no host starts or moves it";
     let hint = "host check tells how, and what mends it";
     if is_damaged { with_hints("note:  ", &[Reason::new(cause, hint)]) } else { String::new() }
 }
@@ -186,6 +186,7 @@ fn vm_text(vm: &VmDetail) -> String {
         .line("datastore", &vm.row.datastore)
         .line("lease", lease_text(vm))
         .some("monitor", vm.pid.map(|pid| format!("process {pid}, {} ms of vCPU time", vm.cpu_us / 1000)))
+        .some("disk errors", (vm.failed_requests > 0).then(|| disk_errors(vm.failed_requests)))
         .some("waits for", vm.waits_for.as_ref())
         .some("last end here", vm.last_end.as_ref().filter(|_| !runs_here))
         .each("configuration error", &vm.config_errors);
@@ -206,6 +207,10 @@ fn vm_text(vm: &VmDetail) -> String {
     }
     let notes = unheard_note(vm.holder == VmHolder::Unheard) + &damaged_note(matches!(vm.holder, VmHolder::Damaged(_)));
     format!("{record}{notes}")
+}
+
+fn disk_errors(failed: u64) -> String {
+    format!("{failed} requests of its guest failed since it runs here: datastore list; log show vmm")
 }
 
 fn lease_text(vm: &VmDetail) -> String {

@@ -287,6 +287,7 @@ mod tests {
                     held: true,
                     renewed_ms: 1,
                     refusal: None,
+                    damage: None,
                     trouble: String::new(),
                     watchdog: Watchdog::None,
                     area: None,

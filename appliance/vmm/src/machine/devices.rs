@@ -45,6 +45,11 @@ impl Machine {
         self.installed.disks_attached()
     }
 
+    /// Requests of the guest to its disks that the storage failed, since the machine was built.
+    pub fn failed_requests(&self) -> u64 {
+        self.installed.failed_requests()
+    }
+
     /// Plugs the cable of a NIC in or pulls it out.
     ///
     /// # Errors

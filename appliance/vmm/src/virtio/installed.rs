@@ -211,6 +211,11 @@ impl Installed {
         self.disks.iter().all(|disk| enter(disk).has_disk())
     }
 
+    /// Requests of the guest to its disks that the storage failed, since the machine was built.
+    pub fn failed_requests(&self) -> u64 {
+        self.disks.iter().map(|disk| enter(disk).front().failed_requests()).sum()
+    }
+
     /// Plugs the cable of a NIC in or pulls it out.
     ///
     /// # Errors

@@ -1,5 +1,8 @@
 //! What the registers of a disk show, and how a file is put behind it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
     VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES,
@@ -70,6 +73,7 @@ pub struct Blk {
     /// Logical block, bytes. Fixed once a driver may have read it.
     pub(super) block_bytes: u32,
     pub(super) seen: bool,
+    failures: Arc<AtomicU64>,
 }
 
 impl Blk {
@@ -80,8 +84,14 @@ impl Blk {
         for (to, from) in id.iter_mut().zip(spec.serial.bytes()) {
             *to = from;
         }
-        let front = Self { limits, block_bytes: SECTOR_BYTES as u32, seen: false };
-        (front, BlkEngine { disk: None, limits, id, writeback: false })
+        let failures = Arc::new(AtomicU64::new(0));
+        let engine = BlkEngine { disk: None, limits, id, writeback: false, failures: Arc::clone(&failures) };
+        (Self { limits, block_bytes: SECTOR_BYTES as u32, seen: false, failures }, engine)
+    }
+
+    /// Requests that the storage failed since the device was made.
+    pub fn failed_requests(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
     }
 
     /// Whether the guest's writes are refused.

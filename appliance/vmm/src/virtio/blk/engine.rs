@@ -1,5 +1,8 @@
 //! The working half: takes requests off the ring, keeps many in flight, gives them back in batches.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK};
 
 use super::device::{ID_BYTES, QUEUE_SIZE};
@@ -21,6 +24,8 @@ pub struct BlkEngine {
     pub(super) disk: Option<RawDisk>,
     pub(super) limits: Limits,
     pub(super) id: [u8; ID_BYTES],
+    /// Requests that the storage failed since the device was made.
+    pub(super) failures: Arc<AtomicU64>,
     /// The driver flushes; without, every write is durable before it is acknowledged.
     pub(super) writeback: bool,
 }
@@ -37,7 +42,7 @@ impl Engine for BlkEngine {
         match DiskRing::new(disk, QUEUE_SIZE) {
             Ok(ring) => self.disk = Some(self.serve(ring, queue, control)),
             Err((disk, error)) => {
-                log::error!("disk: io_uring cannot be set up: {error}");
+                log::error!("{}: io_uring cannot be set up: {error}", self.name());
                 queue.refuse("the host has no ring for the disk");
                 self.disk = Some(disk);
                 control.park();
@@ -47,6 +52,13 @@ impl Engine for BlkEngine {
 }
 
 impl BlkEngine {
+    /// What the log calls it: its serial number, or that it is a disk.
+    fn name(&self) -> String {
+        let serial = String::from_utf8_lossy(&self.id);
+        let serial = serial.trim_end_matches('\0');
+        if serial.is_empty() { "a disk".to_owned() } else { serial.to_owned() }
+    }
+
     fn serve(&self, ring: DiskRing, queue: &mut VirtQueue, control: &Control) -> RawDisk {
         let mut service = Service {
             engine: self,
@@ -54,7 +66,6 @@ impl BlkEngine {
             free: (0..QUEUE_SIZE).rev().collect(),
             flights: (0..QUEUE_SIZE).map(|_| Flight::default()).collect(),
             chain: Chain::default(),
-            failures: 0,
         };
         service.ring.watch(KICK, queue.kick());
         service.ring.watch(CONTROL, control.wake_descriptor());
@@ -79,15 +90,14 @@ struct Service<'a> {
     free: Vec<u16>,
     flights: Vec<Flight>,
     chain: Chain,
-    failures: u64,
 }
 
 impl Service<'_> {
     /// Ever more rarely: a guest can make requests fail as fast as it likes.
     fn note_failure(&mut self, error: &std::io::Error) {
-        self.failures += 1;
-        if self.failures.is_power_of_two() {
-            log::warn!("disk: {} requests have failed, the last one with: {error}", self.failures);
+        let failures = self.engine.failures.fetch_add(1, Ordering::Relaxed) + 1;
+        if failures.is_power_of_two() {
+            log::warn!("{}: {failures} requests have failed, the last one with: {error}", self.engine.name());
         }
     }
 
@@ -105,7 +115,7 @@ impl Service<'_> {
                 queue.notify();
             }
             if let Err(error) = self.ring.wait() {
-                log::error!("disk: its ring is broken: {error}");
+                log::error!("{}: its ring is broken: {error}", self.engine.name());
                 queue.refuse("the host's ring for the disk is broken");
                 return control.park();
             }

@@ -213,6 +213,7 @@ fn an_error_of_the_storage_is_the_guests_error_and_the_disk_goes_on() {
     assert_eq!(rig.run(0, 0, &[(DATA, 4096, WRITE)]).0, 0);
     rig.file.set_len(DISK_BYTES).unwrap();
     assert_eq!(rig.run(0, 16, &[(DATA, 4096, WRITE)]).0, 0);
+    assert_eq!(enter(&rig.function).front().failed_requests(), 2, "who asks how the VM is hears of it");
 }
 
 #[test]
