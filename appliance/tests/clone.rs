@@ -64,6 +64,7 @@ impl Lock {
     fn hold_up(&self, host: &Host, typed: &str) -> Channel<HostRequest, HostAnswer> {
         let command = host.begin(typed);
         wait("it waits for the disk", || match command.receive().expect("the control plane answers").0 {
+            HostAnswer::TakenUp => false,
             HostAnswer::Progress { doing, .. } => doing.contains("waiting for a disk") && doing.contains("disk.img"),
             answer => panic!("{answer:?}"),
         });

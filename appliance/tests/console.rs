@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use godwit::api::channel::{Channel, Listener};
 use godwit::api::host::{HostAnswer, HostRequest, NewsItem};
+use godwit::api::init::{InitRequest, RoleReport};
 use godwit::api::paths::RunDir;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
@@ -46,8 +47,15 @@ struct Terminal {
     folder: PathBuf,
 }
 
+/// How the test plays the control plane on one connection.
+type Plays = fn(&Happened, &Channel<HostAnswer, HostRequest>);
+
 impl Terminal {
     fn open(name: &str) -> Self {
+        Self::open_before(name, serve)
+    }
+
+    fn open_before(name: &str, plays: Plays) -> Self {
         let folder = std::env::temp_dir().join(format!("godwit-console-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("made");
         let listener = Listener::bind(&RunDir::at(&folder).socket("host")).expect("bound");
@@ -56,7 +64,7 @@ impl Terminal {
         std::thread::spawn(move || {
             while let Ok(channel) = listener.accept::<HostAnswer, HostRequest>() {
                 let host = Arc::clone(&host);
-                std::thread::spawn(move || serve(&host, &channel));
+                std::thread::spawn(move || plays(&host, &channel));
             }
         });
         let line = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
@@ -151,4 +159,107 @@ fn of_lines_that_are_pasted_each_is_run() {
     for token in ["a", "b", "c"] {
         terminal.wait_for(&format!("@end {token} "));
     }
+}
+
+/// A control plane that stands still before it took anything up.
+fn stand_still(_: &Happened, _: &Channel<HostAnswer, HostRequest>) {
+    loop {
+        std::thread::park();
+    }
+}
+
+/// One that takes a command up, and then stands still.
+fn take_up_and_stand_still(host: &Happened, channel: &Channel<HostAnswer, HostRequest>) {
+    if channel.receive().is_ok_and(|(request, _)| request.is_typed()) {
+        let _ = channel.send(&HostAnswer::TakenUp, &[]);
+    }
+    stand_still(host, channel);
+}
+
+/// One that does not answer a command for long, and lives.
+fn take_up_and_live(host: &Happened, channel: &Channel<HostAnswer, HostRequest>) {
+    if channel.receive().is_ok() {
+        let _ = channel.send(&HostAnswer::TakenUp, &[]);
+    }
+    stand_still(host, channel);
+}
+
+#[test]
+fn a_command_that_a_silent_control_plane_does_not_take_up_ends_by_itself_and_says_so() {
+    let mut terminal = Terminal::open_before("silent", stand_still);
+    terminal.types("@exec a vm list\r");
+    terminal.wait_for("@end a 1");
+    terminal.types("@exec b vm kill web\r");
+    terminal.wait_for("@end b 1");
+    for told in
+        ["was not answered", "was not carried out, and will not be", "(role host) stands still", "host reboot --force"]
+    {
+        terminal.wait_for(told);
+    }
+}
+
+#[test]
+fn a_command_that_a_control_plane_took_up_before_it_stood_still_ends_by_itself_and_claims_nothing() {
+    let mut terminal = Terminal::open_before("taken", take_up_and_stand_still);
+    terminal.types("@exec a vm kill web\r");
+    terminal.wait_for("@end a 1");
+    terminal.wait_for("is not known here; VM web may be as it was");
+    terminal.wait_for("(role host) stands still");
+}
+
+#[test]
+fn a_command_of_a_control_plane_that_lives_is_waited_for_however_silent_it_is() {
+    let mut terminal = Terminal::open_before("lives", take_up_and_live);
+    terminal.types("@exec a vm kill web\r");
+    // One that stands still is given up after half of this.
+    std::thread::sleep(Duration::from_secs(30));
+    assert!(!terminal.seen.lock().expect("locked").contains("@end a"));
+    terminal.types("\x03");
+    std::thread::sleep(Duration::from_secs(2));
+    terminal.types("\x03");
+    terminal.wait_for("@end a 1");
+    terminal.wait_for("Ctrl-C was pressed again");
+}
+
+#[test]
+fn ctrl_c_gives_up_what_a_silent_control_plane_did_not_take_up() {
+    let mut terminal = Terminal::open_before("ctrl-c", stand_still);
+    for command in ["vm kill web", "host reboot", "vm list"] {
+        terminal.seen.lock().expect("locked").clear();
+        terminal.types(&format!("{command}\r"));
+        terminal.wait_for("Ctrl-C gives it up");
+        terminal.types("\x03");
+        terminal.wait_for("Ctrl-C was pressed before");
+        terminal.wait_for("> ");
+    }
+}
+
+#[test]
+fn the_end_of_a_host_whose_control_plane_is_silent_is_asked_of_init_only_by_force_or_where_a_person_wants_it() {
+    let mut terminal = Terminal::open_before("by-init", stand_still);
+    let init = Listener::bind(&RunDir::at(&terminal.folder).socket("init")).expect("bound");
+    let (given, orders) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        while let Ok(channel) = init.accept::<Vec<RoleReport>, InitRequest>() {
+            let Ok((order, _)) = channel.receive() else { continue };
+            if given.send(order).is_err() || channel.send(&Vec::new(), &[]).is_err() {
+                return;
+            }
+        }
+    });
+    terminal.types("@exec a host reboot\r");
+    terminal.wait_for("@end a 1");
+    terminal.types("host shutdown\r");
+    terminal.wait_for("[y/N]");
+    terminal.types("n");
+    terminal.wait_for("no\r\n");
+    assert!(orders.try_recv().is_err(), "nobody wanted it");
+    terminal.types("@exec b host reboot --force\r");
+    terminal.wait_for("@end b 0");
+    assert_eq!(orders.recv_timeout(BOUND), Ok(InitRequest::Reboot));
+    terminal.seen.lock().expect("locked").clear();
+    terminal.types("host shutdown\r");
+    terminal.wait_for("[y/N]");
+    terminal.types("y");
+    assert_eq!(orders.recv_timeout(BOUND), Ok(InitRequest::Shutdown));
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use godwit::api::host::{Flaw, HostAnswer, HostRequest, LeaseState, RunsHere, VmHolder, VmState};
 use godwit::api::lease::LeaseRequest;
 use world::lease_line::{LeaseLine, Word};
-use world::{Datastore, Host, finish, is_locked, line, wait};
+use world::{Datastore, Host, finish, freeze, is_locked, line, wait};
 
 #[test]
 fn a_vm_starts_from_its_datastore_is_paused_goes_on_and_is_killed() {
@@ -141,6 +141,7 @@ fn a_vm_runs_only_with_the_locks_of_its_disks_and_waits_for_them() {
     other.lock().expect("locked");
     let command = host.begin("vm start witness");
     wait("it says what it waits for", || match command.receive().expect("the control plane answers").0 {
+        HostAnswer::TakenUp => false,
         HostAnswer::Progress { doing, .. } => doing.contains("waiting for a disk") && doing.contains("disk.img"),
         answer => panic!("{answer:?}"),
     });
@@ -648,4 +649,27 @@ fn a_host_without_a_migration_nic_says_so_and_what_its_vm_does() {
     assert_eq!(host.ask("vm pause witness").0, 0);
     assert!(refused().contains("it is still paused on host-a"), "{}", refused());
     assert_eq!(host.state("witness"), VmState::Paused, "a refused move leaves it as it was");
+}
+
+#[test]
+fn an_order_that_was_given_up_while_the_control_plane_stood_still_is_never_carried_out() {
+    let datastore = Datastore::empty("given-up");
+    let host = Host::boot(&datastore, "host-a", 1);
+    let in_maintenance = || line(&host.ask("host show").1).contains("maintenance");
+    assert!(!in_maintenance());
+    let frozen = freeze(host.control_plane_pid());
+    // Its console is gone; Ctrl-C was pressed and its console waits; the console itself found that nobody took it up.
+    drop(host.begin("host maintenance enter"));
+    let cancelled = host.begin("host maintenance enter");
+    cancelled.send(&HostRequest::Cancel, &[]).expect("sent");
+    let told = host.types("host maintenance enter");
+    assert!(told.contains("stands still") && told.contains("was not carried out, and will not be"), "{told}");
+    frozen.thaw();
+    let answer = line(&finish(&cancelled).1);
+    assert!(answer.contains("it was cancelled before it was taken up"), "{answer}");
+    let given_up = "host maintenance enter: it was given up before it was taken up";
+    wait("it has come to all three", || host.whole_log("host").matches(given_up).count() == 3);
+    assert!(!in_maintenance(), "none was carried out");
+    host.done("host maintenance enter");
+    assert!(in_maintenance(), "one that is waited for is");
 }

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use model::limits;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
     recvmsg, sendmsg, socket_with, socketpair,
 };
+use rustix::process::Pid;
 use rustix::time::Timespec;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -200,6 +201,11 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
     ) -> Result<(R, Vec<OwnedFd>), ChannelError> {
         self.send(request, descriptors)?;
         self.receive_within(bound)
+    }
+
+    /// The process at the other end: of a connection that was made by its path, the one that listened when it was made.
+    pub fn peer(&self) -> Option<Pid> {
+        Some(socket_peercred(&self.socket).ok()?.pid)
     }
 
     /// Ends the connection for both sides and for whoever waits on it, whoever else has it. What was sent is still read.

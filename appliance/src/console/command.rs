@@ -127,11 +127,21 @@ pub const COMMANDS: &[Command] = &[
     }),
     aliased(
         "esxcli system shutdown reboot",
-        plain(&["host", "reboot"], &[], "shut the VMs down and restart", |_| Ok(HostRequest::HostReboot)),
+        Command {
+            flags: &["--force"],
+            ..plain(&["host", "reboot"], &[], "shut VMs down, restart (--force: by init)", |_| {
+                Ok(HostRequest::HostReboot)
+            })
+        },
     ),
     aliased(
         "esxcli system shutdown poweroff",
-        plain(&["host", "shutdown"], &[], "shut the VMs down and power off", |_| Ok(HostRequest::HostShutdown)),
+        Command {
+            flags: &["--force"],
+            ..plain(&["host", "shutdown"], &[], "shut down VMs and host (--force: by init)", |_| {
+                Ok(HostRequest::HostShutdown)
+            })
+        },
     ),
     aliased(
         "esxcli vm process list",
@@ -258,6 +268,11 @@ pub enum Line {
 /// Whether what is answered to a typed line is wanted as JSON, understood or not.
 pub fn wants_json(line: &str) -> bool {
     line.split_whitespace().any(|word| word == "--json")
+}
+
+/// Whether it is to be done in spite of what usually refuses it; for commands that the console carries out itself.
+pub fn wants_force(line: &str) -> bool {
+    line.split_whitespace().any(|word| word == "--force")
 }
 
 /// Understands a typed line.

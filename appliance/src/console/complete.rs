@@ -31,7 +31,7 @@ impl Completion {
 
     /// Live names; none while the control plane does not answer, for a Tab must not hold the line up.
     fn names(&self) -> Names {
-        let channel = Channel::<HostRequest, HostAnswer>::connect(&self.socket);
+        let channel = Channel::<HostRequest, HostAnswer>::connect_within(&self.socket, NAMES_BOUND);
         match channel.map(|channel| channel.ask(&HostRequest::Names, &[], NAMES_BOUND)) {
             Ok(Ok((HostAnswer::Names(names), _))) => names,
             _ => Names::default(),

@@ -2,11 +2,12 @@
 //! ([`render`]), and nothing of how anything is done.
 //!
 //! [`session`] reads lines and runs them, [`complete`] offers what may come next, [`ask`] carries a request to the
-//! control plane and shows its progress, [`attach`] joins the terminal to a guest's serial port, [`news`] shows
+//! control plane and shows its progress, [`by_init`] ends the host where that does not answer, [`attach`] joins the terminal to a guest's serial port, [`news`] shows
 //! above the prompt what happens by itself, and [`terminal`] switches the terminal's modes.
 
 pub mod ask;
 pub mod attach;
+mod by_init;
 pub mod command;
 pub mod complete;
 pub mod news;

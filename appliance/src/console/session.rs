@@ -9,9 +9,10 @@ use rustyline::{CompletionType, Config, Editor};
 
 use crate::api::host::{HostAnswer, HostRequest};
 use crate::api::paths::RunDir;
-use crate::console::ask::{Progress, ask};
+use crate::console::ask::{Progress, Unanswered, ask};
 use crate::console::attach::{Left, attach};
-use crate::console::command::{Line, help, parse, wants_json};
+use crate::console::by_init;
+use crate::console::command::{Line, help, parse, wants_force, wants_json};
 use crate::console::complete::Completion;
 use crate::console::news::{self, Turn};
 use crate::console::render;
@@ -75,7 +76,7 @@ pub fn run(run_dir: &RunDir) -> rustyline::Result<()> {
     if let Ok(printer) = editor.create_external_printer() {
         news::show(&socket, printer, &turn)?;
     }
-    let session = Session { socket, turn };
+    let session = Session { run_dir: run_dir.clone(), socket, turn };
     println!("Godwit {}. Type help for the commands.", env!("CARGO_PKG_VERSION"));
     loop {
         match editor.readline(&session.prompt()) {
@@ -97,6 +98,7 @@ pub fn run(run_dir: &RunDir) -> rustyline::Result<()> {
 }
 
 struct Session {
+    run_dir: RunDir,
     socket: PathBuf,
     turn: Turn,
 }
@@ -121,14 +123,17 @@ impl Session {
                 println!("{}", shown(&answer, json));
                 status
             }
-            Understood::Ask(request) => self.run_request(&request, json, progress),
+            Understood::Ask(request) => self.run_request(&request, json, wants_force(line), progress),
         }
     }
 
-    fn run_request(&self, request: &HostRequest, json: bool, progress: Progress) -> Status {
+    fn run_request(&self, request: &HostRequest, json: bool, force: bool, progress: Progress) -> Status {
         let (answer, descriptors) = match ask(&self.socket, request, progress) {
             Ok(answered) => answered,
-            Err(refusal) => (HostAnswer::Refused(refusal), Vec::new()),
+            Err(Unanswered::Left(refusal)) => (HostAnswer::Refused(refusal), Vec::new()),
+            Err(Unanswered::Silent(refusal)) => {
+                (self.without_control_plane(request, refusal, force, progress), Vec::new())
+            }
         };
         let status = match &answer {
             HostAnswer::Refused(_) => Status::Refused,
@@ -147,6 +152,24 @@ impl Session {
         }
         println!("{}", shown(&answer, json));
         status
+    }
+}
+
+impl Session {
+    /// What can be done where the control plane does not answer: `init` ends the host, if that was asked for, and is wanted all the same.
+    fn without_control_plane(
+        &self,
+        request: &HostRequest,
+        refusal: Diagnosis,
+        force: bool,
+        progress: Progress,
+    ) -> HostAnswer {
+        let Some(order) = by_init::order(request) else { return HostAnswer::Refused(refusal) };
+        let wanted = force || (progress == Progress::Shown && by_init::is_wanted(&refusal));
+        if !wanted {
+            return HostAnswer::Refused(refusal);
+        }
+        by_init::give(&self.run_dir, order).unwrap_or_else(HostAnswer::Refused)
     }
 }
 

@@ -1,4 +1,5 @@
-//! Serves consoles: a thread for each connection, a request at a time, Ctrl-C heard meanwhile.
+//! Serves consoles: a thread for each connection, a request at a time, Ctrl-C heard meanwhile. A request whose console is gone, or
+//! gave it up, before it is taken up here is not carried out (`docs/decisions/a-control-plane-that-stands-still.md`).
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -39,11 +40,21 @@ fn converse(plane: &Arc<ControlPlane>, channel: &Channel<HostAnswer, HostRequest
         let request = match channel.receive() {
             // A Ctrl-C that came after the answer concerns nothing any more.
             Ok((HostRequest::Cancel, _)) => continue,
+            // It is answered here and not by `answer`: no lock and no datastore may stand between.
+            Ok((HostRequest::Alive, _)) => match channel.send(&HostAnswer::TakenUp, &[]) {
+                Ok(()) => continue,
+                Err(_) => return,
+            },
             Ok((request, _)) => request,
             Err(ChannelError::Closed) => return,
             Err(error) => return log::warn!("a console was not understood: {error}"),
         };
-        let (answer, beside) = noted(request, |request| answer(plane, request, &Caller::console(channel)));
+        let caller = Caller::console(channel);
+        let (answer, beside) = match take_up(&request, channel, &caller) {
+            TakeUp::Wanted => noted(request, |request| answer(plane, request, &caller)),
+            TakeUp::GivenUp => (HostAnswer::Refused(given_up()), Vec::new()),
+            TakeUp::Gone => return,
+        };
         let beside: Vec<_> = beside.iter().map(AsFd::as_fd).collect();
         let sent = match channel.send(&answer, &beside) {
             Err(ChannelError::TooLong) => channel.send(&HostAnswer::Refused(too_long()), &[]),
@@ -53,6 +64,39 @@ fn converse(plane: &Arc<ControlPlane>, channel: &Channel<HostAnswer, HostRequest
             return;
         }
     }
+}
+
+/// Whether a request is still wanted when this process comes to it, which may be long after it was sent.
+enum TakeUp {
+    Wanted,
+    /// Ctrl-C was pressed, and the console waits to be told so.
+    GivenUp,
+    Gone,
+}
+
+/// Tells the console that its request is taken up, before anything is done for it. The socket refuses that once the console has shut its
+/// end, so each side knows the same of a request that was given up at this moment.
+fn take_up(request: &HostRequest, channel: &Channel<HostAnswer, HostRequest>, caller: &Caller<'_>) -> TakeUp {
+    if !request.is_typed() {
+        return TakeUp::Wanted;
+    }
+    let outcome = match channel.send(&HostAnswer::TakenUp, &[]) {
+        Err(_) => TakeUp::Gone,
+        Ok(()) if caller.cancelled() => TakeUp::GivenUp,
+        Ok(()) => return TakeUp::Wanted,
+    };
+    if let Some(order) = request.order() {
+        log::info!("ordered on a console: {order}: it was given up before it was taken up, and is not carried out");
+    }
+    outcome
+}
+
+fn given_up() -> Diagnosis {
+    Diagnosis::new(
+        "the command was not carried out",
+        "it was cancelled before it was taken up",
+        "type it again if it is wanted",
+    )
 }
 
 /// Has a request answered; what a person ordered, and what came of it, stands in the log.

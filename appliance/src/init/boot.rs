@@ -13,7 +13,7 @@ use super::configure::{ANSWER_BYTES_MAX, Answer};
 use super::modules::Modules;
 use super::screen::{self, say, stop_and_explain};
 use super::supervise::Supervisor;
-use super::{filesystems, gather, identity, order, power_button, shutdown};
+use super::{filesystems, gather, identity, liveness, order, power_button, shutdown};
 use crate::api::paths::RunDir;
 use crate::network;
 
@@ -156,6 +156,7 @@ impl Boot {
             Supervisor::new(PathBuf::from(OURSELVES), PathBuf::from(LOG_FOLDER)).map_err(|error| error.to_string())?;
         order::listen_for(&RunDir::from_environment(), supervisor.sender()).map_err(|error| error.to_string())?;
         power_button::watch(&supervisor.sender());
+        liveness::watch(&RunDir::from_environment(), supervisor.sender()).map_err(|error| error.to_string())?;
         supervisor.take_on_manifest();
         if let Some(modules) = self.modules.take() {
             watch_devices(modules);

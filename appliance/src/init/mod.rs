@@ -15,6 +15,7 @@ pub mod configure;
 mod filesystems;
 mod gather;
 pub mod identity;
+mod liveness;
 mod modalias;
 mod modules;
 mod order;

@@ -53,7 +53,7 @@ mod tests {
                 reply.send(vec![answer]).unwrap();
                 order
             }
-            Event::Ended(..) => panic!("no child ended"),
+            Event::Ended(..) | Event::Silent(_) => panic!("no child ended, and nobody is silent"),
         });
         let nonsense = Channel::<[u8; 3], Vec<RoleReport>>::connect(&run.socket("init")).unwrap();
         assert!(nonsense.ask(&[200, 1, 1], &[], PATIENCE).is_err(), "nonsense ends the connection and orders nothing");

@@ -24,6 +24,8 @@ use crate::role::{self, EXIT_ABSENT, Restart, Role, RoleName, Start};
 pub(super) enum Event {
     /// A child ended (one of ours, or an orphan that was left to us).
     Ended(Pid, WaitStatus),
+    /// This process, which listened as the control plane, answers nobody any more.
+    Silent(Pid),
     /// A role asks for something.
     Ordered(InitRequest, Sender<Vec<RoleReport>>),
 }
@@ -43,6 +45,8 @@ struct Supervised {
     restarts: u32,
     falls: u32,
     last_fall: Option<String>,
+    /// It answered nobody, and is being ended for that.
+    silent: bool,
 }
 
 impl Supervised {
@@ -97,7 +101,17 @@ impl Supervisor {
     fn take_on(&mut self, name: RoleName, role: &'static Role, terminal: Option<String>) {
         let state = State::Waiting { until: Instant::now() };
         let (failures, restarts, falls, last_fall) = (0, 0, 0, None);
-        self.roles.push(Supervised { name, terminal, role, state, failures, restarts, falls, last_fall });
+        self.roles.push(Supervised {
+            name,
+            terminal,
+            role,
+            state,
+            failures,
+            restarts,
+            falls,
+            last_fall,
+            silent: false,
+        });
         let index = self.roles.len() - 1;
         self.start(index);
     }
@@ -108,6 +122,7 @@ impl Supervisor {
             self.start_due();
             match self.events.recv_timeout(self.until_next_start()) {
                 Ok(Event::Ended(pid, status)) => self.ended(pid, status),
+                Ok(Event::Silent(pid)) => self.end_silent(pid),
                 Ok(Event::Ordered(order, answer)) => {
                     let _ = answer.send(self.report());
                     if order != InitRequest::Report {
@@ -138,6 +153,8 @@ impl Supervisor {
                 State::Running { pid, .. } => {
                     say(&format!("stopping {}", one.title()));
                     let _ = kill_process(pid, Signal::TERM);
+                    // One that somebody stopped hears nothing before it goes on.
+                    let _ = kill_process(pid, Signal::CONT);
                     last = last.max(deadline(one));
                 }
                 State::Waiting { .. } | State::Ended => one.state = State::Ended,
@@ -174,7 +191,8 @@ impl Supervisor {
                 }
             }
             Ok(Event::Ordered(_, answer)) => drop(answer.send(self.report())),
-            Err(_) => {}
+            // It has been asked to stop, or will be, and has its time for that.
+            Ok(Event::Silent(_)) | Err(_) => {}
         }
     }
 
@@ -220,6 +238,15 @@ impl Supervisor {
         }
     }
 
+    /// Ends a role that is alive and answers nobody, so that it starts again as one that fell. A process that is none of ours any more is
+    /// left alone.
+    fn end_silent(&mut self, pid: Pid) {
+        let Some(one) = self.roles.iter_mut().find(|one| one.pid() == Some(pid)) else { return };
+        say(&format!("error: role {} answers nobody and is ended", one.title()));
+        one.silent = true;
+        let _ = kill_process(pid, Signal::KILL);
+    }
+
     fn ended(&mut self, pid: Pid, status: WaitStatus) {
         let Some(one) = self.roles.iter_mut().find(|one| one.pid() == Some(pid)) else {
             // An orphan, or a child whose spawn has not returned yet. A few are remembered for the second case.
@@ -230,6 +257,7 @@ impl Supervisor {
             return;
         };
         let State::Running { since, .. } = one.state else { return };
+        let was_silent = std::mem::take(&mut one.silent);
         let absent = status.exit_status() == Some(i32::from(EXIT_ABSENT));
         if absent || one.role.restart == Restart::Never {
             one.state = State::Ended;
@@ -244,7 +272,7 @@ impl Supervisor {
         one.state = State::Waiting { until: Instant::now() + pause };
         // A console ends whenever somebody logs out: that is no news.
         if status.exit_status() != Some(0) || one.role.start != Start::Terminal {
-            let how = describe(status);
+            let how = if was_silent { "answered nobody and was ended".to_owned() } else { describe(status) };
             say(&format!("warning: role {} {how}; it starts again in {pause:?}", one.title()));
             one.falls += 1;
             one.last_fall = Some(how);
@@ -430,6 +458,49 @@ mod tests {
         assert_eq!((console.falls, &console.last_fall), (0, &None));
         assert!(host.falls >= 2 && host.last_fall.as_deref() == Some("was killed by signal 9"), "{host:?}");
         stage.supervisor.stop_all();
+    }
+
+    #[test]
+    fn a_role_that_answers_nobody_is_ended_and_starts_again_and_so_it_is_told() {
+        alone("is_silent");
+    }
+
+    #[test]
+    #[ignore = "started by the test above, in a process of its own"]
+    fn is_silent() {
+        let script = "echo run >> $0.runs; wc -l < $0.runs | sed 's/^/run /' >&2; while :; do sleep 0.05; done";
+        let mut stage = Stage::new("silent", script);
+        stage.role(1);
+        stage.until_logged("run 1");
+        let pid = stage.supervisor.roles[0].pid().unwrap();
+        kill_process(pid, Signal::STOP).unwrap();
+        stage.supervisor.end_silent(pid);
+        stage.until_logged("run 2");
+        let report = stage.supervisor.report().remove(0);
+        assert_eq!((report.falls, report.last_fall.as_deref()), (1, Some("answered nobody and was ended")));
+        // What is told of a process that is gone by then ends no other.
+        stage.supervisor.end_silent(pid);
+        assert!(!stage.supervisor.roles[0].silent);
+        stage.supervisor.stop_all();
+    }
+
+    #[test]
+    fn a_role_that_was_stopped_by_a_signal_goes_on_to_stop_in_order() {
+        alone("is_continued");
+    }
+
+    #[test]
+    #[ignore = "started by the test above, in a process of its own"]
+    fn is_continued() {
+        let mut stage = Stage::new(
+            "continued",
+            "trap 'echo tidied up >&2; exit 0' TERM; echo here >&2; while :; do sleep 0.05; done",
+        );
+        stage.role(PATIENCE.as_secs());
+        stage.until_logged("here");
+        kill_process(stage.supervisor.roles[0].pid().unwrap(), Signal::STOP).unwrap();
+        stage.supervisor.stop_all();
+        stage.until_logged("tidied up");
     }
 
     #[test]

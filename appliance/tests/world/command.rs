@@ -24,6 +24,7 @@ impl Command {
         let left = until.saturating_duration_since(Instant::now());
         assert!(wait_readable(self.channel.as_fd(), left).expect("polled"), "{what}: not within {BOUND:?}");
         match self.channel.receive().expect("the control plane answers") {
+            (HostAnswer::TakenUp, _) => Some("taken up".to_owned()),
             (HostAnswer::Progress { doing, .. }, _) => Some(doing),
             (answer, _) => {
                 self.ended = Some(answer);

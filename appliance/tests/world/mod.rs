@@ -58,6 +58,13 @@ pub(crate) struct Datastore {
 }
 
 impl Datastore {
+    /// A datastore without VMs, which needs no KVM.
+    pub(crate) fn empty(name: &str) -> Self {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("data")).expect("made");
+        Self { folder }
+    }
+
     /// A datastore with the VM `witness`; none, with the reason on standard error, where this machine has no KVM.
     pub(crate) fn with_witness(name: &str) -> Option<Self> {
         if !Path::new("/dev/kvm").exists() {
@@ -352,7 +359,7 @@ impl Host {
         channel.send(request, &[]).ok()?;
         loop {
             match channel.receive_within(BOUND).ok()? {
-                (HostAnswer::Progress { .. }, _) => {}
+                (HostAnswer::TakenUp | HostAnswer::Progress { .. }, _) => {}
                 answered => return Some(answered),
             }
         }
@@ -589,6 +596,7 @@ pub(crate) fn finish(command: &Channel<HostRequest, HostAnswer>) -> (Vec<String>
     let mut said = Vec::new();
     loop {
         match command.receive_within(BOUND).expect("the control plane answers").0 {
+            HostAnswer::TakenUp => {}
             HostAnswer::Progress { doing, .. } => said.push(doing),
             answer => return (said, answer),
         }

@@ -17,6 +17,9 @@ use crate::api::cpu::{CpuComparison, SharedBaseline};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HostAnswer {
+    /// To `Alive`; and before anything is done for a request that a person typed: from here on it may be carried out. One that was
+    /// given up before this was taken by the socket is not.
+    TakenUp,
     /// More is to come: what it is at, and how far, 0 to 1000.
     Progress {
         /// What it is doing.

@@ -111,6 +111,8 @@ pub enum HostRequest {
         /// The last item that was seen; absent for who comes new and is told no old news.
         after: Option<u64>,
     },
+    /// Whether the control plane lives: answered by `TakenUp` at once, whatever else it waits for.
+    Alive,
     /// What the command that waits on this connection waits for is to be given up (Ctrl-C).
     Cancel,
 }
@@ -143,6 +145,11 @@ impl HostRequest {
                 | Self::ConfigShow
                 | Self::Names
         )
+    }
+
+    /// Whether a person typed it. `TakenUp` comes before its answer.
+    pub fn is_typed(&self) -> bool {
+        !matches!(self, Self::Names | Self::News { .. } | Self::Alive | Self::Cancel)
     }
 
     /// The VM that it does something with.

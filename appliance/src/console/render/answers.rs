@@ -36,6 +36,7 @@ pub fn json(answer: &HostAnswer) -> String {
 /// The answer for a person.
 pub fn text(answer: &HostAnswer) -> String {
     match answer {
+        HostAnswer::TakenUp => String::new(),
         HostAnswer::Progress { doing, .. } => doing.clone(),
         HostAnswer::Done(line) => line.clone(),
         HostAnswer::Refused(refusal) => refusal.to_string(),
