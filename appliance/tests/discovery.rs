@@ -45,6 +45,7 @@ fn hosts_see_each_others_state_load_and_processor_and_when_one_is_silent() {
     let shown = line(&a.ask("host show host-b").1);
     assert!(shown.contains("it may come back"), "its lease has not expired: {shown}");
     wait("it is dead", || row(&a, "host-b").state == HostState::Dead);
+    assert!(checked(&a).contains("host-b: dead"), "{}", checked(&a));
     let listed = line(&a.ask("host list").1);
     assert!(listed.contains("dead ") && row(&a, "host-b").seen_s >= limits::LEASE_EXPIRY_MS / 1_000, "{listed}");
     let shared = line(&a.ask("host cpu --baseline").1);

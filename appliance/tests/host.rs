@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use godwit::api::host::{Flaw, HostAnswer, HostRequest, LeaseState, RunsHere, VmHolder, VmState};
+use godwit::api::host::{Flaw, HostAnswer, HostRequest, LeaseRow, LeaseState, RunsHere, VmHolder, VmState};
 use godwit::api::lease::LeaseRequest;
+use model::names::VmName;
 use world::lease_line::{LeaseLine, Word};
 use world::{Datastore, Host, finish, freeze, is_locked, line, wait};
 
@@ -398,9 +399,10 @@ fn while_the_lease_role_stands_still_what_is_known_without_it_is_told_and_nobody
     assert_eq!((witness.row.state, witness.holder), (VmState::Running, VmHolder::Unheard));
     let (_, HostAnswer::Leases(rows)) = told("lease list") else { panic!("no list") };
     let here = RunsHere { holder: "host-a".parse().expect("valid"), epoch: 1 };
-    let states: Vec<_> = rows.iter().map(|row| (row.vm.as_str(), &row.state)).collect();
+    let vm = |row: &LeaseRow| row.vm.clone().expect("it is known").to_string();
+    let states: Vec<_> = rows.iter().map(|row| (vm(row), &row.state)).collect();
     let expected = [LeaseState::Unheard(Some(here)), LeaseState::Unheard(None)];
-    assert_eq!(states, [("witness", &expected[0]), ("other", &expected[1])]);
+    assert_eq!(states, [("witness".to_owned(), &expected[0]), ("other".to_owned(), &expected[1])]);
     assert_eq!(told("vm start other").0, 1);
     assert_eq!(told("host check").0, 1);
     frozen.thaw();
@@ -431,8 +433,9 @@ fn a_damaged_lease_keeps_its_vm_from_starting_and_says_what_mends_it() {
     assert!(line(&list).contains("a lease is damaged"), "{}", line(&list));
     assert_eq!((host.state("witness"), host.state("other")), (VmState::LeaseDamaged, VmState::Running));
     let HostAnswer::Leases(rows) = host.ask("lease list").1 else { panic!("no list") };
-    let lives: Vec<_> = rows.iter().map(|row| (row.vm.as_str(), row.state == LeaseState::Damaged)).collect();
-    assert_eq!(lives, [("other", false), ("witness", true)]);
+    let lives: Vec<_> =
+        rows.iter().map(|row| (row.vm.as_ref().map(VmName::as_str), row.state == LeaseState::Damaged)).collect();
+    assert_eq!(lives, [(Some("other"), false), (Some("witness"), true)]);
     let (status, checks) = host.ask("host check");
     let told = line(&checks);
     assert!(status == 1 && told.contains("the lease of VM witness is damaged"), "{told}");
@@ -514,6 +517,23 @@ fn vms_are_not_denied_while_their_datastore_does_not_answer() {
     std::fs::write(here.parent().expect("a folder").join("data"), "").expect("written");
     wait("it is lost", || line(&host.ask("datastore list").1).contains("lost"));
     assert_eq!(states(), [("idle".to_owned(), VmState::Unknown), ("witness".to_owned(), VmState::Running)]);
+    assert!(line(&host.ask("vm list").1).contains("note:  of the VMs on datastore lab only what this host itself"));
+    let (status, HostAnswer::Leases(rows)) = host.ask("lease list") else { panic!("no list") };
+    let epochs = rows.iter().map(|row| match &row.state {
+        LeaseState::Unknown { runs, why } => {
+            assert!(why.cause.contains("datastore lab"), "{}", why.cause);
+            (row.vm.as_ref().map(VmName::as_str), runs.as_ref().map(|here| here.epoch))
+        }
+        other => panic!("the lease cannot tell: {other:?}"),
+    });
+    assert_eq!(epochs.collect::<Vec<_>>(), [(Some("witness"), Some(1)), (Some("idle"), None)]);
+    assert_eq!(status, 1);
+    let shown = host.vm("witness");
+    assert_eq!((shown.row.state, shown.epoch), (VmState::Running, 1));
+    let (_, checks) = host.ask("host check");
+    for unknown in ["VM leases: unknown", "hosts: unknown", "clones: unknown"] {
+        assert!(line(&checks).contains(unknown), "{unknown}: {}", line(&checks));
+    }
     std::fs::remove_file(here.parent().expect("a folder").join("data")).expect("removed");
     std::fs::rename(&away, &here).expect("moved back");
     wait("it is back", || line(&host.ask("datastore list").1).contains("available"));

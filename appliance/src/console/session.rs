@@ -135,12 +135,7 @@ impl Session {
                 (self.without_control_plane(request, refusal, force, progress), Vec::new())
             }
         };
-        let status = match &answer {
-            HostAnswer::Refused(_) => Status::Refused,
-            HostAnswer::Checks(checks) if checks.iter().any(|check| !check.problems.is_empty()) => Status::Refused,
-            HostAnswer::Ping(path) if !path.problems.is_empty() => Status::Refused,
-            _ => Status::Done,
-        };
+        let status = if answer.is_refusal() { Status::Refused } else { Status::Done };
         if let (HostAnswer::Console, Some(monitor)) = (&answer, descriptors.into_iter().next()) {
             println!("Attached. Ctrl-] leaves.");
             match attach(monitor) {

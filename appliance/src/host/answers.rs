@@ -1,8 +1,9 @@
 //! What the control plane knows, as answers to the console. Nothing here changes anything.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
-use model::diagnosis::Diagnosis;
+use model::diagnosis::{Diagnosis, Reason};
 use model::names::{DatastoreName, VmName};
 use model::units::Bytes;
 
@@ -15,7 +16,8 @@ use crate::datastore::Datastore;
 use crate::host::control_plane::{ControlPlane, logical_processors};
 use crate::host::discovery::{self, hex_of};
 use crate::host::leases::LeaseFailure;
-use crate::host::located::{Located, locate, vm_folders, vm_names};
+use crate::host::located::{Located, away, locate, vm_folders, vm_names};
+use crate::host::vms::Fenced;
 use crate::host::whereabouts::{is_idle, told_by_lease, told_here};
 use crate::host::{checks, health, lease_view, logs, mac_addresses, maintenance, processors, receipts};
 
@@ -29,8 +31,13 @@ pub fn answer(plane: &ControlPlane, request: &HostRequest) -> Result<HostAnswer,
         HostRequest::HostShowOther(name) if name == plane.name() => HostAnswer::Host(Box::new(host(plane))),
         HostRequest::HostShowOther(name) => {
             let unknown = || {
-                let cause = "no host of this name shares a datastore with this one";
-                Diagnosis::new(format!("host {name} is not shown"), cause, "host list")
+                let cause = match discovery::Blind::look(plane).reason() {
+                    None => Reason::new("no host of this name shares a datastore with this one", "host list"),
+                    Some(Reason { cause, hint }) => {
+                        Reason::new(format!("no host of this name is known, and {cause}"), hint)
+                    }
+                };
+                Diagnosis::of(format!("host {name} is not shown"), vec![cause])
             };
             HostAnswer::HostSeen(Box::new(discovery::seen_now(plane, name).ok_or_else(unknown)?))
         }
@@ -99,16 +106,21 @@ fn host(plane: &ControlPlane) -> HostDetail {
     }
 }
 
-/// The VMs of all datastores that answer, and those that run here from one that does not.
+/// The VMs of all datastores that answer, and of those that do not, what they had when they did, what runs here and what the fence
+/// ended here.
 fn vms(plane: &ControlPlane) -> Vec<VmRow> {
     let mut rows = Vec::new();
+    let mut untold = BTreeMap::new();
     for datastore in plane.datastores.all() {
-        // One that is known to be lost is not asked: the list would come only after the bound of a request, or several.
-        let folders = datastore.available().then(|| vm_folders(&datastore)).flatten();
-        let Some(folders) = folders else {
-            let known = plane.listed(&datastore).unwrap_or_else(|| vec![unlisted(&datastore)]);
-            rows.extend(known.into_iter().map(|row| unheard(plane, row)));
-            continue;
+        let folders = match vm_folders(&datastore) {
+            Ok(folders) => folders,
+            Err(reason) => {
+                let why = lease_view::untold(&datastore, reason);
+                let known = plane.listed(&datastore).unwrap_or_else(|| vec![unlisted(&datastore)]);
+                rows.extend(known.into_iter().map(|row| unheard(plane, row, &why)));
+                untold.insert(datastore.name().clone(), why);
+                continue;
+            }
         };
         let from = rows.len();
         let names: Vec<VmName> = folders.iter().filter_map(|folder| folder.parse().ok()).collect();
@@ -124,37 +136,55 @@ fn vms(plane: &ControlPlane) -> Vec<VmRow> {
         }
         plane.note_listed(&datastore, &rows[from..]);
     }
-    for (running, state) in plane.vms.all_running() {
-        if !rows.iter().any(|row| row.name == running.vm.vm.as_str()) {
-            rows.push(VmRow {
-                name: running.vm.vm.to_string(),
-                datastore: running.vm.datastore.clone(),
-                state,
-                cpus: Some(running.spec.cpus),
-                memory: Some(Bytes(running.spec.memory_bytes)),
-            });
+    let running = plane.vms.all_running().into_iter().map(|(running, _)| running.vm.vm.clone());
+    for name in running.chain(plane.vms.all_fenced()) {
+        let listed = rows.iter().any(|row| row.name == name.as_str());
+        let Some(row) = own_row(plane, &name).filter(|_| !listed) else { continue };
+        let unknown = untold.get(&row.datastore).cloned();
+        // One that ended here, and that a datastore which answers does not have any more, is none.
+        if row.state != VmState::EndedHere || unknown.is_some() {
+            rows.push(VmRow { unknown, ..row });
         }
     }
     rows
 }
 
+/// What this host itself knows of a VM that has a monitor here, or that the fence ended here.
+fn own_row(plane: &ControlPlane, name: &VmName) -> Option<VmRow> {
+    let (datastore, state, size) = if let Some(running) = plane.vms.running(name) {
+        let size = (running.spec.cpus, Bytes(running.spec.memory_bytes));
+        (running.vm.datastore.clone(), plane.vms.state(name)?, Some(size))
+    } else {
+        let Fenced { datastore, size } = plane.vms.fenced(name)?;
+        (datastore, VmState::EndedHere, size)
+    };
+    let (cpus, memory) = size.unzip();
+    Some(VmRow { name: name.to_string(), datastore, state, cpus, memory, unknown: None })
+}
+
+/// What a VM is whose datastore or lease does not tell.
+fn state_by_itself(plane: &ControlPlane, name: &VmName) -> VmState {
+    let ended = plane.vms.fenced(name).map(|_| VmState::EndedHere);
+    ended.or_else(|| plane.vms.state(name)).unwrap_or(VmState::Unknown)
+}
+
 /// What stands for the VMs of a datastore that did not answer yet: a list without them would say that there are none.
 fn unlisted(datastore: &Datastore) -> VmRow {
     let (state, datastore) = (VmState::Unknown, datastore.name().clone());
-    VmRow { name: "?".to_owned(), datastore, state, cpus: None, memory: None }
+    VmRow { name: "?".to_owned(), datastore, state, cpus: None, memory: None, unknown: None }
 }
 
 /// A VM of a datastore that does not answer, as it was when that last did: what it is now, only this host's part of it is
 /// known.
-fn unheard(plane: &ControlPlane, row: VmRow) -> VmRow {
-    let here = row.name.parse().ok().and_then(|name| plane.vms.state(&name));
-    VmRow { state: here.unwrap_or(VmState::Unknown), ..row }
+fn unheard(plane: &ControlPlane, row: VmRow, why: &Reason) -> VmRow {
+    let state = row.name.parse().map_or(VmState::Unknown, |name| state_by_itself(plane, &name));
+    VmRow { state, unknown: Some(why.clone()), ..row }
 }
 
 /// A folder that can be no VM, by its name.
 fn misnamed(datastore: &Datastore, folder: String) -> VmRow {
     let (state, datastore) = (VmState::Broken(Flaw::Name), datastore.name().clone());
-    VmRow { name: folder, datastore, state, cpus: None, memory: None }
+    VmRow { name: folder, datastore, state, cpus: None, memory: None, unknown: None }
 }
 
 /// One VM in a list.
@@ -164,16 +194,41 @@ fn vm_row(
     name: &VmName,
     listed: Result<Option<&Listed>, &LeaseFailure>,
 ) -> VmRow {
-    let config = match Located::read(datastore, name) {
-        Ok(located) => located.draft().config.map_err(|_| Flaw::Errors),
-        Err(error) if error.is_missing() => Err(Flaw::NoConfig),
-        Err(_) => Err(Flaw::Unreadable),
+    // Each of its VMs would be waited for.
+    let read = match away(datastore) {
+        None => Located::read(datastore, name).map_err(|error| {
+            let reason = Reason::new(
+                format!("datastore {}: {error}", datastore.name()),
+                format!("datastore show {}", datastore.name()),
+            );
+            (error.is_away(), error.is_missing(), reason)
+        }),
+        Some(away) => Err((true, false, away)),
     };
+    // None where nobody said how it is.
+    let (config, mut unread) = match read {
+        Ok(located) => (located.draft().config.map_err(|_| Some(Flaw::Errors)), None),
+        Err((true, _, reason)) => (Err(None), Some(reason)),
+        Err((false, true, _)) => (Err(Some(Flaw::NoConfig)), None),
+        Err((false, false, _)) => (Err(Some(Flaw::Unreadable)), None),
+    };
+    match listed {
+        // Otherwise this is what it came to here.
+        Ok(Some(Listed::Held(holder))) if holder.alive || holder.name != *plane.name() => plane.vms.forget_fence(name),
+        Ok(None) => plane.vms.forget_fence(name),
+        Ok(Some(_)) => {}
+        Err(failure) if failure.is_silence() || matches!(failure, LeaseFailure::Damaged { .. }) => {}
+        Err(failure) => unread = unread.or_else(|| Some(failure.reason())),
+    }
     let elsewhere = match listed {
         Err(failure) if failure.is_silence() => VmState::Unheard,
         Err(LeaseFailure::Damaged { .. }) | Ok(Some(Listed::Damaged(_))) => VmState::LeaseDamaged,
-        Err(_) => VmState::Unknown,
-        Ok(None) => config.as_ref().map_or_else(|flaw| VmState::Broken(*flaw), |_| VmState::Stopped),
+        Err(_) => state_by_itself(plane, name),
+        Ok(None) => match config {
+            Ok(_) => VmState::Stopped,
+            Err(Some(flaw)) => VmState::Broken(flaw),
+            Err(None) => VmState::Unknown,
+        },
         // Held by this host, which does nothing with it: it runs nowhere.
         Ok(Some(Listed::Held(holder))) if holder.own => VmState::Stopped,
         Ok(Some(Listed::Held(holder))) if holder.alive => VmState::Elsewhere(holder.name.clone()),
@@ -183,14 +238,18 @@ fn vm_row(
     VmRow {
         name: name.to_string(),
         datastore: datastore.name().clone(),
-        state: plane.vms.state(name).unwrap_or(elsewhere),
+        state: if elsewhere == VmState::EndedHere { elsewhere } else { plane.vms.state(name).unwrap_or(elsewhere) },
         cpus: config.as_ref().ok().map(|config| config.cpus),
         memory: config.as_ref().ok().map(|config| config.memory),
+        unknown: unread.map(|reason| lease_view::untold(datastore, reason)),
     }
 }
 
 fn vm(plane: &ControlPlane, name: &VmName) -> Result<VmDetail, Diagnosis> {
-    let located = locate(plane, name, &format!("VM {name} is not shown"))?;
+    let located = match locate(plane, name, &format!("VM {name} is not shown")) {
+        Ok(located) => located,
+        Err(refusal) => return own_detail(plane, name).ok_or(refusal),
+    };
     let holder = plane.leases.holder_if_it_answers(&located.vm());
     let (config, config_errors) = match located.draft().config {
         Ok(config) => (Some(config), Vec::new()),
@@ -215,6 +274,27 @@ fn vm(plane: &ControlPlane, name: &VmName) -> Result<VmDetail, Diagnosis> {
         config_errors,
         holder: held,
         epoch,
+        cpu_us: status.as_ref().map_or(0, |status| status.cpu_us),
+        failed_requests: status.map_or(0, |status| status.failed_requests),
+        waits_for: plane.vms.waiting_for(name),
+        last_end: plane.vms.last_end(name),
+        pid: running.map(|running| running.monitor.pid()),
+    })
+}
+
+/// What this host itself knows of a VM whose datastore does not answer, if it has anything to do with it.
+fn own_detail(plane: &ControlPlane, name: &VmName) -> Option<VmDetail> {
+    let row = own_row(plane, name)?;
+    let datastore = plane.datastores.get(&row.datastore)?;
+    let unknown = Some(lease_view::untold(&datastore, away(&datastore)?));
+    let running = plane.vms.running(name);
+    let status = running.as_ref().and_then(|running| running.monitor.status().ok());
+    Some(VmDetail {
+        row: VmRow { unknown, ..row },
+        config: running.as_ref().map(|running| running.config.clone()),
+        config_errors: Vec::new(),
+        holder: VmHolder::Unknown,
+        epoch: running.as_ref().map_or(0, |running| running.epoch()),
         cpu_us: status.as_ref().map_or(0, |status| status.cpu_us),
         failed_requests: status.map_or(0, |status| status.failed_requests),
         waits_for: plane.vms.waiting_for(name),
@@ -251,7 +331,7 @@ fn datastore(plane: &ControlPlane, name: &DatastoreName) -> Result<DatastoreDeta
         Err(failure) => format!("unknown: {failure}"),
     };
     // Of one that is lost this is where its state is told, at once.
-    let vms = if datastore.available() { vm_names(&datastore) } else { Vec::new() };
+    let vms = vm_names(&datastore).unwrap_or_default();
     let server_lease_s = datastore.server_lease_s();
     let (problems, warnings) = (datastore.problems(), datastore.warnings());
     Ok(DatastoreDetail { row: datastore.row(), problems, warnings, vms, lease, server_lease_s })
@@ -271,9 +351,8 @@ fn port_groups(plane: &ControlPlane) -> Result<Vec<PortGroupRow>, Diagnosis> {
 
 fn names(plane: &ControlPlane) -> Names {
     let datastores = plane.datastores.all();
-    // One that is known to be lost would hold every completion up.
-    let answering = datastores.iter().filter(|datastore| datastore.available());
-    let mut vms: Vec<VmName> = answering.flat_map(|datastore| vm_names(datastore)).collect();
+    let mut vms: Vec<VmName> =
+        datastores.iter().flat_map(|datastore| vm_names(datastore).unwrap_or_default()).collect();
     vms.extend(plane.vms.all_running().into_iter().map(|(running, _)| running.vm.vm.clone()));
     vms.sort();
     vms.dedup();
@@ -307,12 +386,16 @@ pub fn vm_console(plane: &ControlPlane, name: &VmName) -> Result<OwnedFd, Diagno
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
     use std::sync::{Arc, Mutex};
+    use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::api::host::{HostState, LeaseRow, LeaseState};
     use crate::api::lease::{Holder, LeaseAnswer, LeaseRequest};
     use crate::console::render;
     use crate::host::control_plane::stand_in::Place;
+    use crate::host::discovery::example;
     use crate::host::monitor::stand_in::StandIn;
 
     #[test]
@@ -442,6 +525,149 @@ mod tests {
         let lost = answer(plane, &HostRequest::DatastoreShow(spare.name().clone())).expect("shown");
         assert!(matches!(lost, HostAnswer::Datastore(spare) if spare.vms.is_empty()));
         assert!(!spare.available(), "it came back too soon for this to tell anything");
+    }
+
+    #[test]
+    fn while_a_datastore_is_lost_all_that_is_told_of_it_is_what_this_host_itself_knows() {
+        let listed = Arc::new(AtomicU32::new(0));
+        let asked = Arc::clone(&listed);
+        let place = Place::without_datastore("outage", move |request| match request {
+            LeaseRequest::List { .. } => {
+                asked.fetch_add(1, Ordering::SeqCst);
+                LeaseAnswer::Holders(Vec::new())
+            }
+            LeaseRequest::Hosts(_) => LeaseAnswer::Hosts(Vec::new()),
+            LeaseRequest::Status => LeaseAnswer::Status(Vec::new()),
+            _ => LeaseAnswer::Holder(None),
+        });
+        for vm in ["web", "db", "sum"] {
+            let text = format!("[vm]\nname = \"{vm}\"\ncpus = 1\nmemory = \"64 MiB\"\n[boot]\nkernel = \"x\"\n");
+            place.write(&format!("vms/{vm}/vm.toml"), &text);
+        }
+        let plane = &place.plane;
+        let datastore = plane.datastores.all().remove(0);
+        let aside = datastore.root().with_extension("aside");
+        let lose = || {
+            std::fs::rename(datastore.root(), &aside).expect("renamed");
+            place.wait("it is lost", || !datastore.available());
+        };
+        place.wait("the datastore is there", || datastore.available());
+        let ask = |request: HostRequest| answer(plane, &request);
+        let leases = || match ask(HostRequest::LeaseList).expect("listed") {
+            HostAnswer::Leases(rows) => rows,
+            other => panic!("{other:?}"),
+        };
+        lose();
+        assert_eq!(
+            leases().iter().map(|row| row.vm.as_ref()).collect::<Vec<_>>(),
+            [None],
+            "which VMs it has is not known"
+        );
+        std::fs::rename(&aside, datastore.root()).expect("renamed");
+        place.wait("it is back", || datastore.available());
+
+        // What this host told of itself before: nothing ran yet.
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(60)).expect("the machine is up that long");
+        for record in [plane.own_record(1), example("host-b", 1)] {
+            plane.hosts.note(datastore.name(), record, long_ago);
+        }
+        let names = ["web", "sum"].map(|name| name.parse::<VmName>().expect("valid"));
+        let monitors = names.clone().map(|name| StandIn::start(&name));
+        for (name, monitor) in names.iter().zip(&monitors) {
+            plane.vms.put(name, monitor.running(), VmState::Running);
+        }
+        assert!(
+            leases().is_empty() && matches!(ask(HostRequest::VmList), Ok(HostAnswer::Vms(rows)) if rows.len() == 3)
+        );
+        lose();
+        let sum = &names[1];
+        plane.vms.note_fenced(sum, datastore.name(), plane.vms.running(sum).as_deref());
+        let why = "it was killed here".to_owned();
+        let _releasing = plane.vms.ended(sum, monitors[1].pid(), why).expect("it ran");
+        let before = listed.load(Ordering::SeqCst);
+
+        let vms = ask(HostRequest::VmList).expect("listed");
+        let text = render::text(&vms);
+        assert_eq!(
+            text.matches("note:  of the VMs on datastore lab only what this host itself does").count(),
+            1,
+            "{text}"
+        );
+        assert!(text.contains("datastore lab does not answer: lost for"), "{text}");
+        let HostAnswer::Vms(rows) = vms else { panic!("{text}") };
+        let states: Vec<(&str, &VmState)> = rows.iter().map(|row| (row.name.as_str(), &row.state)).collect();
+        assert_eq!(states, [("db", &VmState::Unknown), ("sum", &VmState::EndedHere), ("web", &VmState::Running)]);
+        assert!(rows.iter().all(|row| row.unknown.is_some()), "{rows:?}");
+        let show =
+            |name: &str| ask(HostRequest::VmShow(name.parse().expect("valid"))).map(|shown| render::text(&shown));
+        let web = show("web").expect("it runs here");
+        assert!(web.contains("running here") && web.contains("64 MiB") && web.contains("note:  of the VMs"), "{web}");
+        let ended = show("sum").expect("it ended here");
+        assert!(ended.contains("ended here") && ended.contains("it was killed here"), "{ended}");
+        assert!(show("db").expect_err("nobody knows").to_string().contains("lost for"));
+
+        let told = ask(HostRequest::LeaseList).expect("listed");
+        assert!(told.is_refusal() && !render::text(&told).contains("no host holds"), "{}", render::text(&told));
+        assert!(render::text(&told).contains("datastore lab does not answer"), "{}", render::text(&told));
+        let runs = leases().into_iter().map(|row| match row.state {
+            LeaseState::Unknown { runs, .. } => (row.vm.expect("known").to_string(), runs.map(|here| here.epoch)),
+            other => panic!("{other:?}"),
+        });
+        let expected = [("web", Some(1)), ("db", None), ("sum", None)].map(|(vm, epoch)| (vm.to_owned(), epoch));
+        assert_eq!(runs.collect::<Vec<_>>(), expected);
+
+        let Ok(HostAnswer::Checks(checks)) = ask(HostRequest::HostCheck) else { panic!("no checks") };
+        for subject in ["VM leases", "hosts", "clones"] {
+            let check = checks.iter().find(|check| check.subject == subject).expect("it is looked at");
+            let told = check.problems.iter().chain(&check.warnings).any(|reason| reason.cause.contains("lost for"));
+            assert!(check.found == "unknown" && told, "{check:?}");
+        }
+        let hosts = ask(HostRequest::HostList).expect("listed");
+        let text = render::text(&hosts);
+        assert!(
+            text.contains("unseen") && text.contains("it is this host that sees no other on datastore lab"),
+            "{text}"
+        );
+        let HostAnswer::Hosts(rows) = hosts else { panic!("{text}") };
+        let told: Vec<_> = rows.iter().map(|row| (row.state, row.vms)).collect();
+        assert_eq!(told, [(HostState::ThisHost, 1), (HostState::Unseen, 0)]);
+        let shown = ask(HostRequest::HostShowOther("host-b".parse().expect("valid"))).expect("known");
+        assert!(render::text(&shown).contains("it is this host that sees nothing"), "{}", render::text(&shown));
+        let refusal = ask(HostRequest::HostShowOther("host-z".parse().expect("valid"))).expect_err("not known");
+        assert!(refusal.to_string().contains("lost for"), "{refusal}");
+        assert_eq!(listed.load(Ordering::SeqCst), before, "who cannot answer was asked");
+    }
+
+    #[test]
+    fn while_the_host_lease_is_not_held_it_is_told_why_no_more_is_known_and_what_the_fence_ended_here() {
+        let held = Arc::new(Mutex::new(LeaseAnswer::Failed("no host lease is held on datastore lab".to_owned())));
+        let list = Arc::clone(&held);
+        let place = Place::without_datastore("unheld", move |_| list.lock().expect("held").clone());
+        for vm in ["db", "sum"] {
+            place.write(&format!("vms/{vm}/vm.toml"), "");
+        }
+        let plane = &place.plane;
+        place.wait("the datastore is there", || plane.datastores.all()[0].available());
+        plane.vms.note_fenced(&"sum".parse().expect("valid"), &"lab".parse().expect("valid"), None);
+        let states = || {
+            let vms = answer(plane, &HostRequest::VmList).expect("listed");
+            let text = render::text(&vms);
+            let HostAnswer::Vms(rows) = vms else { panic!("{text}") };
+            (rows.into_iter().map(|row| row.state).collect::<Vec<_>>(), text)
+        };
+        let (told, text) = states();
+        assert_eq!(told, [VmState::Unknown, VmState::EndedHere]);
+        assert!(text.contains("note:  ") && text.contains("no host lease is held on datastore lab"), "{text}");
+        let leases = answer(plane, &HostRequest::LeaseList).expect("listed");
+        let text = render::text(&leases);
+        assert!(leases.is_refusal() && text.contains("no host lease is held on datastore lab"), "{text}");
+        let HostAnswer::Leases(rows) = leases else { panic!("{text}") };
+        assert!(rows.len() == 2 && rows.iter().all(LeaseRow::is_untold), "{rows:?}");
+        // What the lease says since counts more.
+        *held.lock().expect("held") = LeaseAnswer::Holders(Vec::new());
+        assert_eq!(states().0, [VmState::Broken(Flaw::Errors), VmState::Broken(Flaw::Errors)]);
+        *held.lock().expect("held") = LeaseAnswer::Failed("it was lost".to_owned());
+        assert_eq!(states().0, [VmState::Unknown, VmState::Unknown]);
     }
 
     #[test]

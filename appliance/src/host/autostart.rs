@@ -35,7 +35,7 @@ pub fn once(plane: &Arc<ControlPlane>, datastore: &Arc<Datastore>) {
         let is_there = datastore.available() && host_lease::is_held(plane, datastore.name());
         let is_known = plane.maintenance.is_known(datastores.iter().map(|datastore| datastore.name()));
         let is_ready = is_there && is_known && !plane.maintenance.is_on();
-        let folders = is_ready.then(|| vm_folders(datastore)).flatten();
+        let folders = is_ready.then(|| vm_folders(datastore)).and_then(Result::ok);
         if !folders.is_some_and(|folders| start_all(plane, datastore, &folders)) {
             std::thread::sleep(LOOK);
             continue;

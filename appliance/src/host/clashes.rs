@@ -10,7 +10,7 @@ use model::names::{DatastoreName, HostName};
 
 use crate::api::host::{Check, HostState};
 use crate::host::control_plane::ControlPlane;
-use crate::host::discovery::{self, DatastoreRecord, HostRecord, Known};
+use crate::host::discovery::{self, Blind, DatastoreRecord, HostRecord, Known};
 use crate::journal;
 
 /// How long a clash has to stand before it is told as news: a host that comes up has its datastores one after another.
@@ -258,25 +258,49 @@ impl Watch {
 
 /// Looks at the hosts that share a datastore with this one.
 pub fn check(plane: &ControlPlane) -> Check {
-    let hosts = discovery::all(plane);
+    let blind = Blind::look(plane);
+    let hosts = discovery::all_seen(plane, &blind);
     let own = hosts.iter().find(|known| known.state == HostState::ThisHost);
     let clashes = own.map(|own| Clash::all(&own.record, &hosts)).unwrap_or_default();
     let (wrong, to_know): (Vec<&Clash>, Vec<&Clash>) = clashes.iter().partition(|clash| clash.is_wrong());
-    let reasons = |clashes: Vec<&Clash>| clashes.into_iter().map(|clash| clash.reason(plane.name())).collect();
+    let reasons =
+        |clashes: &[&Clash]| -> Vec<Reason> { clashes.iter().map(|clash| clash.reason(plane.name())).collect() };
     let alive = hosts.iter().filter(|known| known.state == HostState::Alive).count();
+    let blind = blind.reason();
     let found = match (wrong.is_empty(), to_know.is_empty(), alive) {
         (false, ..) => "they do not agree".to_owned(),
         (true, false, _) => "they do not all have the same".to_owned(),
+        (true, true, 0) if blind.is_some() => "unknown".to_owned(),
         (true, true, 0) => "no other is seen".to_owned(),
         (true, true, 1) => "1 other is seen".to_owned(),
         (true, true, many) => format!("{many} others are seen"),
     };
-    Check { problems: reasons(wrong), warnings: reasons(to_know), ..Check::well("hosts", found) }
+    let mut warnings = reasons(&to_know);
+    warnings.extend(blind.into_iter().chain(not_alive(&hosts)));
+    Check { problems: reasons(&wrong), warnings, ..Check::well("hosts", found) }
+}
+
+/// The hosts that do not live, or not as far as this one knows; nothing of those that were shut down.
+fn not_alive(hosts: &[Known]) -> impl Iterator<Item = Reason> {
+    let kinds = [
+        (HostState::Silent, "silent, and may come back; until then no other host may run what they hold"),
+        (HostState::Dead, "dead: any host may run what they held"),
+        (HostState::Unseen, "not seen, and may be well"),
+    ];
+    kinds.into_iter().filter_map(|(state, means)| {
+        let names: Vec<&str> = hosts.iter().filter(|k| k.state == state).map(|k| k.record.name.as_str()).collect();
+        (!names.is_empty()).then(|| Reason::new(format!("{}: {means}", names.join(", ")), "host list"))
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use protocol::lease::record::Watchdog;
+    use protocol::lease::watch::Death;
+
     use super::*;
+    use crate::api::lease::{DatastoreLease, HostLease, LeaseAnswer, LeaseRequest};
+    use crate::host::control_plane::stand_in::Place;
     use crate::host::discovery::{Hosts, example};
 
     /// What a host has: each datastore with the first digit of its area, if it is known, and whether it answers.
@@ -320,6 +344,56 @@ mod tests {
         assert!(with(&[("shared", Some(3), true), ("other", Some(2), true)])[0].contains("is called other"));
         assert_eq!(with(&[]), ["host-b does not have the datastore shared: no VM of it can run there"]);
         assert!(with(&[("shared", Some(2), false)])[0].starts_with("host-b does not see its datastore shared"));
+    }
+
+    /// The check of a host that has these leases of others, silent for so long, and renewed its own so long ago, milliseconds.
+    fn checked(test: &str, others: &[(&str, u64, Option<Death>)], renewed_ms: u64) -> Check {
+        let leases = others.iter().enumerate().map(|(n, (name, silent_ms, over))| HostLease {
+            host: [u8::try_from(n).expect("few"); 16],
+            name: name.parse().expect("valid"),
+            generation: 1,
+            boot: 0,
+            over: *over,
+            silent_ms: *silent_ms,
+            changed: true,
+        });
+        let leases: Vec<HostLease> = leases.collect();
+        let place = Place::without_datastore(test, move |request| match request {
+            LeaseRequest::Hosts(_) => LeaseAnswer::Hosts(leases.clone()),
+            _ => LeaseAnswer::Status(vec![DatastoreLease {
+                datastore: "lab".parse().expect("valid"),
+                held: true,
+                renewed_ms,
+                trouble: String::new(),
+                refusal: None,
+                watchdog: Watchdog::None,
+                area: None,
+                damage: None,
+            }]),
+        });
+        place.write("vms/web/vm.toml", "");
+        place.wait("the datastore is there", || place.plane.datastores.all()[0].available());
+        for (name, ..) in others {
+            place.plane.hosts.note(&"lab".parse().expect("valid"), example(name, 1), Instant::now());
+        }
+        check(&place.plane)
+    }
+
+    #[test]
+    fn hosts_that_do_not_live_are_told_and_one_that_this_host_cannot_see_is_not_called_silent() {
+        let others = [("host-b", 500, None), ("host-c", 9_000, None), ("host-d", 30_000, Some(Death::Expired))];
+        let told = checked("hosts-gone", &others, 300);
+        assert_eq!(told.found, "1 other is seen");
+        let causes: Vec<&str> = told.warnings.iter().map(|reason| reason.cause.as_str()).collect();
+        assert!(causes.len() == 2 && causes[0].starts_with("host-c: silent"), "{causes:?}");
+        assert!(causes[1].starts_with("host-d: dead"), "{causes:?}");
+        let told = checked("hosts-unseen", &others[1..], 9_000);
+        assert_eq!(told.found, "unknown");
+        let causes: Vec<&str> = told.warnings.iter().map(|reason| reason.cause.as_str()).collect();
+        assert!(causes.len() == 2 && causes[0].contains("has not taken a renewal"), "{causes:?}");
+        assert!(causes[1].starts_with("host-c, host-d: not seen"), "{causes:?}");
+        let left = checked("hosts-left", &[("host-b", 30_000, Some(Death::Left))], 300);
+        assert!(left.warnings.is_empty(), "it was shut down: {left:?}");
     }
 
     #[test]

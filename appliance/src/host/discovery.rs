@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use model::limits;
 use model::names::{DatastoreName, HostName};
 
-use crate::api::host::{HostRow, HostSeen};
+use crate::api::host::{HostRow, HostSeen, HostState};
 use crate::api::lease::HostLease;
 use crate::api::migrate::ToMigrate;
 use crate::datastore::{Datastore, DatastoreError};
@@ -22,6 +22,7 @@ mod last_boot;
 mod life;
 mod record;
 mod rounds;
+mod sight;
 
 use last_boot::LastBoot;
 
@@ -33,6 +34,7 @@ pub(super) use record::RUNNING_MAX;
 pub(crate) use record::example;
 pub use record::{DatastoreRecord, HostRecord, MigrationRecord};
 pub use rounds::Rounds;
+pub use sight::Blind;
 
 /// Largest record that is read.
 const RECORD_BYTES_MAX: u64 = 65_536;
@@ -72,6 +74,7 @@ pub fn keep(plane: &Arc<ControlPlane>) {
         plane.rounds.begins();
         let datastores = own_datastores(plane, &mut areas);
         let record = HostRecord { busy_permille: load.busy_permille(), datastores, ..plane.own_record(beat) };
+        plane.hosts.note_own(&record);
         for datastore in plane.datastores.all().iter().filter(|datastore| datastore.available()) {
             let _asking = plane.asking.read().unwrap_or_else(PoisonError::into_inner);
             if plane.leaving.load(Ordering::SeqCst) {
@@ -122,21 +125,55 @@ pub fn leave(plane: &ControlPlane) {
     });
 }
 
-/// The hosts that share a datastore with this one, and whether they live.
+/// The hosts that share a datastore with this one, and whether they live, as far as this one sees that; and this one, as it is now.
 pub fn all(plane: &ControlPlane) -> Vec<Known> {
-    plane.hosts.all(plane.name(), &leases(plane))
+    all_seen(plane, &Blind::look(plane))
+}
+
+/// The same, for who knows already where this host sees nothing.
+pub fn all_seen(plane: &ControlPlane, blind: &Blind) -> Vec<Known> {
+    let mut all = plane.hosts.all(plane.name(), &leases(plane));
+    for known in &mut all {
+        if known.state != HostState::ThisHost && !known.state.runs() && blind.hides(&plane.hosts, &known.record.name) {
+            known.state = HostState::Unseen;
+        }
+    }
+    let at = all.iter().position(|known| known.state == HostState::ThisHost);
+    let before = at.map(|at| all.remove(at));
+    let twins = plane.hosts.twins(plane.name());
+    let record = own_now(plane, before.map(|before| before.record));
+    let own = Known { record, state: HostState::ThisHost, silent: Duration::ZERO, twins };
+    let place = all.partition_point(|known| known.record.name < own.record.name);
+    all.insert(place, own);
+    all
+}
+
+/// What this host is now: what it wrote of itself last may be from before an outage.
+fn own_now(plane: &ControlPlane, written: Option<HostRecord>) -> HostRecord {
+    let now = plane.own_record(0);
+    match plane.hosts.own().or(written) {
+        Some(HostRecord { busy_permille, datastores, .. }) => HostRecord { busy_permille, datastores, ..now },
+        None => now,
+    }
 }
 
 /// The same for a person who asks: with what they wrote last.
 pub fn all_now(plane: &ControlPlane) -> Vec<HostRow> {
     plane.rounds.now();
-    plane.hosts.rows(plane.name(), &leases(plane))
+    let blind = Blind::look(plane);
+    let unseen = |known: &Known| matches!(known.state, HostState::ThisHost | HostState::Unseen);
+    let row = |known: &Known| HostRow { unseen: blind.reason().filter(|_| unseen(known)), ..hosts::row(known) };
+    all_seen(plane, &blind).iter().map(row).collect()
 }
 
 /// One of them for a person who asks; none where it is not known.
 pub fn seen_now(plane: &ControlPlane, name: &HostName) -> Option<HostSeen> {
     plane.rounds.now();
-    plane.hosts.seen(plane.name(), name, &leases(plane))
+    let blind = Blind::look(plane);
+    let known = all_seen(plane, &blind).into_iter().find(|known| known.record.name == *name)?;
+    let unseen = blind.reason().filter(|_| known.state == HostState::Unseen);
+    let seen = hosts::seen(known);
+    Some(HostSeen { row: HostRow { unseen, ..seen.row }, ..seen })
 }
 
 /// The leases of all hosts on all datastores. One that does not tell is left out: the records are there too.
@@ -344,7 +381,7 @@ fn read(datastore: &Datastore, name: &HostName) -> Result<Result<Option<HostReco
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::host::{HostState, VmState};
+    use crate::api::host::VmState;
     use crate::api::lease::{GONE, Holder, LeaseAnswer, VmOnDatastore};
     use crate::host::caller::Caller;
     use crate::host::control_plane::stand_in::Place;

@@ -105,8 +105,9 @@ fn watch_to_end(plane: &Arc<ControlPlane>, running: &Arc<Running>, child: Option
     reap::wait_gone(&vm.vm, monitor, GONE_BOUND, |what| plane.vms.waits_for(&vm.vm, Some(what)));
     // It is gone; this only collects it.
     let status = child.and_then(|mut child| child.wait().ok());
+    let is_fenced = matches!(end, End::Silent) && ended_itself(plane, status, &vm.datastore);
     let silenced = match end {
-        End::Silent if ended_itself(plane, status, &vm.datastore) => Some(format!(
+        End::Silent if is_fenced => Some(format!(
             "{}; its monitor ended itself, because the lease role did not end it: log show lease",
             host_lease::why_killed(&vm.datastore)
         )),
@@ -116,6 +117,9 @@ fn watch_to_end(plane: &Arc<ControlPlane>, running: &Arc<Running>, child: Option
     let told = silenced.unwrap_or_else(|| end.told());
     // Whoever moved or killed the VM has taken the entry away: then this end was wanted and needs nothing more.
     let Some((running, releasing)) = plane.vms.ended(&vm.vm, monitor.pid(), told.clone()) else { return };
+    if is_fenced {
+        plane.vms.note_fenced(&vm.vm, &vm.datastore, Some(&running));
+    }
     // Whoever killed it knew better.
     let again = if matches!(end, End::Reset) { "; it is started again" } else { "" };
     log::info!(target: journal::NEWS, "VM {} ended: {}{again}", vm.vm, plane.vms.last_end(&vm.vm).unwrap_or(told));

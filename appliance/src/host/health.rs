@@ -51,9 +51,7 @@ pub fn checks(plane: &ControlPlane) -> Vec<Check> {
     }
     let leases = plane.leases.status();
     checks.push(check("leases", "renewed", lease_problems(plane, &leases)));
-    let is_area_damaged = plane.datastores.all().iter().any(|datastore| datastore.lease_damage().is_some());
-    let sound = if is_area_damaged { "not known where the lease area is damaged" } else { "none is damaged" };
-    checks.push(check("VM leases", sound, damaged_leases(plane)));
+    checks.push(vm_leases(plane));
     let device = plane.configuration.config.as_ref().and_then(|config| config.watchdog.clone());
     let armed = leases.ok().and_then(|leases| Some(leases.iter().find(|lease| lease.held)?.watchdog));
     let (found, problem, warning) = watchdog(device.as_deref(), armed);
@@ -118,37 +116,50 @@ fn lease_problems(plane: &ControlPlane, leases: &Result<Vec<DatastoreLease>, Lea
     problems
 }
 
-/// The leases of VMs about which nothing can be decided, [`DAMAGED_TOLD_MAX`] of them by name, and where that cannot be told.
-fn damaged_leases(plane: &ControlPlane) -> Vec<Reason> {
-    let mut damaged = Vec::new();
-    let mut untold = Vec::new();
-    // One that is known to be lost would be waited for.
-    for datastore in plane.datastores.all().iter().filter(|datastore| datastore.available()) {
-        match lease_view::holders(plane, datastore, &vm_names(datastore)) {
+/// Looks for leases of VMs about which nothing can be decided: [`DAMAGED_TOLD_MAX`] of them are told by name, and where that is not
+/// known, that it is not.
+fn vm_leases(plane: &ControlPlane) -> Check {
+    let (mut damaged, mut is_area_damaged) = (Vec::new(), false);
+    let (datastores, mut untold) = match plane.known_datastores("") {
+        Ok(datastores) => (datastores, Vec::new()),
+        Err(refusal) => (Vec::new(), refusal.reasons),
+    };
+    for datastore in datastores {
+        let name = datastore.name();
+        let mut unknown = |Reason { cause, hint }: Reason| {
+            untold.push(Reason::new(format!("whether one on datastore {name} is damaged is not known: {cause}"), hint));
+        };
+        let names = match vm_names(&datastore) {
+            Ok(names) => names,
+            Err(reason) => {
+                unknown(reason);
+                continue;
+            }
+        };
+        match lease_view::holders(plane, &datastore, &names) {
             Ok(listed) => damaged.extend(listed.into_iter().filter_map(|(vm, listed)| match listed {
                 Listed::Damaged(slots) => Some(Reason::new(damage_text(&vm, &slots, None), mend_hint(&vm))),
                 Listed::Held(_) => None,
             })),
             // It is told of its datastore.
-            Err(LeaseFailure::AreaDamaged(_)) if datastore.lease_damage().is_some() => {}
+            Err(LeaseFailure::AreaDamaged(_)) if datastore.lease_damage().is_some() => is_area_damaged = true,
             Err(failure @ LeaseFailure::AreaDamaged(_)) => untold.push(failure.reason()),
-            Err(failure) => {
-                let Reason { cause, hint, .. } = failure.reason();
-                let name = datastore.name();
-                untold.push(Reason::new(
-                    format!("whether one on datastore {name} is damaged is not known: {cause}"),
-                    hint,
-                ));
-            }
+            Err(failure) => unknown(failure.reason()),
         }
     }
+    let found = match (damaged.is_empty(), untold.is_empty()) {
+        (true, true) if is_area_damaged => "not known where the lease area is damaged",
+        (true, true) => "none is damaged",
+        (true, false) => "unknown",
+        (false, _) => "not well",
+    };
     let more = damaged.len().saturating_sub(DAMAGED_TOLD_MAX);
     damaged.truncate(DAMAGED_TOLD_MAX);
     if more > 0 {
         damaged.push(Reason::new(format!("the leases of {more} more VMs are damaged"), "lease list"));
     }
     damaged.extend(untold);
-    damaged
+    Check { problems: damaged, ..Check::well("VM leases", found) }
 }
 
 /// The migration NIC as its engine knows it, and why no VM can be moved over it, if none can.
@@ -177,7 +188,7 @@ mod tests {
             place.write(&format!("vms/vm-{n}/vm.toml"), "");
         }
         place.wait("the datastore is there", || place.plane.datastores.all()[0].available());
-        damaged_leases(&place.plane)
+        vm_leases(&place.plane).problems
     }
 
     #[test]

@@ -269,14 +269,19 @@ pub fn hear_fences(plane: &Arc<ControlPlane>) {
                 for vm in vms {
                     plane.vms.note_end(&vm, why_killed(&datastore));
                     let what = format!("its last I/O on datastore {datastore} to end, after it was killed");
-                    if let Some(running) = plane.vms.running(&vm) {
+                    let running = plane.vms.running(&vm);
+                    plane.vms.note_fenced(&vm, &datastore, running.as_deref());
+                    if let Some(running) = running {
                         plane.vms.ending(&vm, running.monitor.pid());
                         plane.vms.waits_for(&vm, Some(what));
                     }
                 }
             }
             LeaseEvent::Fenced { datastore, vms } => {
-                vms.iter().for_each(|vm| plane.vms.note_end(vm, why_killed(&datastore)));
+                for vm in vms {
+                    plane.vms.note_end(&vm, why_killed(&datastore));
+                    plane.vms.note_fenced(&vm, &datastore, plane.vms.running(&vm).as_deref());
+                }
             }
             LeaseEvent::Held(datastore) if fenced.remove(&datastore) => {
                 log::info!(target: journal::NEWS, "the host lease on datastore {datastore} is held again: VMs can be started");

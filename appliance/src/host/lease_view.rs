@@ -1,6 +1,6 @@
 //! Who holds which VM, for whoever has to understand why one cannot be started.
 
-use model::diagnosis::Diagnosis;
+use model::diagnosis::{Diagnosis, Reason};
 use model::limits;
 use model::names::VmName;
 
@@ -29,16 +29,21 @@ pub fn holders(
     Ok(all)
 }
 
-/// The VMs of all datastores that somebody holds; while the lease role does not answer, all of them, as far as that is known
-/// without it.
+/// The VMs of all datastores that somebody holds; while the lease role, a datastore or its leases do not tell, all of its VMs, as far as
+/// they are known without that.
 ///
 /// # Errors
-/// The leases of a datastore do not tell.
+/// Which datastores there are is not known.
 pub fn list(plane: &ControlPlane) -> Result<Vec<LeaseRow>, Diagnosis> {
-    const WHAT: &str = "the leases are not listed";
     let mut rows = Vec::new();
-    for datastore in plane.known_datastores(WHAT)? {
-        let names = vm_names(&datastore);
+    for datastore in plane.known_datastores("the leases are not listed")? {
+        let names = match vm_names(&datastore) {
+            Ok(names) => names,
+            Err(reason) => {
+                rows.extend(unread_rows(plane, &datastore, &reason));
+                continue;
+            }
+        };
         let told =
             holders(plane, &datastore, &names).and_then(|holders| Ok((holders, plane.leases.hosts(datastore.name())?)));
         match told {
@@ -47,22 +52,57 @@ pub fn list(plane: &ControlPlane) -> Result<Vec<LeaseRow>, Diagnosis> {
                     Listed::Held(holder) => LeaseState::Held(held(&holder, &hosts)),
                     Listed::Damaged(_) => LeaseState::Damaged,
                 };
-                LeaseRow { vm: name, datastore: datastore.name().clone(), state }
+                LeaseRow { vm: Some(name), datastore: datastore.name().clone(), state }
             })),
-            Err(failure) if failure.is_silence() => rows.extend(unheard_rows(plane, &datastore, names)),
-            Err(failure) => return Err(Diagnosis::of(WHAT, vec![failure.reason()])),
+            Err(failure) if failure.is_silence() => {
+                rows.extend(untold_rows(plane, &datastore, names, LeaseState::Unheard));
+            }
+            Err(failure) => {
+                let why = untold(&datastore, failure.reason());
+                rows.extend(untold_rows(plane, &datastore, names, |runs| LeaseState::Unknown {
+                    runs,
+                    why: why.clone(),
+                }));
+            }
         }
     }
     Ok(rows)
 }
 
+/// The VMs of a datastore that does not answer. Of those that it had when it did, new ones may have come.
+fn unread_rows(plane: &ControlPlane, datastore: &Datastore, reason: &Reason) -> Vec<LeaseRow> {
+    let why = untold(datastore, reason.clone());
+    let state = |runs| LeaseState::Unknown { runs, why: why.clone() };
+    let listed = plane.listed(datastore);
+    let names = listed.iter().flatten().filter_map(|row| row.name.parse().ok()).collect();
+    let mut rows = untold_rows(plane, datastore, names, state);
+    if listed.is_none() || rows.is_empty() {
+        rows.push(LeaseRow { vm: None, datastore: datastore.name().clone(), state: state(None) });
+    }
+    rows
+}
+
+/// Why of the VMs of a datastore no more is known than what this host itself does with them.
+pub(super) fn untold(datastore: &Datastore, Reason { cause, hint }: Reason) -> Reason {
+    let name = datastore.name();
+    Reason::new(
+        format!("of the VMs on datastore {name} only what this host itself does with them is known: {cause}"),
+        hint,
+    )
+}
+
 /// The VMs of a datastore whose leases nobody tells of: what runs here, this host itself knows.
-fn unheard_rows(plane: &ControlPlane, datastore: &Datastore, mut names: Vec<VmName>) -> Vec<LeaseRow> {
+fn untold_rows(
+    plane: &ControlPlane,
+    datastore: &Datastore,
+    mut names: Vec<VmName>,
+    state: impl Fn(Option<RunsHere>) -> LeaseState,
+) -> Vec<LeaseRow> {
     let mut here = plane.vms.all_running();
     // One that is on its way to here is held by its source.
     here.retain(|(running, _)| running.vm.datastore == *datastore.name() && running.epoch() > 0);
     names.retain(|name| !here.iter().any(|(running, _)| running.vm.vm == *name));
-    let row = |vm: VmName, runs| LeaseRow { vm, datastore: datastore.name().clone(), state: LeaseState::Unheard(runs) };
+    let row = |vm: VmName, runs| LeaseRow { vm: Some(vm), datastore: datastore.name().clone(), state: state(runs) };
     let run = here.iter().map(|(running, _)| {
         let runs = RunsHere { holder: plane.name().clone(), epoch: running.epoch() };
         row(running.vm.vm.clone(), Some(runs))

@@ -80,15 +80,27 @@ pub(super) fn away(datastore: &Datastore) -> Option<Reason> {
     })
 }
 
-/// The names of the VMs of a datastore; none, and a word in the log, where it does not answer.
-pub(super) fn vm_names(datastore: &Datastore) -> Vec<VmName> {
-    vm_folders(datastore).unwrap_or_default().iter().filter_map(|folder| folder.parse().ok()).collect()
+/// The names of the VMs of a datastore.
+///
+/// # Errors
+/// As of [`vm_folders`].
+pub(super) fn vm_names(datastore: &Datastore) -> Result<Vec<VmName>, Reason> {
+    Ok(vm_folders(datastore)?.iter().filter_map(|folder| folder.parse().ok()).collect())
 }
 
-/// The folders of a datastore's `vms/`, also those whose names no VM can have; `None` where it does not answer.
-pub(super) fn vm_folders(datastore: &Datastore) -> Option<Vec<String>> {
-    let folders = datastore.folders("vms");
-    folders.map_err(|error| log::warn!("the VMs of datastore {} are not listed: {error}", datastore.name())).ok()
+/// The folders of a datastore's `vms/`, also those whose names no VM can have.
+///
+/// # Errors
+/// The datastore does not answer: at once where that is known, and else with a word in the log.
+pub(super) fn vm_folders(datastore: &Datastore) -> Result<Vec<String>, Reason> {
+    if let Some(away) = away(datastore) {
+        return Err(away);
+    }
+    datastore.folders("vms").map_err(|error| {
+        let name = datastore.name();
+        log::warn!("the VMs of datastore {name} are not listed: {error}");
+        Reason::new(format!("datastore {name}: {error}"), format!("datastore show {name}"))
+    })
 }
 
 /// The path of a file in a VM's folder, from the root of its datastore.

@@ -24,8 +24,8 @@ pub fn made(datastore: &DatastoreName, vm: &VmName, nic: usize, turn: u32) -> Ma
 /// The addresses of all VMs on the datastores of this host that answer.
 pub fn in_use(plane: &ControlPlane) -> BTreeSet<MacAddress> {
     let mut macs = BTreeSet::new();
-    for datastore in plane.datastores.all().into_iter().filter(|datastore| datastore.available()) {
-        for name in vm_names(&datastore) {
+    for datastore in plane.datastores.all() {
+        for name in vm_names(&datastore).unwrap_or_default() {
             let Ok(located) = Located::read(&datastore, &name) else { continue };
             if let Ok(config) = located.draft().config {
                 macs.extend(located.macs(&config));
@@ -42,10 +42,17 @@ pub fn check(plane: &ControlPlane, located: &Located, config: &VmConfig) -> Opti
     if own.is_empty() {
         return None;
     }
-    let mut warnings = Vec::new();
-    // One that is known to be lost is not asked: each of its VMs would be waited for.
-    for datastore in plane.datastores.all().into_iter().filter(|datastore| datastore.available()) {
-        for name in vm_names(&datastore) {
+    let (mut warnings, mut unread) = (Vec::new(), Vec::new());
+    for datastore in plane.datastores.all() {
+        let names = match vm_names(&datastore) {
+            Ok(names) => names,
+            Err(Reason { cause, hint }) => {
+                let what = format!("whether a VM on datastore {} has one of them, too, is not known", datastore.name());
+                unread.push(Reason::new(format!("{what}: {cause}"), hint));
+                continue;
+            }
+        };
+        for name in names {
             let Ok(other) = Located::read(&datastore, &name) else { continue };
             let (Ok(config), false) = (other.draft().config, other.vm() == located.vm()) else { continue };
             for mac in other.macs(&config).into_iter().filter(|mac| own.contains(mac)) {
@@ -55,7 +62,12 @@ pub fn check(plane: &ControlPlane, located: &Located, config: &VmConfig) -> Opti
             }
         }
     }
-    let found = if warnings.is_empty() { "no other VM has them" } else { "not this VM's alone" };
+    let found = match (warnings.is_empty(), unread.is_empty()) {
+        (true, true) => "no other VM has them",
+        (true, false) => "no other VM is known to have them",
+        (false, _) => "not this VM's alone",
+    };
+    warnings.extend(unread);
     Some(Check { warnings, ..Check::well("MAC addresses", found) })
 }
 

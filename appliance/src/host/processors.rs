@@ -13,8 +13,8 @@ use crate::api::cpu::{CpuComparison, HigherBaseline, HostLacks, SharedBaseline, 
 use crate::api::host::HostState;
 use crate::host::checks;
 use crate::host::control_plane::ControlPlane;
-use crate::host::discovery::{self, Known};
-use crate::host::located::{Located, away, vm_folders};
+use crate::host::discovery::{self, Blind, Known};
+use crate::host::located::{Located, vm_names};
 
 /// The report of this host.
 ///
@@ -68,6 +68,9 @@ fn other_host(plane: &ControlPlane, name: &HostName) -> Result<Known, Diagnosis>
         return Ok(known.clone());
     }
     if others.is_empty() {
+        if let Some(Reason { cause, hint }) = Blind::look(plane).reason() {
+            return Err(Diagnosis::new(what, format!("this host knows of no other, and {cause}"), hint));
+        }
         let cause = "this host knows of no other: none shares a datastore with it";
         return Err(Diagnosis::new(what, cause, "datastore list; host check"));
     }
@@ -80,12 +83,14 @@ fn other_host(plane: &ControlPlane, name: &HostName) -> Result<Known, Diagnosis>
 fn vms_by_baseline(plane: &ControlPlane) -> (BTreeMap<Baseline, Vec<VmName>>, Vec<Reason>) {
     let (mut vms, mut unknown) = (BTreeMap::<Baseline, Vec<VmName>>::new(), Vec::new());
     for datastore in plane.datastores.all() {
-        if let Some(away) = away(&datastore) {
-            unknown.push(away);
-            continue;
-        }
         // What is no VM's name is shown by `vm list`.
-        let names = vm_folders(&datastore).unwrap_or_default().into_iter().filter_map(|name| name.parse().ok());
+        let names = match vm_names(&datastore) {
+            Ok(names) => names,
+            Err(reason) => {
+                unknown.push(reason);
+                continue;
+            }
+        };
         for name in names {
             match Located::read(&datastore, &name).map(|located| located.draft().cpu_baseline) {
                 Ok(Some(baseline)) => vms.entry(baseline).or_default().push(name),
@@ -123,7 +128,7 @@ fn shared(own: &HostName, report: Option<&CpuReport>, others: &[Known]) -> Optio
     for Known { record, state, silent: since, .. } in others {
         match (&record.cpu, state) {
             (None, _) => without_report.push(record.name.clone()),
-            (Some(report), HostState::Silent | HostState::Dead | HostState::Off) => {
+            (Some(report), HostState::Silent | HostState::Dead | HostState::Off | HostState::Unseen) => {
                 silent.push((&record.name, report, since.as_secs()))
             }
             (Some(report), HostState::ThisHost | HostState::Alive) => counted.push((&record.name, report)),
@@ -214,7 +219,7 @@ mod tests {
         let told = render::text(&HostAnswer::CpuBaseline(Box::new(all)));
         assert_eq!(
             told,
-            "best baseline  x86-64-v3: all hosts that live have it, host-a, host-b\n\
+            "best baseline  x86-64-v3: all hosts seen alive have it, host-a, host-b\n\
              in vm.toml     cpu_baseline = \"x86-64-v3\"\n\
              x86-64-v4      host-b lacks avx512f\n\
              not counted    host-c, silent for 3 h; with it the best is x86-64-v2, for it\n               \
@@ -279,6 +284,18 @@ mod tests {
              cause: what VM bad sees of a processor cannot be read in its vm.toml\n\
              hint:  vm check bad"
         );
+    }
+
+    #[test]
+    fn a_comparison_while_a_datastore_is_lost_does_not_say_that_it_has_no_vm() {
+        let place = place("compare-lost", &[record("host-b", Some(without(AVX2)))]);
+        let datastore = place.plane.datastores.all().remove(0);
+        std::fs::rename(datastore.root(), datastore.root().with_extension("aside")).expect("renamed");
+        place.wait("it is lost", || !datastore.available());
+        let compared = compare(&place.plane, &"host-b".parse().expect("valid")).expect("compared");
+        let told = render::text(&HostAnswer::CpuComparison(Box::new(compared)));
+        assert!(!told.contains("no VM is on the datastores") && told.contains("host-a   none known"), "{told}");
+        assert!(told.contains("datastore lab does not answer: lost for"), "{told}");
     }
 
     #[test]

@@ -18,7 +18,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model::diagnosis::Diagnosis;
-use model::names::VmName;
+use model::names::{DatastoreName, VmName};
+use model::units::Bytes;
 
 use crate::api::host::VmState;
 use crate::host::running::Running;
@@ -38,6 +39,8 @@ struct Entry {
     /// What runs stands still, because its lease does not tell whose it is.
     undecided: Option<Undecided>,
     last_end: Option<String>,
+    /// The fence ended it here, and what its lease says since was not seen yet.
+    fenced: Option<Fenced>,
     /// Why it ends here, or ended, is known: that its monitor is gone, which its watcher sees, is not the whole story.
     end_is_known: bool,
 }
@@ -45,6 +48,11 @@ struct Entry {
 impl Entry {
     fn state(&self) -> Option<&VmState> {
         self.work.as_ref().map(|(_, doing)| doing).or(self.steady.as_ref())
+    }
+
+    /// Whether nothing of it is here, and nothing is done to bring it here.
+    fn has_ended(&self) -> bool {
+        self.running.is_none() && matches!(self.state(), None | Some(VmState::Releasing))
     }
 
     fn runs_in(&self, monitor: u32) -> bool {
@@ -71,6 +79,15 @@ impl Entry {
         }
         self.running.take()
     }
+}
+
+/// A VM that ended here because this host could not renew its lease.
+#[derive(Clone, Debug)]
+pub struct Fenced {
+    /// Its datastore.
+    pub datastore: DatastoreName,
+    /// Its vCPUs and its memory, where that was still known.
+    pub size: Option<(u8, Bytes)>,
 }
 
 #[derive(Debug, Default)]
@@ -204,7 +221,7 @@ impl Vms {
     /// A VM that is being started has a monitor now, which a kill can end.
     pub fn born(&self, vm: &VmName, running: Arc<Running>) {
         if let Some(entry) = self.lock().vms.get_mut(vm) {
-            entry.running = Some(running);
+            (entry.running, entry.fenced) = (Some(running), None);
         }
     }
 
@@ -223,6 +240,7 @@ impl Vms {
         let entry = entries.vms.entry(vm.clone()).or_default();
         (entry.running, entry.steady) = (Some(running), Some(state));
         (entry.work, entry.waits_for, entry.undecided) = (None, None, undecided);
+        entry.fenced = None;
     }
 
     /// What runs of a VM in this monitor stands still, because its lease does not tell whose it is; none when that is settled.
@@ -291,6 +309,34 @@ impl Vms {
             entry.last_end = Some(why);
             entry.end_is_known = true;
         }
+    }
+
+    /// The fence ends a VM of this datastore here, or did.
+    pub fn note_fenced(&self, vm: &VmName, datastore: &DatastoreName, ran: Option<&Running>) {
+        let mut entries = self.lock();
+        let entry = entries.vms.entry(vm.clone()).or_default();
+        let size = ran.map(|running| (running.spec.cpus, Bytes(running.spec.memory_bytes)));
+        let size = size.or_else(|| entry.fenced.take()?.size);
+        entry.fenced = Some(Fenced { datastore: datastore.clone(), size });
+    }
+
+    /// The lease of a VM was seen to be nobody's, or another host's: how it ended here is over.
+    pub fn forget_fence(&self, vm: &VmName) {
+        if let Some(entry) = self.lock().vms.get_mut(vm) {
+            entry.fenced = None;
+        }
+    }
+
+    /// What the fence ended here of a VM that has no monitor here any more; that its lease is being given up takes nothing from that.
+    pub fn fenced(&self, vm: &VmName) -> Option<Fenced> {
+        self.lock().vms.get(vm).filter(|entry| entry.has_ended())?.fenced.clone()
+    }
+
+    /// All VMs of which [`Vms::fenced`] tells.
+    pub fn all_fenced(&self) -> Vec<VmName> {
+        let entries = self.lock();
+        let fenced = entries.vms.iter().filter(|(_, entry)| entry.has_ended() && entry.fenced.is_some());
+        fenced.map(|(vm, _)| vm.clone()).collect()
     }
 
     /// The state of a VM here, if this host has to do with it.

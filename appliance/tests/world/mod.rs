@@ -323,13 +323,7 @@ impl Host {
     fn try_ask(&self, typed: &str) -> Option<(u8, HostAnswer)> {
         let Ok(Line::Ask(request)) = parse(typed) else { panic!("{typed} is a command") };
         let (answer, _) = self.request(&request)?;
-        let refused = match &answer {
-            HostAnswer::Refused(_) => true,
-            HostAnswer::Checks(checks) => checks.iter().any(|check| !check.problems.is_empty()),
-            HostAnswer::Ping(path) => !path.problems.is_empty(),
-            _ => false,
-        };
-        Some((u8::from(refused), answer))
+        Some((u8::from(answer.is_refusal()), answer))
     }
 
     /// Boots one host at each end of a cable, which know each other.

@@ -90,6 +90,19 @@ pub enum HostAnswer {
     },
 }
 
+impl HostAnswer {
+    /// Whether the command that it answers was not done, or found something wrong, or could not tell all that was asked.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Refused(_) => true,
+            Self::Checks(checks) => checks.iter().any(|check| !check.problems.is_empty()),
+            Self::Ping(path) => !path.problems.is_empty(),
+            Self::Leases(leases) => leases.iter().any(LeaseRow::is_untold),
+            _ => false,
+        }
+    }
+}
+
 /// Something that happened on this host by itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewsItem {

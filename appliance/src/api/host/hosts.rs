@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use model::config_tree::ConfigError;
+use model::diagnosis::Reason;
 use model::names::{DatastoreName, HostName, VmName};
 use model::units::Bytes;
 use serde::{Deserialize, Serialize};
@@ -68,6 +69,8 @@ pub struct HostRow {
     pub migration_address: Option<IpAddr>,
     /// Godwit's version there.
     pub version: String,
+    /// Why this host does not see what the other does; of this host, why it does not see others on all its datastores.
+    pub unseen: Option<Reason>,
 }
 
 /// What another host tells of itself on the datastores that it shares with this one.
@@ -107,6 +110,8 @@ pub enum HostState {
     Dead,
     /// It was shut down.
     Off,
+    /// Nothing is known of it: it is this host that reaches no datastore which the two share.
+    Unseen,
 }
 
 impl HostState {

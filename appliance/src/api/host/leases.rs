@@ -1,17 +1,25 @@
 //! What is shown of the leases of VMs.
 
+use model::diagnosis::Reason;
 use model::names::{DatastoreName, HostName, VmName};
 use serde::{Deserialize, Serialize};
 
 /// The lease of a VM that a host holds, or of which it is not known who does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseRow {
-    /// The VM.
-    pub vm: VmName,
+    /// The VM; absent where not even the names of the datastore's VMs are known, or not all.
+    pub vm: Option<VmName>,
     /// Its datastore.
     pub datastore: DatastoreName,
     /// Who holds it, as far as that is known.
     pub state: LeaseState,
+}
+
+impl LeaseRow {
+    /// Whether the lease itself said nothing: what is told is what the host that answers knows without it.
+    pub fn is_untold(&self) -> bool {
+        matches!(self.state, LeaseState::Unheard(_) | LeaseState::Unknown { .. })
+    }
 }
 
 /// Who holds a VM, as far as that is known.
@@ -24,6 +32,13 @@ pub enum LeaseState {
     Damaged,
     /// The lease role of the host that answers does not: what runs there is known without it, and nothing else.
     Unheard(Option<RunsHere>),
+    /// The datastore does not tell, or this host holds no lease there: what runs here is known without it, and nothing else.
+    Unknown {
+        /// It runs here.
+        runs: Option<RunsHere>,
+        /// Why no more is known.
+        why: Reason,
+    },
 }
 
 /// The lease of a VM that a host holds.

@@ -1,6 +1,7 @@
 //! What is shown of VMs, their clones and their moves.
 
 use model::config_tree::ConfigError;
+use model::diagnosis::Reason;
 use model::names::{DatastoreName, HostName, VmName};
 use model::units::Bytes;
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,8 @@ pub enum VmState {
     Orphaned(HostName),
     /// The same of this host: it ran here until this host's lease had expired.
     LostHere,
+    /// It ended here because this host could not renew its lease. Whether another host runs it since, its lease does not tell.
+    EndedHere,
     /// What lies in its folder is no VM that could be started.
     Broken(Flaw),
     /// The datastore does not tell.
@@ -80,6 +83,8 @@ pub struct VmRow {
     pub cpus: Option<u8>,
     /// Memory; absent where its vm.toml cannot be read.
     pub memory: Option<Bytes>,
+    /// Why no more is known of it than what this host itself does with it; absent where its datastore and its lease tell.
+    pub unknown: Option<Reason>,
 }
 
 /// A VM.

@@ -143,6 +143,7 @@ fn state_text(state: &VmState) -> String {
         VmState::Orphaned(host) if host.as_str() == GONE => "lost with an unknown host".to_owned(),
         VmState::Orphaned(host) => format!("lost with {host}"),
         VmState::LostHere => "lost here".to_owned(),
+        VmState::EndedHere => "ended here".to_owned(),
         VmState::Broken(Flaw::Name) => "broken: invalid name".to_owned(),
         VmState::Broken(Flaw::NoConfig) => "broken: no vm.toml".to_owned(),
         VmState::Broken(Flaw::Unreadable) => "broken: unreadable vm.toml".to_owned(),
@@ -157,12 +158,24 @@ fn vms_text(vms: &[VmRow]) -> String {
     let mut table =
         Table::new(["NAME", "STATE", "CPUS", "MEMORY", "DATASTORE"], "no VMs on the datastores of this host");
     for vm in vms {
-        let VmRow { name, datastore, state, cpus, memory } = vm;
+        let VmRow { name, datastore, state, cpus, memory, unknown: _ } = vm;
         table.row([name.clone(), state_text(state), or_dash(*cpus), or_dash(*memory), datastore.to_string()]);
     }
     let notes = unheard_note(vms.iter().any(|vm| vm.state == VmState::Unheard))
-        + &damaged_note(vms.iter().any(|vm| vm.state == VmState::LeaseDamaged));
+        + &damaged_note(vms.iter().any(|vm| vm.state == VmState::LeaseDamaged))
+        + &unknown_notes(vms.iter().filter_map(|vm| vm.unknown.as_ref()));
     format!("{table}{notes}")
+}
+
+/// What stands below what is not all that was asked, each reason once.
+pub(super) fn unknown_notes<'a>(why: impl Iterator<Item = &'a Reason>) -> String {
+    let mut told: Vec<Reason> = Vec::new();
+    for reason in why {
+        if !told.contains(reason) {
+            told.push(reason.clone());
+        }
+    }
+    with_hints("note:  ", &told)
 }
 
 /// What stands below what is told without the lease role, where anything is.
@@ -206,7 +219,9 @@ fn vm_text(vm: &VmDetail) -> String {
                 format!("stun at most {} ms, verify {}", config.migration.stun_ms_max, config.migration.verify),
             );
     }
-    let notes = unheard_note(vm.holder == VmHolder::Unheard) + &damaged_note(matches!(vm.holder, VmHolder::Damaged(_)));
+    let notes = unheard_note(vm.holder == VmHolder::Unheard)
+        + &damaged_note(matches!(vm.holder, VmHolder::Damaged(_)))
+        + &unknown_notes(vm.row.unknown.iter());
     format!("{record}{notes}")
 }
 
@@ -216,6 +231,7 @@ fn disk_errors(failed: u64) -> String {
 
 fn lease_text(vm: &VmDetail) -> String {
     match &vm.holder {
+        VmHolder::Unknown if vm.pid.is_some() => "does not tell who holds it now".to_owned(),
         VmHolder::Unknown => "does not tell who holds it: another host may run it".to_owned(),
         VmHolder::Damaged(why) => format!("unknown: {why}"),
         VmHolder::Unheard => format!("unknown: {LEASE_ROLE_AWAY}, and another host may run it"),
@@ -400,13 +416,20 @@ fn leases_text(leases: &[LeaseRow]) -> String {
         let (holder, epoch, life) = match state {
             LeaseState::Held(held) => (held.holder.to_string(), Some(held.epoch), life_text(held.life)),
             LeaseState::Damaged => (unknown(), None, "the lease is damaged".to_owned()),
-            LeaseState::Unheard(Some(here)) => (here.holder.to_string(), Some(here.epoch), unknown()),
-            LeaseState::Unheard(None) => (unknown(), None, unknown()),
+            LeaseState::Unheard(Some(here)) | LeaseState::Unknown { runs: Some(here), .. } => {
+                (here.holder.to_string(), Some(here.epoch), unknown())
+            }
+            LeaseState::Unheard(None) | LeaseState::Unknown { runs: None, .. } => (unknown(), None, unknown()),
         };
-        table.row([vm.to_string(), datastore.to_string(), holder, or_dash(epoch), life]);
+        let vm = vm.as_ref().map_or_else(|| "?".to_owned(), ToString::to_string);
+        table.row([vm, datastore.to_string(), holder, or_dash(epoch), life]);
     }
     let notes = unheard_note(leases.iter().any(|lease| matches!(lease.state, LeaseState::Unheard(_))))
-        + &damaged_note(leases.iter().any(|lease| lease.state == LeaseState::Damaged));
+        + &damaged_note(leases.iter().any(|lease| lease.state == LeaseState::Damaged))
+        + &unknown_notes(leases.iter().filter_map(|lease| match &lease.state {
+            LeaseState::Unknown { why, .. } => Some(why),
+            _ => None,
+        }));
     format!("{table}{notes}")
 }
 
@@ -570,6 +593,7 @@ mod tests {
             state: VmState::Broken(Flaw::Errors),
             cpus: None,
             memory: None,
+            unknown: None,
         };
         let answer = HostAnswer::Vms(vec![row]);
         let value: serde_json::Value = serde_json::from_str(&json(&answer)).expect("JSON");

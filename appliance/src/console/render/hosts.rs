@@ -1,12 +1,12 @@
 //! The hosts that share a datastore, in a table, and one of them whole.
 
-use super::answers::{or_dash, span};
+use super::answers::{or_dash, span, unknown_notes};
 use super::record::Record;
 use super::table::Table;
 use crate::api::host::{HostRow, HostSeen, HostState};
 
 pub(super) fn list(hosts: &[HostRow]) -> String {
-    const NOBODY: &str = "no hosts: they find each other, and themselves, on a datastore that answers (datastore list)";
+    const NOBODY: &str = "no hosts";
     let mut table = Table::new(["NAME", "STATE", "VMS", "CPU", "MEMORY", "FREE", "MIGRATION", "VERSION"], NOBODY);
     for host in hosts {
         // How busy it was last tells nothing.
@@ -22,7 +22,7 @@ pub(super) fn list(hosts: &[HostRow]) -> String {
             host.version.clone(),
         ]);
     }
-    table.to_string()
+    format!("{table}{}", unknown_notes(hosts.iter().filter_map(|host| host.unseen.as_ref())))
 }
 
 fn state(host: &HostRow) -> String {
@@ -34,6 +34,7 @@ fn state(host: &HostRow) -> String {
         (false, HostState::Silent) => format!("silent {}", span(host.seen_s)),
         (false, HostState::Dead) => format!("dead {}", span(host.seen_s)),
         (false, HostState::Off) => format!("off {}", span(host.seen_s)),
+        (false, HostState::Unseen) => format!("unseen {}", span(host.seen_s)),
     }
 }
 
@@ -44,6 +45,9 @@ fn state_told(host: &HostRow) -> String {
             "it may come back; until its lease expires, no other host may run what it holds: lease list"
         }
         (false, HostState::Dead) => "its lease has expired: any host may run what it held",
+        (false, HostState::Unseen) => {
+            "it is this host that sees nothing: what that one does, and whether it lives, is not known here"
+        }
         _ => return state(host),
     };
     format!("{}: {means}", state(host))
@@ -59,7 +63,7 @@ pub(super) fn seen(host: &HostSeen) -> String {
     let datastores =
         datastores.map(|(name, answers)| format!("{name}{}", if *answers { "" } else { ", which does not answer it" }));
     let vlan = |vlan: u16| if vlan == 0 { "untagged".to_owned() } else { format!("VLAN {vlan}") };
-    Record::default()
+    let record = Record::default()
         .line("name", &row.name)
         .line("state", state_told(row))
         .line("identity", &host.identity)
@@ -72,8 +76,8 @@ pub(super) fn seen(host: &HostSeen) -> String {
         .some("migration", migration)
         .some("public key", host.public_key.as_ref())
         .each("datastore", datastores)
-        .each("port group", host.port_groups.iter().map(|(label, tag)| format!("{label}, {}", vlan(*tag))))
-        .to_string()
+        .each("port group", host.port_groups.iter().map(|(label, tag)| format!("{label}, {}", vlan(*tag))));
+    format!("{record}{}", unknown_notes(row.unseen.iter()))
 }
 
 #[cfg(test)]
@@ -97,6 +101,7 @@ mod tests {
             memory_free: Bytes(4 << 30),
             migration_address: Some("10.0.0.2".parse().expect("valid")),
             version: "0.1.0".to_owned(),
+            unseen: None,
         };
         let told = seen(&HostSeen {
             row,
@@ -141,6 +146,7 @@ mod tests {
             memory_free: Bytes((120 << 30) + (1 << 29)),
             migration_address: Some("192.168.100.111".parse().expect("valid")),
             version: "0.1.0".to_owned(),
+            unseen: None,
         };
         let closed = HostRow { maintenance: true, ..row("host-e", HostState::Alive, false) };
         let off = HostRow { maintenance: true, ..row("host-f", HostState::Off, false) };

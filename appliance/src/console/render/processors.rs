@@ -32,9 +32,13 @@ pub(super) fn comparison(compared: &CpuComparison) -> String {
         parts.push(format!("{here} and {there} show VMs the same processor"));
     }
     let names = [here.as_str(), there.as_str()];
-    parts.extend([identity(differences, names), features(differences, vms, names), registers(differences, names)]);
+    parts.extend([
+        identity(differences, names),
+        features(differences, vms, unknown.is_empty(), names),
+        registers(differences, names),
+    ]);
     parts.extend(vms.iter().map(|vms| movements(differences, vms, names)));
-    if vms.is_empty() {
+    if vms.is_empty() && unknown.is_empty() {
         parts.push("no VM is on the datastores of this host: no difference matters to one".to_owned());
     }
     parts.push(problems(unknown).trim_start().to_owned());
@@ -52,7 +56,9 @@ fn identity(differences: &Comparison, [here, there]: [&str; 2]) -> String {
     table.to_string()
 }
 
-fn features(differences: &Comparison, vms: &[VmsOfBaseline], [here, there]: [&str; 2]) -> String {
+/// The features that only one has; `all_known` says whether `vms` are all that there are.
+fn features(differences: &Comparison, vms: &[VmsOfBaseline], all_known: bool, [here, there]: [&str; 2]) -> String {
+    let nobody = if all_known { "none" } else { "none known" };
     let mut table = Table::new(["LEAF", "SUB", "REG", "BIT", "FEATURE", "ONLY ON", "MATTERS TO"], "");
     for FeatureDifference { feature, only, matters_to } in &differences.features {
         let concerned = vms.iter().filter(|vms| matters_to.contains(&vms.baseline)).flat_map(|vms| &vms.vms);
@@ -65,7 +71,7 @@ fn features(differences: &Comparison, vms: &[VmsOfBaseline], [here, there]: [&st
             bit.to_string(),
             name.clone().unwrap_or_else(|| "(unnamed)".to_owned()),
             if *only == Side::Here { here } else { there }.to_owned(),
-            if concerned.is_empty() { "none".to_owned() } else { concerned.join(" ") },
+            if concerned.is_empty() { nobody.to_owned() } else { concerned.join(" ") },
         ]);
     }
     table.to_string()
@@ -137,7 +143,7 @@ pub(super) fn shared(shared: &SharedBaseline) -> String {
     let SharedBaseline { best, vm_toml, hosts, higher, silent, without_report, makers } = shared;
     let names: Vec<&str> = hosts.iter().map(|host| host.as_str()).collect();
     let best_line = match best {
-        Some(best) => format!("{best}: all hosts that live have it, {}", names.join(", ")),
+        Some(best) => format!("{best}: all hosts seen alive have it, {}", names.join(", ")),
         None => format!("none: not all of {} have so much as x86-64-v1", names.join(", ")),
     };
     let mut record = Record::default().each("best baseline", lines(best_line)).some("in vm.toml", vm_toml.as_ref());

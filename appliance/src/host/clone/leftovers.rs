@@ -1,7 +1,5 @@
 //! What hosts left that died while they made a clone.
 
-use std::sync::Arc;
-
 use model::diagnosis::Reason;
 use model::names::VmName;
 
@@ -10,6 +8,7 @@ use crate::api::lease::VmOnDatastore;
 use crate::datastore::Datastore;
 use crate::datastore::unfinished::Leftover;
 use crate::host::control_plane::ControlPlane;
+use crate::host::located::away;
 
 /// Where the folders of VMs are.
 pub(super) const VMS: &str = "vms";
@@ -30,14 +29,44 @@ pub(super) fn clear(datastore: &Datastore, new: &VmName) {
 /// Looks for clones that nobody makes any more. They take room, and harm nothing.
 pub fn check(plane: &ControlPlane) -> Check {
     let mut warnings = Vec::new();
-    // One that is known to be lost would be waited for.
-    for datastore in plane.datastores.all().iter().filter(|datastore| datastore.available()) {
-        let left = datastore.unfinished(VMS).unwrap_or_default();
-        warnings
-            .extend(left.iter().filter(|left| is_abandoned(plane, datastore, left)).map(|left| told(datastore, left)));
+    let (datastores, mut unknown) = match plane.known_datastores("") {
+        Ok(datastores) => (datastores, Vec::new()),
+        Err(refusal) => (Vec::new(), refusal.reasons),
+    };
+    for datastore in datastores {
+        match unfinished(&datastore) {
+            Ok(left) => {
+                for left in left {
+                    match is_abandoned(plane, &datastore, &left) {
+                        Ok(true) => warnings.push(told(&datastore, &left)),
+                        Ok(false) => {}
+                        Err(reason) => unknown.push(reason),
+                    }
+                }
+            }
+            Err(Reason { cause, hint }) => {
+                let what = format!("whether one was left on datastore {} is not known", datastore.name());
+                unknown.push(Reason::new(format!("{what}: {cause}"), hint));
+            }
+        }
     }
-    let found = if warnings.is_empty() { "none was left unfinished" } else { "not all were finished" };
+    let found = match (warnings.is_empty(), unknown.is_empty()) {
+        (true, true) => "none was left unfinished",
+        (true, false) => "unknown",
+        (false, _) => "not all were finished",
+    };
+    warnings.extend(unknown);
     Check { warnings, ..Check::well("clones", found) }
+}
+
+/// What is unfinished there. One that is known to be lost would be waited for.
+fn unfinished(datastore: &Datastore) -> Result<Vec<Leftover>, Reason> {
+    if let Some(away) = away(datastore) {
+        return Err(away);
+    }
+    let name = datastore.name();
+    let unread = |error| Reason::new(format!("datastore {name}: {error}"), format!("datastore show {name}"));
+    datastore.unfinished(VMS).map_err(unread)
 }
 
 fn told(datastore: &Datastore, Leftover { hidden, name }: &Leftover) -> Reason {
@@ -48,15 +77,22 @@ fn told(datastore: &Datastore, Leftover { hidden, name }: &Leftover) -> Reason {
     )
 }
 
-/// Whether nobody makes the clone any more, as far as its lease tells.
-fn is_abandoned(plane: &ControlPlane, datastore: &Arc<Datastore>, Leftover { name, .. }: &Leftover) -> bool {
-    let Ok(name) = name.parse::<VmName>() else { return true };
+/// Whether nobody makes the clone any more.
+///
+/// # Errors
+/// Its lease does not tell.
+fn is_abandoned(plane: &ControlPlane, datastore: &Datastore, left: &Leftover) -> Result<bool, Reason> {
+    let Ok(name) = left.name.parse::<VmName>() else { return Ok(true) };
     if plane.vms.state(&name) == Some(VmState::Making) {
-        return false;
+        return Ok(false);
     }
     match plane.leases.holder_if_it_answers(&VmOnDatastore { datastore: datastore.name().clone(), vm: name }) {
-        Ok(None) => true,
-        Ok(Some(holder)) => holder.own || !holder.alive,
-        Err(_) => false,
+        Ok(None) => Ok(true),
+        Ok(Some(holder)) => Ok(holder.own || !holder.alive),
+        Err(failure) => {
+            let Reason { cause, hint } = failure.reason();
+            let what = format!("whether a host still makes vms/{} on datastore {}", left.hidden, datastore.name());
+            Err(Reason::new(format!("{what} is not known: {cause}"), hint))
+        }
     }
 }

@@ -132,9 +132,9 @@ pub fn room_problem(datastore: &Datastore, needs: Bytes, free: Bytes) -> Option<
 /// Why a name cannot be had, one reason for each datastore that has it: a name is that of one VM, wherever it lies. Of a datastore
 /// that does not answer counts what it had when it did.
 pub fn name_problems(plane: &ControlPlane, new: &VmName) -> Vec<Reason> {
-    let has = |datastore: &Arc<Datastore>| match datastore.available().then(|| vm_folders(datastore)).flatten() {
-        Some(folders) => folders.iter().any(|folder| folder == new.as_str()),
-        None => plane.listed(datastore).iter().flatten().any(|row| row.name == new.as_str()),
+    let has = |datastore: &Arc<Datastore>| match vm_folders(datastore) {
+        Ok(folders) => folders.iter().any(|folder| folder == new.as_str()),
+        Err(_) => plane.listed(datastore).iter().flatten().any(|row| row.name == new.as_str()),
     };
     let taken = plane.datastores.all().into_iter().filter(has).map(|datastore| {
         let cause = format!("datastore {} has a VM {new}, or a folder vms/{new}, already", datastore.name());

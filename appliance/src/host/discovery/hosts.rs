@@ -137,6 +137,8 @@ pub struct Known {
 #[derive(Debug, Default)]
 pub struct Hosts {
     said: Mutex<BTreeMap<HostName, Said>>,
+    /// What this host has to say of itself, whether a datastore took it or not.
+    own: Mutex<Option<HostRecord>>,
 }
 
 impl Hosts {
@@ -148,6 +150,21 @@ impl Hosts {
     /// is read there for the first time is one of when it was written.
     pub(in crate::host) fn note(&self, datastore: &DatastoreName, record: HostRecord, now: Instant) {
         self.lock().entry(record.name.clone()).or_default().note(datastore, record, now);
+    }
+
+    /// Takes note of what this host has to say of itself, before any datastore has taken it.
+    pub(super) fn note_own(&self, record: &HostRecord) {
+        *self.own.lock().unwrap_or_else(PoisonError::into_inner) = Some(record.clone());
+    }
+
+    /// What this host had to say of itself last.
+    pub(super) fn own(&self) -> Option<HostRecord> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The datastores on which a record of this name was read.
+    pub(super) fn datastores_of(&self, name: &HostName) -> Vec<DatastoreName> {
+        self.lock().get(name).map(|said| said.on.keys().cloned().collect()).unwrap_or_default()
     }
 
     /// Takes note that another host, which lives, writes the record of this one.
@@ -231,27 +248,9 @@ impl Hosts {
     }
 
     /// The same, in a list.
+    #[cfg(test)]
     pub fn rows(&self, own: &HostName, leases: &[HostLease]) -> Vec<HostRow> {
         self.all(own, leases).iter().map(row).collect()
-    }
-
-    /// All that one of them tells of itself; none where it is not known.
-    pub fn seen(&self, own: &HostName, name: &HostName, leases: &[HostLease]) -> Option<HostSeen> {
-        let known = self.all(own, leases).into_iter().find(|known| known.record.name == *name)?;
-        let row = row(&known);
-        let HostRecord { identity, boot, cpu, migration, datastores, port_groups, running, .. } = known.record;
-        let (migration_port, public_key) = migration.map(|migration| (migration.port, migration.public_key)).unzip();
-        Some(HostSeen {
-            row,
-            identity,
-            boot,
-            cpu: cpu.map(|report| report.brand),
-            migration_port,
-            public_key,
-            datastores: datastores.into_iter().map(|(name, datastore)| (name, datastore.available)).collect(),
-            port_groups: port_groups.into_iter().collect(),
-            running,
-        })
     }
 
     /// Those that the migration engine may talk to.
@@ -271,7 +270,26 @@ impl Hosts {
     }
 }
 
-fn row(known: &Known) -> HostRow {
+/// All that a host tells of itself.
+pub(super) fn seen(known: Known) -> HostSeen {
+    let row = row(&known);
+    let HostRecord { identity, boot, cpu, migration, datastores, port_groups, running, .. } = known.record;
+    let (migration_port, public_key) = migration.map(|migration| (migration.port, migration.public_key)).unzip();
+    HostSeen {
+        row,
+        identity,
+        boot,
+        cpu: cpu.map(|report| report.brand),
+        migration_port,
+        public_key,
+        datastores: datastores.into_iter().map(|(name, datastore)| (name, datastore.available)).collect(),
+        port_groups: port_groups.into_iter().collect(),
+        running,
+    }
+}
+
+/// A host in a list.
+pub(super) fn row(known: &Known) -> HostRow {
     let Known { record, state, silent, twins } = known;
     HostRow {
         name: record.name.clone(),
@@ -286,6 +304,7 @@ fn row(known: &Known) -> HostRow {
         memory_free: record.memory_free,
         migration_address: record.migration.as_ref().map(|migration| migration.address),
         version: record.version.clone(),
+        unseen: None,
     }
 }
 

@@ -15,7 +15,7 @@ pub(super) const SILENCE: Duration = Duration::from_millis(3 * limits::HOST_HEAR
 
 /// A host whose lease was not seen to change for longer is called silent: it may come back, and until its lease has expired nobody
 /// may take what it holds. It is renewed every second, and looked at every second.
-const SIGN_OF_LIFE: Duration = Duration::from_millis(4 * limits::LEASE_RENEWAL_MS);
+pub(super) const SIGN_OF_LIFE: Duration = Duration::from_millis(4 * limits::LEASE_RENEWAL_MS);
 
 /// Whether the host of this lease showed a sign of life by it just now.
 pub fn renews(lease: &HostLease) -> bool {

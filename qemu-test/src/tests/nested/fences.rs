@@ -80,6 +80,7 @@ pub(super) fn a_server_that_hangs_fences_its_hosts_and_they_come_back_by_themsel
     std::thread::sleep(Duration::from_millis(model::limits::LEASE_EXPIRY_MS + 8_000));
     let said = HOSTS.map(|host| bench.exec(host, "datastore list"));
     let listed = bench.exec("host-a", "vm list");
+    let [leases, hosts] = ["lease list", "host list"].map(|command| bench.exec("host-a", command));
     server.thaw()?;
     for said in said {
         let said = said?.output;
@@ -90,6 +91,16 @@ pub(super) fn a_server_that_hangs_fences_its_hosts_and_they_come_back_by_themsel
     let listed = listed?.output;
     expect(listed.contains("deb ") && !listed.contains("running here"), || {
         format!("host-a calls a VM running that it has killed, or denies it: {listed}")
+    })?;
+    expect(listed.contains("only what this host itself does"), || {
+        format!("host-a does not say why it knows no more of its VMs: {listed}")
+    })?;
+    let (leases, hosts) = (leases?, hosts?.output);
+    expect(leases.status != 0 && leases.output.contains("datastore lab does not answer"), || {
+        format!("host-a does not say that it knows no lease: {}", leases.output)
+    })?;
+    expect(hosts.contains("it is this host that sees no other") && !hosts.contains("silent"), || {
+        format!("host-a takes others for silent while it sees none: {hosts}")
     })?;
     for host in HOSTS {
         bench.comes_back(host)?;
