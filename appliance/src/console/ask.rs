@@ -194,7 +194,7 @@ impl Asked<'_> {
     fn cancel(&mut self) {
         // One that reads nothing finds it in the order of what was sent; where not even that goes, the next Ctrl-C leaves.
         let _ = self.channel.send_at_once(&HostRequest::Cancel);
-        self.cancelled = Some(Instant::now());
+        self.cancelled.get_or_insert_with(Instant::now);
         self.draw("giving it up; Ctrl-C again leaves it to the control plane", None);
     }
 
