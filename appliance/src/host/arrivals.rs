@@ -542,7 +542,8 @@ mod tests {
             VmmRequest::Status => {
                 Some(VmmAnswer::Status(VmmStatus { life: VmmLife::Paused, cpu_us: 0, clock_ns: 0, failed_requests: 0 }))
             }
-            VmmRequest::AttachDisk { .. } | VmmRequest::TakeDisks | VmmRequest::Announce { .. } => {
+            VmmRequest::Announce { .. } => Some(VmmAnswer::Announced { frames: 1, unheard: 0 }),
+            VmmRequest::AttachDisk { .. } | VmmRequest::TakeDisks | VmmRequest::AnnounceByGuest => {
                 Some(VmmAnswer::Done)
             }
             VmmRequest::Resume => Some(resumed()),

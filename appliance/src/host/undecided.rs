@@ -238,7 +238,8 @@ mod tests {
                     clock_ns: 0,
                     failed_requests: 0,
                 })),
-                VmmRequest::AttachDisk { .. } | VmmRequest::TakeDisks | VmmRequest::Announce { .. } => {
+                VmmRequest::Announce { .. } => Some(VmmAnswer::Announced { frames: 1, unheard: 0 }),
+                VmmRequest::AttachDisk { .. } | VmmRequest::TakeDisks | VmmRequest::AnnounceByGuest => {
                     Some(VmmAnswer::Done)
                 }
                 VmmRequest::Resume => {
