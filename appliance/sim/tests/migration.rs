@@ -3,6 +3,7 @@
 //! Every world here is fixed by its seed; a failure prints seed and faults. Seeds that once failed are kept in
 //! `KEPT`.
 
+use model::receipt::Verdict;
 use model::vm_config::Verify;
 use protocol::checks::facts::LinkFacts;
 use protocol::convergence::{NoConvergence, Policy};
@@ -224,6 +225,21 @@ fn both_migration_processes_may_die_at_every_step() {
 #[test]
 fn either_host_may_die_at_every_step() {
     at_every_step(&Side::BOTH.map(Fault::HostDies), &[]);
+}
+
+/// What is on its way to the source then is waited for by nobody.
+#[test]
+fn a_destination_whose_source_died_before_the_resume_ends_its_move_soon() {
+    let setup = Setup::calm(7);
+    let mut arrived = 0;
+    for step in 1..=run(setup.clone()).steps {
+        let faults = vec![(When::Step(step), Fault::HostDies(Side::Source))];
+        let ended = run(Setup { faults, ..setup.clone() });
+        let moved = ended.outcomes[1].as_ref().is_some_and(|outcome| outcome.verdict == Verdict::Moved);
+        arrived += u32::from(moved);
+        assert!(ended.took < Duration::from_secs(60), "step {step}: {} s", ended.took.micros() / 1_000_000);
+    }
+    assert!(arrived > 0, "the source died too early each time");
 }
 
 #[test]

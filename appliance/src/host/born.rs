@@ -6,7 +6,7 @@ use std::process::Child;
 use std::sync::Arc;
 
 use model::diagnosis::Reason;
-use model::vm_config::{Boot, VmConfig};
+use model::vm_config::{Boot, Medium, VmConfig};
 use vmm::machine::spec::{DiskSpec, MachineSpec, NicSpec};
 
 use crate::api::lease::VmOnDatastore;
@@ -170,7 +170,10 @@ impl Unattached {
 /// # Errors
 /// A disk cannot be opened, locked or attached.
 pub fn attach_disks(located: &Located, running: &Running) -> Result<(), Unattached> {
-    for (index, disk) in running.config.disks.iter().enumerate() {
+    let mut disks: Vec<_> = running.config.disks.iter().enumerate().collect();
+    // A drive that this monitor has already cannot be opened once more: nothing that is tried again comes after one.
+    disks.sort_by_key(|(_, disk)| matches!(disk.medium, Medium::Device(_)));
+    for (index, disk) in disks {
         let file = located.open_disk(disk).map_err(Unattached::Failed)?;
         let index = u8::try_from(index).unwrap_or(u8::MAX);
         match running.monitor.ask(&VmmRequest::AttachDisk { index }, &[file.as_fd()]) {

@@ -33,7 +33,7 @@ pub fn keep(plane: &Arc<ControlPlane>, datastore: &Datastore) {
 }
 
 fn look(plane: &ControlPlane, datastore: &Datastore, server: SocketAddr) {
-    let (by, name) = (Instant::now() + STAYS_DEAD, datastore.name());
+    let name = datastore.name();
     // Of what a datastore does not show nothing is known.
     let Ok(dead) = plane.leases.dead_boots(name) else { return };
     let now = boot_clock::now();
@@ -49,7 +49,16 @@ fn look(plane: &ControlPlane, datastore: &Datastore, server: SocketAddr) {
     let due = plane.servers.with_deaths(name, |deaths| deaths.due(now, before));
     let due = dead.into_iter().filter(|one| due.contains(&BootId(one.boot))).collect();
     for one in dead_everywhere(plane, datastore, due) {
-        tell_of(plane, (datastore, server), one, by);
+        if keeps_nothing(plane, (datastore, server), &one) {
+            continue;
+        }
+        // Looked at anew, because the server may have taken its time.
+        let by = Instant::now() + STAYS_DEAD;
+        let Ok(dead) = plane.leases.dead_boots(name) else { return };
+        let dead = dead.into_iter().filter(|still| still.boot == one.boot).collect();
+        for one in dead_everywhere(plane, datastore, dead) {
+            tell_of(plane, (datastore, server), one, by);
+        }
     }
 }
 
@@ -59,19 +68,28 @@ fn before(hosts: &[HostLease], own: ([u8; 16], u128)) -> Option<usize> {
     hosts.iter().filter(|lease| renews(lease)).position(|lease| (lease.host, lease.boot) == own)
 }
 
-/// Tells the server of a boot that is dead until `by`, if it keeps anything for it: another host may have told it, or it may have died long ago.
-fn tell_of(plane: &ControlPlane, (datastore, server): (&Datastore, SocketAddr), one: DeadBoot, by: Instant) {
-    let (store, name) = (datastore.name(), one.name.clone());
+/// Whether a server keeps nothing for a boot that is dead, or does not say now: another host may have told it, or it may have died long ago.
+fn keeps_nothing(plane: &ControlPlane, (datastore, server): (&Datastore, SocketAddr), one: &DeadBoot) -> bool {
+    let (store, name) = (datastore.name(), &one.name);
     match is_known(server, one.boot, name.as_str()) {
         Ok(false) => {
             plane.servers.with_deaths(store, |deaths| deaths.settle(BootId(one.boot)));
-            return log::debug!("datastore {store}: its server keeps nothing for {name}, which is dead");
+            log::debug!("datastore {store}: its server keeps nothing for {name}, which is dead");
+            true
         }
         // One that does not speak of it is told all the same.
-        Ok(true) | Err(RestartError::Call(_)) => {}
+        Ok(true) | Err(RestartError::Call(_)) => false,
         // Tried again, here or by the next host.
-        Err(error) => return log::debug!("datastore {store}: whether its server keeps anything for {name}: {error}"),
+        Err(error) => {
+            log::debug!("datastore {store}: whether its server keeps anything for {name}: {error}");
+            true
+        }
     }
+}
+
+/// Tells the server of a boot that is dead until `by`.
+fn tell_of(plane: &ControlPlane, (datastore, server): (&Datastore, SocketAddr), one: DeadBoot, by: Instant) {
+    let (store, name) = (datastore.name(), one.name.clone());
     let unanswered = plane.servers.of(server);
     let mut unanswered = lock(&unanswered);
     let who = if name == *plane.name() { "the last boot of this host".to_owned() } else { one.text() };

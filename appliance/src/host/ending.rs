@@ -187,8 +187,13 @@ fn shut_guests_down(plane: &ControlPlane) {
     let deadline = Instant::now() + Duration::from_millis(limits::VM_POWER_BUTTON_MS);
     let (mut tried, mut pressed, mut shown) = (Told::nobody(), BTreeMap::<VmName, Instant>::new(), None);
     while Instant::now() < deadline {
-        let here = plane.vms.all_running();
+        // No button reaches a guest that stands still because its lease does not tell whose it is.
+        let (undecided, here): (Vec<_>, Vec<_>) =
+            plane.vms.all_running().into_iter().partition(|(running, _)| plane.vms.undecided(&running.vm.vm).is_some());
         if here.is_empty() {
+            for (running, _) in undecided {
+                log::warn!("VM {} is killed as it stands: its lease does not tell which host it is on", running.vm.vm);
+            }
             return;
         }
         let now = Instant::now();

@@ -86,7 +86,7 @@ pub(super) fn look_again(plane: &ControlPlane, running: &Running) {
     // A mend may be under way that still found it damaged: what comes of it is to be seen before anything is asked of the lease.
     if !undecided.is_readable {
         let now = Undecided { is_readable: true, ..undecided };
-        return plane.vms.note_undecided(vm, running.monitor.pid(), Some(now));
+        return plane.vms.renew_undecided(vm, running.monitor.pid(), now);
     }
     // Held, so that nobody works on it meanwhile; whoever does now, asks the lease.
     let Ok(mut held) = plane.vms.hold(vm, &[VmState::Paused], VmState::Resuming, "") else { return };
@@ -174,7 +174,7 @@ fn tell(plane: &ControlPlane, running: &Running, before: &Undecided, now: Undeci
     if now.waits_for() != before.waits_for() {
         log::warn!("VM {} stands still and waits for {}", running.vm.vm, now.waits_for());
     }
-    plane.vms.note_undecided(&running.vm.vm, running.monitor.pid(), Some(now));
+    plane.vms.renew_undecided(&running.vm.vm, running.monitor.pid(), now);
 }
 
 #[cfg(test)]
@@ -303,6 +303,16 @@ mod tests {
             assert!(vm.stands());
             assert_eq!(plane.owed.all(), []);
         }
+    }
+
+    #[test]
+    fn what_was_settled_meanwhile_is_not_undecided_again_by_a_look_that_took_longer() {
+        let vm = Standing::new("settled-meanwhile", false, false);
+        let plane = &vm.place.plane;
+        let undecided = plane.vms.undecided(&web()).expect("it stands still");
+        plane.vms.note_undecided(&web(), vm.running.monitor.pid(), None);
+        note(plane, &vm.running, undecided, &LeaseFailure::NoLease);
+        assert_eq!(plane.vms.undecided(&web()), None);
     }
 
     #[test]

@@ -250,6 +250,15 @@ impl Vms {
         }
     }
 
+    /// What is known by now of a VM that stands still; nothing where that was settled meanwhile.
+    pub fn renew_undecided(&self, vm: &VmName, monitor: u32, now: Undecided) {
+        let mut inner = self.lock();
+        let entry = inner.vms.get_mut(vm).filter(|entry| entry.runs_in(monitor));
+        if let Some(undecided) = entry.and_then(|entry| entry.undecided.as_mut()) {
+            *undecided = now;
+        }
+    }
+
     /// How a VM stands still here whose lease does not tell whose it is.
     pub fn undecided(&self, vm: &VmName) -> Option<Undecided> {
         self.lock().vms.get(vm)?.undecided.clone()

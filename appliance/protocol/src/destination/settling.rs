@@ -17,6 +17,8 @@ use crate::wire::message::{Resumed, RunState};
 
 /// The source ends its part within this time after its last word.
 const DONE: Duration = Duration::from_secs(120);
+/// Where the source has nothing to say any more, the networks are told within this time, or what comes of that is not waited for.
+const TOLD: Duration = Duration::from_secs(2);
 
 /// The VM runs.
 #[derive(Debug)]
@@ -45,9 +47,9 @@ impl Settling {
             stun.resume_us = timings.resume_us;
         }
         cx.effect(Effect::Announce);
-        cx.deadline(Timer::Done, DONE);
         let audited = cx.offer.as_ref().is_some_and(|offer| offer.verify == Verify::Audit);
         let done = !cx.conversation.is_open();
+        cx.deadline(Timer::Done, if done { TOLD } else { DONE });
         let mut settling = Self {
             run_state,
             audit: table.filter(|_| audited).map(Audit::new),
@@ -118,7 +120,8 @@ impl Settling {
             receipt.stun.announce_us = us.unwrap_or(0);
         }
         cx.say(&Message::Announced { us });
-        self.into()
+        // A source that was lost before the resume is waited for no longer.
+        self.finish_if_done(cx)
     }
 
     fn finish_if_done(self, cx: &mut Context) -> Phase {

@@ -34,6 +34,8 @@ pub struct Ended {
     pub stuns: u64,
     /// Where the VM stood still when all machines had ended, because its lease would never tell whose it is.
     pub undecided: [bool; 2],
+    /// From the beginning of the move to the end of all machines, in the time of this world.
+    pub took: Duration,
     /// How far the clock of the guest that runs at the end is behind the time of this world.
     pub clock_behind: Duration,
 }
@@ -109,13 +111,15 @@ impl World {
     pub fn run(mut self) -> Result<Ended, Violation> {
         self.prepare()?;
         self.begin()?;
-        let deadline = self.queue.now() + PATIENCE;
+        let began = self.queue.now();
+        let deadline = began + PATIENCE;
         while !self.is_settled() {
             if self.queue.now() > deadline {
                 return Err(self.does_not_end());
             }
             self.step()?;
         }
+        let took = self.queue.now().since(began);
         self.time_goes_by()?;
         promise::nothing_is_left_over(&self.hosts)?;
         promise::a_failed_migration_leaves_the_vm_on_its_source(&self.hosts, self.setup.run_state)?;
@@ -124,7 +128,7 @@ impl World {
         let runner = self.the_vm_can_be_started()?;
         let clock_behind = self.hosts[runner.index()].vmm.as_ref().map_or(Duration::ZERO, |vmm| vmm.clock_behind);
         let (steps, messages, stuns) = (self.steps, self.link.sent, self.stuns);
-        Ok(Ended { outcomes, runner, steps, messages, stuns, undecided, clock_behind })
+        Ok(Ended { outcomes, runner, steps, messages, stuns, undecided, took, clock_behind })
     }
 
     fn does_not_end(&self) -> Violation {
