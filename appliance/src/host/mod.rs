@@ -19,6 +19,7 @@
 //!              arrivals   migrations to here
 //!              announcing the networks are told of what came to run here
 //!              settling   who runs a VM after its move lost its engine or its control plane
+//!              undecided  what stands still, because its lease does not tell whose it is
 //!              disk_locks those that hosts which died left on their server
 //!              dead_hosts the server is told of them as soon as they are dead
 //!              taken_away what runs here and came to be another host's

@@ -1,5 +1,6 @@
 //! VMs that run here and are another host's by their lease: a move was finished while no control plane ran, or somebody broke
-//! the lease by force. They end here.
+//! the lease by force. They end here. Those that stand still because their lease does not tell whose they are ([`undecided`]) are looked
+//! at in the same round.
 //!
 //! No fence depends on this: it is there so that nobody has to look after a VM that runs in two places, in one of which it
 //! cannot write any more.
