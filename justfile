@@ -19,6 +19,14 @@ bench subject *arguments:
 moves *arguments:
     cargo lab moves {{arguments}}
 
+# A VM with PostgreSQL under load moves between two hosts (--moves N --cpus N --server MAKE)
+database *arguments:
+    cargo lab database {{arguments}}
+
+# Moves between an older build and this one: just older [COMMIT]
+older *arguments:
+    cargo lab older {{arguments}}
+
 # The lease in simulated worlds (--seeds N)
 sim *arguments:
     cargo lab sim {{arguments}}
