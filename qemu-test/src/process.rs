@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
 use crate::error::{Doing, Result};
 use crate::wait;
@@ -42,11 +43,19 @@ impl Background {
         }
     }
 
-    /// Ends it at once, as a power cut would, and waits until it is gone.
+    /// Ends it at once, as a power cut would, and waits until it is gone with all that it had open: a program has no command line any more
+    /// (proc_pid_cmdline(5)) while its last threads still hold its sockets, and its successor could not listen there.
     pub fn kill(&self) -> Result<()> {
-        self.signal(Signal::KILL)?;
-        let gone = || Ok(if self.runs() { Err(format!("{} runs", self.mark)) } else { Ok(()) });
-        wait::until("the end of a killed program", Duration::from_secs(20), gone)?;
+        if let Some(process) = self.pid().and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) {
+            // One that has ended meanwhile is told by its descriptor.
+            let _ = pidfd_send_signal(&process, Signal::KILL);
+            let gone = || {
+                let mut ended = [PollFd::new(&process, PollFlags::IN)];
+                let ready = poll(&mut ended, Some(&Timespec::default())).doing("waiting for a killed program")?;
+                Ok(if ready > 0 { Ok(()) } else { Err(format!("{} runs", self.mark)) })
+            };
+            wait::until("the end of a killed program", Duration::from_secs(20), gone)?;
+        }
         let _ = fs::remove_file(&self.pid_file);
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::error::{Doing, Result};
+use crate::error::{Doing, LabError, Result};
 use crate::home::Home;
 use crate::machine::BootOutcome;
 use crate::process::Background;
@@ -80,6 +80,9 @@ impl Server for Ganesha {
             .run()?;
         let said = || fs::read_to_string(&log).unwrap_or_default();
         wait_until_it_answers(&self.wires, Self::export().server, BOUND, said)?;
+        if !self.runs() {
+            return Err(LabError::Input(format!("nfs-ganesha ended at its start: {}", said())));
+        }
         Ok(BootOutcome::First)
     }
 
