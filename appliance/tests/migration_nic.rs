@@ -82,7 +82,7 @@ fn a_ping_that_cannot_be_is_refused_with_what_mends_it() {
     let silent = world::freeze(b.migrate_pid());
     refusal(&a, "network ping host-b", "no answer from 10.99.0.2:");
     let mut command = Command::typed(&a, "network ping host-b");
-    command.wait_until("it was taken up", |doing| doing == "taken up");
+    command.wait_for("connect");
     command.press_ctrl_c();
     let cancelled = line(&command.end());
     assert!(cancelled.contains("cause: it was cancelled\nhint:  network ping host-b"), "{cancelled}");
