@@ -13,5 +13,6 @@ pub mod host_config;
 pub mod limits;
 pub mod names;
 pub mod receipt;
+mod text_type;
 pub mod units;
 pub mod vm_config;

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::text_type::text_type;
+
 /// Why a text cannot name a thing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -17,12 +19,7 @@ macro_rules! name {
         #[serde(try_from = "String", into = "String")]
         pub struct $type(String);
 
-        impl $type {
-            /// The name as text.
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
+        text_type!($type, "name");
 
         impl FromStr for $type {
             type Err = NameError;
@@ -35,26 +32,6 @@ macro_rules! name {
                     && edge(text.chars().next_back())
                     && text.chars().all(allowed);
                 if valid { Ok(Self(text.to_owned())) } else { Err(NameError($rule)) }
-            }
-        }
-
-        impl TryFrom<String> for $type {
-            type Error = NameError;
-
-            fn try_from(text: String) -> Result<Self, NameError> {
-                text.parse()
-            }
-        }
-
-        impl From<$type> for String {
-            fn from(name: $type) -> Self {
-                name.0
-            }
-        }
-
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(&self.0)
             }
         }
     };

@@ -12,6 +12,7 @@ use crate::config_tree::{ConfigError, Section, Tree};
 use crate::cpu_report::Baseline;
 use crate::limits;
 use crate::names::{MacAddress, PortGroupName, VmName};
+use crate::text_type::text_type;
 use crate::units::Bytes;
 
 pub use clone::{NoClone, cloned_text};
@@ -153,40 +154,8 @@ pub struct FilePath(String);
 #[serde(try_from = "String", into = "String")]
 pub struct DevicePath(String);
 
-/// What a path is made of and read as: text.
-macro_rules! path_text {
-    ($path:ident) => {
-        impl $path {
-            /// The path as text.
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl TryFrom<String> for $path {
-            type Error = &'static str;
-
-            fn try_from(text: String) -> Result<Self, Self::Error> {
-                text.parse()
-            }
-        }
-
-        impl From<$path> for String {
-            fn from(path: $path) -> Self {
-                path.0
-            }
-        }
-
-        impl fmt::Display for $path {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(&self.0)
-            }
-        }
-    };
-}
-
-path_text!(FilePath);
-path_text!(DevicePath);
+text_type!(FilePath, "path");
+text_type!(DevicePath, "path");
 
 impl FromStr for FilePath {
     type Err = &'static str;

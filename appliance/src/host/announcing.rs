@@ -14,8 +14,22 @@ const AGAIN: [Duration; 4] =
 /// How long they are told again. Most bridges let frames through a new port within 30 s (IEEE 802.1D: twice the forward delay of 15 s).
 const BOUND: Duration = Duration::from_secs(35);
 
-/// Tells them, and gives how many frames were sent at once; the rest goes on by itself.
-pub fn announce(running: &Arc<Running>) -> u32 {
+/// Tells them by the monitor, and by the guest.
+pub fn announce(running: &Arc<Running>) {
+    by_monitor(running);
+    by_guest(running);
+}
+
+/// Has the guest tell them too: its own word, of addresses that the host does not know.
+pub fn by_guest(running: &Running) {
+    if let Err(error) = running.monitor.ask(&VmmRequest::AnnounceByGuest, &[]) {
+        log::warn!("VM {}: its guest is not asked to announce itself: {error}", running.vm.vm);
+    }
+}
+
+/// Tells them by the monitor, and gives how many frames were sent at once; the rest goes on by itself. A frame that cannot be sent costs a
+/// second of the VM's connections and not the VM.
+pub fn by_monitor(running: &Arc<Running>) -> u32 {
     let (frames, unheard) = match running.monitor.ask(&VmmRequest::Announce { again: false }, &[]) {
         Ok(VmmAnswer::Announced { frames, unheard }) => (frames, unheard),
         Ok(other) => {
@@ -86,7 +100,7 @@ mod tests {
             let unheard = u32::from(state.1 < 4);
             Some(VmmAnswer::Announced { frames: unheard, unheard })
         });
-        assert_eq!(announce(&monitor.running()), 1);
+        assert_eq!(by_monitor(&monitor.running()), 1);
         let heard: Vec<bool> = (0..4).map(|_| tells.recv_timeout(BOUND).expect("announced")).collect();
         assert_eq!(heard, [false, true, true, true]);
         assert!(tells.recv_timeout(AGAIN[3] * 3).is_err(), "it was heard of");
@@ -103,7 +117,7 @@ mod tests {
             let stopped = || VmmAnswer::Failed("the machine cannot be announced again while it is paused".to_owned());
             Some(if *again { stopped() } else { VmmAnswer::Announced { frames: 2, unheard: 2 } })
         });
-        assert_eq!(announce(&monitor.running()), 2);
+        assert_eq!(by_monitor(&monitor.running()), 2);
         let heard: Vec<bool> = (0..2).map(|_| tells.recv_timeout(BOUND).expect("announced")).collect();
         assert_eq!(heard, [false, true]);
         assert!(tells.recv_timeout(AGAIN[3] * 3).is_err(), "it may run elsewhere");

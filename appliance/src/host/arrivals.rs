@@ -24,10 +24,10 @@ use crate::host::moves::shown;
 use crate::host::reap::{self, GONE_BOUND};
 use crate::host::record::MovingIn;
 use crate::host::running::Running;
-use crate::host::settling::{ENGINE_DIED, StandsStill, UNKNOWN, go_on, stands_text};
+use crate::host::settling::{ENGINE_DIED, StandsStill, UNKNOWN, go_on};
 use crate::host::undecided::{Undecided, what_is_left};
 use crate::host::vms::{Claim, Unclaimed};
-use crate::host::{checks, ends, facts, maintenance, owed, receipts, record};
+use crate::host::{announcing, checks, ends, facts, maintenance, owed, receipts, record, undecided};
 use crate::journal;
 
 /// Pause before a lease is asked again that did not tell whose a VM is.
@@ -191,10 +191,10 @@ fn follow(
                 }
             }
             (Ok(FromMigrate::Resumed { epoch, .. }), _) => {
-                let frames = plane.announce(&running);
+                let frames = announcing::by_monitor(&running);
                 // If the engine is away, the receipt does without, and the end of its messages says so next.
                 let _ = plane.engine.tell(&ToMigrate::Announced { id, frames }, &[]);
-                plane.announce_by_guest(&running);
+                announcing::by_guest(&running);
                 if let Some(born) = arriving.take() {
                     settle_in(plane, incoming.vm.paused, born, epoch);
                 }
@@ -326,8 +326,7 @@ fn ask_lease(
                 match opened {
                     Ok(()) => match go_on(plane, &born.running, epoch, paused) {
                         Ok(epoch) => {
-                            plane.announce(&born.running);
-                            plane.announce_by_guest(&born.running);
+                            announcing::announce(&born.running);
                             settle_in(plane, paused, born, epoch);
                             tell_disks_open(plane, id);
                             return Ok("moved");
@@ -372,8 +371,7 @@ fn leave(
     let MovingIn { source_epoch, paused, .. } = moving_in;
     let running = Arc::clone(&born.running);
     let vm = &running.vm.vm;
-    let stands = stands_text(&Ok::<_, ()>(life));
-    log::error!(target: journal::NEWS, "VM {vm} {stands}, and nobody can tell which host it is on: {failure}; {hint}");
+    undecided::tell_all(vm, &Ok::<_, ()>(life), failure, &hint);
     if life == VmmLife::Running {
         // It was this host's when the engine let it run.
         return settle_in(plane, paused, born, source_epoch + 1);
@@ -514,9 +512,8 @@ mod tests {
 
     use super::*;
     use crate::api::lease::{Holder, LeaseAnswer, LeaseRequest};
-    use crate::api::vmm::VmmStatus;
     use crate::host::control_plane::stand_in::Place;
-    use crate::host::monitor::stand_in::StandIn;
+    use crate::host::monitor::stand_in::{self, StandIn};
 
     const MOVE: MovingIn = MovingIn { id: 1, source_epoch: 1, paused: false };
 
@@ -539,9 +536,7 @@ mod tests {
     fn arrived(resumed: fn() -> VmmAnswer) -> StandIn {
         let monitor = StandIn::start(&web());
         monitor.answers(move |request| match request {
-            VmmRequest::Status => {
-                Some(VmmAnswer::Status(VmmStatus { life: VmmLife::Paused, cpu_us: 0, clock_ns: 0, failed_requests: 0 }))
-            }
+            VmmRequest::Status => Some(stand_in::status(VmmLife::Paused)),
             VmmRequest::Announce { .. } => Some(VmmAnswer::Announced { frames: 1, unheard: 0 }),
             VmmRequest::AttachDisk { .. } | VmmRequest::TakeDisks | VmmRequest::AnnounceByGuest => {
                 Some(VmmAnswer::Done)

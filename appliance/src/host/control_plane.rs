@@ -13,7 +13,6 @@ use model::units::Bytes;
 use crate::api::host::{NicRow, VmRow};
 use crate::api::migrate::{Own, ToMigrate};
 use crate::api::paths::RunDir;
-use crate::api::vmm::VmmRequest;
 use crate::boot_id::boot_id;
 use crate::configuration::Configuration;
 use crate::datastore::{Datastore, Datastores};
@@ -28,7 +27,7 @@ use crate::host::moves::Moves;
 use crate::host::owed::Owed;
 use crate::host::running::Running;
 use crate::host::vms::Vms;
-use crate::host::{announcing, born, checks};
+use crate::host::{born, checks};
 use crate::network::fabric::{self, Fabric};
 use crate::network::link;
 use crate::network::netlink::{Netlink, NetlinkError};
@@ -158,19 +157,6 @@ impl ControlPlane {
             })
         };
         open().map_err(|error| Reason::new(format!("a NIC cannot be switched on: {error}"), "host check"))
-    }
-
-    /// Tells the networks where a VM's NICs are now, and gives how many frames told them at once; then again, until the guest
-    /// is heard of ([`announcing`]). A frame that cannot be sent costs a second of the VM's connections and not the VM.
-    pub fn announce(&self, running: &Arc<Running>) -> u32 {
-        announcing::announce(running)
-    }
-
-    /// Has the guest tell the network too: its own word, of addresses that the host does not know.
-    pub fn announce_by_guest(&self, running: &Running) {
-        if let Err(error) = running.monitor.ask(&VmmRequest::AnnounceByGuest, &[]) {
-            log::warn!("VM {}: its guest is not asked to announce itself: {error}", running.vm.vm);
-        }
     }
 
     /// What is wrong with a port group on this host, if anything is.

@@ -397,10 +397,10 @@ fn committed(vm: &VmName, destination: &HostName, what: &str) -> Diagnosis {
 mod tests {
     use super::*;
     use crate::api::lease::{Holder, LeaseAnswer};
-    use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest, VmmStatus};
+    use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest};
     use crate::host::control_plane::stand_in::Place;
     use crate::host::discovery::{HostRecord, example};
-    use crate::host::monitor::stand_in::StandIn;
+    use crate::host::monitor::stand_in::{self, StandIn};
 
     #[test]
     fn a_check_leaves_the_vm_and_its_lease_alone_whatever_becomes_of_it_meanwhile() {
@@ -492,9 +492,7 @@ mod tests {
         let (resumed, resumes) = std::sync::mpsc::channel();
         let resumed = std::sync::Mutex::new(resumed);
         monitor.answers(move |request| match request {
-            VmmRequest::Status => {
-                Some(VmmAnswer::Status(VmmStatus { life: VmmLife::Paused, cpu_us: 0, clock_ns: 0, failed_requests: 0 }))
-            }
+            VmmRequest::Status => Some(stand_in::status(VmmLife::Paused)),
             VmmRequest::TakeDisks => Some(VmmAnswer::Done),
             VmmRequest::Resume => {
                 // The test may be over.
@@ -551,9 +549,7 @@ mod tests {
         });
         let monitor = StandIn::start(&web);
         monitor.answers(|request| match request {
-            VmmRequest::Status => {
-                Some(VmmAnswer::Status(VmmStatus { life: VmmLife::Paused, cpu_us: 0, clock_ns: 0, failed_requests: 0 }))
-            }
+            VmmRequest::Status => Some(stand_in::status(VmmLife::Paused)),
             _ => None,
         });
         let (plane, running) = (&place.plane, monitor.running());

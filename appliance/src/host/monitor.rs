@@ -269,6 +269,7 @@ pub(super) mod stand_in {
     use model::vm_config::VmConfig;
 
     use super::*;
+    use crate::api::vmm::VmmLife;
     use crate::host::running::Running;
 
     /// A process that does nothing, and the socket on which the monitor that it stands for would listen.
@@ -358,6 +359,11 @@ pub(super) mod stand_in {
                 }
             });
         }
+    }
+
+    /// What a monitor says of itself whose guest lives so and has done nothing yet.
+    pub(crate) fn status(life: VmmLife) -> VmmAnswer {
+        VmmAnswer::Status(VmmStatus { life, cpu_us: 0, clock_ns: 0, failed_requests: 0 })
     }
 
     impl Drop for StandIn {

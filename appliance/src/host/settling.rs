@@ -15,8 +15,7 @@ use crate::host::running::Running;
 use crate::host::taken_away::taken;
 use crate::host::undecided::{Undecided, what_is_left};
 use crate::host::vms::Held;
-use crate::host::{owed, record};
-use crate::journal;
+use crate::host::{owed, record, undecided};
 
 /// Why a move ended whose engine did.
 pub(super) const ENGINE_DIED: &str = "the migrate role of this host ended in the middle of the move";
@@ -168,8 +167,7 @@ fn leave(plane: &ControlPlane, held: &mut Held<'_>, base: u64, failure: &LeaseFa
     let (host, running) = (plane.name(), Arc::clone(held.running()));
     let (vm, life) = (&running.vm.vm, running.monitor.status().map(|status| status.life));
     let runs = matches!(life, Ok(VmmLife::Running));
-    let stands = stands_text(&life);
-    log::error!(target: journal::NEWS, "VM {vm} {stands}, and nobody can tell which host it is on: {failure}; {hint}");
+    undecided::tell_all(vm, &life, failure, hint);
     if runs {
         return (true, format!("it is still running on {host}"));
     }
@@ -184,15 +182,6 @@ fn leave(plane: &ControlPlane, held: &mut Held<'_>, base: u64, failure: &LeaseFa
         }
     };
     (false, format!("{place}; it goes on or ends there when its lease tells"))
-}
-
-/// How a VM stands that is left as it is, for a person.
-pub(super) fn stands_text<E>(life: &Result<VmmLife, E>) -> &'static str {
-    match life {
-        Ok(VmmLife::Running) => "runs on",
-        Ok(_) => "is stopped and stays so",
-        Err(_) => "may be stopped, which its monitor does not tell, and is left as it is",
-    }
 }
 
 /// Why a VM does not go on.
@@ -261,9 +250,8 @@ mod tests {
 
     use super::*;
     use crate::api::lease::{LeaseAnswer, LeaseRequest};
-    use crate::api::vmm::VmmStatus;
     use crate::host::control_plane::stand_in::Place;
-    use crate::host::monitor::stand_in::StandIn;
+    use crate::host::monitor::stand_in::{self, StandIn};
 
     /// What is asked of the lease of a VM that a move has left behind, and how it is told to stand then. Its monitor's life is `life`, if it tells.
     fn left_behind(test: &str, answer: LeaseAnswer, life: impl Into<Option<VmmLife>>) -> (Vec<String>, VmState) {
@@ -278,7 +266,7 @@ mod tests {
         let monitor = StandIn::start(&web);
         monitor.answers(move |request| match request {
             VmmRequest::Status => Some(match life {
-                Some(life) => VmmAnswer::Status(VmmStatus { life, cpu_us: 0, clock_ns: 0, failed_requests: 0 }),
+                Some(life) => stand_in::status(life),
                 None => VmmAnswer::Failed("it does not tell".to_owned()),
             }),
             VmmRequest::TakeDisks => Some(VmmAnswer::Done),

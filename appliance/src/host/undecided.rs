@@ -18,13 +18,14 @@ use model::diagnosis::{Diagnosis, Reason};
 use model::names::VmName;
 
 use crate::api::host::VmState;
+use crate::api::vmm::VmmLife;
 use crate::host::control_plane::ControlPlane;
 use crate::host::leases::LeaseFailure;
 use crate::host::running::Running;
 use crate::host::settling::{StandsStill, go_on, owe_what_is_left, release};
 use crate::host::taken_away::taken;
 use crate::host::vms::Held;
-use crate::host::{arrivals, record};
+use crate::host::{announcing, arrivals, record};
 use crate::journal;
 
 /// How a VM stands still whose lease does not tell whose it is.
@@ -72,6 +73,16 @@ pub(super) fn what_is_left(vm: &VmName, failure: &LeaseFailure) -> Option<String
         LeaseFailure::NoLease => Some(format!("vm kill {vm}, then vm start {vm}, on any host")),
         _ => None,
     }
+}
+
+/// Tells people of a VM that is left as it stands, in this life of its monitor, for the first time.
+pub(super) fn tell_all<E>(vm: &VmName, life: &Result<VmmLife, E>, failure: &LeaseFailure, hint: &str) {
+    let stands = match life {
+        Ok(VmmLife::Running) => "runs on",
+        Ok(_) => "is stopped and stays so",
+        Err(_) => "may be stopped, which its monitor does not tell, and is left as it is",
+    };
+    log::error!(target: journal::NEWS, "VM {vm} {stands}, and nobody can tell which host it is on: {failure}; {hint}");
 }
 
 /// Asks the lease once more whose a VM is that stands still, if it can be read.
@@ -154,8 +165,7 @@ fn goes_on(plane: &ControlPlane, held: &mut Held<'_>, undecided: Undecided, epoc
     held.leave_as(if paused { VmState::Paused } else { VmState::Running });
     plane.vms.note_undecided(vm, running.monitor.pid(), None);
     if undecided.arrives {
-        plane.announce(&running);
-        plane.announce_by_guest(&running);
+        announcing::announce(&running);
     }
     let goes_on = if paused { "is paused as it was" } else { "goes on" };
     log::info!(target: journal::NEWS, "VM {vm}, which stood still, {goes_on} on {host}: its lease is {host}'s");
@@ -183,10 +193,10 @@ mod tests {
 
     use super::*;
     use crate::api::lease::{Holder, LeaseAnswer, LeaseRequest};
-    use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest, VmmStatus};
+    use crate::api::vmm::{VmmAnswer, VmmRequest};
     use crate::host::caller::Caller;
     use crate::host::control_plane::stand_in::Place;
-    use crate::host::monitor::stand_in::StandIn;
+    use crate::host::monitor::stand_in::{self, StandIn};
     use crate::host::{departures, lifecycle};
 
     const BASE: u64 = 4;
@@ -232,12 +242,7 @@ mod tests {
             let resumes = Arc::new(Mutex::new(0));
             let resumed = Arc::clone(&resumes);
             monitor.answers(move |request| match request {
-                VmmRequest::Status => Some(VmmAnswer::Status(VmmStatus {
-                    life: VmmLife::Paused,
-                    cpu_us: 0,
-                    clock_ns: 0,
-                    failed_requests: 0,
-                })),
+                VmmRequest::Status => Some(stand_in::status(VmmLife::Paused)),
                 VmmRequest::Announce { .. } => Some(VmmAnswer::Announced { frames: 1, unheard: 0 }),
                 VmmRequest::AttachDisk { .. } | VmmRequest::TakeDisks | VmmRequest::AnnounceByGuest => {
                     Some(VmmAnswer::Done)

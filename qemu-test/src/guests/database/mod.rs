@@ -17,9 +17,8 @@ use std::time::Duration;
 use crate::child::Child;
 use crate::debian::{Base, Debian, Recipe};
 use crate::error::{Doing, LabError, Result};
-use crate::guests::debian::MODULES;
+use crate::guests::debian;
 use crate::home::Home;
-use crate::image::static_program;
 use crate::wire::Wires;
 
 pub use ledger::Ledger;
@@ -66,26 +65,15 @@ END
 as $pg/pg_ctl --pgdata=. --wait stop
 "#;
 
-/// The root's init: the server and the lab's own load in the background, a shell on the serial port.
-const MINI: &str = r#"#!/bin/sh
-export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=linux
-mount -t tmpfs tmpfs /run
-mkdir -p /dev/pts /dev/shm && mount -t devpts devpts /dev/pts && mount -t tmpfs tmpfs /dev/shm
+/// Starts the server, in the background.
+const SERVICES: &str = r"mkdir -p /dev/shm && mount -t tmpfs tmpfs /dev/shm
 install -d -o postgres -g postgres /run/postgresql
 setpriv --reuid postgres --regid postgres --clear-groups \
-    /usr/local/postgresql/bin/postgres -D /var/lib/postgresql/lab >/dev/ttyS0 2>&1 &
-/usr/sbin/guest-load &
-cd /root
-while :; do
-    setsid --ctty --wait bash --login </dev/ttyS0 >/dev/ttyS0 2>&1
-    sleep 1
-done
-"#;
+    /usr/local/postgresql/bin/postgres -D /var/lib/postgresql/lab >/dev/ttyS0 2>&1 &";
 
 /// Makes what is not up to date.
 pub(super) fn build(home: &Home) -> Result<Debian> {
-    let load = static_program(home, "guest-load")?;
-    let usual = Recipe::usual("database", MODULES, MINI.into(), vec![load]);
+    let usual = debian::recipe(home, "database", SERVICES)?;
     Debian::build(home, &Recipe { base: Base::POSTGRESQL, prepare: PREPARE, root_bytes: ROOT_BYTES, ..usual })
 }
 
