@@ -78,6 +78,7 @@ pub mod receipts;
 pub mod record;
 pub mod role;
 pub mod running;
+pub mod sent_off;
 pub mod serve;
 pub mod settling;
 pub mod start;

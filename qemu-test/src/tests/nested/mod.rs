@@ -3,6 +3,7 @@
 //!
 //! A new promise: a function in the file of its subject and one line in `promises`.
 
+mod at_once;
 mod bench;
 mod boot;
 mod console;
