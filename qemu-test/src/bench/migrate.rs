@@ -10,7 +10,7 @@ use crate::bench::contestant::{Contestant, Guest};
 use crate::bench::godwit::Godwit;
 use crate::bench::link::Link;
 use crate::bench::qemu::{self, Qemu, Way};
-use crate::bench::surroundings::{self, Work};
+use crate::bench::surroundings::{self, Shares, Work};
 use crate::bench::{page, witness};
 use crate::error::{Doing, LabError, Result};
 use crate::guests;
@@ -55,8 +55,8 @@ pub(super) struct MeasuredMove {
     pub(super) felt: Duration,
     /// How much of its pace the guest kept, from the order until it was asked afterwards; none for an idle guest.
     pub(super) pace_kept: Option<f64>,
-    /// Processors that others kept busy meanwhile.
-    pub(super) others: f64,
+    /// Processors that were kept busy meanwhile.
+    pub(super) busy: Shares,
 }
 
 /// All lives of one contestant in one case.
@@ -162,7 +162,7 @@ fn live(guest: &mut dyn Guest, case: Case, moves: bool, tsc_khz: u64) -> Result<
     workers.extend(guest.workers());
     workers.sort_unstable();
     workers.dedup();
-    let others = Work::now(&workers).of_others_since(&work);
+    let busy = Work::now(&workers).shares_since(&work);
     let after = witness::record_after(guest.serial(), ordered)?;
     witness::audit(guest.serial())?;
     if after.faults > 0 {
@@ -173,6 +173,6 @@ fn live(guest: &mut dyn Guest, case: Case, moves: bool, tsc_khz: u64) -> Result<
     }
     let pace_kept =
         (case.pace != Pace::Idle).then(|| after.pages_per_s_since(ordered) / before.pages_per_s_since(watched));
-    let moved = Some(MeasuredMove { told, felt: after.gap_max, pace_kept, others });
+    let moved = Some(MeasuredMove { told, felt: after.gap_max, pace_kept, busy });
     Ok(Measured { start, memory_beside, gap_before: before.gap_max, moved })
 }

@@ -26,9 +26,10 @@ lease over, and audits all memory afterwards. The whole run stands at nice -10.
 
 *runs there*: from the order until the guest runs at the other end; *whole*: until the order is done (Godwit: with audit and \
 release); *speed*: bytes sent over *runs there*; *stun, told*: as the receipt, or QEMU's account, says; *stun, felt*: the \
-longest time between two looks of the guest at its TSC; *pace kept*: pages that the guest rewrote a second, from the order until \
-it was asked when all was done, in % of those in a second without a move; *gap before*: the longest such time during a second without a move, which is the \
-noise of this machine; *others*: processors that everybody else, the kernel included, kept busy during the move.";
+longest time between two looks of the guest at its TSC; *pace kept*: pages that the guest rewrote a second, from the order \
+until it was asked when all was done, in % of those in a second without a move; *gap before*: the longest such time during a \
+second without a move, which is the noise of this machine; *own*: processors that the contestant kept busy during the move, \
+its guest among it; *others*: those that everybody else, the kernel included, kept busy during the move.";
 
 /// One life in one line, for who watches.
 pub(super) fn line(life: &Measured) -> String {
@@ -74,8 +75,8 @@ fn cases(results: &Results) -> BTreeSet<Case> {
 
 fn moves_table(names: &[String], results: &Results) -> String {
     let mut table = String::from(
-        "| case | | moved | runs there, s | whole, s | sent, MiB | speed, GB/s | stun, told, ms | stun, felt, ms | pace kept, % | gap before, ms | others |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|---|\n",
+        "| case | | moved | runs there, s | whole, s | sent, MiB | speed, GB/s | stun, told, ms | stun, felt, ms | pace kept, % | gap before, ms | own | others |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for case in cases(results) {
         let rows = names.iter().filter_map(|name| Some((name, results.get(&(case, name.clone()))?)));
@@ -101,7 +102,8 @@ fn moves_table(names: &[String], results: &Results) -> String {
                     .collect::<Figures>()
                     .to_string(),
                 series.lives.iter().map(|life| ms(life.gap_before)).collect::<Figures>().to_string(),
-                over(&|moved| moved.others),
+                over(&|moved| moved.busy.contestant),
+                over(&|moved| moved.busy.others),
             ];
             table += &format!("| {} |\n", cells.join(" | "));
         }
