@@ -11,15 +11,15 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::bench::case::Case;
-use crate::bench::contestant::{Contestant, Guest, Moved};
+use crate::bench::contestant::{Contestant, Guest, MOVE_BOUND, Moved};
 use crate::bench::conversation::Conversation;
 use crate::bench::link::{BARE_NIC, Link, bare_address};
 use crate::bench::surroundings;
 use crate::error::{Doing, LabError, Result};
 use crate::wait;
 
-/// The longest that a command may take.
-const COMMAND_BOUND: Duration = Duration::from_secs(180);
+/// The longest that a command may take: a move is one.
+const COMMAND_BOUND: Duration = MOVE_BOUND;
 /// From a role's start until its host holds its lease and knows the other: several lease periods, on a busy machine.
 const READY_BOUND: Duration = Duration::from_secs(120);
 /// How long a VM that was started or moved may take to be shown by its host.

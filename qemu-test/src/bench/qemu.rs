@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::bench::case::Case;
-use crate::bench::contestant::{Contestant, Guest, Moved};
+use crate::bench::contestant::{Contestant, Guest, MOVE_BOUND, Moved};
 use crate::bench::conversation::Conversation;
 use crate::bench::link::{Link, kernel_address};
 use crate::bench::surroundings;
@@ -16,8 +16,6 @@ use crate::machine::Qmp;
 use crate::wait;
 
 const PORT: u16 = 4446;
-/// The longest that a move may take; one that does not converge never ends.
-const MOVE_BOUND: Duration = Duration::from_secs(120);
 /// More than any link here carries, bytes a second: QEMU's default is 128 MiB/s.
 const BANDWIDTH_MAX: u64 = 100_000_000_000;
 
