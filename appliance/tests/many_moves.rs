@@ -166,13 +166,15 @@ fn moves_to_a_host_without_a_free_slot_are_queued_and_begin_by_themselves_even_w
     });
     wait("all moves are ordered", || [&a, &b].iter().all(|host| host.migrations().len() == from_a.len()));
     frozen.thaw();
-    let mut found_no_slot = 0;
+    let (mut found_no_slot, mut waited_for_the_path) = (0, 0);
     for command in typed.iter().flatten() {
         let (told, answer) = finish(command);
         assert!(matches!(answer, HostAnswer::Migrated(_)), "{}", line(&answer));
         found_no_slot += usize::from(told.iter().any(|doing| doing.starts_with("queued: host-")));
+        waited_for_the_path += usize::from(told.iter().any(|doing| doing.starts_with("queued: the path to host-")));
     }
     assert!(found_no_slot > 0, "no host was full for the other's moves");
+    assert!(waited_for_the_path > 0, "moves that began at once measured the path at once");
     from_a.iter().for_each(|name| assert_eq!(b.state(name), VmState::Running, "{name}"));
     from_b.iter().for_each(|name| assert_eq!(a.state(name), VmState::Running, "{name}"));
 }

@@ -426,6 +426,9 @@ impl Arrival {
 
     fn finish(&mut self, desk: &mut Desk<'_>, outcome: Outcome) {
         self.ended = true;
+        if let Some(reason) = outcome.diagnosis.iter().flat_map(|diagnosis| &diagnosis.reasons).next() {
+            log::info!("migration {:016x} from {} came to nothing: {}", self.id(), self.peer.name, reason.cause);
+        }
         if !self.told_host {
             return;
         }

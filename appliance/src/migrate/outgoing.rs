@@ -133,7 +133,12 @@ impl Departure {
 
     /// Whether the destination has a slot for it.
     pub fn is_in(&self) -> bool {
-        !matches!(self.phase, None | Some(PhaseName::Hello | PhaseName::Probe | PhaseName::Offer))
+        !self.is_before_offer() && self.phase != Some(PhaseName::Offer)
+    }
+
+    /// Whether the path to its destination is still to be measured, or is measured now.
+    pub fn is_before_offer(&self) -> bool {
+        matches!(self.phase, None | Some(PhaseName::Hello | PhaseName::Probe))
     }
 
     /// The connection is there, to a NIC of this MTU.

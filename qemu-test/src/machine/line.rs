@@ -47,7 +47,7 @@ impl Line {
     pub fn nic(&mut self, name: &str, wire: Wire, number: u8) {
         let (tap, mac) = (tap_name(name, wire), wire.host_mac(number));
         self.words(&["-netdev", &format!("tap,id={wire},ifname={tap},script=no,downscript=no,vnet_hdr=on")]);
-        self.words(&["-device", &format!("virtio-net-pci,netdev={wire},mac={mac},speed=10000,duplex=full")]);
+        self.words(&["-device", &format!("virtio-net-pci,netdev={wire},mac={mac},speed=1000,duplex=full")]);
     }
 
     /// Adds the kernel's command line: these words, and what the kernel must be told of this accelerator.

@@ -1,5 +1,6 @@
 //! The moves away from here: each begins when a slot is free for it, in the order in which they were wanted, and waits
-//! again where its destination has none.
+//! again where its destination has none. One at a time measures the path to a destination: several would share the link, and each be
+//! told a part of it, and on a slow one too little.
 
 use std::os::fd::OwnedFd;
 use std::time::Instant;
@@ -56,7 +57,37 @@ impl Engine {
         }
     }
 
+    /// A move has its slot: it begins, now or when the path to its destination is not measured for another.
     pub(super) fn begin(&mut self, id: MigrationId) {
+        self.cleared.push(id);
+        self.begin_cleared();
+        let waits = self.waiting.iter().find(|(order, _)| order.id == id && self.cleared.contains(&id));
+        if let Some(to) = waits.map(|(order, _)| order.destination.clone()) {
+            self.tell_progress(id, None, format!("queued: the path to {to} is measured for another move"));
+        }
+    }
+
+    /// Begins those that wait for a measurement which is over.
+    pub(super) fn begin_cleared(&mut self) {
+        // One that begins may be refused at once, and clear others.
+        while let Some(id) = self.next_cleared() {
+            self.cleared.retain(|cleared| *cleared != id);
+            self.set_out(id);
+        }
+    }
+
+    fn next_cleared(&mut self) -> Option<MigrationId> {
+        let Self { cleared, waiting, departures, .. } = self;
+        // What was cancelled waits no more.
+        cleared.retain(|id| waiting.iter().any(|(order, _)| order.id == *id));
+        let measured =
+            |to: &HostName| departures.iter().any(|other| other.order.destination == *to && other.is_before_offer());
+        let begins =
+            |id: &&MigrationId| waiting.iter().any(|(order, _)| order.id == **id && !measured(&order.destination));
+        cleared.iter().find(begins).copied()
+    }
+
+    fn set_out(&mut self, id: MigrationId) {
         let Some(place) = self.waiting.iter().position(|(order, _)| order.id == id) else { return };
         let (order, beside) = self.waiting.remove(place);
         let refused = (order.id, order.vm.epoch, order.vm.name.clone());

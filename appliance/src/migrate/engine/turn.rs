@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use model::limits;
 use netstack::{ConnectionId, KeyPair, Nic, Stack};
 use protocol::slots::Slots;
 use protocol::{destination, source, wire};
@@ -21,8 +22,8 @@ use crate::migrate::key;
 use crate::migrate::outgoing::Departure;
 use crate::migrate::ping::Ping;
 
-/// How long the last words of a migration may take to leave.
-const LINGER: Duration = Duration::from_secs(3);
+/// How long the last words of a migration may take to arrive: after that a peer counts as gone.
+const LINGER: Duration = Duration::from_millis(limits::MIGRATION_IDLE_MS);
 /// Without anything else to do the loop turns this often.
 const IDLE: Duration = Duration::from_millis(500);
 
@@ -55,6 +56,8 @@ pub struct Engine {
     pub(super) departures: Vec<Departure>,
     /// Orders that wait for a slot; in which order they begin, the slots know.
     pub(super) waiting: Vec<(Outgoing, Vec<OwnedFd>)>,
+    /// Those among them that have their slot, in their order: the path to their destination is measured for another at this moment.
+    pub(super) cleared: Vec<MigrationId>,
     pub(super) arrivals: Vec<Arrival>,
     pub(super) pings: Vec<Ping>,
     pub(super) lingering: Vec<Lingering>,
@@ -94,6 +97,7 @@ impl Engine {
             slots: Slots::new(None),
             departures: Vec::new(),
             waiting: Vec::new(),
+            cleared: Vec::new(),
             arrivals: Vec::new(),
             pings: Vec::new(),
             lingering: Vec::new(),
@@ -254,6 +258,7 @@ impl Engine {
             inside.flat_map(|departure| slots.got_in(wire::MigrationId(departure.order.id), at)).collect();
         next.extend(slots.wake(at));
         self.begin_all(next);
+        self.begin_cleared();
         for index in 0..self.departures.len() {
             self.with_departure(index, |departure, now, desk, wire| {
                 if departure.deadline(now, desk.clock).is_some_and(|at| at <= now) {
@@ -275,9 +280,11 @@ impl Engine {
         }
         let Some(stack) = &mut self.stack else { return };
         self.lingering.retain(|lingering| {
-            let stays = now < lingering.until && !stack.is_flushed(lingering.connection);
+            let is_flushed = stack.is_flushed(lingering.connection);
+            let stays = now < lingering.until && !is_flushed;
             if !stays {
-                stack.close(lingering.connection, 0, "done", now);
+                let last = if is_flushed { "done" } else { "what it said last was not taken in time" };
+                stack.close(lingering.connection, 0, last, now);
             }
             stays
         });
