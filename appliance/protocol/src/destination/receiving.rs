@@ -183,7 +183,7 @@ impl Receiving {
             let hint = "vm migrate again; if it happens again, check the memory and the NICs of both hosts";
             return self.lost(cx, Reason::new(cause, hint));
         }
-        Verifying::begin(cx, self.table, self.state, hand_over, cx.now.since(since)).into()
+        Verifying::begin(cx, self.table, self.state, hand_over, since).into()
     }
 
     fn mismatch(&self, hand_over: &HandOver) -> Option<String> {

@@ -3,13 +3,14 @@
 //! In this order: restoring the state writes to memory, where KVM keeps the guest's clock.
 
 use model::diagnosis::Reason;
+use model::limits;
 
 use super::committing::Committing;
 use super::context::{Context, Ending};
 use super::discarding::Discarding;
 use super::effect::{Effect, Input};
 use super::machine::{Phase, Step};
-use crate::session::PhaseName;
+use crate::session::{ClockReading, PhaseName};
 use crate::time::{Duration, Instant};
 use crate::verify::{MemoryDigest, PageHash, PageTable};
 use crate::wire::Message;
@@ -24,6 +25,8 @@ pub struct Verifying {
     table: PageTable,
     hand_over: HandOver,
     timings: Resumed,
+    /// What the guest's clock should show, where the source says it.
+    clock: Option<ClockReading>,
     /// When what goes on began.
     began: Instant,
     memory: MemoryDigest,
@@ -32,17 +35,19 @@ pub struct Verifying {
 }
 
 impl Verifying {
+    /// The hand-over arrived at `since`, and everything has by now.
     pub(super) fn begin(
         cx: &mut Context,
         table: PageTable,
         state: Vec<u8>,
         hand_over: HandOver,
-        last_pages: Duration,
+        since: Instant,
     ) -> Self {
         cx.enter(PhaseName::Verify);
-        let timings = Resumed { last_pages_us: last_pages.micros(), ..Resumed::default() };
+        let timings = Resumed { last_pages_us: cx.now.since(since).micros(), ..Resumed::default() };
+        let clock = hand_over.clock_ns.map(|ns| ClockReading::heard(since, ns, rtt(cx)));
         let (began, memory, state) = (cx.now, MemoryDigest::default(), Some(state));
-        let mut verifying = Self { table, hand_over, timings, began, memory, state };
+        let mut verifying = Self { table, hand_over, timings, clock, began, memory, state };
         if hand_over.memory_digest.is_some() {
             verifying.hash_next(cx);
         } else {
@@ -80,7 +85,7 @@ impl Verifying {
     fn load(&mut self, cx: &mut Context) {
         if let Some(state) = self.state.take() {
             self.began = cx.now;
-            cx.effect(Effect::LoadState(state));
+            cx.effect(Effect::LoadState { state, clock: self.clock });
         }
     }
 
@@ -88,6 +93,12 @@ impl Verifying {
         self.timings.restore_us = cx.now.since(self.began).micros();
         Committing::begin(cx, self.table, self.hand_over.run_state, self.timings).into()
     }
+}
+
+/// The round trip as the source measured it, at most what a link may have.
+fn rtt(cx: &Context) -> Duration {
+    let measured = cx.offer.as_ref().map_or(0, |offer| offer.link.rtt_us);
+    Duration::from_micros(measured).min(Duration::from_millis(limits::MIGRATION_RTT_MS_MAX))
 }
 
 impl Step for Verifying {

@@ -18,7 +18,7 @@ use super::running::Running;
 use super::stun::Stun;
 use crate::convergence::{Convergence, NoConvergence};
 use crate::pages::PageSet;
-use crate::session::PhaseName;
+use crate::session::{ClockReading, PhaseName};
 use crate::time::{Duration, Instant};
 use crate::verify::MemoryDigest;
 use crate::wire::Message;
@@ -45,7 +45,7 @@ struct Still {
     run_state: RunState,
     state_bytes: u32,
     state_hash: u128,
-    clock_ns: u64,
+    clock: ClockReading,
 }
 
 /// A stun that can still be called off.
@@ -127,7 +127,7 @@ impl Stunned {
             run_state: stopped.run_state,
             state_bytes: stopped.state.len() as u32,
             state_hash: xxh3_128(&stopped.state),
-            clock_ns: stopped.clock_ns,
+            clock: ClockReading::new(cx.now, stopped.clock_ns),
         });
         self.into()
     }
@@ -183,8 +183,9 @@ impl Stunned {
             state_bytes: still.state_bytes,
             state_hash: still.state_hash,
             run_state: still.run_state,
+            clock_ns: Some(still.clock.at(cx.now)),
         };
-        HandedOver::begin(cx, &hand_over, Stun::new(self.began, still.at, still.clock_ns)).into()
+        HandedOver::begin(cx, &hand_over, Stun::new(self.began, still.clock)).into()
     }
 
     /// The guest asked for a reset in the last moment, and runs again: there was no stun, and what the reset took says nothing of the next.

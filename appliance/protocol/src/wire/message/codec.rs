@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::catalogue::Message;
-use super::content::{AUDIT_HASHES_MAX, Answer, Hello, MigrationId, StatePart, SwitchReady};
+use super::content::{AUDIT_HASHES_MAX, Answer, HandOver, Hello, MigrationId, StatePart, SwitchReady};
 use super::kind;
 use super::offer::{Offer, ValidatedOffer};
 use crate::checks::FINDINGS_MAX;
@@ -27,6 +27,9 @@ const REHEARSAL_VERSION: u16 = 1;
 /// Beside a receipt: what the duration was predicted to be. An older build skips it.
 const FORECAST: u16 = 3 | chunk::OPTIONAL;
 const FORECAST_VERSION: u16 = 1;
+/// Beside a hand-over: what the guest's clock should show. An older build skips it.
+const CLOCK: u16 = 4 | chunk::OPTIONAL;
+const CLOCK_VERSION: u16 = 1;
 
 impl Message {
     /// The message as it travels, in the agreed protocol version.
@@ -48,6 +51,7 @@ impl Message {
                 Some((REHEARSAL, REHEARSAL_VERSION, pack(rehearsal)))
             }
             Self::Done(receipt) => receipt.predicted_moved_us.map(|us| (FORECAST, FORECAST_VERSION, pack(&us))),
+            Self::HandOver(HandOver { clock_ns: Some(ns), .. }) => Some((CLOCK, CLOCK_VERSION, pack(ns))),
             _ => None,
         }
     }
@@ -87,7 +91,7 @@ impl Message {
         if frame.version != expected {
             return Err(WireError::Version { found: frame.version, agreed: expected });
         }
-        let chunks = chunk::read(&frame.body, |kind| matches!(kind, CONTENT | REHEARSAL | FORECAST))?;
+        let chunks = chunk::read(&frame.body, |kind| matches!(kind, CONTENT | REHEARSAL | FORECAST | CLOCK))?;
         let (contents, beside): (Vec<_>, Vec<_>) = chunks.into_iter().partition(|chunk| chunk.kind == CONTENT);
         let [content] = contents[..] else { return Err(WireError::Missing("what a message says")) };
         if content.version != CONTENT_VERSION {
@@ -110,7 +114,10 @@ impl Message {
             }
             kind::ROUND_STORED => Self::RoundStored { round: unpack("the storing of a round", content)? },
             kind::STATE => Self::State(decode_state(content)?),
-            kind::HAND_OVER => Self::HandOver(unpack("a hand-over", content)?),
+            kind::HAND_OVER => Self::HandOver(HandOver {
+                clock_ns: told_beside(&beside, CLOCK, CLOCK_VERSION, "the guest's clock")?,
+                ..unpack("a hand-over", content)?
+            }),
             kind::STUN_CANCELLED => Self::StunCancelled,
             kind::COMMITTED => Self::Committed { epoch: unpack("a commit", content)? },
             kind::RESUMED => Self::Resumed(unpack("a resume", content)?),
