@@ -3,7 +3,6 @@
 //! In this order: restoring the state writes to memory, where KVM keeps the guest's clock.
 
 use model::diagnosis::Reason;
-use model::limits;
 
 use super::committing::Committing;
 use super::context::{Context, Ending};
@@ -11,7 +10,7 @@ use super::discarding::Discarding;
 use super::effect::{Effect, Input};
 use super::machine::{Phase, Step};
 use crate::session::{ClockReading, PhaseName};
-use crate::time::{Duration, Instant};
+use crate::time::Instant;
 use crate::verify::{MemoryDigest, PageHash, PageTable};
 use crate::wire::Message;
 use crate::wire::message::{HandOver, Resumed};
@@ -42,10 +41,10 @@ impl Verifying {
         state: Vec<u8>,
         hand_over: HandOver,
         since: Instant,
+        clock: Option<ClockReading>,
     ) -> Self {
         cx.enter(PhaseName::Verify);
         let timings = Resumed { last_pages_us: cx.now.since(since).micros(), ..Resumed::default() };
-        let clock = hand_over.clock_ns.map(|ns| ClockReading::heard(since, ns, rtt(cx)));
         let (began, memory, state) = (cx.now, MemoryDigest::default(), Some(state));
         let mut verifying = Self { table, hand_over, timings, clock, began, memory, state };
         if hand_over.memory_digest.is_some() {
@@ -93,12 +92,6 @@ impl Verifying {
         self.timings.restore_us = cx.now.since(self.began).micros();
         Committing::begin(cx, self.table, self.hand_over.run_state, self.timings).into()
     }
-}
-
-/// The round trip as the source measured it, at most what a link may have.
-fn rtt(cx: &Context) -> Duration {
-    let measured = cx.offer.as_ref().map_or(0, |offer| offer.link.rtt_us);
-    Duration::from_micros(measured).min(Duration::from_millis(limits::MIGRATION_RTT_MS_MAX))
 }
 
 impl Step for Verifying {

@@ -118,16 +118,18 @@ impl Stunned {
         self.waiting = StunStep::Harvest;
         // The state is taken before the last harvest, because saving it may write to the guest's memory.
         cx.effect(Effect::HarvestDirty);
+        let clock = ClockReading::new(cx.now, stopped.clock_ns);
         for (index, part) in stopped.state.chunks(STATE_PART_BYTES_MAX).enumerate() {
+            let clock_ns = Some(clock.at(cx.now));
             let (total, offset) = (stopped.state.len() as u32, (index * STATE_PART_BYTES_MAX) as u32);
-            cx.say(&Message::State(StatePart { total, offset, bytes: part.to_vec() }));
+            cx.say(&Message::State(StatePart { total, offset, bytes: part.to_vec(), clock_ns }));
         }
         self.still = Some(Still {
             at: cx.now,
             run_state: stopped.run_state,
             state_bytes: stopped.state.len() as u32,
             state_hash: xxh3_128(&stopped.state),
-            clock: ClockReading::new(cx.now, stopped.clock_ns),
+            clock,
         });
         self.into()
     }

@@ -88,6 +88,8 @@ pub struct StatePart {
     pub offset: u32,
     /// The part.
     pub bytes: Vec<u8>,
+    /// As in [`HandOver`]: this is said earlier, before the last pages.
+    pub clock_ns: Option<u64>,
 }
 
 /// "The VM is stopped here; I resume it only if I win the next epoch of its lease myself."
