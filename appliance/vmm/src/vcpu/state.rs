@@ -234,11 +234,6 @@ impl VcpuState {
         msrs::write(vcpu, &[(msrs::TSC_DEADLINE, self.tsc_deadline)])
     }
 
-    /// What its TSC is to show where its guest's clocks are set forward by `behind`.
-    fn tsc_after(&self, behind: Duration) -> u64 {
-        self.tsc.wrapping_add(ticks(behind, self.tsc_khz))
-    }
-
     /// Its TSC as it was saved, and the rate of that in kHz.
     pub fn tsc(&self) -> (u64, u32) {
         (self.tsc, self.tsc_khz)
@@ -250,9 +245,10 @@ impl VcpuState {
     }
 }
 
-/// Ticks of a TSC of that rate, kHz; none where the rate is not known.
-fn ticks(time: Duration, khz: u32) -> u64 {
-    u64::try_from(time.as_nanos() * u128::from(khz) / 1_000_000).unwrap_or(u64::MAX)
+/// A TSC that is set forward by `time`, in its rate in kHz; where that is not known it stays.
+fn forward(tsc: u64, khz: u32, time: Duration) -> u64 {
+    let ticks = time.as_nanos() * u128::from(khz) / 1_000_000;
+    tsc.wrapping_add(u64::try_from(ticks).unwrap_or(u64::MAX))
 }
 
 /// Sets the TSCs of all vCPUs together: the first by value, the others by offset, with the differences that they had. Only
@@ -275,7 +271,10 @@ pub fn restore_tscs<'a>(
         };
         match by_offset {
             Some(offset) => kvm_raw::set_tsc_offset(vcpu, offset).map_err(raw("the TSC offset"))?,
-            None => msrs::write(vcpu, &[(msrs::TSC, state.tsc_after(behind.at(Instant::now())))])?,
+            None => {
+                let tsc = forward(state.tsc, state.tsc_khz, behind.at(Instant::now()));
+                msrs::write(vcpu, &[(msrs::TSC, tsc)])?;
+            }
         }
         if first.is_none() {
             first = Some((kvm_raw::tsc_offset(vcpu), state.tsc_offset));
@@ -291,9 +290,10 @@ mod tests {
     #[test]
     fn a_tsc_goes_forward_in_the_rate_that_its_guest_knows() {
         let stun = Duration::from_micros(70_500);
-        assert_eq!(ticks(stun, 2_000_000), 141_000_000);
-        assert_eq!(ticks(stun, 2_596_120), 183_026_460);
-        assert_eq!(ticks(stun, 0), 0, "nobody knows the rate");
-        assert_eq!(ticks(Duration::MAX, u32::MAX), u64::MAX);
+        assert_eq!(forward(7, 2_000_000, stun), 141_000_007);
+        assert_eq!(forward(7, 2_596_120, stun), 183_026_467);
+        assert_eq!(forward(7, 2_000_000, Duration::ZERO), 7);
+        assert_eq!(forward(7, 0, stun), 7, "nobody knows the rate");
+        assert_eq!(forward(u64::MAX, 1_000, Duration::from_micros(2)), 1, "a counter wraps");
     }
 }
