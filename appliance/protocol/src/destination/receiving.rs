@@ -167,10 +167,9 @@ impl Receiving {
         self.into()
     }
 
-    /// Every word of the clock is late by what it met on its way: the one that says most comes nearest.
     fn hear_clock(&mut self, cx: &Context, ns: Option<u64>) {
         let heard = ns.map(|ns| ClockReading::heard(cx.now, ns, rtt(cx)));
-        self.clock = self.clock.into_iter().chain(heard).max_by_key(|clock| clock.at(cx.now));
+        self.clock = self.clock.into_iter().chain(heard).reduce(ClockReading::or_ahead);
     }
 
     fn handed_over(mut self, cx: &mut Context, hand_over: HandOver) -> Phase {

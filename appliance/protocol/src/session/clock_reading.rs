@@ -23,6 +23,13 @@ impl ClockReading {
         Self { at, ns: ns.saturating_add((rtt / 2).nanos()) }
     }
 
+    /// Of two words of the peer the one that waited less on its way, and so says more.
+    #[must_use]
+    pub fn or_ahead(self, other: Self) -> Self {
+        let at = self.at.max(other.at);
+        if other.at(at) > self.at(at) { other } else { self }
+    }
+
     /// What it is to show at `now`, nanoseconds.
     pub fn at(&self, now: Instant) -> u64 {
         self.ns.saturating_add(now.since(self.at).nanos())
@@ -42,6 +49,9 @@ mod tests {
         let heard = ClockReading::heard(heard_at, said, ms * 4);
         // Until it is set there 30 ms go by.
         assert_eq!(heard.at(heard_at + Duration::from_millis(30)), 7_000_000_000 + (12 + 2 + 30) * 1_000_000);
+        // The same said again, and held up by 9 ms: it shows less, whichever came first.
+        let late = ClockReading::heard(heard_at + ms * 20, said + (ms * 11).nanos(), ms * 4);
+        assert_eq!((heard.or_ahead(late), late.or_ahead(heard)), (heard, heard));
         assert_eq!(heard.at(Instant::ZERO), 7_014_000_000, "time does not go back");
         assert_eq!(ClockReading::heard(heard_at, u64::MAX, ms).at(second), u64::MAX, "a peer may say anything");
     }
