@@ -443,7 +443,7 @@ fn live(folder: &Path) {
     assert!(matches!(&again, VmmAnswer::Failed(_)), "it may run elsewhere by now: {again:?}");
     source.ask(&VmmRequest::DirtyLogHarvest, &[]);
     source.ask(&VmmRequest::DirtyLogStop, &[]);
-    target.ask(&VmmRequest::Restore { length }, &[state.as_fd()]);
+    target.ask(&VmmRequest::Restore { length, clock: None }, &[state.as_fd()]);
     target.ask(&VmmRequest::AttachDisk { index: 0 }, &[open_disk().as_fd()]);
     target.ask(&VmmRequest::Resume, &[]);
     for again in [false, true] {

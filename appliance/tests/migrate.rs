@@ -71,7 +71,9 @@ fn a_running_guest_moves_there_and_back_and_every_page_arrives() {
         assert_eq!(receipt.verdict, Verdict::Moved, "{receipt:?}");
         assert!(receipt.audit.done && receipt.audit.different_pages == 0, "{:?}", receipt.audit);
         let last = receipt.rounds.last().expect("a round");
-        assert!(receipt.last_round_in_stun() && last.us > 0 && last.us <= receipt.stun.last_pages_us, "{receipt:?}");
+        // A guest that wrote nothing since the round before has a last round without a page, which takes no time.
+        let took = last.us > 0 || last.pages == 0;
+        assert!(receipt.last_round_in_stun() && took && last.us <= receipt.stun.last_pages_us, "{receipt:?}");
         assert!((1..receipt.stun.total_us).contains(&receipt.stun.messages_us()), "{:?}", receipt.stun);
         println!("{}", toml::to_string(&receipt).expect("a receipt is TOML"));
         wait("it runs there", || to.state("witness") == VmState::Running);

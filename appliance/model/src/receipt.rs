@@ -38,8 +38,9 @@ pub struct Receipt {
     /// Dirty rate that the last round saw, pages a second.
     pub dirty_pages_per_s: u64,
     /// How far the guest's kvmclock stepped against real time at the switchover, microseconds, to within half a round
-    /// trip; behind is negative. It stands still while the state is on its way, so it falls behind by that time and
-    /// never goes backwards. Absent where the guest did not move, or the process that measured ended before.
+    /// trip; behind is negative. The destination sets it forward by the time for which it stood still, so this is what is left of
+    /// that; a build of before left it behind by all of it. It never goes backwards. Absent where the guest did not move, or the
+    /// process that measured ended before.
     pub clock_step_us: Option<i64>,
     /// What was predicted before the stun.
     pub predicted_stun_us: u64,

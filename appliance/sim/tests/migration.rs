@@ -38,15 +38,39 @@ fn a_move_without_faults_moves_and_every_page_arrives() {
 }
 
 #[test]
-fn the_receipt_tells_how_far_the_guests_clock_stepped() {
-    let mut most = 0;
+fn the_guests_clock_is_right_after_the_move_and_the_receipt_tells_how_far_it_is_not() {
+    let mut longest = 0;
     for seed in 0..40 {
-        let ended = run(Setup::calm(seed));
+        let calm = Setup::calm(seed);
+        let setup = match seed % 3 {
+            0 => calm,
+            1 => Setup { run_state: RunState::Paused, ..calm },
+            _ => Setup { verify: Verify::Full, hashing: Duration::from_millis(3), ..calm },
+        };
+        let half_round_trip = setup.link.rtt_us as i64 / 2;
+        let ended = run(setup);
         let receipt = ended.outcomes[0].as_ref().and_then(|outcome| outcome.receipt.clone()).expect("a receipt");
-        let (told, true_step) = (receipt.clock_step_us.expect("it moved"), -(ended.clock_behind.micros() as i64));
+        let (told, true_step) = (receipt.clock_step_us.expect("it moved"), ended.clock_ahead_ns / 1_000);
         // What is told and asked takes up to 1 ms each way, and a message that is not as fast as the probe 3 ms.
+        assert!((-5_000..=half_round_trip).contains(&true_step), "seed {seed}: {true_step} us from real time");
         assert!((told - true_step).abs() <= 5_000, "seed {seed}: {told} us are told of {true_step} us");
         assert!(receipt.stun.announce_us > 0, "{:?}", receipt.stun);
+        longest = longest.max(receipt.stun.total_us);
+    }
+    assert!(longest > 20_000, "no guest stood still for long enough to tell: {longest} us");
+}
+
+#[test]
+fn a_receipt_tells_of_a_clock_that_was_not_set() {
+    let mut most = 0;
+    for seed in 0..40 {
+        let ended = run(Setup { sets_clock: false, ..Setup::calm(seed) });
+        let receipt = ended.outcomes[0].as_ref().and_then(|outcome| outcome.receipt.clone()).expect("a receipt");
+        let (told, true_step) = (receipt.clock_step_us.expect("it moved"), ended.clock_ahead_ns / 1_000);
+        assert!(
+            true_step < 0 && (told - true_step).abs() <= 5_000,
+            "seed {seed}: {told} us are told of {true_step} us"
+        );
         most = most.max(-true_step);
     }
     assert!(most > 6_000, "no clock stood still for long enough to tell: {most} us");

@@ -4,6 +4,8 @@
 use serde::{Deserialize, Serialize};
 use vmm::machine::spec::MachineSpec;
 
+use crate::boot_clock;
+
 /// The exit status of a monitor that ended itself because the time was over in which its host's lease was good.
 pub const EXIT_FENCED: i32 = 76;
 
@@ -88,6 +90,8 @@ pub enum VmmRequest {
     Restore {
         /// Bytes of state in the memfd.
         length: u64,
+        /// What the guest's clocks are set forward to; without it they go on from where they were.
+        clock: Option<GuestClock>,
     },
     /// Ends the process; the guest is gone.
     Quit,
@@ -137,11 +141,32 @@ pub enum VmmAnswer {
         stop_us: u64,
         /// Saving, microseconds.
         save_us: u64,
-        /// What the guest's kvmclock shows now, nanoseconds.
-        clock_ns: u64,
+        /// What the guest's kvmclock shows.
+        clock: GuestClock,
     },
     /// On a connection that watches.
     Event(VmmEvent),
+}
+
+/// What a guest's kvmclock shows, or would show if the guest had not stood still. The moment goes with it, because an answer takes
+/// its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestClock {
+    ns: u64,
+    /// Nanoseconds on the clock of this boot, which is the same in all processes.
+    at_ns: u64,
+}
+
+impl GuestClock {
+    /// It shows `ns` nanoseconds now.
+    pub fn now(ns: u64) -> Self {
+        Self { ns, at_ns: boot_clock::now().nanos() }
+    }
+
+    /// What it shows by now, nanoseconds.
+    pub fn shows(&self) -> u64 {
+        self.ns.saturating_add(boot_clock::now().nanos().saturating_sub(self.at_ns))
+    }
 }
 
 /// How a VM is.
@@ -151,8 +176,8 @@ pub struct VmmStatus {
     pub life: VmmLife,
     /// CPU time that the vCPUs used, microseconds.
     pub cpu_us: u64,
-    /// What the guest's kvmclock shows now, nanoseconds; 0 before the machine is built.
-    pub clock_ns: u64,
+    /// What the guest's kvmclock shows; none before the machine is built.
+    pub clock: Option<GuestClock>,
     /// Requests of the guest to its disks that the storage failed, since this monitor built the machine.
     pub failed_requests: u64,
 }

@@ -363,7 +363,7 @@ pub(super) mod stand_in {
 
     /// What a monitor says of itself whose guest lives so and has done nothing yet.
     pub(crate) fn status(life: VmmLife) -> VmmAnswer {
-        VmmAnswer::Status(VmmStatus { life, cpu_us: 0, clock_ns: 0, failed_requests: 0 })
+        VmmAnswer::Status(VmmStatus { life, cpu_us: 0, clock: None, failed_requests: 0 })
     }
 
     impl Drop for StandIn {
@@ -418,7 +418,7 @@ mod tests {
         let asking = std::thread::spawn(move || monitor.ask(&VmmRequest::Status, &[]));
         let next = stand_in.accept();
         next.receive().expect("the next question");
-        let status = VmmStatus { life: VmmLife::Paused, cpu_us: 7, clock_ns: 0, failed_requests: 0 };
+        let status = VmmStatus { life: VmmLife::Paused, cpu_us: 7, clock: None, failed_requests: 0 };
         next.send(&VmmAnswer::Status(status), &[]).expect("heard");
         let answer = asking.join().expect("ended");
         assert!(matches!(answer, Ok(VmmAnswer::Status(known)) if known == status), "{answer:?}");

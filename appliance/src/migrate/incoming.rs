@@ -24,7 +24,7 @@ use super::monitor::{self, Monitor, Purpose};
 use super::records::Storage;
 use crate::api::lease::VmOnDatastore;
 use crate::api::migrate::{Ended, FromMigrate, Incoming, MigrationId, MigrationProgress, Own, Peer, VmHere, VmToMove};
-use crate::api::vmm::{VmmAnswer, VmmRequest};
+use crate::api::vmm::{GuestClock, VmmAnswer, VmmRequest, VmmStatus};
 use crate::wall_clock;
 
 /// A VM that is about to come.
@@ -254,7 +254,7 @@ impl Arrival {
                 Err(reason) => Input::GuestResumed(Err(reason)),
             },
             Purpose::Look => Input::GuestResumed(match answer {
-                VmmAnswer::Status(status) => Ok(status.clock_ns),
+                VmmAnswer::Status(VmmStatus { clock: Some(clock), .. }) => Ok(clock.shows()),
                 _ => Err(defect("the monitor did not say what the guest's clock shows")),
             }),
             Purpose::Stun | Purpose::TakeDisks | Purpose::Nothing => return None,
@@ -284,7 +284,10 @@ impl Arrival {
             }
             Effect::BuildVmm { dirty_log } => self.prime(dirty_log),
             Effect::Lease(ask) => self.ask_lease(desk, ask),
-            Effect::LoadState(state) => self.load(&state),
+            Effect::LoadState { state, clock } => {
+                let clock = clock.map(|clock| GuestClock::now(clock.at(desk.clock.of(Instant::now()))));
+                self.load(&state, clock)
+            }
             Effect::HashRange { first, count } => {
                 if let Some(guest) = &self.guest {
                     desk.hasher.ask(self.destination.migration().0, guest.storage.ram(), first, count);
@@ -368,10 +371,10 @@ impl Arrival {
         }
     }
 
-    fn load(&mut self, state: &[u8]) -> Option<Input> {
+    fn load(&mut self, state: &[u8], clock: Option<GuestClock>) -> Option<Input> {
         match monitor::memfd_of("state", state) {
             Ok(memfd) => {
-                let request = VmmRequest::Restore { length: state.len() as u64 };
+                let request = VmmRequest::Restore { length: state.len() as u64, clock };
                 self.ask_monitor(request, vec![memfd], Purpose::Restore)
             }
             Err(error) => Some(Input::StateLoaded(Err(defect(error.to_string())))),

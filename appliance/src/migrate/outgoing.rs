@@ -352,11 +352,11 @@ impl Departure {
     }
 
     fn stopped(&self, answer: &VmmAnswer, beside: Vec<OwnedFd>) -> Result<Stopped, Reason> {
-        let VmmAnswer::Saved { length, stop_us, save_us, clock_ns } = *answer else {
+        let VmmAnswer::Saved { length, stop_us, save_us, clock } = *answer else {
             return Err(defect("the monitor did not say that it saved the state"));
         };
         let state = monitor::bytes_of(beside, length).map_err(|error| defect(error.to_string()))?;
-        Ok(Stopped { run_state: self.run_state(), stop_us, save_us, clock_ns, state })
+        Ok(Stopped { run_state: self.run_state(), stop_us, save_us, clock_ns: clock.shows(), state })
     }
 
     fn run_state(&self) -> RunState {

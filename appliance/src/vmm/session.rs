@@ -9,11 +9,12 @@ use std::time::Instant;
 use model::diagnosis::chain;
 use model::limits;
 use rustix::fs::MemfdFlags;
+use vmm::clock::ClockReading;
 use vmm::machine::{InstallError, Machine, MachineError, MachineSpec, Resources};
 use vmm::memory::DirtyBitmap;
 
 use crate::api::channel::ChannelError;
-use crate::api::vmm::{VmmAnswer, VmmRequest, VmmStatus};
+use crate::api::vmm::{GuestClock, VmmAnswer, VmmRequest, VmmStatus};
 use crate::vmm::broadcast::Connection;
 use crate::vmm::deadline;
 use crate::vmm::dirty_log::Asker;
@@ -109,7 +110,7 @@ impl Session<'_> {
             })),
             VmmRequest::Save => self.save(),
             VmmRequest::Rehearse => self.rehearse(),
-            VmmRequest::Restore { length } => done(self.restore(length, beside)),
+            VmmRequest::Restore { length, clock } => done(self.restore(length, clock, beside)),
             VmmRequest::Watch | VmmRequest::SerialAttach | VmmRequest::Serial(_) | VmmRequest::Quit => {
                 Err("this request has no answer".to_owned())
             }
@@ -165,9 +166,12 @@ impl Session<'_> {
         let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
         let cpu_us =
             u64::try_from(used.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(used.tv_nsec).unwrap_or(0) / 1000;
-        let clock = self.with_machine(|machine| machine.clock_ns().map_err(|error| chain(&error)));
         let failed_requests = self.with_machine(|machine| Ok(machine.failed_requests())).unwrap_or(0);
-        VmmStatus { life: self.guest.life(), cpu_us, clock_ns: clock.unwrap_or(0), failed_requests }
+        VmmStatus { life: self.guest.life(), cpu_us, clock: self.clock().ok(), failed_requests }
+    }
+
+    fn clock(&self) -> Result<GuestClock, String> {
+        self.with_machine(|machine| machine.clock_ns().map(GuestClock::now).map_err(|error| chain(&error)))
     }
 
     fn describe(&self) -> Outcome {
@@ -248,12 +252,11 @@ impl Session<'_> {
             .write_all(&state)
             .map_err(|error| error.to_string())?;
         let us = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        // Last, because whoever is answered takes it for the time of the answer.
-        let clock_ns = self.with_machine(|machine| machine.clock_ns().map_err(|error| chain(&error)))?;
-        Ok((VmmAnswer::Saved { length, stop_us: us(stopped), save_us: us(save), clock_ns }, Some(memfd)))
+        let clock = self.clock()?;
+        Ok((VmmAnswer::Saved { length, stop_us: us(stopped), save_us: us(save), clock }, Some(memfd)))
     }
 
-    fn restore(&self, length: u64, beside: Vec<OwnedFd>) -> Result<(), String> {
+    fn restore(&self, length: u64, clock: Option<GuestClock>, beside: Vec<OwnedFd>) -> Result<(), String> {
         if length > limits::MIGRATION_STATE_BYTES_MAX {
             return Err(format!("a state of {length} bytes is larger than {}", limits::MIGRATION_STATE_BYTES_MAX));
         }
@@ -261,7 +264,8 @@ impl Session<'_> {
         let mut state = Vec::new();
         file.rewind().map_err(|error| error.to_string())?;
         file.take(length).read_to_end(&mut state).map_err(|error| error.to_string())?;
-        self.with_machine(|machine| machine.import_state(&state).map_err(|error| chain(&error)))
+        let real = clock.map(|clock| ClockReading { ns: clock.shows(), at: Instant::now() });
+        self.with_machine(|machine| machine.import_state(&state, real).map_err(|error| chain(&error)))
     }
 }
 

@@ -1,11 +1,12 @@
 //! Hosts of a test: the roles as processes of this machine, on a datastore that is a folder. [`cable`] is what lies between
-//! them, [`lease_line`] what lies between a host and its lease role, [`command`] a command under way, [`echo`] who talks to a witness, [`journal`] what a witness writes to its disk, [`leftovers`] what a
+//! them, [`lease_line`] what lies between a host and its lease role, [`command`] a command under way, [`echo`] who talks to a witness, [`journal`] what a witness writes to its disk, [`guest_clocks`] what its clocks show, [`leftovers`] what a
 //! host holds that it should let go of, [`mount`] a file system under a datastore.
 #![allow(dead_code, reason = "each test file uses its part of the world")]
 
 pub(crate) mod cable;
 pub(crate) mod command;
 pub(crate) mod echo;
+pub(crate) mod guest_clocks;
 pub(crate) mod journal;
 pub(crate) mod lease_line;
 pub(crate) mod leftovers;

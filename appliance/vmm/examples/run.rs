@@ -117,7 +117,7 @@ fn hop(mut source: Machine, spec: &MachineSpec, memory: &OwnedFd, taps: &[OwnedF
     for disk in 0..spec.disks.len() {
         target.attach_disk(disk, source.detach_disk(disk)?)?;
     }
-    target.import_state(&state)?;
+    target.import_state(&state, None)?;
     let restored = begin.elapsed();
     target.resume()?;
     let all = begin.elapsed();

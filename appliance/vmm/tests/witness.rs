@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use model::cpu_report::Baseline;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use vmm::clock::ClockReading;
 use vmm::machine::{DiskSpec, Event, Machine, MachineSpec, Resources};
 use vmm::memory::DirtyBitmap;
 use witness_kernel::witness::journal::survey::Survey;
@@ -233,10 +234,13 @@ impl Guest {
         }
         source.machine.pause().unwrap();
         let state = source.machine.export_state().unwrap();
+        let real = ClockReading { ns: source.machine.clock_ns().unwrap(), at: Instant::now() };
         source.machine.dirty_log().harvest(&bitmap).unwrap();
         lose(&source, &destination, &bitmap);
         copy(&source);
-        destination.machine.import_state(&state).unwrap();
+        // The way: ten of them are more than what a guest's clock is allowed to be wrong by.
+        std::thread::sleep(Duration::from_millis(10));
+        destination.machine.import_state(&state, Some(real)).unwrap();
         if has_disk {
             destination.machine.attach_disk(0, source.machine.detach_disk(0).unwrap()).unwrap();
         }
@@ -255,6 +259,39 @@ fn value(line: &str, key: &str) -> u64 {
     text.parse().unwrap_or_else(|_| panic!("{key} is no number in {line}"))
 }
 
+/// What the guest's clocks show, kvmclock and by the TSC, milliseconds, between two moments.
+struct Clocks {
+    asked: Instant,
+    shown_ms: [u64; 2],
+    answered: Instant,
+}
+
+impl Clocks {
+    fn of(guest: &mut Guest) -> Self {
+        let asked = Instant::now();
+        let record = guest.ask("r", "t=");
+        let shown_ms = ["clock", "t"].map(|key| {
+            let text = record.split(' ').find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+            text.unwrap_or_else(|| panic!("no {key} in {record}")).replace('.', "").parse().unwrap()
+        });
+        Self { asked, shown_ms, answered: Instant::now() }
+    }
+
+    fn assert_went_as_real_time_did_since(&self, before: &Self) {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap();
+        let (least, most) = (ms(self.asked - before.answered), ms(self.answered - before.asked));
+        // The guest counts the TSC by a rate that it was told in kHz; and who takes a reading may be kept from its processor before it says so.
+        let slack = 50 + most / 1_000;
+        for (name, (now, then)) in ["kvmclock", "TSC"].iter().zip(self.shown_ms.iter().zip(&before.shown_ms)) {
+            let went = now - then;
+            assert!(
+                (least.saturating_sub(slack)..=most + slack).contains(&went),
+                "{name}: {went} ms of {least} to {most}"
+            );
+        }
+    }
+}
+
 fn assert_all_is_well(record: &str) {
     for key in ["bad", "tsc_back", "clock_back", "timer_back", "registers_bad", "lost_lines", "ipis_lost", "ipis_extra"]
     {
@@ -267,6 +304,7 @@ fn move_ten_times(cpus: u8, command_line: &str) {
     let _turn = turn();
     let Some(mut guest) = Guest::ready(cpus, command_line) else { return };
     let (mut dirtied, mut ticks) = (0, 0);
+    let before = Clocks::of(&mut guest);
     for hop in 0..10 {
         guest.ask("g", "ok g");
         let ipis = value(&guest.ask("r", "t="), "ipis");
@@ -282,6 +320,7 @@ fn move_ten_times(cpus: u8, command_line: &str) {
         (dirtied, ticks) = (value(&record, "dirtied"), value(&record, "ticks"));
         eprintln!("hop {hop}: the guest felt {} us", value(&record, "gap_max_us"));
     }
+    Clocks::of(&mut guest).assert_went_as_real_time_did_since(&before);
 }
 
 #[test]

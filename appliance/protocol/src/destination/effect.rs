@@ -8,7 +8,7 @@ use crate::checks::Finding;
 use crate::checks::facts::HostFacts;
 use crate::pages::PageSet;
 use crate::session::PhaseName;
-use crate::session::{LeaseAnswer, LeaseAsk, Outcome, RightToRun};
+use crate::session::{ClockReading, LeaseAnswer, LeaseAsk, Outcome, RightToRun};
 use crate::verify::{PageHash, RoundNumber};
 use crate::wire::ValidatedOffer;
 use crate::wire::message::{Rehearsal, RunState};
@@ -34,8 +34,13 @@ pub enum Effect {
     },
     /// Ask the lease. Answered by [`Input::Lease`].
     Lease(LeaseAsk),
-    /// Restore this device and vCPU state. Answered by [`Input::StateLoaded`].
-    LoadState(Vec<u8>),
+    /// Restore this device and vCPU state, and set the guest's clocks. Answered by [`Input::StateLoaded`].
+    LoadState {
+        /// The state.
+        state: Vec<u8>,
+        /// What the guest's clock should show; unknown, its clocks go on from where they were.
+        clock: Option<ClockReading>,
+    },
     /// Hash the pages of this stretch as they lie in the guest's memory. Answered by [`Input::RangeHashed`].
     HashRange {
         /// The first page.

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use model::diagnosis::Reason;
+use model::limits;
 use model::vm_config::Verify;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -15,7 +16,7 @@ use super::effect::{Effect, Input, PagesStored, Timer};
 use super::machine::{Phase, Step};
 use super::verifying::Verifying;
 use crate::session::PhaseName;
-use crate::session::{LeaseAnswer, LeaseAsk};
+use crate::session::{ClockReading, LeaseAnswer, LeaseAsk};
 use crate::time::{Duration, Instant};
 use crate::verify::{PageTable, RoundNumber};
 use crate::wire::Message;
@@ -50,6 +51,8 @@ pub struct Receiving {
     ready_told: bool,
     state: Vec<u8>,
     hand_over: Option<(HandOver, Instant)>,
+    /// What the guest's clock should show, once the source has said it.
+    clock: Option<ClockReading>,
 }
 
 impl Receiving {
@@ -68,6 +71,7 @@ impl Receiving {
             ready_told: false,
             state: Vec::new(),
             hand_over: None,
+            clock: None,
         }
     }
 
@@ -159,7 +163,13 @@ impl Receiving {
             return self.lost(cx, Reason::new("a part of the state is missing", "vm migrate again"));
         }
         self.state.extend_from_slice(&part.bytes);
+        self.hear_clock(cx, part.clock_ns);
         self.into()
+    }
+
+    fn hear_clock(&mut self, cx: &Context, ns: Option<u64>) {
+        let heard = ns.map(|ns| ClockReading::heard(cx.now, ns, rtt(cx)));
+        self.clock = self.clock.into_iter().chain(heard).reduce(ClockReading::or_ahead);
     }
 
     fn handed_over(mut self, cx: &mut Context, hand_over: HandOver) -> Phase {
@@ -168,6 +178,7 @@ impl Receiving {
             return self.lost(cx, Reason::new(cause, "vm migrate again"));
         }
         self.hand_over = Some((hand_over, cx.now));
+        self.hear_clock(cx, hand_over.clock_ns);
         cx.deadline(Timer::LastPages, LAST_PAGES);
         self.complete(cx)
     }
@@ -183,7 +194,7 @@ impl Receiving {
             let hint = "vm migrate again; if it happens again, check the memory and the NICs of both hosts";
             return self.lost(cx, Reason::new(cause, hint));
         }
-        Verifying::begin(cx, self.table, self.state, hand_over, cx.now.since(since)).into()
+        Verifying::begin(cx, self.table, self.state, hand_over, since, self.clock).into()
     }
 
     fn mismatch(&self, hand_over: &HandOver) -> Option<String> {
@@ -196,6 +207,12 @@ impl Receiving {
     }
 }
 
+/// The round trip as the source measured it, at most what a link may have.
+fn rtt(cx: &Context) -> Duration {
+    let measured = cx.offer.as_ref().map_or(0, |offer| offer.link.rtt_us);
+    Duration::from_micros(measured).min(Duration::from_millis(limits::MIGRATION_RTT_MS_MAX))
+}
+
 impl Step for Receiving {
     fn message(mut self, cx: &mut Context, message: Message) -> Phase {
         match message {
@@ -204,6 +221,7 @@ impl Step for Receiving {
             Message::HandOver(hand_over) => self.handed_over(cx, hand_over),
             Message::StunCancelled => {
                 self.state.clear();
+                self.clock = None;
                 self.into()
             }
             other => {

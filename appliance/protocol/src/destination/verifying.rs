@@ -9,8 +9,8 @@ use super::context::{Context, Ending};
 use super::discarding::Discarding;
 use super::effect::{Effect, Input};
 use super::machine::{Phase, Step};
-use crate::session::PhaseName;
-use crate::time::{Duration, Instant};
+use crate::session::{ClockReading, PhaseName};
+use crate::time::Instant;
 use crate::verify::{MemoryDigest, PageHash, PageTable};
 use crate::wire::Message;
 use crate::wire::message::{HandOver, Resumed};
@@ -24,6 +24,8 @@ pub struct Verifying {
     table: PageTable,
     hand_over: HandOver,
     timings: Resumed,
+    /// What the guest's clock should show, where the source says it.
+    clock: Option<ClockReading>,
     /// When what goes on began.
     began: Instant,
     memory: MemoryDigest,
@@ -32,17 +34,19 @@ pub struct Verifying {
 }
 
 impl Verifying {
+    /// The hand-over arrived at `since`, and everything has by now.
     pub(super) fn begin(
         cx: &mut Context,
         table: PageTable,
         state: Vec<u8>,
         hand_over: HandOver,
-        last_pages: Duration,
+        since: Instant,
+        clock: Option<ClockReading>,
     ) -> Self {
         cx.enter(PhaseName::Verify);
-        let timings = Resumed { last_pages_us: last_pages.micros(), ..Resumed::default() };
+        let timings = Resumed { last_pages_us: cx.now.since(since).micros(), ..Resumed::default() };
         let (began, memory, state) = (cx.now, MemoryDigest::default(), Some(state));
-        let mut verifying = Self { table, hand_over, timings, began, memory, state };
+        let mut verifying = Self { table, hand_over, timings, clock, began, memory, state };
         if hand_over.memory_digest.is_some() {
             verifying.hash_next(cx);
         } else {
@@ -80,7 +84,7 @@ impl Verifying {
     fn load(&mut self, cx: &mut Context) {
         if let Some(state) = self.state.take() {
             self.began = cx.now;
-            cx.effect(Effect::LoadState(state));
+            cx.effect(Effect::LoadState { state, clock: self.clock });
         }
     }
 

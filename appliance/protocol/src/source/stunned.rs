@@ -18,7 +18,7 @@ use super::running::Running;
 use super::stun::Stun;
 use crate::convergence::{Convergence, NoConvergence};
 use crate::pages::PageSet;
-use crate::session::PhaseName;
+use crate::session::{ClockReading, PhaseName};
 use crate::time::{Duration, Instant};
 use crate::verify::MemoryDigest;
 use crate::wire::Message;
@@ -45,7 +45,7 @@ struct Still {
     run_state: RunState,
     state_bytes: u32,
     state_hash: u128,
-    clock_ns: u64,
+    clock: ClockReading,
 }
 
 /// A stun that can still be called off.
@@ -118,16 +118,18 @@ impl Stunned {
         self.waiting = StunStep::Harvest;
         // The state is taken before the last harvest, because saving it may write to the guest's memory.
         cx.effect(Effect::HarvestDirty);
+        let clock = ClockReading::new(cx.now, stopped.clock_ns);
         for (index, part) in stopped.state.chunks(STATE_PART_BYTES_MAX).enumerate() {
+            let clock_ns = Some(clock.at(cx.now));
             let (total, offset) = (stopped.state.len() as u32, (index * STATE_PART_BYTES_MAX) as u32);
-            cx.say(&Message::State(StatePart { total, offset, bytes: part.to_vec() }));
+            cx.say(&Message::State(StatePart { total, offset, bytes: part.to_vec(), clock_ns }));
         }
         self.still = Some(Still {
             at: cx.now,
             run_state: stopped.run_state,
             state_bytes: stopped.state.len() as u32,
             state_hash: xxh3_128(&stopped.state),
-            clock_ns: stopped.clock_ns,
+            clock,
         });
         self.into()
     }
@@ -183,8 +185,9 @@ impl Stunned {
             state_bytes: still.state_bytes,
             state_hash: still.state_hash,
             run_state: still.run_state,
+            clock_ns: Some(still.clock.at(cx.now)),
         };
-        HandedOver::begin(cx, &hand_over, Stun::new(self.began, still.at, still.clock_ns)).into()
+        HandedOver::begin(cx, &hand_over, Stun::new(self.began, still.clock)).into()
     }
 
     /// The guest asked for a reset in the last moment, and runs again: there was no stun, and what the reset took says nothing of the next.

@@ -1,7 +1,7 @@
 //! Carries out what a destination wants.
 
 use protocol::destination::{Effect, Input, PagesStored};
-use protocol::session::RightToRun;
+use protocol::session::{ClockReading, RightToRun};
 use protocol::wire::PagePlan;
 use protocol::wire::message::{Rehearsal, RunState};
 
@@ -19,7 +19,7 @@ const REHEARSAL: Rehearsal = Rehearsal { state_us: 4_000, disks_us: 5_000 };
 /// Effects of a destination that take a moment.
 #[derive(Debug)]
 pub(super) enum DestinationDoing {
-    Load(Vec<u8>),
+    Load(Vec<u8>, Option<ClockReading>),
     OpenDisks,
     Resume(RightToRun, RunState),
     Discard,
@@ -87,7 +87,7 @@ impl World {
                 self.answer_destination(Input::VmmBuilt(Ok(REHEARSAL)));
             }
             Effect::Lease(ask) => self.engine_asks(Side::Destination, ask)?,
-            Effect::LoadState(state) => self.destination_will(DestinationDoing::Load(state)),
+            Effect::LoadState { state, clock } => self.destination_will(DestinationDoing::Load(state, clock)),
             Effect::HashRange { first, count } => {
                 let hashes = self.hashes(Side::Destination, first, count);
                 self.answer_destination(Input::RangeHashed { first, hashes });
@@ -126,9 +126,9 @@ impl World {
         let alive = self.host(Side::Destination).generation == generation;
         let now = self.queue.now();
         let answer = match doing {
-            DestinationDoing::Load(state) => {
+            DestinationDoing::Load(state, clock) => {
                 let Some(vmm) = &mut self.hosts[1].vmm else { return Ok(()) };
-                vmm.restore(&state, now);
+                vmm.restore(&state, clock.filter(|_| self.setup.sets_clock), now);
                 Input::StateLoaded(Ok(()))
             }
             DestinationDoing::OpenDisks => {

@@ -1,7 +1,8 @@
 //! The guest and its VMM: pages are version numbers, 0 for a page of zeros.
 
 use protocol::pages::{PAGE_BYTES, PageSet};
-use protocol::time::{Duration, Instant};
+use protocol::session::ClockReading;
+use protocol::time::Instant;
 use protocol::verify::PageHash;
 use protocol::wire::message::RunState;
 
@@ -56,8 +57,8 @@ pub struct Vmm {
     pub all_marked: bool,
     /// vCPU state: how many writes the guest has made.
     pub writes: u64,
-    /// How far the guest's clock is behind the time of this world.
-    pub clock_behind: Duration,
+    /// How far the guest's clock is ahead of the time of this world, nanoseconds; behind is negative.
+    pub clock_ahead_ns: i64,
 }
 
 impl Vmm {
@@ -73,13 +74,13 @@ impl Vmm {
             log: false,
             all_marked: false,
             writes: 0,
-            clock_behind: Duration::ZERO,
+            clock_ahead_ns: 0,
         }
     }
 
     /// What the guest's clock shows, nanoseconds.
     pub fn clock_ns(&self, now: Instant) -> u64 {
-        now.nanos() - self.clock_behind.nanos()
+        now.nanos().saturating_add_signed(self.clock_ahead_ns)
     }
 
     /// The guest, or a device, writes a page.
@@ -117,11 +118,12 @@ impl Vmm {
         state
     }
 
-    /// Restores a state; the clock goes on from where it was.
-    pub fn restore(&mut self, state: &[u8], now: Instant) {
+    /// Restores a state; the clock goes on from where it was, or further on where it is known what it should show.
+    pub fn restore(&mut self, state: &[u8], clock: Option<ClockReading>, now: Instant) {
         let number = |at: usize| state.get(at..).and_then(|rest| rest.first_chunk::<8>()).copied().unwrap_or_default();
         self.writes = u64::from_le_bytes(number(0));
-        self.clock_behind = now.since(Instant::from_nanos(u64::from_le_bytes(number(8))));
+        let clock_ns = u64::from_le_bytes(number(8)).max(clock.map_or(0, |clock| clock.at(now)));
+        self.clock_ahead_ns = clock_ns.wrapping_sub(now.nanos()).cast_signed();
         self.write(CLOCK_PAGE, now.nanos());
         self.life = Life::Loaded;
     }

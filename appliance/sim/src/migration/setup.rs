@@ -35,6 +35,8 @@ pub struct Setup {
     pub link: LinkFacts,
     /// Only the checks are wanted.
     pub check_only: bool,
+    /// Whether the destination's build sets the guest's clock; those of before left it as it was saved.
+    pub sets_clock: bool,
 }
 
 impl Setup {
@@ -58,6 +60,7 @@ impl Setup {
             hashing: Duration::ZERO,
             link: LinkFacts { rtt_us: 500, bandwidth_bytes_per_s: Some(100_000_000), mtu: Some(9000) },
             check_only: false,
+            sets_clock: true,
         }
     }
 }

@@ -36,8 +36,8 @@ pub struct Ended {
     pub undecided: [bool; 2],
     /// From the beginning of the move to the end of all machines, in the time of this world.
     pub took: Duration,
-    /// How far the clock of the guest that runs at the end is behind the time of this world.
-    pub clock_behind: Duration,
+    /// How far the clock of the guest that runs at the end is ahead of the time of this world, nanoseconds; behind is negative.
+    pub clock_ahead_ns: i64,
 }
 
 impl Ended {
@@ -126,9 +126,9 @@ impl World {
         let outcomes = [self.hosts[0].outcome.clone(), self.hosts[1].outcome.clone()];
         let undecided = self.hosts.each_ref().map(|host| host.is_undecided());
         let runner = self.the_vm_can_be_started()?;
-        let clock_behind = self.hosts[runner.index()].vmm.as_ref().map_or(Duration::ZERO, |vmm| vmm.clock_behind);
+        let clock_ahead_ns = self.hosts[runner.index()].vmm.as_ref().map_or(0, |vmm| vmm.clock_ahead_ns);
         let (steps, messages, stuns) = (self.steps, self.link.sent, self.stuns);
-        Ok(Ended { outcomes, runner, steps, messages, stuns, undecided, took, clock_behind })
+        Ok(Ended { outcomes, runner, steps, messages, stuns, undecided, took, clock_ahead_ns })
     }
 
     fn does_not_end(&self) -> Violation {

@@ -258,14 +258,10 @@ fn ms(us: u64) -> String {
     format!("{}.{:03} ms", us / 1000, us % 1000)
 }
 
-/// A step of the guest's clock.
+/// How far the guest's clock is from real time after a move.
 fn clock_step_text(us: i64) -> String {
-    let step = ms(us.unsigned_abs());
-    if us < 0 {
-        format!("{step} behind real time: the guest's clock stood still while its state travelled")
-    } else {
-        format!("{step}: the guest's clock is not behind real time")
-    }
+    let side = if us < 0 { "behind" } else { "ahead of" };
+    format!("{} {side} real time, as measured to within half a round trip", ms(us.unsigned_abs()))
 }
 
 fn receipt_text(receipt: &Receipt) -> String {
@@ -558,11 +554,8 @@ mod tests {
             let text = receipt_text(&Receipt { clock_step_us: Some(us), ..receipt() });
             text.lines().find(|line| line.starts_with("clock step")).expect("a line").to_owned()
         };
-        assert!(
-            step(-15_000)
-                .ends_with("15.000 ms behind real time: the guest's clock stood still while its state travelled")
-        );
-        assert!(step(2_000).ends_with("2.000 ms: the guest's clock is not behind real time"));
+        assert!(step(-15_000).ends_with(" 15.000 ms behind real time, as measured to within half a round trip"));
+        assert!(step(420).ends_with(" 0.420 ms ahead of real time, as measured to within half a round trip"));
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! The timer never interrupts: its enable bit is kept but its status bit is never set.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -76,9 +76,13 @@ impl PowerManagement {
         self.line.set(self.status & self.enable != 0);
     }
 
+    /// Sets the timer forward: guests that watch one clock by another compare it with the TSC.
+    pub fn forward(&mut self, by: Duration) {
+        self.timer_base = self.timer_base.wrapping_add(timer_ticks(by));
+    }
+
     fn timer(&self) -> u32 {
-        let ticks = self.timer_since.elapsed().as_nanos() * TIMER_HZ / 1_000_000_000;
-        self.timer_base.wrapping_add(ticks as u32)
+        self.timer_base.wrapping_add(timer_ticks(self.timer_since.elapsed()))
     }
 
     fn image(&self) -> [u8; PORTS as usize] {
@@ -101,6 +105,11 @@ impl PowerManagement {
             _ => {}
         }
     }
+}
+
+/// Ticks of the timer in that time; it wraps.
+fn timer_ticks(time: Duration) -> u32 {
+    (time.as_nanos() * TIMER_HZ / 1_000_000_000) as u32
 }
 
 impl BusDevice for PowerManagement {
@@ -222,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn the_timer_goes_on_where_it_was() {
+    fn the_timer_goes_on_where_it_was_and_by_what_it_missed() {
         let (pm, ..) = registers();
         let (mut other, ..) = registers();
         let before = pm.timer();
@@ -232,6 +241,9 @@ mod tests {
         let mut data = [0; 4];
         other.read(TIMER_OFFSET, &mut data);
         assert!(u32::from_le_bytes(data).wrapping_sub(before) < TIMER_HZ as u32 * 60);
+        other.forward(Duration::from_secs(1_000));
+        let missed = other.timer().wrapping_sub(before).wrapping_sub(TIMER_HZ as u32 * 1_000);
+        assert!(missed < TIMER_HZ as u32 * 60, "set forward by a time in which it does not wrap: {missed}");
     }
 
     proptest! {

@@ -8,7 +8,7 @@ use super::build::{MachineError, descriptor};
 use super::life::{Machine, Phase};
 use super::spec::MachineSpec;
 use crate::bus::enter;
-use crate::clock::{self, ClockState};
+use crate::clock::{self, Behind, ClockReading, ClockState};
 use crate::irqchip::{Irqchip, IrqchipState};
 use crate::state::{ChunkKind, StateError, StateReader, StateWriter, encode};
 use crate::vcpu::Vcpu;
@@ -74,11 +74,16 @@ impl Machine {
         self.timings.save_devices = started.elapsed();
         let started = Instant::now();
         writer.add(IRQCHIP, &encode("the interrupt controllers", &self.irqchip.export_state()?)?)?;
-        for (index, (vcpu, cpuid)) in self.vcpus.iter().zip(&self.cpuids).enumerate() {
-            let state = VcpuState::save(&descriptor(vcpu), cpuid, &self.context)?;
-            writer.add(vcpu_chunk(index), &encode("a vCPU", &state)?)?;
+        let save = |(vcpu, cpuid): (&Vcpu, &Vec<_>)| VcpuState::save(&descriptor(vcpu), cpuid, &self.context);
+        let mut states = self.vcpus.iter().zip(&self.cpuids).map(save).collect::<Result<Vec<_>, _>>()?;
+        let clock = clock::export_state(&self.vm)?;
+        for (vcpu, state) in self.vcpus.iter().zip(&mut states) {
+            state.save_tsc(&descriptor(vcpu))?;
         }
-        writer.add(CLOCK, &encode("the clock", &clock::export_state(&self.vm)?)?)?;
+        for (index, state) in states.iter().enumerate() {
+            writer.add(vcpu_chunk(index), &encode("a vCPU", state)?)?;
+        }
+        writer.add(CLOCK, &encode("the clock", &clock)?)?;
         self.timings.save_processors = started.elapsed();
         Ok(writer.finish()?)
     }
@@ -97,11 +102,13 @@ impl Machine {
     }
 
     /// Takes over a state that [`Self::export_state`] gave on a machine of the same specification. The bytes come from
-    /// another host: whatever they are, the answer is an error and not a panic. The machine is then paused.
+    /// another host: whatever they are, the answer is an error and not a panic. The machine is then paused, and its clocks run.
+    ///
+    /// `real` is what the guest's kvmclock should show: its clocks go forward to it. Without it they go on from where they were.
     ///
     /// # Errors
     /// [`MachineError::Phase`] unless it is empty; [`MachineError::State`], after which the machine is not to be run.
-    pub fn import_state(&mut self, bytes: &[u8]) -> Result<(), MachineError> {
+    pub fn import_state(&mut self, bytes: &[u8], real: Option<ClockReading>) -> Result<(), MachineError> {
         if self.phase != Phase::Empty {
             return Err(MachineError::Phase { what: "take over a state", phase: self.phase });
         }
@@ -118,7 +125,8 @@ impl Machine {
         for index in 0..self.vcpus.len() {
             vcpus.push(reader.take_decoded::<VcpuState>(vcpu_chunk(index), "a vCPU")?);
         }
-        self.restore_processors(&irqchip, vcpus, clock)?;
+        let behind = Behind::new(clock, real);
+        self.restore_processors(&irqchip, vcpus, clock, &behind)?;
         self.irqchip.keep_back();
         for device in &self.devices {
             let mut device = enter(device);
@@ -126,6 +134,7 @@ impl Machine {
             let (version, payload) = reader.take(chunk.kind, chunk.instance)?;
             device.import_state(version, payload)?;
         }
+        enter(&self.power).forward(behind.at(Instant::now()));
         self.irqchip.publish_all()?;
         reader.finish()?;
         self.timings.restore = started.elapsed();
@@ -138,17 +147,18 @@ impl Machine {
         irqchip: &IrqchipState,
         states: Vec<VcpuState>,
         clock: ClockState,
+        behind: &Behind,
     ) -> Result<(), StateError> {
         self.irqchip.import_state(irqchip)?;
         let descriptors: Vec<_> = self.vcpus.iter().map(descriptor).collect();
         for ((vcpu, state), present) in descriptors.iter().zip(&states).zip(&self.cpuids) {
             state.restore(vcpu, &self.context, present)?;
         }
-        restore_tscs(descriptors.iter().map(|vcpu| &**vcpu).zip(&states))?;
+        restore_tscs(descriptors.iter().map(|vcpu| &**vcpu).zip(&states), behind)?;
         for (vcpu, state) in descriptors.iter().zip(&states) {
             state.restore_late(vcpu)?;
         }
-        clock::import_state(&self.vm, clock)?;
+        clock::import_state(&self.vm, clock, behind)?;
         // From now on it is saved with the CPUID that its guest knows.
         self.cpuids = states.iter().map(|state| state.cpuid().to_vec()).collect();
         Ok(())

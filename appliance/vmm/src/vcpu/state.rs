@@ -5,6 +5,8 @@
 //! that before the other model-specific registers, general registers before pending events (setting them clears those),
 //! the timer's deadline after APIC and TSC. TSCs are set for all vCPUs together, by [`restore_tscs`].
 
+use std::time::{Duration, Instant};
+
 use kvm_bindings::{
     KVM_SREGS2_FLAGS_PDPTRS_VALID, Xsave, kvm_cpuid_entry2, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_regs,
     kvm_sregs, kvm_sregs2, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
@@ -14,6 +16,7 @@ use model::cpu_report::tsc_rates_differ;
 use serde::{Deserialize, Serialize};
 
 use super::msrs;
+use crate::clock::Behind;
 use crate::cpuid;
 use crate::kvm_raw;
 use crate::state::StateError;
@@ -144,6 +147,15 @@ impl VcpuState {
         })
     }
 
+    /// Reads the TSC once more: right beside kvmclock, so that the two are of one moment.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn save_tsc(&mut self, vcpu: &VcpuFd) -> Result<(), StateError> {
+        self.tsc = one_msr(vcpu, msrs::TSC)?;
+        Ok(())
+    }
+
     /// Gives a fresh vCPU what does not depend on the others; [`restore_tscs`] and [`Self::restore_late`] come after.
     /// `present` is the CPUID that the vCPU has. Another can only be given to one that has never run.
     ///
@@ -222,18 +234,34 @@ impl VcpuState {
         msrs::write(vcpu, &[(msrs::TSC_DEADLINE, self.tsc_deadline)])
     }
 
+    /// Its TSC as it was saved, and the rate of that in kHz.
+    pub fn tsc(&self) -> (u64, u32) {
+        (self.tsc, self.tsc_khz)
+    }
+
     /// The CPUID that the vCPU was given.
     pub fn cpuid(&self) -> &[kvm_cpuid_entry2] {
         &self.cpuid
     }
 }
 
+/// A TSC that is set forward by `time`, in its rate in kHz; where that is not known it stays.
+fn forward(tsc: u64, khz: u32, time: Duration) -> u64 {
+    let ticks = time.as_nanos() * u128::from(khz) / 1_000_000;
+    tsc.wrapping_add(u64::try_from(ticks).unwrap_or(u64::MAX))
+}
+
 /// Sets the TSCs of all vCPUs together: the first by value, the others by offset, with the differences that they had. Only
-/// with equal offsets does KVM keep its master clock, without which a guest's time calls become slow.
+/// with equal offsets does KVM keep its master clock, without which a guest's time calls become slow. They go forward by what
+/// the guest's clocks are `behind`, in the rate that the guest knows. The first is written once only: KVM takes a second value that
+/// is within a second of the first for an attempt to set the same, and keeps the first.
 ///
 /// # Errors
 /// [`StateError`].
-pub fn restore_tscs<'a>(vcpus: impl IntoIterator<Item = (&'a VcpuFd, &'a VcpuState)>) -> Result<(), StateError> {
+pub fn restore_tscs<'a>(
+    vcpus: impl IntoIterator<Item = (&'a VcpuFd, &'a VcpuState)>,
+    behind: &Behind,
+) -> Result<(), StateError> {
     // What the first vCPU has here, and what it had where it was saved.
     let mut first: Option<(Option<u64>, Option<u64>)> = None;
     for (vcpu, state) in vcpus {
@@ -243,11 +271,29 @@ pub fn restore_tscs<'a>(vcpus: impl IntoIterator<Item = (&'a VcpuFd, &'a VcpuSta
         };
         match by_offset {
             Some(offset) => kvm_raw::set_tsc_offset(vcpu, offset).map_err(raw("the TSC offset"))?,
-            None => msrs::write(vcpu, &[(msrs::TSC, state.tsc)])?,
+            None => {
+                let tsc = forward(state.tsc, state.tsc_khz, behind.at(Instant::now()));
+                msrs::write(vcpu, &[(msrs::TSC, tsc)])?;
+            }
         }
         if first.is_none() {
             first = Some((kvm_raw::tsc_offset(vcpu), state.tsc_offset));
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tsc_goes_forward_in_the_rate_that_its_guest_knows() {
+        let stun = Duration::from_micros(70_500);
+        assert_eq!(forward(7, 2_000_000, stun), 141_000_007);
+        assert_eq!(forward(7, 2_596_120, stun), 183_026_467);
+        assert_eq!(forward(7, 2_000_000, Duration::ZERO), 7);
+        assert_eq!(forward(7, 0, stun), 7, "nobody knows the rate");
+        assert_eq!(forward(u64::MAX, 1_000, Duration::from_micros(2)), 1, "a counter wraps");
+    }
 }

@@ -98,7 +98,7 @@ fn pre_copy_against_a_running_guest_ends_with_the_same_memory() {
         memory.read_exact_at(&mut before, 0).unwrap();
         copy.read_exact_at(&mut after, 0).unwrap();
         assert!(before == after, "a page was missed");
-        destination.import_state(&state).unwrap();
+        destination.import_state(&state, None).unwrap();
         destination.resume().unwrap();
         let rounds = word(&copy, guest::ROUNDS_CHECKED);
         wait_until("progress at the destination", || word(&copy, guest::ROUNDS_CHECKED) > rounds);

@@ -185,7 +185,7 @@ fn calls_that_the_phase_does_not_allow_are_refused() {
     machine.start().unwrap();
     machine.resume().unwrap();
     assert!(matches!(machine.export_state(), Err(MachineError::Phase { phase: Phase::Running, .. })));
-    assert!(matches!(machine.import_state(&[]), Err(MachineError::Phase { .. })));
+    assert!(matches!(machine.import_state(&[], None), Err(MachineError::Phase { .. })));
 }
 
 #[test]

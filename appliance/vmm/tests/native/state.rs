@@ -2,18 +2,25 @@
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use vmm::clock::{ClockReading, ClockState};
 use vmm::state::{ChunkKind, StateReader, StateWriter};
+use vmm::vcpu::state::VcpuState;
 
 use super::*;
 
 /// Carries a paused machine over: memory, then state. Both memories are then the same to the byte.
 fn hop(source: &mut Machine, source_memory: &File, cpus: u8) -> (Machine, File) {
     let state = source.export_state().unwrap();
+    carry(&state, source_memory, cpus, None)
+}
+
+/// The same with a state that was taken before, and what the guest's clock should show.
+fn carry(state: &[u8], source_memory: &File, cpus: u8, real: Option<ClockReading>) -> (Machine, File) {
     let (mut destination, memory) = build(cpus, MEMORY_BYTES).unwrap();
     let mut before = vec![0; MEMORY_BYTES as usize];
     source_memory.read_exact_at(&mut before, 0).unwrap();
     memory.write_all_at(&before, 0).unwrap();
-    destination.import_state(&state).unwrap();
+    destination.import_state(state, real).unwrap();
     let mut after = vec![0; MEMORY_BYTES as usize];
     memory.read_exact_at(&mut after, 0).unwrap();
     assert!(before == after, "restoring a state changes memory");
@@ -123,6 +130,51 @@ fn the_clock_goes_on_and_never_back() {
     drop(memory);
 }
 
+/// kvmclock of a state, and the time of its first vCPU's TSC, nanoseconds.
+fn clocks(state: &[u8]) -> [i128; 2] {
+    let mut reader = StateReader::new(state).unwrap();
+    let clock: ClockState = reader.take_decoded(ChunkKind::new(ChunkKind::CLOCK, 0, 1), "the clock").unwrap();
+    let vcpu: VcpuState = reader.take_decoded(ChunkKind::new(ChunkKind::VCPU, 0, 1), "a vCPU").unwrap();
+    let (tsc, khz) = vcpu.tsc();
+    [i128::from(clock.ns), i128::from(tsc) * 1_000_000 / i128::from(khz)]
+}
+
+#[test]
+fn clocks_that_stood_still_go_forward_to_what_they_should_show_and_together() {
+    /// By so much the kernel's clocks may go at different rates in the time of this test, and more.
+    const RATES: i128 = 1_000_000;
+    let Some((mut machine, mut memory)) = with_guest(2, "m") else { return };
+    machine.start().unwrap();
+    wait_until("the second vCPU", || word(&memory, guest::SECOND_ROUNDS) > 10);
+    let mut apart = Vec::new();
+    for _ in 0..5 {
+        machine.pause().unwrap();
+        let saved = machine.export_state().unwrap();
+        let real = ClockReading { ns: machine.clock_ns().unwrap(), at: Instant::now() };
+        // The way.
+        std::thread::sleep(Duration::from_millis(30));
+        (machine, memory) = carry(&saved, &memory, 2, Some(real));
+        let shows = |passed: Duration| i128::from(real.ns) + passed.as_nanos() as i128;
+        let least = shows(real.at.elapsed());
+        let clock = i128::from(machine.clock_ns().unwrap());
+        assert!(
+            (least - RATES..=shows(real.at.elapsed()) + RATES).contains(&clock),
+            "{clock} ns, at least {least} are right"
+        );
+        let (then, now) = (clocks(&saved), clocks(&machine.export_state().unwrap()));
+        let went = [0, 1].map(|which| now[which] - then[which]);
+        assert!(went.iter().all(|went| *went > 30_000_000), "{went:?}");
+        apart.push((went[0] - went[1]).abs());
+        machine.resume().unwrap();
+        let before = (word(&memory, guest::ROUNDS_CHECKED), word(&memory, guest::SECOND_ROUNDS));
+        wait_until("progress of both", || {
+            word(&memory, guest::ROUNDS_CHECKED) > before.0 && word(&memory, guest::SECOND_ROUNDS) > before.1
+        });
+    }
+    // Where nothing came between the reading of the one and the other. (A machine that is not faithful shows the host's TSC, which is right in any case.)
+    assert!(*apart.iter().min().unwrap() < RATES, "kvmclock and TSC went apart: {apart:?} ns");
+}
+
 #[test]
 fn a_moved_guest_can_be_reset_once_it_has_an_image_again() {
     let Some((mut machine, memory)) = with_guest(1, "count") else { return };
@@ -160,7 +212,7 @@ fn a_machine_that_rehearsed_has_written_no_page_and_takes_a_state_over_as_any_ot
     destination.rehearse().unwrap();
     destination.rehearse().unwrap();
     assert_eq!(harvested(&destination), 0);
-    destination.import_state(&machine.export_state().unwrap()).unwrap();
+    destination.import_state(&machine.export_state().unwrap(), None).unwrap();
     let refused = destination.rehearse().unwrap_err().to_string();
     assert!(refused.contains("rehearse"), "{refused}");
     let before = word(&copy, guest::ROUNDS_CHECKED);
@@ -173,16 +225,16 @@ fn a_state_of_another_machine_or_a_damaged_one_is_refused() {
     let Some((mut machine, _memory)) = with_guest(1, "count") else { return };
     let state = machine.export_state().unwrap();
     let (mut other, _) = build(2, MEMORY_BYTES).unwrap();
-    let error = other.import_state(&state).unwrap_err().to_string();
+    let error = other.import_state(&state, None).unwrap_err().to_string();
     assert!(error.contains("another shape"), "{error}");
     let (mut same, _) = build(1, MEMORY_BYTES).unwrap();
     for cut in [0, 1, 20, state.len() / 2, state.len() - 1] {
-        assert!(same.import_state(&state[..cut]).is_err());
+        assert!(same.import_state(&state[..cut], None).is_err());
     }
     let mut flipped = state.clone();
     flipped[state.len() / 2] ^= 1;
-    assert!(same.import_state(&flipped).is_err());
-    same.import_state(&state).unwrap();
+    assert!(same.import_state(&flipped, None).is_err());
+    same.import_state(&state, None).unwrap();
 }
 
 /// A state with the payload of one chunk changed and a right checksum, so that the importers themselves are reached.
@@ -242,7 +294,7 @@ fn a_state_with_any_payload_is_taken_or_refused_without_a_panic() {
             }
         });
         let (mut other, _memory) = build(1, MEMORY_BYTES).unwrap();
-        let _ = other.import_state(&damaged);
+        let _ = other.import_state(&damaged, None);
         Ok(())
     });
     result.unwrap();
@@ -254,6 +306,6 @@ fn a_state_with_any_payload_is_taken_or_refused_without_a_panic() {
         writer.finish().unwrap()
     };
     let (mut other, _memory) = build(1, MEMORY_BYTES).unwrap();
-    let error = other.import_state(&incomplete).unwrap_err().to_string();
+    let error = other.import_state(&incomplete, None).unwrap_err().to_string();
     assert!(error.contains("no chunk"), "{error}");
 }

@@ -150,7 +150,7 @@ impl Rig {
         let mut target = machine(&self.memory).unwrap();
         self.machine.pause().unwrap();
         let state = self.machine.export_state().unwrap();
-        target.import_state(&state).unwrap();
+        target.import_state(&state, None).unwrap();
         target.attach_disk(0, self.machine.detach_disk(0).unwrap()).unwrap();
         target.resume().unwrap();
         self.machine = target;

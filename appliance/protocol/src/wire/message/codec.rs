@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::catalogue::Message;
-use super::content::{AUDIT_HASHES_MAX, Answer, Hello, MigrationId, StatePart, SwitchReady};
+use super::content::{AUDIT_HASHES_MAX, Answer, HandOver, Hello, MigrationId, StatePart, SwitchReady};
 use super::kind;
 use super::offer::{Offer, ValidatedOffer};
 use crate::checks::FINDINGS_MAX;
@@ -27,6 +27,9 @@ const REHEARSAL_VERSION: u16 = 1;
 /// Beside a receipt: what the duration was predicted to be. An older build skips it.
 const FORECAST: u16 = 3 | chunk::OPTIONAL;
 const FORECAST_VERSION: u16 = 1;
+/// Beside a hand-over and each part of a state: what the guest's clock should show. An older build skips it.
+const CLOCK: u16 = 4 | chunk::OPTIONAL;
+const CLOCK_VERSION: u16 = 1;
 
 impl Message {
     /// The message as it travels, in the agreed protocol version.
@@ -48,6 +51,9 @@ impl Message {
                 Some((REHEARSAL, REHEARSAL_VERSION, pack(rehearsal)))
             }
             Self::Done(receipt) => receipt.predicted_moved_us.map(|us| (FORECAST, FORECAST_VERSION, pack(&us))),
+            Self::State(StatePart { clock_ns: Some(ns), .. }) | Self::HandOver(HandOver { clock_ns: Some(ns), .. }) => {
+                Some((CLOCK, CLOCK_VERSION, pack(ns)))
+            }
             _ => None,
         }
     }
@@ -87,7 +93,7 @@ impl Message {
         if frame.version != expected {
             return Err(WireError::Version { found: frame.version, agreed: expected });
         }
-        let chunks = chunk::read(&frame.body, |kind| matches!(kind, CONTENT | REHEARSAL | FORECAST))?;
+        let chunks = chunk::read(&frame.body, |kind| matches!(kind, CONTENT | REHEARSAL | FORECAST | CLOCK))?;
         let (contents, beside): (Vec<_>, Vec<_>) = chunks.into_iter().partition(|chunk| chunk.kind == CONTENT);
         let [content] = contents[..] else { return Err(WireError::Missing("what a message says")) };
         if content.version != CONTENT_VERSION {
@@ -109,8 +115,10 @@ impl Message {
                 Self::RoundEnd { round, pages }
             }
             kind::ROUND_STORED => Self::RoundStored { round: unpack("the storing of a round", content)? },
-            kind::STATE => Self::State(decode_state(content)?),
-            kind::HAND_OVER => Self::HandOver(unpack("a hand-over", content)?),
+            kind::STATE => Self::State(StatePart { clock_ns: clock(&beside)?, ..decode_state(content)? }),
+            kind::HAND_OVER => {
+                Self::HandOver(HandOver { clock_ns: clock(&beside)?, ..unpack("a hand-over", content)? })
+            }
             kind::STUN_CANCELLED => Self::StunCancelled,
             kind::COMMITTED => Self::Committed { epoch: unpack("a commit", content)? },
             kind::RESUMED => Self::Resumed(unpack("a resume", content)?),
@@ -150,6 +158,10 @@ fn told_beside<T: DeserializeOwned>(
 ) -> Result<Option<T>, WireError> {
     let known = beside.iter().find(|chunk| chunk.kind == kind && chunk.version == version);
     known.map(|chunk| unpack(what, chunk.payload)).transpose()
+}
+
+fn clock(beside: &[Chunk<'_>]) -> Result<Option<u64>, WireError> {
+    told_beside(beside, CLOCK, CLOCK_VERSION, "the guest's clock")
 }
 
 /// Its last field is told beside it: the first builds had none, and neither read more nor less than they know.
@@ -225,7 +237,7 @@ fn decode_state(bytes: &[u8]) -> Result<StatePart, WireError> {
     if u64::from(offset) + part.len() as u64 > u64::from(total) {
         return Err(WireError::Value("the place of a part of the state"));
     }
-    Ok(StatePart { total, offset, bytes: part.to_vec() })
+    Ok(StatePart { total, offset, bytes: part.to_vec(), clock_ns: None })
 }
 
 fn encode_hashes(first: u64, hashes: &[PageHash]) -> Vec<u8> {

@@ -88,6 +88,8 @@ pub struct StatePart {
     pub offset: u32,
     /// The part.
     pub bytes: Vec<u8>,
+    /// As in [`HandOver`]: this is said earlier, before the last pages.
+    pub clock_ns: Option<u64>,
 }
 
 /// "The VM is stopped here; I resume it only if I win the next epoch of its lease myself."
@@ -105,6 +107,10 @@ pub struct HandOver {
     pub state_hash: u128,
     /// Whether the VM is to run.
     pub run_state: RunState,
+    /// What the guest's kvmclock would show when this was said if the guest had not stood still, nanoseconds. It is told beside the
+    /// rest: an older build says nothing of it, and one that does not know it leaves the clock as it was saved.
+    #[serde(skip)]
+    pub clock_ns: Option<u64>,
 }
 
 /// How long the destination's pieces of the stun took, microseconds, and the guest's clock as it was said.

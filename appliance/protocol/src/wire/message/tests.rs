@@ -54,6 +54,7 @@ fn messages() -> Vec<Message> {
         state_bytes: 5,
         state_hash: 6,
         run_state: RunState::Running,
+        clock_ns: None,
     };
     let finding = Finding::blocker("memory", Reason::new("too little memory", "stop a VM"));
     vec![
@@ -66,8 +67,10 @@ fn messages() -> Vec<Message> {
         Message::SwitchReady(SwitchReady { lease_us: 1, rehearsal: Some(Rehearsal { state_us: 300, disks_us: 2 }) }),
         Message::RoundEnd { round: 1, pages: 2 },
         Message::RoundStored { round: 1 },
-        Message::State(StatePart { total: 10, offset: 4, bytes: vec![1, 2, 3] }),
+        Message::State(StatePart { total: 10, offset: 4, bytes: vec![1, 2, 3], clock_ns: None }),
+        Message::State(StatePart { total: 10, offset: 0, bytes: vec![1, 2, 3], clock_ns: Some(9) }),
         Message::HandOver(hand_over),
+        Message::HandOver(HandOver { clock_ns: Some(u64::MAX), ..hand_over }),
         Message::StunCancelled,
         Message::Committed { epoch: 8 },
         Message::Resumed(Resumed { clock_ns: 5, ..Resumed::default() }),
@@ -131,6 +134,22 @@ fn what_a_later_build_adds_to_a_message_is_skipped_by_this_one() {
 fn a_receipt_is_the_same_to_a_build_that_predicts_no_duration() {
     let contents = [None, Some(1_500_000)].map(|predicted| {
         let frame = frame(&Message::Done(Box::new(receipt(predicted))).encode(1)).expect("a frame");
+        let chunks = chunk::read(&frame.body, |kind| kind == CONTENT).expect("what it does not know is skipped");
+        chunks.iter().map(|chunk| chunk.payload.to_vec()).collect::<Vec<_>>()
+    });
+    assert_eq!(contents[0], contents[1]);
+    assert_eq!(contents[0].len(), 1);
+}
+
+/// A build that sets no clock takes over from one that does, and the other way round: what it knows of a hand-over is the same bytes.
+#[test]
+fn a_hand_over_is_the_same_to_a_build_that_sets_no_clock() {
+    let contents = [None, Some(70_000)].map(|clock_ns| {
+        let hand_over = messages().into_iter().find_map(|message| match message {
+            Message::HandOver(hand_over) => Some(HandOver { clock_ns, ..hand_over }),
+            _ => None,
+        });
+        let frame = frame(&Message::HandOver(hand_over.expect("one of them")).encode(1)).expect("a frame");
         let chunks = chunk::read(&frame.body, |kind| kind == CONTENT).expect("what it does not know is skipped");
         chunks.iter().map(|chunk| chunk.payload.to_vec()).collect::<Vec<_>>()
     });
