@@ -11,7 +11,7 @@ use dhcproto::{Decodable, Decoder, Encodable};
 use godwit::api::channel::wait_readable;
 use godwit::lease::reconnect;
 use godwit::network::connections::has_stalled;
-use godwit::network::fabric::{Fabric, UplinkPort};
+use godwit::network::fabric::Fabric;
 use godwit::network::netlink::Netlink;
 use godwit::network::packet::PacketSocket;
 use godwit::network::tap::{HEADER_BYTES, Tap};
@@ -197,10 +197,9 @@ fn a_probe_frame_is_heard_on_an_uplink_with_its_vlan_alone_and_goes_out_with_it(
         let [red, plain] = ["red", "plain"].map(|label| port(label).unwrap().unwrap());
         assert_eq!((red.index, red.vlan, plain.index, plain.vlan), (plain.index, Some(10), red.index, None));
         assert!(port("inner").unwrap().is_none() && port("nowhere").unwrap().is_none());
-        let open = |port: &UplinkPort| PacketSocket::open_on_port(port.index, frame::ETHER_TYPE, port.vlan).unwrap();
-        let (on_red, on_plain) = (open(&red), open(&plain));
-        let red_wire = PacketSocket::open(vlan(netlink, "gwred", outside, 10), frame::ETHER_TYPE).unwrap();
-        let wire = PacketSocket::open(outside, frame::ETHER_TYPE).unwrap();
+        let open = |index, vlan| PacketSocket::open_on_port(index, frame::ETHER_TYPE, vlan).unwrap();
+        let (on_red, on_plain) = (open(red.index, red.vlan), open(plain.index, plain.vlan));
+        let (red_wire, wire) = (open(outside, Some(10)), open(outside, None));
         let token = |n| Token([n; Token::BYTES]);
         let says = |n| move |received: &[u8]| frame::read(received) == Some(token(n));
         // What goes out is not heard by who sends it.
