@@ -35,6 +35,7 @@ fn a_vm_moves_from_an_older_build_to_this_one_and_back_and_again() {
     // The uplinks are one network, which a build that sends frames too knows.
     wait("the networks are judged", || {
         let said = line(&b.ask("vm migrate witness host-a --check").1);
+        println!("{said}");
         said.contains(SENDS_NONE) || said.contains("ok    physical network")
     });
     let mut receipt = None;
@@ -55,8 +56,8 @@ fn a_vm_moves_from_an_older_build_to_this_one_and_back_and_again() {
         receipt.predicted_moved_us.is_some(),
         "what the other build does not know of was told it, and is in the receipt"
     );
-    let shown = a.types(&format!("migration show {}", receipt.id));
-    assert!(shown.contains("witness moved from host-b to host-a"), "{shown}");
+    // It is written while the answer is read.
+    let shown = typed_until(&a, &format!("migration show {}", receipt.id), "witness moved from host-b to host-a");
     assert!(shown.contains("round                 1: "), "{shown}");
     move_here(&a, &b);
 }
