@@ -23,6 +23,10 @@ moves *arguments:
 database *arguments:
     cargo lab database {{arguments}}
 
+# Moves broken in each of their phases, between two nested hosts (--only FAULT --server MAKE)
+losses *arguments:
+    cargo lab losses {{arguments}}
+
 # Moves between an older build and this one: just older [COMMIT]
 older *arguments:
     cargo lab older {{arguments}}

@@ -8,7 +8,7 @@ mod world;
 use std::time::Duration;
 
 use netstack::stack::TransportLimits;
-use world::link::Nature;
+use world::direction::Nature;
 use world::simulated::Simulated;
 
 fn limits() -> TransportLimits {

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use netstack::stack::TransportLimits;
 use netstack::{Allowed, CloseReason, Event, KeyPair, Stack, StackConfig, StackError};
-use world::link::{End, Link, Nature};
+use world::direction::Nature;
+use world::link::{End, Link};
 use world::simulated::{Pair, Simulated, peer};
 
 const SECONDS: Duration = Duration::from_secs(20);

@@ -2,15 +2,17 @@
 
 mod world;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use netstack::probe::{PathReport, Probe};
 use netstack::stack::TransportLimits;
 use netstack::stream::RECORD_MAX;
 use netstack::{Event, SendError};
-use world::link::Nature;
+use smoltcp::wire::{Ipv4Packet, TcpPacket, UdpPacket};
+use world::direction::{Direction, Nature};
 use world::simulated::{Pair, Simulated};
+use world::super_frame::SuperFrame;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -53,6 +55,82 @@ fn everything_arrives(nature: Nature, seed: u64) {
         }
         heard == [messages; 2] && seen.iter().all(|seen| seen.iter().all(|seen| *seen))
     });
+}
+
+/// What becomes of frames of 1,226 bytes, 1,250 on the line, that are all sent at once: how many microseconds each travels.
+fn travelled(nature: Nature, seed: u64, count: usize) -> (Direction, Vec<u128>) {
+    let start = Instant::now();
+    let mut direction = Direction::new(nature, seed, start);
+    (0..count).for_each(|_| direction.carry([&[0; 14], &[0; 1212]], start));
+    let mut arrived = Vec::new();
+    while let Some(next) = direction.next_arrival() {
+        assert_eq!(
+            direction.deliver(next - Duration::from_nanos(1), |_, _| ()),
+            None,
+            "a frame came before it was due"
+        );
+        arrived.extend(direction.deliver(next, |_, at| (at - start).as_micros()));
+    }
+    (direction, arrived)
+}
+
+#[test]
+fn the_link_of_these_tests_delays_by_its_rate_and_length_and_loses_what_its_seed_says() {
+    let nature = Nature { queue: MINUTE, ..Nature::new(1, Duration::from_millis(10)) };
+    let (_, arrived) = travelled(nature, 1, 3);
+    assert_eq!(arrived, [5_010, 5_020, 5_030], "10 us of the line each at 1 Gbit/s, and 5 ms of the way");
+    let full = Nature { queue: Duration::from_micros(20), ..nature };
+    let (direction, arrived) = travelled(full, 1, 9);
+    assert_eq!((direction.overflowed, arrived), (6, vec![5_010, 5_020, 5_030]));
+
+    let (direction, arrived) = travelled(nature.losing(10_000), 1, 100_000);
+    assert_eq!(direction.lost as usize + arrived.len(), 100_000);
+    assert!((800..1_200).contains(&direction.lost), "{} of 100,000 lost, of a hundred one", direction.lost);
+    assert!(travelled(nature.losing(10_000), 1, 100_000).1 == arrived, "the same seed loses others");
+    assert!(travelled(nature.losing(10_000), 2, 100_000).1 != arrived, "another seed loses the same");
+}
+
+/// A batch of `body` bytes to be cut into pieces of 1000, as a TAP gives it; `kind` as its header says it, of a protocol of IPv4.
+fn batch(kind: u8, protocol: u8, transport: &[u8], body: usize) -> Vec<u8> {
+    let mut bytes = vec![1, kind, 0xff, 0xff, 0xe8, 3, 34, 0, 16, 0];
+    bytes.extend([[2; 6], [4; 6]].concat());
+    bytes.extend([0x08, 0x00, 0x45, 0, 0, 0, 0xff, 0xff, 0x40, 0, 64, protocol, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+    bytes.extend(transport);
+    bytes.extend((0..body).map(|at| at as u8));
+    bytes
+}
+
+#[test]
+fn the_frames_of_a_batch_are_as_if_each_had_been_sent_alone() {
+    let whole: Vec<u8> = (0..2_500).map(|at| at as u8).collect();
+    // Source, destination, sequence, acknowledgement, 20 bytes long with CWR, ACK, PSH and FIN, window, checksum, urgent.
+    let tcp = [1, 1, 2, 2, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 9, 0x50, 0x99, 1, 0, 0, 0, 0, 0];
+    let bytes = batch(1, 6, &tcp, 2_500);
+    let sent = SuperFrame::read(&bytes).unwrap();
+    assert_eq!(sent.lengths(), [1_054, 1_054, 554]);
+    for (pieces, id, sequence, flags) in
+        [(0..1, 0xffff, -1, 0x90), (1..2, 0, 999, 0x10), (1..3, 0, 999, 0x19), (0..3, 0xffff, -1, 0x99)]
+    {
+        let (mut put, body) = (Vec::new(), &whole[pieces.start * 1_000..2_500.min(pieces.end * 1_000)]);
+        sent.pieces(pieces.clone(), &mut put);
+        let cut = if pieces.len() == 1 { [0, 0, 0, 0, 0] } else { [1, 54, 0, 0xe8, 3] };
+        assert_eq!((put[0], &put[1..6], &put[6..10]), (1, &cut[..], &[34, 0, 16, 0][..]), "{pieces:?}");
+        let ip = Ipv4Packet::new_checked(&put[24..]).unwrap();
+        assert!(ip.verify_checksum() && usize::from(ip.total_len()) == put.len() - 24, "{pieces:?}");
+        let segment = TcpPacket::new_checked(ip.payload()).unwrap();
+        assert_eq!((ip.ident(), segment.seq_number().0, ip.payload()[13]), (id, sequence, flags), "{pieces:?}");
+        assert!(segment.payload() == body, "{pieces:?}");
+    }
+    let bytes = batch(5, 17, &[1, 1, 2, 2, 9, 9, 0, 0], 2_500);
+    let mut put = Vec::new();
+    SuperFrame::read(&bytes).unwrap().pieces(2..3, &mut put);
+    let ip = Ipv4Packet::new_checked(&put[24..]).unwrap();
+    let datagram = UdpPacket::new_checked(ip.payload()).unwrap();
+    assert!(ip.verify_checksum() && datagram.payload() == &whole[2_000..]);
+    let alone = batch(0, 17, &[1, 1, 2, 2, 9, 9, 0, 0], 700);
+    let mut put = Vec::new();
+    SuperFrame::read(&alone).unwrap().pieces(0..1, &mut put);
+    assert!(put == alone, "a frame that is none of several is left as it is");
 }
 
 #[test]

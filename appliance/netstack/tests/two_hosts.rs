@@ -2,11 +2,12 @@
 
 mod world;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use netstack::stream::RECORD_MAX;
 use netstack::{CloseReason, Event, SendError};
+use world::direction::Nature;
 use world::{Wire, connect, run, transfer, until};
 
 #[test]
@@ -50,6 +51,22 @@ fn a_gibibyte_of_records_arrives_whole() {
     let counters = a.stack.counters();
     assert!(counters.sent_bytes / counters.sent_frames > 20_000, "batches were not offloaded: {counters:?}");
     assert_eq!(b.stack.counters().dropped_by_socket, 0);
+}
+
+#[test]
+fn a_wire_that_is_carried_delays_and_loses_and_records_arrive_whole_over_it() {
+    if world::cannot_run() {
+        return;
+    }
+    let round_trip = Duration::from_millis(4);
+    let wire = Wire::carried(Nature::new(1, round_trip).losing(10_000), 1);
+    let (mut a, mut b) = wire.hosts(false);
+    let ids = connect(&mut a, &mut b);
+    transfer(&mut a, &mut b, ids, 64, 256 << 10);
+    let (seen, tally) = (a.estimates(ids.0), wire.tally().expect("it is carried"));
+    // 16 MiB are 11,000 frames at least.
+    assert!(tally.carried > 10_000 && tally.lost > 50, "{tally:?}");
+    assert!(seen.rtt_min >= round_trip && seen.packets_lost > 50, "{seen:?}");
 }
 
 #[test]

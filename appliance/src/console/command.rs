@@ -166,14 +166,18 @@ pub const COMMANDS: &[Command] = &[
     Command {
         words: &["vm", "migrate"],
         arguments: &[Vm, Host],
-        flags: &["--check", "--force", "--bandwidth-max MBITS", "--on-no-convergence wait|force|abort"],
+        flags: &["--check", "--force", "--no-wait", "--bandwidth-max MBITS", "--on-no-convergence wait|force|abort"],
         about: "move it while it runs (--check: look)",
         alias: "",
         build: |w| {
-            let (check_only, force_link) = (w.flags.contains(&"--check"), w.flags.contains(&"--force"));
+            let [check_only, force_link, no_wait] =
+                ["--check", "--force", "--no-wait"].map(|flag| w.flags.contains(&flag));
+            if check_only && no_wait {
+                return Err("a check has to be waited for: --no-wait and --check do not go together".to_owned());
+            }
             let no_convergence = w.value("--on-no-convergence")?.unwrap_or_default();
             let wish = Wish { check_only, force_link, no_convergence, bandwidth_max: w.value("--bandwidth-max")? };
-            Ok(HostRequest::VmMigrate { vm: w.parsed(0)?, destination: w.parsed(1)?, wish })
+            Ok(HostRequest::VmMigrate { vm: w.parsed(0)?, destination: w.parsed(1)?, wish, no_wait })
         },
     },
     plain(&["lease", "list"], &[], "who holds which VM", |_| Ok(HostRequest::LeaseList)),
@@ -421,7 +425,7 @@ mod tests {
         assert_eq!(
             migrate,
             [
-                "vm migrate VM HOST [--check] [--force] [--bandwidth-max MBITS]",
+                "vm migrate VM HOST [--check] [--force] [--no-wait] [--bandwidth-max MBITS]",
                 "    [--on-no-convergence wait|force|abort]",
                 "                                      move it while it runs (--check: look)",
             ],
@@ -441,6 +445,7 @@ mod tests {
             "vm clone web web2",
             "vm migrate web host-b",
             "vm migrate web host-b --force --bandwidth-max 2000 --on-no-convergence wait",
+            "vm migrate web host-b --no-wait",
             "lease break web",
             "lease break web --force",
         ];
@@ -459,6 +464,7 @@ mod tests {
             vm: "web".parse().expect("valid"),
             destination: "host-b".parse().expect("valid"),
             wish: Wish { check_only: true, ..Wish::default() },
+            no_wait: false,
         };
         assert_eq!(migrate, Line::Ask(request));
         let forced = parse("vm migrate web host-b --on-no-convergence force").expect("understood");
@@ -474,6 +480,10 @@ mod tests {
         }
         let refusal = parse("vm migrate web host-b --on-no-convergence hope").expect_err("no such word").to_string();
         assert!(refusal.contains("\"hope\" is not valid: it is wait"), "{refusal}");
+        let left_alone = parse("vm migrate web host-b --no-wait").expect("understood");
+        assert!(matches!(left_alone, Line::Ask(HostRequest::VmMigrate { no_wait: true, .. })), "{left_alone:?}");
+        let refusal = parse("vm migrate web host-b --no-wait --check").expect_err("it tells nothing").to_string();
+        assert!(refusal.contains("do not go together"), "{refusal}");
         assert_eq!(parse("esxcli vm process list").expect("understood"), Line::Ask(HostRequest::VmList));
         assert_eq!(parse("  ").expect("understood"), Line::Empty);
         assert_eq!(parse("vm ?").expect("understood"), Line::Help(vec!["vm".to_owned()]));

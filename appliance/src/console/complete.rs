@@ -126,7 +126,7 @@ mod tests {
         assert!(offered("vm clone web ").is_empty(), "the name of a clone is a new one");
         assert_eq!(
             offered("vm migrate web host-b --"),
-            ["--bandwidth-max", "--check", "--force", "--json", "--on-no-convergence"]
+            ["--bandwidth-max", "--check", "--force", "--json", "--no-wait", "--on-no-convergence"]
         );
         assert_eq!(offered("vm migrate web host-b --on-no-convergence "), ["abort", "force", "wait"]);
         assert_eq!(offered("network port"), ["port-group"]);

@@ -13,7 +13,7 @@ use crate::api::host::{
 };
 use crate::api::lease::Listed;
 use crate::datastore::Datastore;
-use crate::host::control_plane::{ControlPlane, logical_processors};
+use crate::host::control_plane::{ControlPlane, kernel, logical_processors};
 use crate::host::discovery::{self, hex_of};
 use crate::host::leases::LeaseFailure;
 use crate::host::located::{Located, away, locate, vm_folders, vm_names};
@@ -87,19 +87,18 @@ pub fn answer(plane: &ControlPlane, request: &HostRequest) -> Result<HostAnswer,
 
 fn host(plane: &ControlPlane) -> HostDetail {
     let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
-    let addresses = plane.with_fabric("", |fabric| fabric.addresses()).ok().and_then(Result::ok);
     HostDetail {
         name: plane.name().clone(),
         identity: hex_of(&plane.identity),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        kernel: kernel(),
         uptime_s: uptime.split('.').next().and_then(|seconds| seconds.parse().ok()).unwrap_or(0),
         cpu: plane.cpu.as_ref().map_or_else(|| "unknown".to_owned(), |report| report.brand.clone()),
         cpus: logical_processors(),
         memory: plane.memory(),
         memory_free: plane.memory_free(),
         vms: u32::try_from(plane.vms.all_running().len()).unwrap_or(u32::MAX),
-        addresses: addresses.unwrap_or_default(),
+        addresses: plane.addresses(),
         kvm: checks::kvm_problem().is_none(),
         maintenance: plane.maintenance.is_on(),
         config_errors: plane.configuration.errors.clone(),

@@ -51,6 +51,13 @@ pub enum Clash {
         /// The host.
         host: HostName,
     },
+    /// This host does not have a datastore of another one.
+    ThisLacks {
+        /// The datastore, as it is called there.
+        datastore: DatastoreName,
+        /// The host.
+        host: HostName,
+    },
     /// A host has it, and it does not answer there.
     DoesNotSee {
         /// The datastore.
@@ -69,10 +76,13 @@ impl Clash {
             if let Some(twins) = &known.twins {
                 clashes.push(Self::NamedTwice { host: host.clone(), identities: twins.identities.clone() });
             }
-            // An older build tells of no datastore. Of two hosts with one name it is not known which told this.
+            // An older build tells of no datastore, and this host of none before its first record. Of two hosts with one name it is not known which told this.
             if known.state == HostState::Alive && known.twins.is_none() && !known.record.datastores.is_empty() {
                 let seen = own.datastores.iter().filter(|(_, datastore)| datastore.available);
                 clashes.extend(seen.filter_map(|(name, datastore)| Self::of(name, datastore, &known.record)));
+                let lacked = known.record.datastores.iter().filter(|_| !own.datastores.is_empty());
+                let lacked = lacked.filter(|(name, there)| !own.has(name, there));
+                clashes.extend(lacked.map(|(name, _)| Self::ThisLacks { datastore: name.clone(), host: host.clone() }));
             }
         }
         clashes
@@ -101,6 +111,7 @@ impl Clash {
         | Self::TwoOfOneName { host, .. }
         | Self::OtherName { host, .. }
         | Self::Lacks { host, .. }
+        | Self::ThisLacks { host, .. }
         | Self::DoesNotSee { host, .. }) = self;
         host
     }
@@ -113,6 +124,7 @@ impl Clash {
             Self::OtherName { host, datastore, .. } => (2, host.clone(), Some(datastore.clone())),
             Self::Lacks { host, datastore } => (3, host.clone(), Some(datastore.clone())),
             Self::DoesNotSee { host, datastore } => (4, host.clone(), Some(datastore.clone())),
+            Self::ThisLacks { host, datastore } => (5, host.clone(), Some(datastore.clone())),
         }
     }
 
@@ -123,7 +135,7 @@ impl Clash {
 
     /// Whether it is something that happens, and no way in which hosts may well be set up.
     fn is_event(&self) -> bool {
-        !matches!(self, Self::Lacks { .. } | Self::OtherName { .. })
+        !matches!(self, Self::Lacks { .. } | Self::ThisLacks { .. } | Self::OtherName { .. })
     }
 
     /// How long it has to stand before it is told.
@@ -164,6 +176,10 @@ impl Clash {
                 format!("{host} does not have the datastore {datastore}: no VM of it can run there"),
                 format!("if it should: add [datastore.{datastore}] to host.toml of {host}, then: host reboot"),
             ),
+            Self::ThisLacks { datastore, host } => (
+                format!("this host does not have the datastore {datastore} of {host}: no VM of it can run here"),
+                format!("if it should: add [datastore.{datastore}] to host.toml of {own}, then: host reboot"),
+            ),
             Self::DoesNotSee { datastore, host } => (
                 format!("{host} does not see its datastore {datastore}, which answers here: no VM of it can run there"),
                 format!("on {host}: datastore show {datastore}"),
@@ -181,7 +197,8 @@ impl Clash {
             }
             Self::TwoOfOneName { datastore, host, .. }
             | Self::OtherName { datastore, host, .. }
-            | Self::Lacks { datastore, host } => {
+            | Self::Lacks { datastore, host }
+            | Self::ThisLacks { datastore, host } => {
                 format!("datastore {datastore} of this host and what {host} calls so are no longer two")
             }
         }
@@ -343,6 +360,10 @@ mod tests {
         // It has both: what is called so there is another, and this one is there all the same.
         assert!(with(&[("shared", Some(3), true), ("other", Some(2), true)])[0].contains("is called other"));
         assert_eq!(with(&[]), ["host-b does not have the datastore shared: no VM of it can run there"]);
+        assert_eq!(
+            with(&[("shared", Some(2), true), ("more", Some(4), false)]),
+            ["this host does not have the datastore more of host-b: no VM of it can run here"]
+        );
         assert!(with(&[("shared", Some(2), false)])[0].starts_with("host-b does not see its datastore shared"));
     }
 

@@ -126,6 +126,11 @@ impl ControlPlane {
         }
     }
 
+    /// Addresses of the management network, as far as the kernel tells them.
+    pub fn addresses(&self) -> Vec<String> {
+        self.with_fabric("", |fabric| fabric.addresses()).ok().and_then(Result::ok).unwrap_or_default()
+    }
+
     /// All NICs of this host and what uses them: also with a bad configuration, which is mended by them.
     ///
     /// # Errors
@@ -249,6 +254,8 @@ impl ControlPlane {
             earlier: Vec::new(),
             twin: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: Some(kernel()),
+            addresses: self.addresses(),
             beat,
             boot: Some(format!("{:032x}", boot_id())),
             left: false,
@@ -275,6 +282,11 @@ fn first_reason(diagnosis: Diagnosis) -> Reason {
 /// Why a host has nothing of what a configuration gives.
 fn unconfigured() -> Reason {
     Reason::new("this host came up with a bad configuration", "config show")
+}
+
+/// The version of the kernel that runs.
+pub(super) fn kernel() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
 /// Logical processors of this host.

@@ -10,7 +10,7 @@
 //!                 ├─────> lifecycle    stop, kill, pause, resume
 //!                 ├─────> clone        a stopped VM is copied (plan, hold, carry)
 //!                 ├─────> lease_break  a lease that is to be nobody's
-//!                 ├─────> departures   migrations away from here, with the migration role (engine)
+//!                 ├─────> departures   migrations away from here, with the migration role (engine; sent_off: nobody waits)
 //!                 ├─────> ping         the path to another host is measured (peer: whether it can be)
 //!                 ├─────> maintenance  no VM comes to run here any more
 //!                 └─────> ending       the end of the host
@@ -79,6 +79,7 @@ pub mod receipts;
 pub mod record;
 pub mod role;
 pub mod running;
+pub mod sent_off;
 pub mod serve;
 pub mod settling;
 pub mod start;

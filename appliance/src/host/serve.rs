@@ -13,7 +13,9 @@ use crate::api::init::InitRequest;
 use crate::host::caller::Caller;
 use crate::host::control_plane::ControlPlane;
 use crate::host::news::NEWS;
-use crate::host::{answers, clone, departures, lease_break, lifecycle, maintenance, moves, ping, start, whereabouts};
+use crate::host::{
+    answers, clone, departures, lease_break, lifecycle, maintenance, moves, ping, sent_off, start, whereabouts,
+};
 
 /// Serves consoles until the process ends.
 pub fn serve(plane: &Arc<ControlPlane>, listener: &Listener) {
@@ -145,7 +147,10 @@ fn carry_out(plane: &Arc<ControlPlane>, request: HostRequest, caller: &Caller<'_
             Ok(monitor) => (HostAnswer::Console, vec![monitor]),
             Err(refusal) => (HostAnswer::Refused(refusal), Vec::new()),
         },
-        HostRequest::VmMigrate { vm, destination, wish } => {
+        HostRequest::VmMigrate { vm, destination, wish, no_wait: true } => {
+            alone(sent_off::begin(plane, &vm, &destination, wish))
+        }
+        HostRequest::VmMigrate { vm, destination, wish, no_wait: false } => {
             alone(departures::migrate(plane, &vm, &destination, wish, caller))
         }
         HostRequest::NetworkPing(host) => {

@@ -1,21 +1,38 @@
-//! What a guest has and does while it is moved.
+//! What a guest has and does while it is moved, and how long it may stand still.
 
-/// One case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How fast the guest rewrites pages, anywhere in 256 MiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Pace {
+    /// Not at all.
+    Idle,
+    /// So many a second.
+    PagesPerS(u32),
+    /// As many as its processor can.
+    FlatOut,
+}
+
+/// One case. The page has them in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Case {
     /// Memory of the guest; all of it is filled with what cannot be compressed.
     pub(super) memory_mib: u32,
-    /// Pages that it rewrites a second, anywhere in 256 MiB; 0 for an idle guest.
-    pub(super) pages_per_s: u32,
+    /// How fast it rewrites it.
+    pub(super) pace: Pace,
+    /// The longest that it may stand still, in milliseconds.
+    pub(super) stun_ms_max: u32,
 }
 
-/// All cases, in the order of the page.
-pub(super) const CASES: [Case; 4] = [
-    Case { memory_mib: 512, pages_per_s: 0 },
-    Case { memory_mib: 512, pages_per_s: 20_000 },
-    Case { memory_mib: 2048, pages_per_s: 0 },
-    Case { memory_mib: 2048, pages_per_s: 20_000 },
-];
+const MEMORIES_MIB: [u32; 2] = [512, 2048];
+const PACES: [Pace; 4] = [Pace::Idle, Pace::PagesPerS(20_000), Pace::PagesPerS(100_000), Pace::FlatOut];
+const STUNS_MS_MAX: [u32; 2] = [50, 300];
+
+/// All cases.
+pub(super) fn all() -> Vec<Case> {
+    let paces = MEMORIES_MIB.into_iter().flat_map(|memory_mib| PACES.map(|pace| (memory_mib, pace)));
+    paces
+        .flat_map(|(memory_mib, pace)| STUNS_MS_MAX.map(|stun_ms_max| Case { memory_mib, pace, stun_ms_max }))
+        .collect()
+}
 
 impl Case {
     /// As a reader of the page sees it.
@@ -24,16 +41,22 @@ impl Case {
             mib if mib.is_multiple_of(1024) => format!("{} GiB", mib / 1024),
             mib => format!("{mib} MiB"),
         };
-        if self.pages_per_s == 0 {
-            format!("{memory}, idle")
-        } else {
-            format!("{memory}, {} pages/s", self.pages_per_s)
-        }
+        let pace = match self.pace {
+            Pace::Idle => "idle".into(),
+            Pace::PagesPerS(rate) => format!("{rate} pages/s"),
+            Pace::FlatOut => "flat out".into(),
+        };
+        format!("{memory}, {pace}, {} ms", self.stun_ms_max)
     }
 
     /// The name of a VM of this case.
     pub(super) fn vm_name(self) -> String {
-        format!("w-{}-{}", self.memory_mib, self.pages_per_s)
+        let pace = match self.pace {
+            Pace::Idle => "idle".into(),
+            Pace::PagesPerS(rate) => rate.to_string(),
+            Pace::FlatOut => "max".into(),
+        };
+        format!("w-{}-{pace}-{}", self.memory_mib, self.stun_ms_max)
     }
 
     /// The guest's memory in bytes.
@@ -44,10 +67,12 @@ impl Case {
     /// The witness's command line. It does not verify while it is timed, which would take the processor from the move; it
     /// is told to verify everything afterwards. It does not nap either: it looks at the TSC without a pause.
     pub(super) fn cmdline(self) -> String {
-        match self.pages_per_s {
-            0 => "report_ms=0 verify=off start=idle".into(),
-            rate => format!("report_ms=0 verify=off rate={rate} set=256M"),
-        }
+        let pace = match self.pace {
+            Pace::Idle => "start=idle".into(),
+            Pace::PagesPerS(rate) => format!("rate={rate} set=256M"),
+            Pace::FlatOut => "rate=max set=256M".into(),
+        };
+        format!("report_ms=0 verify=off {pace}")
     }
 }
 
@@ -57,9 +82,14 @@ mod tests {
 
     #[test]
     fn every_case_has_a_title_and_a_vm_of_its_own() {
-        assert_eq!(CASES[0].title(), "512 MiB, idle");
-        assert_eq!(CASES[3].title(), "2 GiB, 20000 pages/s");
-        let names: std::collections::BTreeSet<_> = CASES.iter().map(|case| case.vm_name()).collect();
-        assert_eq!(names.len(), CASES.len());
+        let cases = all();
+        assert_eq!(cases[0].title(), "512 MiB, idle, 50 ms");
+        assert_eq!(cases[11].title(), "2 GiB, 20000 pages/s, 300 ms");
+        assert_eq!(cases[15].title(), "2 GiB, flat out, 300 ms");
+        assert!(cases.is_sorted(), "the page has them in another order");
+        for name in [Case::title, Case::vm_name] {
+            let names: std::collections::BTreeSet<_> = cases.iter().map(|case| name(*case)).collect();
+            assert_eq!(names.len(), cases.len());
+        }
     }
 }

@@ -6,6 +6,9 @@ use crate::bench::case::Case;
 use crate::bench::conversation::Conversation;
 use crate::error::Result;
 
+/// The longest that a move may take; one that does not converge never ends.
+pub(super) const MOVE_BOUND: Duration = Duration::from_secs(300);
+
 /// A program that runs and moves guests.
 pub(super) trait Contestant {
     /// As a reader of the page sees it.

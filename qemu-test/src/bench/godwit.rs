@@ -10,16 +10,16 @@ use model::receipt::{Receipt, Verdict};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::bench::case::{CASES, Case};
-use crate::bench::contestant::{Contestant, Guest, Moved};
+use crate::bench::case::Case;
+use crate::bench::contestant::{Contestant, Guest, MOVE_BOUND, Moved};
 use crate::bench::conversation::Conversation;
 use crate::bench::link::{BARE_NIC, Link, bare_address};
 use crate::bench::surroundings;
 use crate::error::{Doing, LabError, Result};
 use crate::wait;
 
-/// The longest that a command may take.
-const COMMAND_BOUND: Duration = Duration::from_secs(180);
+/// The longest that a command may take: a move is one.
+const COMMAND_BOUND: Duration = MOVE_BOUND;
 /// From a role's start until its host holds its lease and knows the other: several lease periods, on a busy machine.
 const READY_BOUND: Duration = Duration::from_secs(120);
 /// How long a VM that was started or moved may take to be shown by its host.
@@ -34,10 +34,16 @@ pub(super) struct Godwit<'a> {
 }
 
 impl<'a> Godwit<'a> {
-    /// Boots both with `program`, on a datastore in `folder` with a VM of each case.
-    pub(super) fn boot(program: &'a Path, folder: &Path, link: &'a Link, kernel: &Path) -> Result<Self> {
+    /// Boots both with `program`, on a datastore in `folder` with a VM of each of the cases.
+    pub(super) fn boot(
+        program: &'a Path,
+        folder: &Path,
+        link: &'a Link,
+        kernel: &Path,
+        cases: &[Case],
+    ) -> Result<Self> {
         let data = folder.join("data");
-        for case in CASES {
+        for case in cases.iter().copied() {
             let vm = data.join("vms").join(case.vm_name());
             fs::create_dir_all(&vm).at("creating", &vm)?;
             fs::copy(kernel, vm.join("witness")).at("copying", kernel)?;
@@ -150,10 +156,10 @@ fn moved(receipt: &Receipt, whole: Duration) -> Moved {
 }
 
 fn vm_toml(case: Case) -> String {
-    let Case { memory_mib, .. } = case;
+    let Case { memory_mib, stun_ms_max, .. } = case;
     format!(
         "[vm]\nname = \"{}\"\ncpus = 1\nmemory = \"{memory_mib} MiB\"\ncpu_baseline = \"host\"\n\n\
-         [boot]\nkernel = \"witness\"\ncmdline = \"{}\"\n",
+         [boot]\nkernel = \"witness\"\ncmdline = \"{}\"\n\n[migration]\nstun_ms_max = {stun_ms_max}\n",
         case.vm_name(),
         case.cmdline()
     )

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::bench::case::{CASES, Case};
+use crate::bench::case::{Case, Pace};
+use crate::bench::choice::Choice;
 use crate::bench::contestant::{Contestant, Guest};
 use crate::bench::godwit::Godwit;
 use crate::bench::link::Link;
-use crate::bench::qemu::{Qemu, Way};
-use crate::bench::surroundings::{self, Work};
+use crate::bench::qemu::{self, Qemu, Way};
+use crate::bench::surroundings::{self, Shares, Work};
 use crate::bench::{page, witness};
 use crate::error::{Doing, LabError, Result};
 use crate::guests;
@@ -27,8 +28,8 @@ const WATCH: Duration = Duration::from_secs(1);
 pub struct Plan {
     /// How often each case is measured with each contestant.
     pub repetitions: u32,
-    /// Only cases whose title holds this.
-    pub only: String,
+    /// Which of them.
+    pub choice: Choice,
     /// A `godwit` that is built already; none: it is built for release.
     pub program: Option<PathBuf>,
 }
@@ -52,8 +53,10 @@ pub(super) struct MeasuredMove {
     pub(super) told: crate::bench::contestant::Moved,
     /// The longest gap that the guest felt.
     pub(super) felt: Duration,
-    /// Processors that others kept busy meanwhile.
-    pub(super) others: f64,
+    /// How much of its pace the guest kept, from the order until it was asked afterwards; none for an idle guest.
+    pub(super) pace_kept: Option<f64>,
+    /// Processors that were kept busy meanwhile.
+    pub(super) busy: Shares,
 }
 
 /// All lives of one contestant in one case.
@@ -63,11 +66,12 @@ pub(super) struct Series {
     pub(super) failures: Vec<String>,
 }
 
-/// All series, by case (its place in the list) and contestant.
-pub(super) type Results = BTreeMap<(usize, String), Series>;
+/// All series, by case and contestant.
+pub(super) type Results = BTreeMap<(Case, String), Series>;
 
 /// Measures and gives the section of the page.
 pub fn run(home: &Home, plan: &Plan) -> Result<String> {
+    let cases = plan.choice.cases()?;
     rustix::process::nice(NICENESS).doing("raising the priority of the run")?;
     let kernel = guests::build_witness(home)?;
     let program = match &plan.program {
@@ -78,28 +82,33 @@ pub fn run(home: &Home, plan: &Plan) -> Result<String> {
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).at("creating", &folder)?;
     let link = Link::lay(&home.tag())?;
-    let qemu = |way| Qemu { way, link: &link, kernel: &kernel, folder: &folder };
-    let mut godwit = Godwit::boot(&program, &folder, &link, &kernel)?;
+    qemu::write_key(&folder)?;
+    let mut godwit = Godwit::boot(&program, &folder, &link, &kernel, &cases)?;
     let roles_memory = godwit.roles_memory()?;
-    let (mut tcp, mut multifd, mut microvm) = (qemu(Way::Tcp), qemu(Way::Multifd), qemu(Way::MicroVm));
-    let mut contestants: [&mut dyn Contestant; 4] = [&mut godwit, &mut tcp, &mut multifd, &mut microvm];
-    let names: Vec<String> = contestants.iter().map(|contestant| contestant.name()).collect();
-    let results = measure_all(plan, &mut contestants);
-    if results.is_empty() {
-        return Err(LabError::Input(format!("no case's title holds \"{}\"", plan.only)));
+    let mut qemus = Way::ALL.map(|way| Qemu { way, link: &link, kernel: &kernel, folder: &folder });
+    let mut contestants: Vec<&mut dyn Contestant> = vec![&mut godwit];
+    contestants.extend(qemus.iter_mut().map(|qemu| -> &mut dyn Contestant { qemu }));
+    let all: Vec<String> = contestants.iter().map(|contestant| contestant.name()).collect();
+    contestants.retain(|contestant| plan.choice.has(&contestant.name()));
+    if contestants.is_empty() {
+        return Err(LabError::Input(format!("no contestant is named so; they are: {}", all.join("; "))));
     }
+    let names: Vec<String> = contestants.iter().map(|contestant| contestant.name()).collect();
+    let results = measure_all(plan.repetitions, &cases, &mut contestants);
     page::section(plan, &names, &results, roles_memory)
 }
 
-fn measure_all(plan: &Plan, contestants: &mut [&mut dyn Contestant]) -> Results {
+fn measure_all(repetitions: u32, cases: &[Case], contestants: &mut [&mut dyn Contestant]) -> Results {
     let tsc_khz = time_stamp_counter_khz();
     let mut results = Results::new();
-    for (at, case) in CASES.into_iter().enumerate().filter(|(_, case)| case.title().contains(&plan.only)) {
-        for repetition in 1..=plan.repetitions {
-            for contestant in &mut *contestants {
+    for (at, case) in cases.iter().copied().enumerate() {
+        // A start depends on the memory alone.
+        let is_first_of_size = cases[..at].iter().all(|earlier| earlier.memory_mib != case.memory_mib);
+        for repetition in 1..=repetitions {
+            for contestant in contestants.iter_mut().filter(|contestant| contestant.moves() || is_first_of_size) {
                 let name = contestant.name();
-                let series = results.entry((at, name.clone())).or_default();
-                print!("lab: {}, {name}, {repetition} of {}: ", case.title(), plan.repetitions);
+                let series = results.entry((case, name.clone())).or_default();
+                print!("lab: {}, {name}, {repetition} of {repetitions}: ", case.title());
                 match measure(&mut **contestant, case, tsc_khz) {
                     Ok(life) => {
                         println!("{}", page::line(&life));
@@ -138,10 +147,12 @@ fn live(guest: &mut dyn Guest, case: Case, moves: bool, tsc_khz: u64) -> Result<
         return Ok(Measured { start, memory_beside, ..Measured::default() });
     }
     guest.prepare_move()?;
+    let watched = witness::record_after(guest.serial(), ready)?;
     witness::forget_gaps(guest.serial())?;
     std::thread::sleep(WATCH);
-    let before = witness::record_after(guest.serial(), ready)?;
+    let before = witness::record_after(guest.serial(), watched)?;
     surroundings::warm(case.memory_bytes());
+    let ordered = witness::record_after(guest.serial(), before)?;
     witness::forget_gaps(guest.serial())?;
     let mut workers = guest.workers();
     let work = Work::now(&workers);
@@ -151,15 +162,17 @@ fn live(guest: &mut dyn Guest, case: Case, moves: bool, tsc_khz: u64) -> Result<
     workers.extend(guest.workers());
     workers.sort_unstable();
     workers.dedup();
-    let others = Work::now(&workers).of_others_since(&work);
-    let after = witness::record_after(guest.serial(), before)?;
+    let busy = Work::now(&workers).shares_since(&work);
+    let after = witness::record_after(guest.serial(), ordered)?;
     witness::audit(guest.serial())?;
     if after.faults > 0 {
         return Err(LabError::Input(format!("the guest found {} faults after the move", after.faults)));
     }
-    if case.pages_per_s > 0 && after.dirtied == before.dirtied {
+    if case.pace != Pace::Idle && after.dirtied == ordered.dirtied {
         return Err(LabError::Input("the guest was to rewrite pages and did not".into()));
     }
-    let moved = Some(MeasuredMove { told, felt: after.gap_max, others });
+    let pace_kept =
+        (case.pace != Pace::Idle).then(|| after.pages_per_s_since(ordered) / before.pages_per_s_since(watched));
+    let moved = Some(MeasuredMove { told, felt: after.gap_max, pace_kept, busy });
     Ok(Measured { start, memory_beside, gap_before: before.gap_max, moved })
 }

@@ -1,12 +1,14 @@
 //! Measurements, side by side with other programs of the kind in one run, written to `appliance/docs/benchmarks.md`.
 //!
 //! `migrate` is the order of work: every case with every contestant in turn, over and over, so that what else the machine
-//! does meets all of them alike. `case` says what the guest has and does; `contestant` what a contestant can do, `qemu`
+//! does meets all of them alike. `case` says what the guest has and does, `choice` which
+//! of all that is measured; `contestant` what a contestant can do, `qemu`
 //! and `godwit` are the two; `link` is the cable between the two ends. `conversation` types and reads lines, `witness`
 //! understands those of the guest; `surroundings` is what the machine itself tells (time stamps, memory, the work of
 //! others) and `statistics` and `page` make a page of it.
 
 mod case;
+mod choice;
 mod contestant;
 mod conversation;
 mod godwit;
@@ -18,5 +20,6 @@ mod statistics;
 mod surroundings;
 mod witness;
 
+pub use choice::Choice;
 pub use migrate::{Plan, run as migrate};
 pub use page::write;

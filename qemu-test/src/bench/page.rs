@@ -1,9 +1,10 @@
 //! The section of `appliance/docs/benchmarks.md`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
-use crate::bench::case::CASES;
+use crate::bench::case::Case;
 use crate::bench::migrate::{Measured, Plan, Results, Series};
 use crate::bench::statistics::Figures;
 use crate::bench::{qemu, surroundings};
@@ -19,13 +20,16 @@ start and every timed move the guest's size and 100 MiB are touched and freed, s
 machine. The guest is the witness with 1 CPU and memory full of what cannot be compressed; \"pages/s\" are rewritten anywhere \
 in 256 MiB. After every move it verifies all its memory, and a damaged page is a failure. Both ends are on this machine, in \
 two network namespaces joined by a veth (MTU 1500, offloads on), and share its cores with the guest. The longest stun \
-allowed is 300 ms for all. QEMU moves in the clear and its other end was started before the clock; Godwit encrypts, makes \
-the other end within the move, takes the lease over, and audits all memory afterwards. The whole run stands at nice -10.
+allowed is that of the case, for all. QEMU moves in the clear, or by TLS (gnutls, a key that both know); it may slow its guest \
+(auto-converge), and its other end was started before the clock; Godwit encrypts, makes the other end within the move, takes the \
+lease over, and audits all memory afterwards. The whole run stands at nice -10.
 
 *runs there*: from the order until the guest runs at the other end; *whole*: until the order is done (Godwit: with audit and \
 release); *speed*: bytes sent over *runs there*; *stun, told*: as the receipt, or QEMU's account, says; *stun, felt*: the \
-longest time between two looks of the guest at its TSC; *gap before*: the same during a second without a move, which is the \
-noise of this machine; *others*: processors that everybody else, the kernel included, kept busy during the move.";
+longest time between two looks of the guest at its TSC; *pace kept*: pages that the guest rewrote a second, from the order \
+until it was asked when all was done, in % of those in a second without a move; *gap before*: the longest such time during a \
+second without a move, which is the noise of this machine; *own*: processors that the contestant kept busy during the move, \
+its guest among it; *others*: those that everybody else, the kernel included, kept busy during the move.";
 
 /// One life in one line, for who watches.
 pub(super) fn line(life: &Measured) -> String {
@@ -40,12 +44,12 @@ pub(super) fn line(life: &Measured) -> String {
 
 /// The whole section.
 pub(super) fn section(plan: &Plan, names: &[String], results: &Results, roles_memory: u64) -> Result<String> {
-    let only = if plan.only.is_empty() { String::new() } else { format!(" --only \"{}\"", plan.only) };
+    let choice = plan.choice.words();
     let program = match &plan.program {
         Some(_) => " --program GODWIT",
         None => "",
     };
-    let command = format!("cargo lab bench migrate --repetitions {}{only}{program}", plan.repetitions);
+    let command = format!("cargo lab bench migrate --repetitions {}{choice}{program}", plan.repetitions);
     let machine = surroundings::machine_description();
     let mut section = format!(
         "{HEADING}\n\n    {command}\n\nMachine: {machine}. Beside it QEMU {}. Godwit: static musl binary, release profile.\n\n{HOW}\n\n",
@@ -64,13 +68,18 @@ pub(super) fn section(plan: &Plan, names: &[String], results: &Results, roles_me
     Ok(section)
 }
 
+/// The cases that were measured, in order.
+fn cases(results: &Results) -> BTreeSet<Case> {
+    results.keys().map(|(case, _)| *case).collect()
+}
+
 fn moves_table(names: &[String], results: &Results) -> String {
     let mut table = String::from(
-        "| case | | moved | runs there, s | whole, s | sent, MiB | speed, GB/s | stun, told, ms | stun, felt, ms | gap before, ms | others |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|\n",
+        "| case | | moved | runs there, s | whole, s | sent, MiB | speed, GB/s | stun, told, ms | stun, felt, ms | pace kept, % | gap before, ms | own | others |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
-    for (at, case) in CASES.iter().enumerate() {
-        let rows = names.iter().filter_map(|name| Some((name, results.get(&(at, name.clone()))?)));
+    for case in cases(results) {
+        let rows = names.iter().filter_map(|name| Some((name, results.get(&(case, name.clone()))?)));
         for (name, series) in rows.filter(|(_, series)| !series.is_start_only()) {
             let moves: Vec<_> = series.lives.iter().filter_map(|life| life.moved.as_ref()).collect();
             let over = |figure: &dyn Fn(&crate::bench::migrate::MeasuredMove) -> f64| {
@@ -86,8 +95,15 @@ fn moves_table(names: &[String], results: &Results) -> String {
                 over(&|moved| moved.told.sent_bytes as f64 / 1e9 / moved.told.runs_there.as_secs_f64()),
                 over(&|moved| ms(moved.told.stun)),
                 over(&|moved| ms(moved.felt)),
+                moves
+                    .iter()
+                    .filter_map(|moved| moved.pace_kept)
+                    .map(|kept| kept * 100.0)
+                    .collect::<Figures>()
+                    .to_string(),
                 series.lives.iter().map(|life| ms(life.gap_before)).collect::<Figures>().to_string(),
-                over(&|moved| moved.others),
+                over(&|moved| moved.busy.contestant),
+                over(&|moved| moved.busy.others),
             ];
             table += &format!("| {} |\n", cells.join(" | "));
         }
@@ -97,14 +113,12 @@ fn moves_table(names: &[String], results: &Results) -> String {
 
 fn start_table(names: &[String], results: &Results) -> String {
     let mut table = String::from("| memory | | start, ms | memory beside, MiB |\n|---|---|---|---|\n");
-    let mut sizes: Vec<u32> = CASES.iter().map(|case| case.memory_mib).collect();
-    sizes.dedup();
+    let sizes: BTreeSet<u32> = cases(results).into_iter().map(|case| case.memory_mib).collect();
     for size in sizes {
         for name in names {
-            let of_size = |at: usize| CASES[at].memory_mib == size;
             let lives: Vec<&Measured> = results
                 .iter()
-                .filter(|((at, contestant), _)| of_size(*at) && contestant == name)
+                .filter(|((case, contestant), _)| case.memory_mib == size && contestant == name)
                 .flat_map(|(_, series)| &series.lives)
                 .collect();
             if lives.is_empty() {
@@ -120,10 +134,10 @@ fn start_table(names: &[String], results: &Results) -> String {
 
 fn failures(results: &Results) -> String {
     let mut text = String::new();
-    for ((at, name), series) in results {
+    for ((case, name), series) in results {
         for failure in &series.failures {
             let failure = failure.split_whitespace().collect::<Vec<_>>().join(" ");
-            text += &format!("- {}, {name}: {failure}\n", CASES[*at].title());
+            text += &format!("- {}, {name}: {failure}\n", case.title());
         }
     }
     if text.is_empty() { text } else { format!("\nWhat failed, and is in no figure:\n\n{text}") }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::bench::case::Case;
-use crate::bench::contestant::{Contestant, Guest, Moved};
+use crate::bench::contestant::{Contestant, Guest, MOVE_BOUND, Moved};
 use crate::bench::conversation::Conversation;
 use crate::bench::link::{Link, kernel_address};
 use crate::bench::surroundings;
@@ -16,22 +16,51 @@ use crate::machine::Qmp;
 use crate::wait;
 
 const PORT: u16 = 4446;
-/// The longest that a move may take; one that does not converge never ends.
-const MOVE_BOUND: Duration = Duration::from_secs(120);
-/// The same longest stun that Godwit has by default.
-const STUN_MS_MAX: u64 = 300;
 /// More than any link here carries, bytes a second: QEMU's default is 128 MiB/s.
 const BANDWIDTH_MAX: u64 = 100_000_000_000;
+
+/// Connections of multifd.
+const CHANNELS: u32 = 4;
+/// QEMU's name of the key that both ends know.
+const CREDENTIALS: &str = "tls0";
 
 /// How QEMU is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
-    /// Machine type q35, moved over one TCP connection: its default.
-    Tcp,
-    /// The same over four connections.
-    Multifd,
+    /// Machine type q35, moved over one TCP connection (its default) or over [`CHANNELS`] of multifd, in the clear or by TLS.
+    Q35 { multifd: bool, tls: bool },
     /// Machine type microvm, only started.
     MicroVm,
+}
+
+impl Way {
+    /// All ways.
+    pub(super) const ALL: [Self; 5] = [
+        Self::Q35 { multifd: false, tls: false },
+        Self::Q35 { multifd: false, tls: true },
+        Self::Q35 { multifd: true, tls: false },
+        Self::Q35 { multifd: true, tls: true },
+        Self::MicroVm,
+    ];
+
+    fn has_multifd(self) -> bool {
+        matches!(self, Self::Q35 { multifd: true, .. })
+    }
+
+    fn has_tls(self) -> bool {
+        matches!(self, Self::Q35 { tls: true, .. })
+    }
+}
+
+/// Writes the key that both ends know where they look for it (gnutls' `psktool` writes such files).
+pub(super) fn write_key(folder: &Path) -> Result<()> {
+    let mut key = [0_u8; 32];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut random| std::io::Read::read_exact(&mut random, &mut key))
+        .doing("drawing a key")?;
+    let key: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let path = folder.join("keys.psk");
+    std::fs::write(&path, format!("qemu:{key}\n")).at("writing", &path)
 }
 
 /// QEMU, used in one way.
@@ -45,11 +74,9 @@ pub(super) struct Qemu<'a> {
 
 impl Contestant for Qemu<'_> {
     fn name(&self) -> String {
-        match self.way {
-            Way::Tcp => "QEMU q35, TCP".into(),
-            Way::Multifd => "QEMU q35, multifd 4".into(),
-            Way::MicroVm => "QEMU microvm, qboot".into(),
-        }
+        let Way::Q35 { multifd, tls } = self.way else { return "QEMU microvm, qboot".into() };
+        let connections = if multifd { format!("multifd {CHANNELS}") } else { "TCP".into() };
+        format!("QEMU q35, {connections}{}", if tls { ", TLS" } else { "" })
     }
 
     fn moves(&self) -> bool {
@@ -82,6 +109,11 @@ impl Qemu<'_> {
             // Its default firmware takes many times as long where ring 0 is emulated.
             command.args(["-bios", "qboot.rom"]);
         }
+        if self.way.has_tls() {
+            let endpoint = if end == 0 { "client" } else { "server" };
+            let folder = self.folder.display();
+            command.args(["-object", &format!("tls-creds-psk,id={CREDENTIALS},endpoint={endpoint},dir={folder}")]);
+        }
         if end == 1 {
             command.args(["-incoming", "defer"]);
         }
@@ -95,13 +127,16 @@ impl Qemu<'_> {
     }
 
     /// Sets what both ends must agree on.
-    fn agree(&self, qmp: &mut Qmp) -> Result<()> {
-        let capabilities = [("events", true), ("multifd", self.way == Way::Multifd)];
+    fn agree(&self, case: Case, qmp: &mut Qmp) -> Result<()> {
+        let capabilities = [("events", true), ("auto-converge", true), ("multifd", self.way.has_multifd())];
         let capabilities = capabilities.map(|(name, state)| json!({ "capability": name, "state": state }));
         qmp.execute("migrate-set-capabilities", json!({ "capabilities": capabilities }))?;
-        let mut parameters = json!({ "downtime-limit": STUN_MS_MAX, "max-bandwidth": BANDWIDTH_MAX });
-        if self.way == Way::Multifd {
-            parameters["multifd-channels"] = json!(4);
+        let mut parameters = json!({ "downtime-limit": case.stun_ms_max, "max-bandwidth": BANDWIDTH_MAX });
+        if self.way.has_multifd() {
+            parameters["multifd-channels"] = json!(CHANNELS);
+        }
+        if self.way.has_tls() {
+            parameters["tls-creds"] = json!(CREDENTIALS);
         }
         qmp.execute("migrate-set-parameters", parameters).map(drop)
     }
@@ -147,7 +182,7 @@ impl Guest for Running<'_> {
         let machine = self.qemu.end(self.case, 1)?;
         let mut qmp = [self.qemu.connect(0)?, self.qemu.connect(1)?];
         for end in &mut qmp {
-            self.qemu.agree(end)?;
+            self.qemu.agree(self.case, end)?;
         }
         qmp[1].execute("migrate-incoming", json!({ "uri": format!("tcp:{}:{PORT}", kernel_address(1)) }))?;
         self.destination = Some(Destination { machine, qmp });

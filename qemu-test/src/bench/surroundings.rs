@@ -107,12 +107,20 @@ impl Work {
         }
     }
 
-    /// How many processors everybody but the contestant kept busy since `before`: other programs, this one, and what the
-    /// kernel does on its own account.
-    pub(super) fn of_others_since(&self, before: &Self) -> f64 {
-        let others = (self.everybody - before.everybody) - (self.ours - before.ours);
-        (others / (self.at - before.at).as_secs_f64()).max(0.0)
+    /// How many processors were kept busy since `before`: by the contestant, the guest among it, and by everybody else, which is
+    /// other programs, this one, and what the kernel does on its own account.
+    pub(super) fn shares_since(&self, before: &Self) -> Shares {
+        let (ours, seconds) = (self.ours - before.ours, (self.at - before.at).as_secs_f64());
+        let others = self.everybody - before.everybody - ours;
+        Shares { contestant: (ours / seconds).max(0.0), others: (others / seconds).max(0.0) }
     }
+}
+
+/// Processors that were kept busy.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shares {
+    pub(super) contestant: f64,
+    pub(super) others: f64,
 }
 
 /// User, nice, system, interrupts and stolen time (proc(5), /proc/stat).
@@ -160,6 +168,15 @@ mod tests {
         assert_eq!(read.len(), 2);
         assert!(read[0].name.contains("memfd:vm-"));
         assert_eq!((read[0].size, read[1].name.as_str(), read[1].share), (512 << 20, "", 12 << 10));
+    }
+
+    #[test]
+    fn what_the_contestant_worked_is_not_the_work_of_others() {
+        let at = Instant::now();
+        let before = Work { at, everybody: 100.0, ours: 10.0 };
+        let after = Work { at: at + std::time::Duration::from_secs(2), everybody: 104.0, ours: 13.0 };
+        let shares = after.shares_since(&before);
+        assert!((shares.contestant - 1.5).abs() < 1e-9 && (shares.others - 0.5).abs() < 1e-9, "{shares:?}");
     }
 
     #[test]

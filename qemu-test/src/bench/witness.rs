@@ -21,6 +21,13 @@ pub(super) struct Record {
     pub(super) dirtied: u64,
 }
 
+impl Record {
+    /// Pages rewritten a second of the guest's time since an earlier record.
+    pub(super) fn pages_per_s_since(self, earlier: Self) -> f64 {
+        self.dirtied.saturating_sub(earlier.dirtied) as f64 / (self.t_s - earlier.t_s)
+    }
+}
+
 /// The TSC at the guest's first instruction.
 pub(super) fn first_tsc(serial: &mut Conversation) -> Result<u64> {
     serial.line("the witness's first line", BOUND, |line| said(line)?.strip_prefix("first tsc=")?.parse().ok())
@@ -85,6 +92,13 @@ mod tests {
         let read = record(LINE).expect("whole");
         assert_eq!(read, Record { t_s: 12.345, gap_max: Duration::from_micros(4321), faults: 1, dirtied: 77 });
         assert_eq!(record(LINE.split(" registers").next().unwrap()), None, "a line that was cut is no record");
+    }
+
+    #[test]
+    fn a_guests_pace_is_what_it_rewrote_between_two_records_over_its_own_time() {
+        let record = |t_s, dirtied| Record { t_s, dirtied, ..Record::default() };
+        let pace = record(12.5, 3_000).pages_per_s_since(record(10.0, 500));
+        assert!((pace - 1_000.0).abs() < 1e-9, "{pace}");
     }
 
     #[test]

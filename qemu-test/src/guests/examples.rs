@@ -89,6 +89,21 @@ pub fn witness_called(home: &Home, name: &str) -> Result<String> {
     Ok(configuration.replace("name = \"witness\"", &format!("name = \"{name}\"")))
 }
 
+/// Puts a witness of another name on a datastore: so small that a host carries ten of them, and patient, for emulated hosts stun for long. It
+/// dirties so many pages a second.
+pub fn place_small_witness(home: &Home, datastore: &Path, name: &str, rate: u32) -> Result<()> {
+    let folder = datastore.join("vms").join(name);
+    fs::create_dir_all(&folder).at("creating", &folder)?;
+    let text = witness_called(home, name)?;
+    let text = text
+        .replace("\"128 MiB\"", "\"32 MiB\"")
+        .replace("rate=500", &format!("rate={rate}"))
+        .replace("stun_ms_max = 1000", "stun_ms_max = 5000");
+    let file = folder.join("vm.toml");
+    fs::write(&file, text).at("writing", &file)?;
+    copy(&witness::build(home)?, &folder.join("witness"))
+}
+
 /// Reads the journal of an example VM as it lies on the datastore now. Reading it while the guest writes is fine: the
 /// record that is being written may be the newest only.
 pub fn audit_journal(server: &dyn Server, vm: &str) -> Result<Audit> {

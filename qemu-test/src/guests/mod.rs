@@ -13,5 +13,5 @@ mod witness;
 pub use client::{Hearing, Talker, answers, ask_off, memory_report, set_memory_load};
 pub use database::{Committed, Database, Ledger, Workload};
 pub use debian::{JOURNAL_BYTES, build as build_debian};
-pub use examples::{Example, audit_journal, place_all, witness_called};
+pub use examples::{Example, audit_journal, place_all, place_small_witness, witness_called};
 pub use witness::build as build_witness;

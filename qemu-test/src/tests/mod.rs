@@ -11,6 +11,6 @@ mod older;
 mod tally;
 
 pub use native::check_source;
-pub use nested::{check_nested, contend, measure_take_overs, move_a_database};
+pub use nested::{break_every_phase, check_nested, contend, measure_take_overs, move_a_database};
 pub use older::{OLDER, check as check_older};
 pub use tally::{Tally, Verdict};

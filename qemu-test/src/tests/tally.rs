@@ -1,6 +1,7 @@
 //! Counts what passed, failed and was skipped.
 
 use std::fmt;
+use std::process::ExitCode;
 use std::time::Instant;
 
 use crate::error::{LabError, Result};
@@ -56,6 +57,15 @@ impl Tally {
             }
         }
         held
+    }
+
+    /// Prints what failed and, last, the totals; gives the status that a process ends with.
+    pub fn conclude(&self) -> ExitCode {
+        for failure in &self.failures {
+            println!("failed: {failure}");
+        }
+        println!("{self}");
+        if self.failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     }
 
     /// Counts a failure and prints it.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use crate::bench::{self, Plan};
+use crate::bench::{self, Choice, Plan};
 use crate::error::{LabError, Result};
 use crate::fleet::{self, Fleet};
 use crate::home::Home;
@@ -21,9 +21,13 @@ pub(super) enum Subject {
         /// How often each case is measured with each contestant
         #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
         repetitions: u32,
-        /// Only cases whose title holds this, as "512 MiB" or "idle"; what is printed is then not written
-        #[arg(long, default_value = "")]
-        only: String,
+        /// Only cases whose title holds this, and each further one: "512 MiB", "flat out", "50 ms"; what is printed is then not
+        /// written
+        #[arg(long)]
+        only: Vec<String>,
+        /// Only contestants whose name holds this, or a further one: Godwit, multifd, TLS; what is printed is then not written
+        #[arg(long)]
+        with: Vec<String>,
         /// Measure this godwit, built for release already, instead of building one
         #[arg(long)]
         program: Option<PathBuf>,
@@ -51,7 +55,9 @@ pub(super) enum Subject {
 /// Measures it.
 pub(super) fn run(home: &Home, subject: Subject) -> Result<ExitCode> {
     match subject {
-        Subject::Migrate { repetitions, only, program } => migrate(home, repetitions, only, program),
+        Subject::Migrate { repetitions, only, with, program } => {
+            migrate(home, Plan { repetitions, choice: Choice { only, with }, program })
+        }
         Subject::TakeOver { times, server } => on_a_fleet(home, |home| measure_take_overs(home, server, times)),
         Subject::SameInstant { rounds, server } => on_a_fleet(home, |home| contend(home, server, rounds)),
     }
@@ -64,7 +70,7 @@ fn on_a_fleet(home: &Home, work: impl FnOnce(&Home) -> Result<()>) -> Result<Exi
     Ok(ExitCode::SUCCESS)
 }
 
-fn migrate(home: &Home, repetitions: u32, only: String, program: Option<PathBuf>) -> Result<ExitCode> {
+fn migrate(home: &Home, plan: Plan) -> Result<ExitCode> {
     let usable = std::fs::File::options().read(true).write(true).open("/dev/kvm");
     if usable.is_err() {
         let what = "this machine has no usable /dev/kvm, and emulated guests are not worth measuring".into();
@@ -72,10 +78,9 @@ fn migrate(home: &Home, repetitions: u32, only: String, program: Option<PathBuf>
     }
     setup::ensure(&[Purpose::Build, Purpose::Fleet])?;
     let _held = fleet::hold(home)?;
-    let plan = Plan { repetitions, only, program };
     let section = bench::migrate(home, &plan)?;
     println!("\n{section}");
-    if plan.only.is_empty() {
+    if plan.choice.is_all() {
         bench::write(home, &section)?;
     }
     Ok(ExitCode::SUCCESS)

@@ -14,7 +14,7 @@ use crate::verbs::bench::Subject;
 use crate::verbs::fault::Fault;
 use crate::verbs::image::MadeElsewhere;
 use crate::verbs::{
-    bench, console, database, demo, down, exec, fault, image, inside, moves, older, sim, status, test, up,
+    bench, console, database, demo, down, exec, fault, image, inside, losses, moves, older, sim, status, test, up,
 };
 
 /// Boots real Godwit images in QEMU, drives their consoles and injects faults.
@@ -112,6 +112,15 @@ enum Verb {
         #[arg(long, default_value_t = 10)]
         moves: usize,
     },
+    /// Break moves of a VM by each fault, at either end, in each of their phases (an hour and more)
+    Losses {
+        /// The NFS server
+        #[arg(long, value_enum, default_value_t)]
+        server: Make,
+        /// Only faults with this in their name: migrate, monitor, cable, datastore, power
+        #[arg(long, default_value_t)]
+        only: String,
+    },
     /// Build the product as it was in a commit, and move a VM between that build and this one
     Older {
         /// The commit
@@ -161,6 +170,7 @@ impl CommandLine {
             Verb::Down => down::run(&home),
             Verb::Moves { moves, seed } => moves::run(&home, moves, seed),
             Verb::Database { server, cpus, moves } => database::run(&home, server, cpus, moves),
+            Verb::Losses { server, only } => losses::run(&home, server, &only),
             Verb::Older { commit } => older::run(&home, &commit),
             Verb::Sim { seeds, first, trace } => sim::run(&home, seeds, first, trace),
             Verb::Test { quick, nested } => test::run(&home, quick, nested.as_deref()),

@@ -10,6 +10,7 @@ mod exec;
 mod fault;
 mod image;
 mod inside;
+mod losses;
 mod moves;
 mod older;
 mod sim;

@@ -31,10 +31,6 @@ pub(super) fn run(home: &Home, quick: bool, nested_only: Option<&str>) -> Result
     if !quick {
         check_nested(home, nested_only.unwrap_or_default(), &mut tally);
     }
-    for failure in &tally.failures {
-        println!("failed: {failure}");
-    }
     println!("took {:.0} s", start.elapsed().as_secs_f64());
-    println!("{tally}");
-    Ok(if tally.failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(tally.conclude())
 }

@@ -1,8 +1,7 @@
-//! A link in virtual time: rate, delay, a queue that overflows, random loss, reordering; all from one seed.
+//! A link in virtual time, of two directions.
 //! Both stacks run in one thread and see the same clock, so that an hour costs what its packets cost.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -11,106 +10,7 @@ use std::time::{Duration, Instant};
 
 use netstack::nic::{Counters, FrameBatch, LinkState, OutgoingFrame, Port, offload};
 
-/// What the link does to frames, in each direction.
-#[derive(Debug, Clone, Copy)]
-pub struct Nature {
-    pub bits_a_second: u64,
-    /// One way.
-    pub delay: Duration,
-    /// Time that a frame may wait for the line before the queue overflows.
-    pub queue: Duration,
-    /// Of a million frames, how many are lost.
-    pub lost_ppm: u32,
-    /// Of a million frames, how many come 300 us later.
-    pub late_ppm: u32,
-    /// Of a million frames, how many have some bytes changed, cut off or put in, headers included.
-    pub mangled_ppm: u32,
-    /// Each host looks at the wire only after a random time of up to this: its processors have other work.
-    pub busy: Duration,
-    pub mtu: u16,
-    /// Largest IP packet that the middle of the path carries.
-    pub path_mtu: u16,
-}
-
-impl Nature {
-    pub fn new(gbits: u64, rtt: Duration) -> Self {
-        Self {
-            bits_a_second: gbits * 1_000_000_000,
-            delay: rtt / 2,
-            queue: Duration::from_millis(1).max(rtt),
-            lost_ppm: 0,
-            late_ppm: 0,
-            mangled_ppm: 0,
-            busy: Duration::ZERO,
-            mtu: 1500,
-            path_mtu: 1500,
-        }
-    }
-
-    pub fn losing(self, lost_ppm: u32) -> Self {
-        Self { lost_ppm, ..self }
-    }
-}
-
-/// One direction.
-struct Direction {
-    nature: Nature,
-    busy_until: Instant,
-    arriving: BTreeMap<(Instant, u64), Vec<u8>>,
-    sequence: u64,
-    random: u64,
-    spare: Vec<Vec<u8>>,
-    up: bool,
-    overflowed: u64,
-}
-
-impl Direction {
-    fn chance(&mut self, ppm: u32) -> bool {
-        super::xorshift(&mut self.random) % 1_000_000 < u64::from(ppm)
-    }
-
-    fn mangle(&mut self, bytes: &mut Vec<u8>) {
-        for _ in 0..1 + self.random % 4 {
-            self.chance(0);
-            // Half of it in the headers.
-            let within = if self.random.is_multiple_of(2) { bytes.len().min(80) } else { bytes.len() };
-            let at = (self.random >> 8) as usize % within.max(1);
-            match self.random >> 4 & 7 {
-                0 => bytes.truncate(at),
-                1 => bytes.insert(at, self.random as u8),
-                _ => bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= (self.random >> 40) as u8),
-            }
-        }
-    }
-
-    fn carry(&mut self, frame: &OutgoingFrame<'_>, now: Instant) {
-        let length = frame.header.len() + frame.body.len();
-        let start = self.busy_until.max(now);
-        if !self.up || length > usize::from(self.nature.path_mtu) + 14 {
-            return;
-        }
-        if start - now > self.nature.queue {
-            self.overflowed += 1;
-            return;
-        }
-        // Preamble, checksum and gap: 24 bytes on the line.
-        let nanoseconds = (length as u64 + 24) * 8 * 1_000_000_000 / self.nature.bits_a_second;
-        self.busy_until = start + Duration::from_nanos(nanoseconds);
-        if self.chance(self.nature.lost_ppm) {
-            return;
-        }
-        let late = if self.chance(self.nature.late_ppm) { Duration::from_micros(300) } else { Duration::ZERO };
-        let mut bytes = self.spare.pop().unwrap_or_default();
-        bytes.clear();
-        bytes.extend_from_slice(frame.header);
-        bytes.extend_from_slice(frame.body);
-        if self.chance(self.nature.mangled_ppm) {
-            self.mangle(&mut bytes);
-        }
-        self.sequence += 1;
-        self.arriving.insert((self.busy_until + self.nature.delay + late, self.sequence), bytes);
-    }
-}
+use super::direction::{Direction, Nature};
 
 /// The clock and both directions.
 pub struct Link {
@@ -121,22 +21,13 @@ pub struct Link {
 impl Link {
     pub fn new(nature: Nature, seed: u64) -> Rc<RefCell<Self>> {
         let now = Instant::now();
-        let direction = |seed: u64| Direction {
-            nature,
-            busy_until: now,
-            arriving: BTreeMap::new(),
-            sequence: 0,
-            random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
-            spare: Vec::new(),
-            up: true,
-            overflowed: 0,
-        };
+        let direction = |seed| Direction::new(nature, seed, now);
         Rc::new(RefCell::new(Self { now, directions: [direction(seed * 2 + 1), direction(seed * 2 + 2)] }))
     }
 
     /// The next arrival in either direction.
     pub fn next_arrival(&self) -> Option<Instant> {
-        self.directions.iter().filter_map(|direction| direction.arriving.keys().next()).map(|(at, _)| *at).min()
+        self.directions.iter().filter_map(Direction::next_arrival).min()
     }
 
     /// Gives each end's NIC an MTU of its own.
@@ -191,16 +82,14 @@ impl Port for End {
         batch.refill(|buffers| {
             let mut filled = 0;
             for buffer in buffers {
-                match direction.arriving.first_entry() {
-                    Some(entry) if entry.key().0 <= now => {
-                        let bytes = entry.remove();
-                        buffer.bytes[..bytes.len()].copy_from_slice(&bytes);
-                        (buffer.length, buffer.segment, buffer.vlan) = (bytes.len(), None, None);
-                        direction.spare.push(bytes);
-                        filled += 1;
-                    }
-                    _ => break,
+                let fill = |bytes: &[u8], _| {
+                    buffer.bytes[..bytes.len()].copy_from_slice(bytes);
+                    (buffer.length, buffer.segment, buffer.vlan) = (bytes.len(), None, None);
+                };
+                if direction.deliver(now, fill).is_none() {
+                    break;
                 }
+                filled += 1;
             }
             Ok(filled)
         })
@@ -211,7 +100,7 @@ impl Port for End {
         let now = link.now;
         let direction = &mut link.directions[self.sends];
         let result: Result<(), Infallible> = offload::cut(frame, |piece| {
-            direction.carry(piece, now);
+            direction.carry([piece.header, piece.body], now);
             Ok(())
         });
         result.map_err(|never| match never {})

@@ -1,8 +1,11 @@
 //! Two network namespaces joined by a veth, made and removed by the test that uses them, and two stacks in one thread.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this")]
 
+pub mod carrier;
+pub mod direction;
 pub mod link;
 pub mod simulated;
+pub mod super_frame;
 
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
@@ -20,6 +23,9 @@ use netstack::{
     Allowed, ConnectionId, Event, KeyPair, Nic, NicConfig, NicError, NicSelector, PublicKey, Stack, StackConfig,
 };
 use rustix::thread::LinkNameSpaceType;
+
+use carrier::{Carrier, Tally};
+use direction::Nature;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 /// No test waits longer for anything.
@@ -56,18 +62,45 @@ pub fn try_run(command: &str) -> bool {
 pub struct Wire {
     pub a: String,
     pub b: String,
+    carrier: Option<Carrier>,
 }
 
 impl Wire {
+    /// A veth: it carries as fast as the processors are, and loses nothing.
     pub fn new(mtu_a: u16, mtu_b: u16) -> Self {
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let base = format!("gw{}-{number}", std::process::id());
-        let wire = Self { a: format!("{base}a"), b: format!("{base}b") };
-        run(&format!("ip netns add {}", wire.a));
-        run(&format!("ip netns add {}", wire.b));
+        let wire = Self::ends();
         run(&format!("ip link add mig0 netns {} type veth peer name mig0 netns {}", wire.a, wire.b));
         run(&format!("ip -n {} link set mig0 mtu {mtu_a} address 02:00:00:00:00:0a", wire.a));
         run(&format!("ip -n {} link set mig0 mtu {mtu_b} address 02:00:00:00:00:0b", wire.b));
+        wire
+    }
+
+    /// A wire that delays and loses as `nature` and the seed have it.
+    pub fn carried(nature: Nature, seed: u64) -> Self {
+        let mut wire = Self::ends();
+        let taps = [&wire.a, &wire.b].map(|end| Self::within(end, || carrier::tap("mig0")).expect("a TAP device"));
+        for (end, last) in [(&wire.a, 'a'), (&wire.b, 'b')] {
+            // Until the carrier reads them, frames wait in the device: more than come while it waits for a processor.
+            run(&format!(
+                "ip -n {end} link set mig0 mtu {} address 02:00:00:00:00:0{last} txqueuelen 10000",
+                nature.mtu
+            ));
+        }
+        wire.carrier = Some(Carrier::between(taps, nature, seed));
+        wire
+    }
+
+    /// What a wire that delays and loses has done up to now.
+    pub fn tally(&self) -> Option<Tally> {
+        self.carrier.as_ref().map(Carrier::tally)
+    }
+
+    fn ends() -> Self {
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let base = format!("gw{}-{number}", std::process::id());
+        let wire = Self { a: format!("{base}a"), b: format!("{base}b"), carrier: None };
+        run(&format!("ip netns add {}", wire.a));
+        run(&format!("ip netns add {}", wire.b));
         wire
     }
 
@@ -99,6 +132,7 @@ impl Wire {
 
 impl Drop for Wire {
     fn drop(&mut self) {
+        self.carrier = None;
         try_run(&format!("ip netns del {}", self.a));
         try_run(&format!("ip netns del {}", self.b));
     }

@@ -11,7 +11,8 @@ use netstack::stack::TransportLimits;
 use netstack::stream::RECORD_MAX;
 use netstack::{Allowed, ConnectionId, Event, KeyPair, SendError, Stack, StackConfig};
 
-use super::link::{End, Link, Nature};
+use super::direction::Nature;
+use super::link::{End, Link};
 
 /// Two hosts on a link that have not met.
 pub struct Pair {

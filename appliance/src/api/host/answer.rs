@@ -51,7 +51,7 @@ pub enum HostAnswer {
     Vm(Box<VmDetail>),
     /// To `VmConsole`.
     Console,
-    /// To `VmMigrate`, when it ended.
+    /// To `VmMigrate`, when it ended; one that is not waited for is answered by [`Self::Done`].
     Migrated(Box<Receipt>),
     /// To `VmClone`, when it is made.
     Cloned(Box<CloneDetail>),

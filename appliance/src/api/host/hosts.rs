@@ -82,6 +82,10 @@ pub struct HostSeen {
     pub identity: String,
     /// Its boot; absent where an older build does not tell.
     pub boot: Option<String>,
+    /// The version of its kernel; absent where an older build does not tell.
+    pub kernel: Option<String>,
+    /// Addresses of its management network; none where an older build does not tell.
+    pub addresses: Vec<String>,
     /// Its processor; `host cpu --compare HOST` tells more.
     pub cpu: Option<String>,
     /// The UDP port of its migration stack.

@@ -56,7 +56,7 @@ pub enum HostRequest {
     },
     /// `vm console VM`; beside the answer: a connection to the VM's monitor (`api::vmm`).
     VmConsole(VmName),
-    /// `vm migrate VM HOST [--check] [--force] [--bandwidth-max MBITS] [--on-no-convergence wait|force|abort]`
+    /// `vm migrate VM HOST [--check] [--force] [--no-wait] [--bandwidth-max MBITS] [--on-no-convergence wait|force|abort]`
     VmMigrate {
         /// The VM.
         vm: VmName,
@@ -64,6 +64,8 @@ pub enum HostRequest {
         destination: HostName,
         /// What is wanted of the move.
         wish: Wish,
+        /// The console is not kept until it ends.
+        no_wait: bool,
     },
     /// `lease list`
     LeaseList,
@@ -177,8 +179,8 @@ impl HostRequest {
             Self::VmResume(vm) => format!("vm resume {vm}"),
             Self::VmClone { vm, new } => format!("vm clone {vm} {new}"),
             Self::VmConsole(vm) => format!("vm console {vm}"),
-            Self::VmMigrate { vm, destination, wish } if !wish.check_only => {
-                format!("vm migrate {vm} {destination}{wish}")
+            Self::VmMigrate { vm, destination, wish, no_wait } if !wish.check_only => {
+                format!("vm migrate {vm} {destination}{wish}{}", if *no_wait { " --no-wait" } else { "" })
             }
             Self::LeaseBreak { vm, force } => format!("lease break {vm}{}", if *force { " --force" } else { "" }),
             Self::MigrationCancel(id) => format!("migration cancel {id}"),

@@ -9,13 +9,11 @@ pub(super) fn list(hosts: &[HostRow]) -> String {
     const NOBODY: &str = "no hosts";
     let mut table = Table::new(["NAME", "STATE", "VMS", "CPU", "MEMORY", "FREE", "MIGRATION", "VERSION"], NOBODY);
     for host in hosts {
-        // How busy it was last tells nothing.
-        let busy = host.busy_permille.filter(|_| host.state.runs());
         table.row([
             host.name.to_string(),
             state(host),
             host.vms.to_string(),
-            or_dash(busy.map(|busy| format!("{} %", busy / 10))),
+            or_dash(busy(host)),
             host.memory.to_string(),
             host.memory_free.to_string(),
             or_dash(host.migration_address),
@@ -23,6 +21,11 @@ pub(super) fn list(hosts: &[HostRow]) -> String {
         ]);
     }
     format!("{table}{}", unknown_notes(hosts.iter().filter_map(|host| host.unseen.as_ref())))
+}
+
+/// How busy its processors are; how busy they were last tells nothing of a host that does not run.
+fn busy(host: &HostRow) -> Option<String> {
+    host.busy_permille.filter(|_| host.state.runs()).map(|busy| format!("{} %", busy / 10))
 }
 
 fn state(host: &HostRow) -> String {
@@ -62,17 +65,20 @@ pub(super) fn seen(host: &HostSeen) -> String {
     let datastores = host.datastores.iter();
     let datastores =
         datastores.map(|(name, answers)| format!("{name}{}", if *answers { "" } else { ", which does not answer it" }));
+    let kernel = host.kernel.as_ref().map(|kernel| format!(", Linux {kernel}")).unwrap_or_default();
     let vlan = |vlan: u16| if vlan == 0 { "untagged".to_owned() } else { format!("VLAN {vlan}") };
     let record = Record::default()
         .line("name", &row.name)
         .line("state", state_told(row))
         .line("identity", &host.identity)
         .some("boot", host.boot.as_ref())
-        .line("version", format!("Godwit {}", row.version))
+        .line("version", format!("Godwit {}{kernel}", row.version))
         .some("processor", processor)
+        .some("busy", busy(row))
         .line("memory", format!("{} of {} free for VMs", row.memory_free, row.memory))
         .line("VMs", row.vms)
-        .each("running", &host.running)
+        .each(if row.state.runs() { "running" } else { "ran last" }, &host.running)
+        .each("address", &host.addresses)
         .some("migration", migration)
         .some("public key", host.public_key.as_ref())
         .each("datastore", datastores)
@@ -96,7 +102,7 @@ mod tests {
             seen_s: 1,
             vms: 1,
             cpus: Some(64),
-            busy_permille: None,
+            busy_permille: Some(125),
             memory: Bytes(8 << 30),
             memory_free: Bytes(4 << 30),
             migration_address: Some("10.0.0.2".parse().expect("valid")),
@@ -107,6 +113,8 @@ mod tests {
             row,
             identity: "1f".repeat(16),
             boot: None,
+            kernel: Some("6.12.9".to_owned()),
+            addresses: vec!["192.168.0.2/24".to_owned()],
             cpu: Some("AMD EPYC".to_owned()),
             migration_port: Some(7780),
             public_key: Some("0aff".to_owned()),
@@ -118,6 +126,9 @@ mod tests {
             told.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
         for line in [
             "state alive",
+            "version Godwit 0.1.0, Linux 6.12.9",
+            "busy 12 %",
+            "address 192.168.0.2/24",
             "processor 64 x AMD EPYC; host cpu --compare host-b",
             "running web",
             "migration 10.0.0.2 port 7780",

@@ -273,12 +273,15 @@ impl Hosts {
 /// All that a host tells of itself.
 pub(super) fn seen(known: Known) -> HostSeen {
     let row = row(&known);
-    let HostRecord { identity, boot, cpu, migration, datastores, port_groups, running, .. } = known.record;
+    let HostRecord { identity, boot, kernel, addresses, cpu, migration, datastores, port_groups, running, .. } =
+        known.record;
     let (migration_port, public_key) = migration.map(|migration| (migration.port, migration.public_key)).unzip();
     HostSeen {
         row,
         identity,
         boot,
+        kernel,
+        addresses,
         cpu: cpu.map(|report| report.brand),
         migration_port,
         public_key,

@@ -31,6 +31,11 @@ pub struct HostRecord {
     pub twin: Option<String>,
     /// Godwit's version.
     pub version: String,
+    /// The version of its kernel; an older build does not tell.
+    pub kernel: Option<String>,
+    /// Addresses of its management network; none are told by an older build.
+    #[serde(default)]
+    pub addresses: Vec<String>,
     /// Counts up with each heartbeat.
     pub beat: u64,
     /// The boot that wrote it (random(4), boot_id); none is told by an older build.
@@ -87,6 +92,12 @@ pub struct DatastoreRecord {
 }
 
 impl HostRecord {
+    /// Whether it has a datastore, under the name that another host gives it or under another.
+    pub(in crate::host) fn has(&self, name: &DatastoreName, there: &DatastoreRecord) -> bool {
+        let same = |own: &DatastoreRecord| own.area.is_some() && own.area == there.area;
+        self.datastores.contains_key(name) || self.datastores.values().any(same)
+    }
+
     /// What this host was before it came to be `now`, as far as this record, its own, tells.
     pub(super) fn identities_before(self, now: &str) -> Vec<String> {
         let mut before: Vec<String> = self.earlier.into_iter().chain([self.identity]).collect();
@@ -105,6 +116,8 @@ pub(crate) fn example(name: &str, beat: u64) -> HostRecord {
         earlier: Vec::new(),
         twin: None,
         version: "0.1.0".to_owned(),
+        kernel: Some("6.12.0".to_owned()),
+        addresses: vec!["192.168.0.2/24".to_owned()],
         beat,
         boot: None,
         left: false,
@@ -144,8 +157,8 @@ mod tests {
         let older = "name = \"host-b\"\nidentity = \"00\"\nversion = \"0.0.9\"\nbeat = 1\nvms = 0\nmemory = 1\n\
                      memory_free = 1\n[port_groups]\n";
         let read: HostRecord = toml::from_str(older).expect("read");
-        assert_eq!((read.cpus, read.busy_permille, read.twin, read.cpu), (None, None, None, None));
-        assert!(read.datastores.is_empty() && read.earlier.is_empty());
+        assert_eq!((read.cpus, read.busy_permille, read.twin, read.cpu, read.kernel), (None, None, None, None, None));
+        assert!(read.datastores.is_empty() && read.earlier.is_empty() && read.addresses.is_empty());
         let later = older.replace("vms = 0", "vms = 0\ntemperature = 41");
         assert!(toml::from_str::<HostRecord>(&later).is_ok());
     }

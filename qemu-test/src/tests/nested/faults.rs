@@ -7,11 +7,12 @@ use crate::console::{Answer, SerialLine};
 use crate::error::{LabError, Result};
 use crate::tests::nested::bench::{Bench, expect, says};
 use crate::tests::nested::guest::{HOSTS, MOVE_BOUND, Way};
+use crate::tests::nested::losses::cut_for;
 use crate::tests::tally::Verdict;
 use crate::wire::Wire;
 
 /// Longer than a peer may be silent.
-const CABLE_AWAY: Duration = Duration::from_secs(8);
+pub(super) const CABLE_AWAY: Duration = Duration::from_secs(8);
 /// Memory under load in a move that is broken, MiB, and its pages a second.
 const LOAD: (u32, u32) = (16, 200);
 /// Moves that are begun until one can be stopped in a phase that lasts some milliseconds only.
@@ -58,20 +59,13 @@ pub(super) fn the_monitor_killed_at_the_destination_before_the_commit(bench: &mu
 }
 
 pub(super) fn the_migration_cable_cut_in_pre_copy_and_in_the_stun(bench: &mut Bench) -> Result<Verdict> {
-    let cut = |bench: &Bench, at: &str| bench.fleet.wires().cut(at, Wire::Migration);
-    let mend = |bench: &Bench, at: &str| {
-        std::thread::sleep(CABLE_AWAY);
-        bench.fleet.wires().mend(at, Wire::Migration)
-    };
-    let fault = Fault::Within { still: &cut, afterwards: &mend };
-    break_moves(bench, End::Source, &["pre-copy", "stun", "commit"], &fault)
+    cut_for(bench, End::Source, &["pre-copy", "stun", "commit"], Wire::Migration, CABLE_AWAY)
 }
 
 /// A monitor that dies at the source takes its VM with it, as at any time, and the move ends; nothing is left behind, and
 /// the VM starts again.
 pub(super) fn the_monitor_killed_at_the_source_ends_the_vm_and_its_move(bench: &mut Bench) -> Result<Verdict> {
-    let kill = |bench: &Bench, at: &str| bench.fleet.order(at, "kill vmm deb").map(|_| ());
-    let fault = Fault::Within { still: &kill, afterwards: &|_, _| Ok(()) };
+    let fault = Fault::Within { still: &kill_monitor, afterwards: &|_, _| Ok(()) };
     for phase in ["pre-copy", "stun"] {
         let (source, answer) = until_hit(phase, || {
             let way = bench.way("deb")?;
@@ -161,6 +155,10 @@ pub(super) fn two_hosts_that_start_a_vm_at_the_same_instant_agree_on_one(bench: 
     Ok(Verdict::Passed)
 }
 
+pub(super) fn kill_monitor(bench: &Bench, at: &str) -> Result<()> {
+    bench.fleet.order(at, "kill vmm deb").map(drop)
+}
+
 /// An end of a move.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
@@ -240,7 +238,7 @@ pub(super) fn until_hit<T>(phase: &str, mut strike: impl FnMut() -> Result<(bool
 
 /// Starts a move; when it enters a phase at `end`, the fault befalls that host. Whether it fell into the phase, and what the
 /// command said.
-fn strike(bench: &Bench, way: Way, end: End, phase: &str, fault: &Fault<'_>) -> Result<(bool, Answer)> {
+pub(super) fn strike(bench: &Bench, way: Way, end: End, phase: &str, fault: &Fault<'_>) -> Result<(bool, Answer)> {
     let (mut line, token) = begin(bench, way, end, phase, fault.order())?;
     let hit = fault.carry_out(bench, end.of(way), phase)?;
     Ok((hit, line.finish(&token, MOVE_BOUND)?))

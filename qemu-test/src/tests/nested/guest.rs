@@ -68,18 +68,29 @@ impl Bench {
 
     /// Waits until exactly one host has a monitor of the VM and calls it running, and every host agrees; gives that host.
     pub(super) fn settled_on(&self, vm: &str) -> Result<&'static str> {
-        let look = || {
-            let monitors = self.monitors(vm)?;
-            let states = HOSTS.map(|host| self.state(host, vm).unwrap_or_else(|error| error.to_string()));
-            let seen = format!("monitors on {monitors:?}; host-a says {}, host-b says {}", states[0], states[1]);
-            let [host] = monitors[..] else { return Ok(Err(seen)) };
-            let agree = HOSTS.iter().zip(&states).all(|(other, state)| match *other == host {
-                true => state == "running",
-                false => *state == format!("elsewhere {host}"),
-            });
-            Ok(agree.then_some(host).ok_or(seen))
+        wait::until(&format!("{vm} to run on exactly one host"), STATE_BOUND, || {
+            Ok(self.agreed(vm)?.and_then(|host| host.ok_or_else(|| "it runs nowhere".to_owned())))
+        })
+    }
+
+    /// The same, or until no host has a monitor and every host calls it stopped.
+    pub(super) fn settled_anywhere(&self, vm: &str) -> Result<Option<&'static str>> {
+        wait::until(&format!("{vm} to run on exactly one host or on none"), STATE_BOUND, || self.agreed(vm))
+    }
+
+    /// Where the VM runs, if all that is seen of it agrees; otherwise what is seen.
+    fn agreed(&self, vm: &str) -> Result<std::result::Result<Option<&'static str>, String>> {
+        let monitors = self.monitors(vm)?;
+        let states = HOSTS.map(|host| self.state(host, vm).unwrap_or_else(|error| error.to_string()));
+        let seen = format!("monitors on {monitors:?}; host-a says {}, host-b says {}", states[0], states[1]);
+        let wanted = |other: &str| match monitors[..] {
+            [] => Some("stopped".to_owned()),
+            [host] if host == other => Some("running".to_owned()),
+            [host] => Some(format!("elsewhere {host}")),
+            _ => None,
         };
-        wait::until(&format!("{vm} to run on exactly one host"), STATE_BOUND, look)
+        let agree = HOSTS.iter().zip(&states).all(|(host, state)| wanted(host).as_ref() == Some(state));
+        Ok(if agree { Ok(monitors.first().copied()) } else { Err(seen) })
     }
 
     /// Sees to it that the VM runs on this host.

@@ -13,38 +13,47 @@ use crate::wait;
 use crate::wire::Wire;
 
 /// An outage that a lease survives.
-const BRIEFLY: Duration = Duration::from_secs(5);
+pub(super) const BRIEFLY: Duration = Duration::from_secs(5);
 /// How long the VM may take to run on the host that is left: the other's lease has to expire.
 const RUNS_BOUND: Duration = Duration::from_secs(180);
 
 /// A move waits for the lease and the disks meanwhile, or is given up.
 pub(super) fn the_datastore_cable_cut_for_five_seconds_in_a_move(bench: &mut Bench) -> Result<Verdict> {
-    let cut = |bench: &Bench, at: &str| bench.fleet.wires().cut(at, Wire::Datastore);
-    let mend = |bench: &Bench, at: &str| {
-        std::thread::sleep(BRIEFLY);
-        bench.fleet.wires().mend(at, Wire::Datastore)
-    };
-    let fault = Fault::Within { still: &cut, afterwards: &mend };
-    break_moves(bench, End::Source, &["pre-copy", "commit"], &fault)?;
-    break_moves(bench, End::Destination, &["commit"], &fault)
+    cut_for(bench, End::Source, &["pre-copy", "commit"], Wire::Datastore, BRIEFLY)?;
+    cut_for(bench, End::Destination, &["commit"], Wire::Datastore, BRIEFLY)
 }
 
 /// At the source when the lease is handed over, and at the destination when the guest runs there already.
 pub(super) fn the_power_of_a_host_cut_in_the_middle_of_a_move(bench: &mut Bench) -> Result<Verdict> {
     for (end, phase) in [(End::Source, "commit"), (End::Destination, "audit")] {
         let lost = until_hit(phase, || lose_power(bench, end, phase))?;
-        let left = if lost == HOSTS[0] { HOSTS[1] } else { HOSTS[0] };
-        let machine = bench.fleet.machine(lost)?;
-        bench.fleet.boot(std::slice::from_ref(&machine))?;
-        bench.comes_back(lost)?;
-        expect(bench.settled_on("deb")? == left, || format!("deb does not run on {left} any more"))?;
+        boot_again(bench, lost)?;
     }
     Ok(Verdict::Passed)
 }
 
+/// Boots the host that lost its power in a move: the VM goes on where it is.
+pub(super) fn boot_again(bench: &mut Bench, lost: &str) -> Result<()> {
+    let left = if lost == HOSTS[0] { HOSTS[1] } else { HOSTS[0] };
+    let machine = bench.fleet.machine(lost)?;
+    bench.fleet.boot(std::slice::from_ref(&machine))?;
+    bench.comes_back(lost)?;
+    expect(bench.settled_on("deb")? == left, || format!("deb does not run on {left} any more"))
+}
+
+/// Breaks a move in each of the phases by a cable that is cut for so long.
+pub(super) fn cut_for(bench: &Bench, end: End, phases: &[&str], wire: Wire, away: Duration) -> Result<Verdict> {
+    let cut = |bench: &Bench, at: &str| bench.fleet.wires().cut(at, wire);
+    let mend = |bench: &Bench, at: &str| {
+        std::thread::sleep(away);
+        bench.fleet.wires().mend(at, wire)
+    };
+    break_moves(bench, end, phases, &Fault::Within { still: &cut, afterwards: &mend })
+}
+
 /// Cuts the power at one end of a move that stands still there, if it does so in this phase, and waits until the VM runs at the other. Whether
 /// the phase was hit, and the host that lost its power.
-fn lose_power(bench: &mut Bench, end: End, phase: &str) -> Result<(bool, &'static str)> {
+pub(super) fn lose_power(bench: &mut Bench, end: End, phase: &str) -> Result<(bool, &'static str)> {
     let way = bench.way("deb")?;
     let heard = heard_on(bench, way.source)?;
     let lost = end.of(way);

@@ -157,13 +157,7 @@ pub(super) fn a_guest_moves_while_it_boots_and_comes_up_where_it_arrived(bench: 
 
 /// A guest that looks for itself, at every page, at its clocks and at its registers.
 pub(super) fn the_witness_moves_there_and_back_and_finds_everything_as_it_was(bench: &mut Bench) -> Result<Verdict> {
-    let vms = bench.fleet.datastore().join("vms");
-    let (example, folder) = (vms.join("witness"), vms.join("small"));
-    fs::create_dir_all(&folder).at("creating", &folder)?;
-    let text = guests::witness_called(&bench.home, "small")?;
-    let text = text.replace("\"128 MiB\"", "\"32 MiB\"").replace("stun_ms_max = 1000", "stun_ms_max = 5000");
-    fs::write(folder.join("vm.toml"), text).at("writing", &folder)?;
-    fs::copy(example.join("witness"), folder.join("witness")).at("copying", &example)?;
+    guests::place_small_witness(&bench.home, &bench.fleet.datastore(), "small", 500)?;
     bench.done("host-a", "vm start small")?;
     for (from, to) in [("host-a", "host-b"), ("host-b", "host-a")] {
         bench.can_move("small", from, to)?;
@@ -173,6 +167,7 @@ pub(super) fn the_witness_moves_there_and_back_and_finds_everything_as_it_was(be
         expect(all.iter().all(|part| said.contains(part)), || format!("not all is as it was: {said}"))?;
     }
     bench.end("small")?;
+    let folder = bench.fleet.datastore().join("vms/small");
     fs::remove_dir_all(&folder).at("removing", &folder)?;
     Ok(Verdict::Passed)
 }

@@ -3,10 +3,12 @@
 //!
 //! A new promise: a function in the file of its subject and one line in `promises`.
 
+mod at_once;
 mod bench;
 mod boot;
 mod console;
 mod database;
+mod every_phase;
 mod faults;
 mod fences;
 mod guest;
@@ -20,6 +22,7 @@ mod take_over;
 mod vm;
 
 pub use database::move_a_database;
+pub use every_phase::break_every_phase;
 pub use promises::check_nested;
 pub use same_instant::contend;
 pub use take_over::measure as measure_take_overs;

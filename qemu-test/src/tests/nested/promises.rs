@@ -7,7 +7,7 @@ use crate::image::{self, Image};
 use crate::servers::Make;
 use crate::tests::nested::bench::{Bench, says};
 use crate::tests::nested::{
-    boot, console, database, faults, fences, image as image_promises, knfsd, losses, migration, vm,
+    at_once, boot, console, database, faults, fences, image as image_promises, knfsd, losses, migration, vm,
 };
 use crate::tests::tally::{Tally, Verdict};
 
@@ -48,6 +48,7 @@ const ON_GANESHA: &[Promise] = promises![
     migrate: migration::the_witness_moves_there_and_back_and_finds_everything_as_it_was,
     migrate: migration::a_vm_moves_there_and_back_three_times_while_its_client_talks,
     migrate: migration::a_vm_with_two_vcpus_moves_there_and_back_three_times,
+    migrate: at_once::four_vms_move_at_once_and_a_fifth_is_queued_and_follows_by_itself,
     migrate: database::a_database_moves_four_times_and_keeps_each_committed_transaction_once,
     migrate: faults::migrate_killed_at_the_source_in_every_phase_of_a_move,
     migrate: faults::migrate_killed_at_the_destination_in_every_phase_of_a_move,

@@ -1,12 +1,11 @@
 //! Two hosts that start the same VMs at the same instants, again and again: each VM is won by exactly one.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Barrier;
 use std::time::Duration;
 
 use crate::console::{Answer, SerialLine};
-use crate::error::{Doing, LabError, Result};
+use crate::error::{LabError, Result};
 use crate::guests;
 use crate::home::Home;
 use crate::image;
@@ -51,15 +50,7 @@ fn name(vm: usize) -> String {
 
 /// The VMs: copies of the witness that take little memory.
 fn place(home: &Home, datastore: &Path) -> Result<()> {
-    let witness = guests::build_witness(home)?;
-    for vm in 0..VMS {
-        let folder = datastore.join("vms").join(name(vm));
-        fs::create_dir_all(&folder).at("creating", &folder)?;
-        fs::copy(&witness, folder.join("witness")).at("copying", &witness)?;
-        let configuration = guests::witness_called(home, &name(vm))?.replace("128 MiB", "32 MiB");
-        fs::write(folder.join("vm.toml"), configuration).at("writing", &folder)?;
-    }
-    Ok(())
+    (0..VMS).try_for_each(|vm| guests::place_small_witness(home, datastore, &name(vm), 500))
 }
 
 /// Starts each VM on both hosts at once; gives the winner of each.
