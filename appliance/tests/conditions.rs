@@ -8,6 +8,9 @@ use std::io::Read;
 use godwit::api::host::VmState;
 use world::{Cable, Datastore, Host, line, wait};
 
+/// On both hosts: a port group on uplinks that lie on one wire, and one on uplinks that do not.
+const BOTH: &str = "[vswitch.gwwire]\nuplink = \"gwjoin\"\n[port_group.joined]\nvswitch = \"gwwire\"\n\
+                    [port_group.apart]\nvswitch = \"gwouter\"\n";
 /// On host-a: a vswitch without an uplink, and one that leads somewhere.
 const HERE: &str = "[vswitch.gwinner]\n[vswitch.gwouter]\nuplink = \"gwup\"\n\
                     [port_group.inner]\nvswitch = \"gwinner\"\n[port_group.lab]\nvswitch = \"gwouter\"\n\
@@ -17,12 +20,16 @@ const THERE: &str = "[vswitch.gwouter]\nuplink = \"gwup\"\n\
                      [port_group.inner]\nvswitch = \"gwouter\"\n[port_group.Lab]\nvswitch = \"gwouter\"\n\
                      [port_group.shared]\nvswitch = \"gwouter\"\nvlan = 7\n";
 /// What is told of each, and what mends it.
-const TOLD: [(&str, &str); 7] = [
+const TOLD: [(&str, &str); 8] = [
     ON_THE_HOST,
     ("its vCPUs are pinned to CPUs 0 of host-a", "remove cpu_affinity from the VM's vm.toml"),
     ("port group \"inner\" is on a vswitch without an uplink on host-a", "give the vswitch of \"inner\" an uplink"),
     ("host-b has no port group \"lab\", but one that is spelled \"Lab\"", "labels must match to the letter"),
     ("port group \"shared\" has no VLAN on host-a and VLAN 7 on host-b", "give port group \"shared\" no VLAN"),
+    (
+        "port group \"apart\" is not the same physical network on host-a and host-b: no frame passes between their uplinks",
+        "plug both uplinks into one network",
+    ),
     ("the migration NIC of host-a has an MTU of 1500, that of host-b of 1400", "set mtu = 1400 in [migration_nic]"),
     ("host-b is in maintenance", "host maintenance exit"),
 ];
@@ -43,20 +50,22 @@ fn drive() -> Option<String> {
 #[test]
 fn whatever_forbids_a_move_is_told_at_once_with_its_mend_and_the_vm_stays() {
     let Some(datastore) = Datastore::with_witness("conditions") else { return };
-    let Some(cable) = Cable::lay("conditions") else { return };
+    let Some(mut cable) = Cable::lay("conditions") else { return };
     [0, 1].into_iter().for_each(|end| cable.add_uplink(end, "gwup"));
+    cable.join_guests("gwjoin", "10.9.0.1/24");
     let config = datastore.path("vms/witness/vm.toml");
     let text = std::fs::read_to_string(&config).expect("it is there").replacen("[vm]", "[vm]\ncpu_affinity = [0]", 1);
-    let nics: String = ["inner", "lab", "shared"].map(|label| format!("[[nic]]\nport_group = \"{label}\"\n")).concat();
+    let labels = ["inner", "lab", "shared", "joined", "apart"];
+    let nics: String = labels.map(|label| format!("[[nic]]\nport_group = \"{label}\"\n")).concat();
     let drive = drive();
     let disk = drive.as_ref().map(|drive| format!("[[disk]]\ndevice = \"{drive}\"\nread_only = true\n"));
     if disk.is_none() {
         eprintln!("not tried: a drive of the host as a disk: this machine has none that can be read");
     }
     std::fs::write(&config, format!("{text}{}{nics}", disk.unwrap_or_default())).expect("written");
-    let a = Host::boot_at_with(&datastore, &cable, 0, HERE);
+    let a = Host::boot_at_with(&datastore, &cable, 0, &format!("{HERE}{BOTH}"));
     cable.set_mtu(1, 1400);
-    let b = Host::boot_at_with(&datastore, &cable, 1, THERE);
+    let b = Host::boot_at_with(&datastore, &cable, 1, &format!("{THERE}{BOTH}"));
     for (host, other) in [(&a, "host-b"), (&b, "host-a")] {
         wait("the hosts know each other", || line(&host.ask("host list").1).contains(other));
     }
@@ -78,6 +87,7 @@ fn whatever_forbids_a_move_is_told_at_once_with_its_mend_and_the_vm_stays() {
             assert!(text.contains(cause) && text.contains(mend), "{cause}; {mend}:\n{text}");
         }
     }
+    assert!(!said.contains("\"joined\"") && !refusal.contains("\"joined\""), "its frames pass:\n{said}\n{refusal}");
     assert_eq!(a.state("witness"), VmState::Running);
     assert!(b.monitor_processes().is_empty(), "nothing was built for it");
 }

@@ -20,6 +20,7 @@ use model::host_config::{Cidr, HostConfig, Layers};
 use netlink_packet_core::NLM_F_CREATE;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, InfoVlan, LinkAttribute, LinkInfo, LinkMessage};
+use protocol::uplink_probe::{Token, frame};
 use vmm::virtio::net::announcement::rarp;
 
 const ETHER_TYPE_RARP: u16 = 0x8035;
@@ -180,6 +181,39 @@ fn port_groups_are_kept_apart_on_the_bridge_and_tagged_on_the_wire() {
         assert_eq!(next_frame(&blue_wire, |_| true)[11], 3);
         announce(&taps[2], mac(6)).unwrap();
         assert_eq!(next_frame(&blue_wire, |_| true)[11], 6, "and nothing else came between");
+    });
+}
+
+#[test]
+fn a_probe_frame_is_heard_on_an_uplink_with_its_vlan_alone_and_goes_out_with_it() {
+    isolated(|netlink| {
+        let (_, outside) = cable(netlink, "gwup0", "gwout0");
+        let groups = "[port_group.red]\nvswitch = \"gwvs0\"\nvlan = 10\n[port_group.plain]\nvswitch = \"gwvs0\"\n";
+        let mut fabric = Fabric::new(config(&format!(
+            "[vswitch.gwvs0]\nuplink = \"gwup0\"\n{groups}[vswitch.gwvs1]\n[port_group.inner]\nvswitch = \"gwvs1\"\n"
+        )));
+        fabric.apply();
+        let port = |label: &str| fabric.uplink_port(&label.parse().unwrap());
+        let [red, plain] = ["red", "plain"].map(|label| port(label).unwrap().unwrap());
+        assert_eq!((red.index, red.vlan, plain.index, plain.vlan), (plain.index, Some(10), red.index, None));
+        assert!(port("inner").unwrap().is_none() && port("nowhere").unwrap().is_none());
+        let open = |index, vlan| PacketSocket::open_on_port(index, frame::ETHER_TYPE, vlan).unwrap();
+        let (on_red, on_plain) = (open(red.index, red.vlan), open(plain.index, plain.vlan));
+        let (red_wire, wire) = (open(outside, Some(10)), open(outside, None));
+        let token = |n| Token([n; Token::BYTES]);
+        let says = |n| move |received: &[u8]| frame::read(received) == Some(token(n));
+        // What goes out is not heard by who sends it.
+        on_red.send(&frame::write(red.mac, red.vlan, token(1))).unwrap();
+        on_plain.send(&frame::write(plain.mac, plain.vlan, token(2))).unwrap();
+        assert!(says(1)(&next_frame(&red_wire, |_| true)) && says(2)(&next_frame(&wire, |_| true)));
+        for (tag, n) in [(Some(20), 3), (Some(10), 4), (None, 5), (Some(10), 6), (None, 7)] {
+            wire.send(&frame::write([2, 0, 0, 0, 0, 9], tag, token(n))).unwrap();
+        }
+        for (socket, heard) in [(&on_red, [4, 6]), (&on_plain, [5, 7])] {
+            heard.into_iter().for_each(|n| assert!(says(n)(&next_frame(socket, |_| true)), "{n}"));
+        }
+        link::set_up(netlink, outside, false).unwrap();
+        assert_eq!(port("red").err().as_deref(), Some("its uplink gwup0 has no link"));
     });
 }
 

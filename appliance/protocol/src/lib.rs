@@ -17,5 +17,6 @@ pub mod session;
 pub mod slots;
 pub mod source;
 pub mod time;
+pub mod uplink_probe;
 pub mod verify;
 pub mod wire;

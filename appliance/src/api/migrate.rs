@@ -11,8 +11,10 @@ use model::names::{DatastoreName, HostName, PortGroupName, VmName};
 use model::receipt::Receipt;
 use protocol::checks::Finding;
 use protocol::checks::facts::HostFacts;
+use protocol::checks::physical_network::Found;
 use protocol::convergence::NoConvergence;
 use protocol::session::{PhaseName, VmNow};
+use protocol::uplink_probe::Agreed;
 use serde::{Deserialize, Serialize};
 use vmm::machine::spec::MachineSpec;
 
@@ -47,6 +49,11 @@ pub enum ToMigrate {
     },
     /// To `Incoming`: it cannot come here, every reason.
     Refuse(MigrationId, Vec<Reason>),
+    /// To `ProbeUplinks`: they listen.
+    UplinksOpen(MigrationId),
+    /// To `HearUplinks`, or to an `Incoming` that names port groups to probe, before `Accept` or `Refuse`: what was heard; none where nobody
+    /// listened.
+    UplinksHeard(MigrationId, Option<Vec<Found>>),
     /// To `OpenDisks`.
     DisksOpen(MigrationId, Result<(), String>),
     /// To `Resumed`: the port groups were told.
@@ -77,6 +84,10 @@ pub enum FromMigrate {
     Unknown(MigrationId),
     /// How far a migration is.
     Progress(MigrationProgress),
+    /// At the source: probe frames are to be sent on the uplinks of these port groups, and listened for; then `UplinksOpen`.
+    ProbeUplinks(MigrationId, Vec<Agreed>),
+    /// At the source: that ends; then `UplinksHeard`.
+    HearUplinks(MigrationId),
     /// At the destination, after the commit: this host runs the VM now. Its disks are to be opened for writing and
     /// attached, its taps plugged in; then `DisksOpen`.
     OpenDisks(MigrationId),
@@ -141,6 +152,8 @@ pub struct Outgoing {
     pub destination: HostName,
     /// What is wanted of it.
     pub wish: Wish,
+    /// The port groups whose uplinks both hosts probe.
+    pub probe: Vec<Agreed>,
 }
 
 /// What a person wants of a move.
@@ -148,7 +161,7 @@ pub struct Outgoing {
 pub struct Wish {
     /// Only the checks.
     pub check_only: bool,
-    /// A link that is slower, farther or narrower than it should be is accepted.
+    /// A link that is slower, farther or narrower than it should be is accepted, and a port group that is another physical network.
     pub force_link: bool,
     /// What to do with a guest that dirties its memory faster than the link carries.
     pub no_convergence: NoConvergence,
@@ -231,6 +244,8 @@ pub struct Incoming {
     pub source: HostName,
     /// Only the checks: nothing is to be built; `Accept` comes without descriptors.
     pub check_only: bool,
+    /// The port groups whose uplinks both hosts probe.
+    pub probe: Vec<Agreed>,
 }
 
 /// How far a migration is.

@@ -27,7 +27,7 @@ use crate::host::running::Running;
 use crate::host::settling::{ENGINE_DIED, StandsStill, UNKNOWN, go_on};
 use crate::host::undecided::{Undecided, what_is_left};
 use crate::host::vms::{Claim, Unclaimed};
-use crate::host::{announcing, checks, ends, facts, maintenance, owed, receipts, record, undecided};
+use crate::host::{announcing, checks, ends, facts, maintenance, owed, receipts, record, undecided, uplinks};
 use crate::journal;
 
 /// Pause before a lease is asked again that did not tell whose a VM is.
@@ -74,7 +74,13 @@ fn take_in(plane: &Arc<ControlPlane>, incoming: &Incoming, said: &Receiver<FromM
     let id = &incoming.id;
     let facts = facts::facts(plane).ok_or("KVM cannot be used here")?;
     plane.engine.tell(&ToMigrate::Facts(*id, Box::new(facts)), &[]).map_err(|error| error.to_string())?;
-    let Prepared { located, built } = match prepare(plane, incoming) {
+    let probing = (!incoming.probe.is_empty()).then(|| uplinks::of_arrival(plane, incoming));
+    let prepared = prepare(plane, incoming);
+    if let Some(probing) = probing {
+        let found = Some(probing.wait());
+        plane.engine.tell(&ToMigrate::UplinksHeard(*id, found), &[]).map_err(|error| error.to_string())?;
+    }
+    let Prepared { located, built } = match prepared {
         Ok(prepared) => prepared,
         Err(reasons) => {
             let why = reasons.iter().map(|reason| reason.cause.clone()).collect::<Vec<_>>().join("; ");

@@ -9,6 +9,7 @@ use model::diagnosis::{Diagnosis, Reason};
 use model::names::{HostName, VmName};
 use protocol::checks::{Judged, by_condition, link};
 use protocol::session::PhaseName;
+use protocol::uplink_probe::End;
 
 use crate::api::host::{Check, HostAnswer, VmState};
 use crate::api::migrate::{Ended, FromMigrate, MigrationId, Outgoing, ToMigrate, VmHere, VmToMove, Wish};
@@ -22,8 +23,9 @@ use crate::host::running::Running;
 use crate::host::settling::{
     ENGINE_DIED, MOVED, Unreported, by_lease, goes_on, hold_in, release, still_here, without_engine,
 };
+use crate::host::uplinks::Probing;
 use crate::host::vms::Held;
-use crate::host::{facts, owed, peer, receipts, record};
+use crate::host::{facts, owed, peer, receipts, record, uplinks};
 use crate::journal;
 
 /// How long a move may take to be given up before a kill ends the monitor all the same: a monitor that cannot finish its
@@ -102,7 +104,9 @@ fn move_out(
     };
     let facts = facts::facts(plane).ok_or_else(|| refused("KVM cannot be used here".to_owned(), "host check"))?;
     let facts = Box::new(facts);
-    let outgoing = Outgoing { id, vm: to_move, facts, destination: destination.clone(), wish };
+    let probe = uplinks::agree(plane, &running.config);
+    let probe = probe.map_err(|error| refused(format!("no random number is to be had: {error}"), "host check"))?;
+    let outgoing = Outgoing { id, vm: to_move, facts, destination: destination.clone(), wish, probe };
     let listening = plane.engine.listen(id);
     // A check moves nothing, and stands in no list of moves.
     if !wish.check_only {
@@ -192,9 +196,19 @@ fn wait_for_end(
     said: &Receiver<FromMigrate>,
     caller: &Caller<'_>,
 ) -> Result<Ended, Unreported> {
+    let mut probing = None;
     loop {
         match said.recv_timeout(LOOK) {
             Ok(FromMigrate::Progress(progress)) => caller.progress(&progress.doing, progress.thousandths),
+            // If the engine is away, its end is noticed next.
+            Ok(FromMigrate::ProbeUplinks(_, agreed)) => {
+                probing = Some(Probing::begin(plane, End::Source, agreed));
+                let _ = plane.engine.tell(&ToMigrate::UplinksOpen(id), &[]);
+            }
+            Ok(FromMigrate::HearUplinks(_)) => {
+                let found = probing.take().map(Probing::stop);
+                let _ = plane.engine.tell(&ToMigrate::UplinksHeard(id, found), &[]);
+            }
             Ok(FromMigrate::Release(_)) => release(plane, held.running(), MOVED.to_owned()),
             Ok(FromMigrate::Ended(ended))
                 if matches!(ended.vm, VmHere::Unknown | VmHere::Undecided) && held.is_here() && !held.only_looks() =>

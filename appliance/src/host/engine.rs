@@ -245,6 +245,8 @@ impl Engine {
             FromMigrate::OpenDisks(id)
             | FromMigrate::Resumed { id, .. }
             | FromMigrate::Release(id)
+            | FromMigrate::ProbeUplinks(id, _)
+            | FromMigrate::HearUplinks(id)
             | FromMigrate::Unknown(id) => *id,
             FromMigrate::Ended(ended) => {
                 shared.progress.remove(&ended.id);

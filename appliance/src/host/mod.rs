@@ -18,6 +18,7 @@
 //!              ends       what follows when a guest, or its monitor (reap, kernel_log), ends
 //!              arrivals   migrations to here
 //!              announcing the networks are told of what came to run here
+//!              uplinks    whether two hosts' port groups are one physical network, tried on the wire
 //!              settling   who runs a VM after its move lost its engine or its control plane
 //!              undecided  what stands still, because its lease does not tell whose it is
 //!              disk_locks those that hosts which died left on their server
@@ -84,5 +85,6 @@ pub mod settling;
 pub mod start;
 pub mod taken_away;
 pub mod undecided;
+pub mod uplinks;
 pub mod vms;
 pub mod whereabouts;

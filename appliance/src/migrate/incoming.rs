@@ -8,6 +8,7 @@ use model::diagnosis::Reason;
 use netstack::ConnectionId;
 use protocol::checks::Finding;
 use protocol::checks::facts::HostFacts;
+use protocol::checks::physical_network::Found;
 use protocol::destination::{Destination, Effect, Input, Phase, Progress, Timer, Welcome};
 use protocol::pages::PageSet;
 use protocol::session::{LeaseAsk, Outcome, PhaseName, RightToRun};
@@ -39,6 +40,8 @@ pub struct Arrival {
     /// How many slots were free for it.
     slots_free: u16,
     facts: Option<Box<HostFacts>>,
+    /// What was heard on the uplinks that the source probes.
+    uplinks: Option<Vec<Found>>,
     /// The control plane's word, while the checks wait for it or after.
     verdict: Option<Result<(), Vec<Reason>>>,
     guest: Option<Guest>,
@@ -80,6 +83,7 @@ impl Arrival {
             vm: None,
             slots_free: 0,
             facts: None,
+            uplinks: None,
             verdict: None,
             guest: None,
             rehearsal: Rehearsal::default(),
@@ -148,6 +152,11 @@ impl Arrival {
         self.examined(now, desk, wire);
     }
 
+    /// What the control plane heard on the uplinks; its verdict comes next.
+    pub fn uplinks_heard(&mut self, found: Option<Vec<Found>>) {
+        self.uplinks = found;
+    }
+
     /// The control plane's word: the VM is built, and the datastore will take so long when the guest is to go on.
     pub fn accepted(
         &mut self,
@@ -190,8 +199,8 @@ impl Arrival {
         (facts.nic, facts.slots_free) = (wire.nic(), self.slots_free);
         let reasons = self.verdict.as_ref().and_then(|verdict| verdict.as_ref().err());
         let findings = reasons.into_iter().flatten().map(|reason| Finding::blocker("destination", reason.clone()));
-        let findings = findings.collect();
-        self.hear(now, desk, wire, Input::Examined { facts, findings });
+        let (findings, uplinks) = (findings.collect(), self.uplinks.take());
+        self.hear(now, desk, wire, Input::Examined { facts, findings, uplinks });
     }
 
     /// The control plane opened the disks.
@@ -336,7 +345,8 @@ impl Arrival {
         self.slots_free = u16::try_from(free).unwrap_or(u16::MAX);
         // Nothing is built where there is no slot.
         let check_only = offer.check_only || free == 0;
-        let incoming = Incoming { id: self.id(), vm, source: self.peer.name.clone(), check_only };
+        let (source, probe) = (self.peer.name.clone(), offer.probe.clone());
+        let incoming = Incoming { id: self.id(), vm, source, check_only, probe };
         desk.tell(FromMigrate::Incoming(Box::new(incoming)));
         None
     }

@@ -176,6 +176,7 @@ impl Departure {
             verify: migration.verify,
             check_only: self.order.wish.check_only,
             force_link: self.order.wish.force_link,
+            probe: self.order.probe.clone(),
         };
         let offer = ValidatedOffer::new(offer).map_err(|error| defect(format!("the VM cannot be offered: {error}")))?;
         Ok(Plan {
@@ -457,6 +458,14 @@ impl Departure {
             }
             Effect::MeasureLink => {
                 self.probe = self.connection.map(|connection| Probe::new(connection, self.peer_mtu, Instant::now()));
+                None
+            }
+            Effect::ProbeUplinks => {
+                desk.tell(FromMigrate::ProbeUplinks(self.order.id, self.order.probe.clone()));
+                None
+            }
+            Effect::HearUplinks => {
+                desk.tell(FromMigrate::HearUplinks(self.order.id));
                 None
             }
             Effect::StartDirtyLog => self.start_log(),

@@ -28,6 +28,19 @@ pub struct Fabric {
     problems: Vec<Reason>,
 }
 
+/// What leads from a port group into the world.
+#[derive(Clone, Debug)]
+pub struct UplinkPort {
+    /// The kernel's handle of the NIC.
+    pub index: u32,
+    /// The kernel's name of it.
+    pub name: String,
+    /// Its MAC address as it is now.
+    pub mac: [u8; 6],
+    /// The VLAN whose tag the port group's frames have there.
+    pub vlan: Option<u16>,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Bridge {
     index: u32,
@@ -290,6 +303,25 @@ impl Fabric {
             vms: Vec::new(),
         };
         self.config.port_groups.iter().map(row).collect()
+    }
+
+    /// What leads from the port group of this label into the world; none where it has no uplink, or there is no such port group.
+    ///
+    /// # Errors
+    /// Why its uplink cannot be used now, for a person: `its uplink eth1 has no link`.
+    pub fn uplink_port(&self, label: &PortGroupName) -> Result<Option<UplinkPort>, String> {
+        let Some(group) = self.config.port_groups.iter().find(|group| group.name == *label) else { return Ok(None) };
+        let vswitch = self.config.vswitches.iter().find(|vswitch| vswitch.name == group.vswitch);
+        let Some(selector) = vswitch.and_then(|vswitch| vswitch.uplink.as_ref()) else { return Ok(None) };
+        let nics = Netlink::open().and_then(|mut netlink| nic::inventory(&mut netlink));
+        let nics = nics.map_err(|error| format!("the NICs cannot be listed: {error}"))?;
+        let link = find(&nics, selector).map(|nic| &nic.link).filter(|link| link.master.is_some());
+        let link = link.ok_or_else(|| format!("its uplink {selector} is not there"))?;
+        if !link.carrier {
+            return Err(format!("its uplink {} has no link", link.name));
+        }
+        let mac = link.mac.ok_or_else(|| format!("its uplink {} has no MAC address", link.name))?;
+        Ok(Some(UplinkPort { index: link.index, name: link.name.clone(), mac, vlan: group.vlan }))
     }
 
     fn uplink(&self, vswitch: &VswitchName) -> Option<String> {

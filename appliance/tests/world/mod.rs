@@ -283,8 +283,8 @@ impl Host {
 
     /// Boots at one end of a cable with the roles of another build, which this one's programs do not ask anything: its own
     /// console does, [`Host::types`].
-    pub(crate) fn boot_of_build(datastore: &Datastore, cable: &Cable, end: usize, build: &Path) -> Self {
-        let mut host = Self::prepare_at(datastore, cable, end, "mig0", "");
+    pub(crate) fn boot_of_build(datastore: &Datastore, cable: &Cable, end: usize, more: &str, build: &Path) -> Self {
+        let mut host = Self::prepare_at(datastore, cable, end, "mig0", more);
         build.clone_into(&mut host.build);
         host.lease = Some(host.start("lease"));
         host.migrate = Some(host.start("migrate"));

@@ -98,7 +98,9 @@ pub struct Judged {
 /// others than this build knows. Its version was judged before, or it had not answered.
 pub fn by_condition(findings: &[Finding]) -> Vec<Judged> {
     let known = CONDITIONS.iter().map(|(name, well, _)| (*name, *well));
-    let known: Vec<_> = [(super::versions::NAME, super::versions::WELL)].into_iter().chain(known).collect();
+    let uplinks = (super::physical_network::NAME, super::physical_network::WELL);
+    let known: Vec<_> =
+        [(super::versions::NAME, super::versions::WELL)].into_iter().chain(known).chain([uplinks]).collect();
     let mut judged: Vec<Judged> = known.into_iter().map(|(name, well)| Judged::well(name, well)).collect();
     for Finding { condition, severity, reason } in findings {
         let at = judged.iter().position(|judged| judged.condition == *condition).unwrap_or_else(|| {
@@ -181,7 +183,10 @@ mod tests {
         let judged = by_condition(&findings);
         let names: Vec<_> = judged.iter().map(|judged| judged.condition.as_str()).collect();
         let known = CONDITIONS.iter().map(|(name, ..)| *name);
-        assert!(names.iter().copied().eq(["versions"].into_iter().chain(known).chain(["destination"])), "{names:?}");
+        assert!(
+            names.iter().copied().eq(["versions"].into_iter().chain(known).chain(["physical network", "destination"])),
+            "{names:?}"
+        );
         let of = |name: &str| judged.iter().find(|judged| judged.condition == name).unwrap();
         assert_eq!((of("memory").blockers.len(), of("memory").warnings.len()), (1, 0));
         assert_eq!((of("migration link").blockers.len(), of("migration link").warnings.len()), (0, 2));

@@ -3,7 +3,8 @@
 //!
 //! A condition is a file with one pure function from [`Conditions`], the facts of both hosts and the link between
 //! them, to findings. A new condition is a new file and a line in [`judge::CONDITIONS`]. [`facts`] are the nouns,
-//! [`mod@judge`] asks all conditions, and the rest are the conditions, one a file.
+//! [`mod@judge`] asks all conditions, and the rest are the conditions, one a file. Two are judged elsewhere: [`versions`] on the hello, and
+//! [`physical_network`] by the source, which learns with the answer what the destination heard.
 
 pub mod affinity;
 pub mod cpu_features;
@@ -14,6 +15,7 @@ pub mod link;
 pub mod local_media;
 pub mod maintenance;
 pub mod memory;
+pub mod physical_network;
 pub mod place;
 pub mod port_groups;
 pub mod slot;

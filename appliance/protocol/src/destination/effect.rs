@@ -6,6 +6,7 @@ use model::names::VmName;
 
 use crate::checks::Finding;
 use crate::checks::facts::HostFacts;
+use crate::checks::physical_network::Found;
 use crate::pages::PageSet;
 use crate::session::PhaseName;
 use crate::session::{ClockReading, LeaseAnswer, LeaseAsk, Outcome, RightToRun};
@@ -18,7 +19,7 @@ use crate::wire::message::{Rehearsal, RunState};
 pub enum Effect {
     /// Send these bytes on the control stream, in order.
     SendControl(Vec<u8>),
-    /// Gather this host's facts for the checks of this offer. Answered by [`Input::Examined`].
+    /// Gather this host's facts for the checks of this offer, and send probe frames on the uplinks that it names, and listen there. Answered by [`Input::Examined`].
     Examine(Box<ValidatedOffer>),
     /// Get fresh, zeroed memory of so many bytes for the guest. Answered by [`Input::Reserved`].
     Reserve {
@@ -94,6 +95,8 @@ pub enum Input {
         facts: Box<HostFacts>,
         /// What else this host found that stands in the way: each with the condition's name.
         findings: Vec<Finding>,
+        /// What it heard on the uplinks that the offer names; none if that names none.
+        uplinks: Option<Vec<Found>>,
     },
     /// To [`Effect::Reserve`].
     Reserved(Result<(), Reason>),

@@ -8,6 +8,7 @@ use super::effect::{Effect, Input};
 use super::greeting::end;
 use super::machine::{Phase, Step};
 use crate::checks::facts::HostFacts;
+use crate::checks::physical_network::Found;
 use crate::checks::{Conditions, FINDINGS_MAX, Finding, judge};
 use crate::session::PhaseName;
 use crate::wire::message::Answer;
@@ -25,7 +26,7 @@ impl Examining {
         Self(())
     }
 
-    fn examined(self, cx: &mut Context, facts: &HostFacts, others: Vec<Finding>) -> Phase {
+    fn examined(self, cx: &mut Context, facts: &HostFacts, others: Vec<Finding>, uplinks: Option<Vec<Found>>) -> Phase {
         let Some(offer) = &cx.offer else { return self.into() };
         let mut findings = judge(&Conditions {
             vm: &offer.vm,
@@ -38,7 +39,7 @@ impl Examining {
         findings.extend(others.into_iter().filter(|finding| !known.contains(&finding.reason.cause)));
         findings.truncate(FINDINGS_MAX);
         cx.findings.clone_from(&findings);
-        cx.say(&Message::Answer(Answer { findings, nic: facts.nic }));
+        cx.say(&Message::Answer(Answer { findings, nic: facts.nic, uplinks }));
         // Whether it goes on, the source says: by the next word, or by ending the migration.
         Answered::begin(cx).into()
     }
@@ -52,7 +53,7 @@ impl Step for Examining {
 
     fn input(self, cx: &mut Context, input: Input) -> Phase {
         match input {
-            Input::Examined { facts, findings } => self.examined(cx, &facts, findings),
+            Input::Examined { facts, findings, uplinks } => self.examined(cx, &facts, findings, uplinks),
             _ => self.into(),
         }
     }

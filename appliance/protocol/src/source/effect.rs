@@ -4,6 +4,7 @@
 use model::diagnosis::Reason;
 
 use crate::checks::facts::LinkFacts;
+use crate::checks::physical_network::Found;
 use crate::convergence::Prediction;
 use crate::pages::{PageSet, Window};
 use crate::session::PhaseName;
@@ -18,6 +19,11 @@ pub enum Effect {
     SendControl(Vec<u8>),
     /// Measure the path to the destination. Answered by [`Input::LinkMeasured`].
     MeasureLink,
+    /// Listen on the uplinks of the port groups that the offer names, and send probe frames on them. Answered by
+    /// [`Input::UplinksOpen`] as soon as they listen.
+    ProbeUplinks,
+    /// End that. Answered by [`Input::UplinksHeard`].
+    HearUplinks,
     /// Start the dirty log; one that only a check wants has to give way to that of a move. Answered by [`Input::DirtyLogStarted`].
     StartDirtyLog,
     /// Read, hash and send these pages as records; take no more than the transport takes. Answered by
@@ -107,6 +113,10 @@ pub enum Input {
     },
     /// To [`Effect::MeasureLink`].
     LinkMeasured(LinkFacts),
+    /// To [`Effect::ProbeUplinks`].
+    UplinksOpen,
+    /// To [`Effect::HearUplinks`]: what came on them; none where nobody listened any more.
+    UplinksHeard(Option<Vec<Found>>),
     /// To [`Effect::StartDirtyLog`].
     DirtyLogStarted(Result<(), Reason>),
     /// To [`Effect::SendPages`].
@@ -163,6 +173,8 @@ pub enum Timer {
     Hello,
     /// The measurement of the link takes too long.
     Probe,
+    /// The uplinks are not open in time, or what was heard on them is not told.
+    Uplinks,
     /// Its answer to the offer is late.
     Answer,
     /// It takes too long to get the memory ready.

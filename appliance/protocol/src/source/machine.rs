@@ -227,6 +227,12 @@ impl Source {
         self.phase.as_ref()
     }
 
+    /// What the checks found; for tests.
+    #[cfg(test)]
+    pub(super) fn findings(&self) -> Vec<crate::checks::Finding> {
+        self.cx.findings.clone()
+    }
+
     /// Whether the last effect was given.
     pub fn is_finished(&self) -> bool {
         matches!(self.phase, Some(Phase::Finished(_)))

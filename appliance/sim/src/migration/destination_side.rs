@@ -10,7 +10,7 @@ use super::event::Event;
 use super::guest::{self, Life, Vmm};
 use super::host::Side;
 use super::invariants::{self as promise, Kept, broken};
-use super::operator::facts;
+use super::operator::{facts, heard};
 use super::world::World;
 
 /// What a destination that rehearsed tells of it.
@@ -75,7 +75,8 @@ impl World {
             Effect::SendControl(bytes) => self.send_control(Side::Destination, bytes),
             Effect::Examine(_) => {
                 let facts = facts(&self.hosts[1]);
-                self.answer_destination(Input::Examined { facts: Box::new(facts), findings: Vec::new() });
+                let uplinks = Some(vec![heard()]);
+                self.answer_destination(Input::Examined { facts: Box::new(facts), findings: Vec::new(), uplinks });
             }
             Effect::Reserve { .. } => {
                 self.vmms += 1;

@@ -3,11 +3,13 @@
 use model::cpu_report::{Baseline, CpuReport};
 use model::units::Bytes;
 use protocol::checks::facts::{DatastoreFacts, HostFacts, LinkFacts, NicFacts, VmFacts};
+use protocol::checks::physical_network::{Found, Heard};
 use protocol::convergence::Costs;
 use protocol::destination::{Destination, Welcome};
 use protocol::lease::vm_lease::{Request, Take};
 use protocol::source::{Plan, Source};
 use protocol::time::{Duration, Instant};
+use protocol::uplink_probe::{Agreed, Token};
 use protocol::wire::ValidatedOffer;
 use protocol::wire::message::{Offer, RunState};
 
@@ -126,6 +128,7 @@ impl World {
             verify: self.setup.verify,
             check_only: self.setup.check_only,
             force_link: false,
+            probe: vec![port_group()],
         };
         Plan {
             migration: self.migration,
@@ -147,6 +150,17 @@ impl World {
             started_unix_s: 1_800_000_000,
         }
     }
+}
+
+/// The port group whose uplinks are probed.
+fn port_group() -> Agreed {
+    let label = heard().label;
+    Agreed { label, source: Token([1; Token::BYTES]), destination: Token([2; Token::BYTES]) }
+}
+
+/// What each end hears on its uplink.
+pub(super) fn heard() -> Found {
+    Found { label: "lab".parse().expect("a label"), heard: Heard::Frames }
 }
 
 /// The facts of a host that lacks nothing.

@@ -11,6 +11,7 @@ use super::event::Event;
 use super::guest::{self, Life};
 use super::host::Side;
 use super::invariants::{Kept, broken};
+use super::operator::heard;
 use super::world::World;
 
 /// Effects of a source that take a moment.
@@ -56,6 +57,9 @@ impl World {
                 let generation = self.host(Side::Source).generation;
                 self.queue.after(after, Event::SourceHears(generation, Box::new(Input::LinkMeasured(self.setup.link))));
             }
+            // The uplinks of all hosts are one network. That takes no chance: a seed stays what it was.
+            Effect::ProbeUplinks => self.answer_source_at_once(Input::UplinksOpen),
+            Effect::HearUplinks => self.answer_source_at_once(Input::UplinksHeard(Some(vec![heard()]))),
             Effect::StartDirtyLog => {
                 self.host(Side::Source).vmm.iter_mut().for_each(guest::Vmm::start_log);
                 let after = self.rng.latency(Duration::from_micros(50), Duration::from_millis(200));
@@ -105,6 +109,11 @@ impl World {
     pub(super) fn answer_source(&mut self, input: Input) {
         let (after, generation) = (self.short(), self.host(Side::Source).generation);
         self.queue.after(after, Event::SourceHears(generation, Box::new(input)));
+    }
+
+    fn answer_source_at_once(&mut self, input: Input) {
+        let generation = self.host(Side::Source).generation;
+        self.queue.after(Duration::ZERO, Event::SourceHears(generation, Box::new(input)));
     }
 
     fn source_will(&mut self, doing: SourceDoing) {

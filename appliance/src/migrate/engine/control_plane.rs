@@ -2,9 +2,12 @@
 
 use std::os::fd::OwnedFd;
 
+use protocol::checks::physical_network::Found;
+use protocol::source::Input;
+
 use super::turn::Engine;
 use crate::api::channel::ChannelError;
-use crate::api::migrate::{FromMigrate, ToMigrate};
+use crate::api::migrate::{FromMigrate, MigrationId, ToMigrate};
 
 impl Engine {
     pub(super) fn host_connects(&mut self) {
@@ -50,6 +53,10 @@ impl Engine {
             ToMigrate::Refuse(id, reasons) => {
                 self.arrival_of(id, |arrival, now, desk, wire| arrival.refused(now, desk, wire, reasons));
             }
+            ToMigrate::UplinksOpen(id) => {
+                self.departure_of(id, |departure, now, desk, wire| departure.hear(now, desk, wire, Input::UplinksOpen));
+            }
+            ToMigrate::UplinksHeard(id, found) => self.uplinks_heard(id, found),
             ToMigrate::DisksOpen(id, opened) => {
                 self.arrival_of(id, |arrival, now, desk, wire| arrival.disks_open(now, desk, wire, opened));
             }
@@ -63,5 +70,13 @@ impl Engine {
                 self.host.tell(FromMigrate::Nic(Box::new(detail)));
             }
         }
+    }
+
+    /// At the source it is what the move waits for; at the destination the verdict follows.
+    fn uplinks_heard(&mut self, id: MigrationId, found: Option<Vec<Found>>) {
+        let heard = found.clone();
+        self.arrival_of(id, |arrival, _, _, _| arrival.uplinks_heard(heard));
+        let input = Input::UplinksHeard(found);
+        self.departure_of(id, |departure, now, desk, wire| departure.hear(now, desk, wire, input));
     }
 }

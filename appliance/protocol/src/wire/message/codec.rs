@@ -11,6 +11,7 @@ use super::content::{AUDIT_HASHES_MAX, Answer, HandOver, Hello, MigrationId, Sta
 use super::kind;
 use super::offer::{Offer, ValidatedOffer};
 use crate::checks::FINDINGS_MAX;
+use crate::checks::physical_network::{self, Found};
 use crate::verify::PageHash;
 use crate::wire::chunk::{self, Chunk};
 use crate::wire::cursor::Cursor;
@@ -27,8 +28,14 @@ const REHEARSAL_VERSION: u16 = 1;
 /// Beside a receipt: what the duration was predicted to be. An older build skips it.
 const FORECAST: u16 = 3 | chunk::OPTIONAL;
 const FORECAST_VERSION: u16 = 1;
+/// Beside an offer: which uplinks the source probes. An older build skips it, and does not listen.
+const PROBE: u16 = 4 | chunk::OPTIONAL;
+const PROBE_VERSION: u16 = 1;
+/// Beside an answer: what the destination heard on them. Only a source that probes is told.
+const UPLINKS: u16 = 5 | chunk::OPTIONAL;
+const UPLINKS_VERSION: u16 = 1;
 /// Beside a hand-over and each part of a state: what the guest's clock should show. An older build skips it.
-const CLOCK: u16 = 4 | chunk::OPTIONAL;
+const CLOCK: u16 = 6 | chunk::OPTIONAL;
 const CLOCK_VERSION: u16 = 1;
 
 impl Message {
@@ -51,6 +58,8 @@ impl Message {
                 Some((REHEARSAL, REHEARSAL_VERSION, pack(rehearsal)))
             }
             Self::Done(receipt) => receipt.predicted_moved_us.map(|us| (FORECAST, FORECAST_VERSION, pack(&us))),
+            Self::Offer(offer) if !offer.probe.is_empty() => Some((PROBE, PROBE_VERSION, pack(&offer.probe))),
+            Self::Answer(answer) => answer.uplinks.as_ref().map(|found| (UPLINKS, UPLINKS_VERSION, pack(found))),
             Self::State(StatePart { clock_ns: Some(ns), .. }) | Self::HandOver(HandOver { clock_ns: Some(ns), .. }) => {
                 Some((CLOCK, CLOCK_VERSION, pack(ns)))
             }
@@ -93,7 +102,8 @@ impl Message {
         if frame.version != expected {
             return Err(WireError::Version { found: frame.version, agreed: expected });
         }
-        let chunks = chunk::read(&frame.body, |kind| matches!(kind, CONTENT | REHEARSAL | FORECAST | CLOCK))?;
+        let known = |kind| matches!(kind, CONTENT | REHEARSAL | FORECAST | PROBE | UPLINKS | CLOCK);
+        let chunks = chunk::read(&frame.body, known)?;
         let (contents, beside): (Vec<_>, Vec<_>) = chunks.into_iter().partition(|chunk| chunk.kind == CONTENT);
         let [content] = contents[..] else { return Err(WireError::Missing("what a message says")) };
         if content.version != CONTENT_VERSION {
@@ -102,8 +112,8 @@ impl Message {
         let content = content.payload;
         Ok(match frame.kind {
             kind::HELLO => Self::Hello(decode_hello(content)?),
-            kind::OFFER => Self::Offer(Box::new(ValidatedOffer::new(unpack("an offer", content)?)?)),
-            kind::ANSWER => Self::Answer(decode_answer(content)?),
+            kind::OFFER => Self::Offer(Box::new(decode_offer(content, &beside)?)),
+            kind::ANSWER => Self::Answer(decode_answer(content, &beside)?),
             kind::RESERVE => Self::Reserve,
             kind::RESERVED => Self::Reserved,
             kind::SWITCH_READY => Self::SwitchReady(SwitchReady {
@@ -204,11 +214,19 @@ fn decode_hello(bytes: &[u8]) -> Result<Hello, WireError> {
     Ok(Hello { oldest, newest, migration, host, build: text()? })
 }
 
-fn decode_answer(bytes: &[u8]) -> Result<Answer, WireError> {
+fn decode_offer(bytes: &[u8], beside: &[Chunk<'_>]) -> Result<ValidatedOffer, WireError> {
+    let offer: Offer = unpack("an offer", bytes)?;
+    let probe = told_beside(beside, PROBE, PROBE_VERSION, "the port groups to probe")?.unwrap_or_default();
+    ValidatedOffer::new(Offer { probe, ..offer })
+}
+
+fn decode_answer(bytes: &[u8], beside: &[Chunk<'_>]) -> Result<Answer, WireError> {
     let answer: Answer = unpack("an answer", bytes)?;
+    let uplinks: Option<Vec<Found>> = told_beside(beside, UPLINKS, UPLINKS_VERSION, "what was heard on the uplinks")?;
+    uplinks.as_deref().map_or(Ok(()), physical_network::within_bounds)?;
     bound("the list of findings", answer.findings.len() as u64, FINDINGS_MAX as u64)?;
     answer.findings.iter().try_for_each(|finding| reason_within_bounds(&finding.reason))?;
-    Ok(answer)
+    Ok(Answer { uplinks, ..answer })
 }
 
 fn decode_reason(bytes: &[u8]) -> Result<Reason, WireError> {

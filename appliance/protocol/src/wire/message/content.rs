@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checks::Finding;
 use crate::checks::facts::NicFacts;
+use crate::checks::physical_network::Found;
 use crate::verify::{Digest, RoundNumber};
 use crate::wire::frame::BODY_BYTES_MAX;
 
@@ -59,6 +60,10 @@ pub struct Answer {
     pub findings: Vec<Finding>,
     /// The destination's migration NIC.
     pub nic: NicFacts,
+    /// What it heard on the uplinks that the source probes, told beside the rest; none from a build that knows nothing of it, and where the
+    /// source does not probe.
+    #[serde(skip)]
+    pub uplinks: Option<Vec<Found>>,
 }
 
 /// The destination is ready for the switchover.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::content::RunState;
 use crate::checks::facts::{HostFacts, LinkFacts, VmFacts};
+use crate::uplink_probe::Agreed;
 use crate::wire::error::{WireError, bound};
 
 /// What the source wants to move.
@@ -35,8 +36,11 @@ pub struct Offer {
     pub verify: Verify,
     /// Only the checks are wanted.
     pub check_only: bool,
-    /// The operator accepts a link below the floor.
+    /// The operator accepts a link below the floor, and port groups on different physical networks.
     pub force_link: bool,
+    /// The port groups that the source probes, told beside the rest: a build that knows nothing of it does without.
+    #[serde(skip)]
+    pub probe: Vec<Agreed>,
 }
 
 /// An offer whose every part is within its bounds and whose parts agree with each other.
@@ -65,6 +69,7 @@ impl ValidatedOffer {
         if offer.stun_us_max > limits::MIGRATION_STUN_MS_MAX * 1_000 {
             return value("the stun of the offered VM");
         }
+        bound("the list of port groups to probe", offer.probe.len() as u64, 64)?;
         offer.vm.within_bounds()?;
         offer.source.within_bounds()?;
         Ok(Self(offer))

@@ -10,8 +10,10 @@ use super::codec::{CONTENT, CONTENT_VERSION};
 use super::*;
 use crate::checks::Finding;
 use crate::checks::facts::{NicFacts, example};
+use crate::checks::physical_network::{Found, Heard};
 use crate::session::Draft;
 use crate::time::Instant;
+use crate::uplink_probe::tokens::example::agreed;
 use crate::verify::{Digest, PageHash};
 use crate::wire::chunk::{self, Chunk};
 use crate::wire::{Frame, FrameReader, WireError};
@@ -30,7 +32,18 @@ fn offer() -> Offer {
         verify: Verify::Audit,
         check_only: false,
         force_link: false,
+        probe: Vec::new(),
     }
+}
+
+fn probing_offer() -> Offer {
+    Offer { probe: agreed(&["lab", "dmz"]), ..offer() }
+}
+
+fn answer_of_a_probe() -> Answer {
+    let heard = [Heard::Frames, Heard::Nothing, Heard::Untried("its uplink eth1 has no link".to_owned())];
+    let uplinks = heard.into_iter().map(|heard| Found { label: "lab".parse().unwrap(), heard }).collect();
+    Answer { findings: Vec::new(), nic: NicFacts::default(), uplinks: Some(uplinks) }
 }
 
 fn receipt(predicted_moved_us: Option<u64>) -> Receipt {
@@ -60,7 +73,9 @@ fn messages() -> Vec<Message> {
     vec![
         Message::Hello(hello),
         Message::Offer(Box::new(ValidatedOffer::new(offer()).unwrap())),
-        Message::Answer(Answer { findings: vec![finding], nic: NicFacts::default() }),
+        Message::Offer(Box::new(ValidatedOffer::new(probing_offer()).unwrap())),
+        Message::Answer(Answer { findings: vec![finding], nic: NicFacts::default(), uplinks: None }),
+        Message::Answer(answer_of_a_probe()),
         Message::Reserve,
         Message::Reserved,
         Message::SwitchReady(SwitchReady { lease_us: 1, rehearsal: None }),
@@ -157,15 +172,41 @@ fn a_hand_over_is_the_same_to_a_build_that_sets_no_clock() {
     assert_eq!(contents[0].len(), 1);
 }
 
+/// A build that sends no probe frames reads the offer and the answer of one that does, and the other way round.
+#[test]
+fn an_offer_and_an_answer_are_the_same_to_a_build_that_probes_no_uplink() {
+    let offer_of = |offer| Message::Offer(Box::new(ValidatedOffer::new(offer).unwrap()));
+    let answer = answer_of_a_probe();
+    let silent = Answer { uplinks: None, ..answer.clone() };
+    for pair in [[offer_of(offer()), offer_of(probing_offer())], [Message::Answer(silent), Message::Answer(answer)]] {
+        let contents = pair.map(|message| {
+            let frame = frame(&message.encode(1)).expect("a frame");
+            let chunks = chunk::read(&frame.body, |kind| kind == CONTENT).expect("what it does not know is skipped");
+            chunks.iter().map(|chunk| chunk.payload.to_vec()).collect::<Vec<_>>()
+        });
+        assert_eq!(contents[0], contents[1]);
+        assert_eq!(contents[0].len(), 1);
+    }
+}
+
+#[test]
+fn what_a_destination_heard_on_more_uplinks_than_a_vm_has_is_refused() {
+    let mut answer = answer_of_a_probe();
+    let found = answer.uplinks.iter().flatten().next().expect("one").clone();
+    answer.uplinks = Some(vec![found; 65]);
+    assert!(read(&Message::Answer(answer).encode(1), Some(1)).is_err());
+}
+
 #[test]
 fn an_offer_beyond_a_bound_is_refused() {
     type Change = fn(&mut Offer);
-    let changes: [Change; 6] = [
+    let changes: [Change; 7] = [
         |offer| offer.vm.memory.0 = limits::VM_MEMORY_BYTES_MAX + (1 << 20),
         |offer| offer.vm.memory.0 += 4096,
         |offer| offer.vm.cpus = 0,
         |offer| offer.config_text = "x".repeat(limits::VM_CONFIG_BYTES_MAX as usize + 1),
         |offer| offer.stun_us_max = u64::MAX,
+        |offer| offer.probe = agreed(&["lab"; 65]),
         |offer| offer.state_bytes = limits::MIGRATION_STATE_BYTES_MAX + 1,
     ];
     for change in changes {
