@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use model::diagnosis::Reason;
 use model::limits;
+use model::names::DatastoreName;
 use model::receipt::Receipt;
 use model::units::Bytes;
 
@@ -470,6 +471,28 @@ struct Prepared<'a> {
 }
 
 /// Looks whether a VM can come here and, unless only that was asked, builds it.
+/// Why this host could not take the lease of a VM on this datastore, as far as that shows before it is asked for: at the end of a move it
+/// would be too late.
+fn lease_trouble(plane: &ControlPlane, datastore: &DatastoreName) -> Option<Reason> {
+    let here = plane.name();
+    let leases = match plane.leases.status() {
+        Ok(leases) => leases,
+        Err(failure) => {
+            let Reason { cause, hint } = failure.reason();
+            return Some(Reason::new(
+                format!("{here} could not take its lease: {cause}"),
+                format!("on {here}: {hint}"),
+            ));
+        }
+    };
+    if leases.iter().any(|lease| lease.datastore == *datastore && lease.held) {
+        return None;
+    }
+    let cause =
+        format!("{here} does not hold its host lease on datastore {datastore}, without which it may run no VM of it");
+    Some(Reason::new(cause, format!("on {here}: host check tells why; it takes seconds after a boot")))
+}
+
 fn prepare<'a>(plane: &'a Arc<ControlPlane>, incoming: &Incoming) -> Result<Prepared<'a>, Vec<Reason>> {
     let vm = &incoming.vm;
     let what = format!("VM {} cannot come to {}", vm.name, plane.name());
@@ -491,6 +514,7 @@ fn prepare<'a>(plane: &'a Arc<ControlPlane>, incoming: &Incoming) -> Result<Prep
             reasons.push(Reason::new(cause, format!("give it the same VLAN on both hosts: port_group.{label}.vlan")));
         }
     }
+    reasons.extend(lease_trouble(plane, &vm.datastore));
     let config = match draft.config {
         Ok(config) if reasons.is_empty() => config,
         _ => return Err(reasons),
@@ -515,9 +539,10 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use model::names::VmName;
+    use protocol::lease::record::Watchdog;
 
     use super::*;
-    use crate::api::lease::{Holder, LeaseAnswer, LeaseRequest};
+    use crate::api::lease::{DatastoreLease, Holder, LeaseAnswer, LeaseRequest};
     use crate::host::control_plane::stand_in::Place;
     use crate::host::monitor::stand_in::{self, StandIn};
 
@@ -536,6 +561,38 @@ mod tests {
             LeaseRequest::Resolve { epoch: 1, .. } => LeaseAnswer::held(2),
             _ => LeaseAnswer::Failed("the datastore does not answer".to_owned()),
         }
+    }
+
+    #[test]
+    fn a_host_that_could_not_take_a_lease_says_so_before_a_vm_comes() {
+        let lab: DatastoreName = "lab".parse().expect("valid");
+        let trouble = |test: &str, answer: Option<bool>| {
+            let place = Place::without_datastore(test, move |_| {
+                let Some(held) = answer else {
+                    loop {
+                        std::thread::park();
+                    }
+                };
+                LeaseAnswer::Status(vec![DatastoreLease {
+                    datastore: "lab".parse().expect("valid"),
+                    held,
+                    renewed_ms: 1,
+                    trouble: String::new(),
+                    refusal: None,
+                    watchdog: Watchdog::None,
+                    area: None,
+                    damage: None,
+                }])
+            });
+            lease_trouble(&place.plane, &lab).map(|reason| reason.cause)
+        };
+        assert_eq!(trouble("arrive-held", Some(true)), None);
+        assert!(
+            trouble("arrive-lost", Some(false))
+                .expect("told")
+                .contains("does not hold its host lease on datastore lab")
+        );
+        assert!(trouble("arrive-silent", None).expect("told").contains("the lease role does not answer"));
     }
 
     /// A monitor whose VM has its state and does not run, and what it answers when it is to run.

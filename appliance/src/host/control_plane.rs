@@ -26,6 +26,7 @@ use crate::host::maintenance::Maintenance;
 use crate::host::moves::Moves;
 use crate::host::owed::Owed;
 use crate::host::running::Running;
+use crate::host::taken_away::Astray;
 use crate::host::vms::Vms;
 use crate::host::{born, checks};
 use crate::network::fabric::{self, Fabric};
@@ -62,6 +63,8 @@ pub struct ControlPlane {
     pub rounds: Rounds,
     /// Servers that were told of dead hosts.
     pub servers: Servers,
+    /// VMs that run here although their leases are not this host's.
+    pub astray: Astray,
     /// VMs that this host has to do with.
     pub vms: Vms,
     /// Migrations that it takes or took part in.

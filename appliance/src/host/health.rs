@@ -153,12 +153,14 @@ fn vm_leases(plane: &ControlPlane) -> Check {
         (true, false) => "unknown",
         (false, _) => "not well",
     };
+    let astray = plane.astray.problems(plane);
     let more = damaged.len().saturating_sub(DAMAGED_TOLD_MAX);
     damaged.truncate(DAMAGED_TOLD_MAX);
     if more > 0 {
         damaged.push(Reason::new(format!("the leases of {more} more VMs are damaged"), "lease list"));
     }
-    damaged.extend(untold);
+    let found = if astray.is_empty() { found } else { "not well" };
+    damaged.extend(astray.into_iter().chain(untold));
     Check { problems: damaged, ..Check::well("VM leases", found) }
 }
 

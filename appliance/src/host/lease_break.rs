@@ -211,7 +211,7 @@ mod tests {
 
     fn changes(asked: &Mutex<Vec<LeaseRequest>>) -> Vec<LeaseRequest> {
         let mut asked = asked.lock().expect("held").clone();
-        asked.retain(|request| !matches!(request, LeaseRequest::Query(_)));
+        asked.retain(|request| !matches!(request, LeaseRequest::Query(_) | LeaseRequest::Status));
         asked
     }
 

@@ -4,7 +4,7 @@ use model::diagnosis::{Diagnosis, Reason};
 use model::limits;
 use model::names::VmName;
 
-use crate::api::host::{HeldLease, HolderLife, LeaseDetail, LeaseHolder, LeaseRow, LeaseState, RunsHere};
+use crate::api::host::{HeldLease, HolderLife, LeaseDetail, LeaseHolder, LeaseRow, LeaseState, RunsHere, VmState};
 use crate::api::lease::{Holder, HostLease, LISTED_MAX, Listed};
 use crate::datastore::Datastore;
 use crate::host::control_plane::ControlPlane;
@@ -103,9 +103,11 @@ fn untold_rows(
     here.retain(|(running, _)| running.vm.datastore == *datastore.name() && running.epoch() > 0);
     names.retain(|name| !here.iter().any(|(running, _)| running.vm.vm == *name));
     let row = |vm: VmName, runs| LeaseRow { vm: Some(vm), datastore: datastore.name().clone(), state: state(runs) };
-    let run = here.iter().map(|(running, _)| {
-        let runs = RunsHere { holder: plane.name().clone(), epoch: running.epoch() };
-        row(running.vm.vm.clone(), Some(runs))
+    let run = here.iter().map(|(running, state)| {
+        // Whose one is that ended here, and waits for its last I/O, is not known any more than of the others.
+        let runs =
+            (*state != VmState::Ending).then(|| RunsHere { holder: plane.name().clone(), epoch: running.epoch() });
+        row(running.vm.vm.clone(), runs)
     });
     run.chain(names.into_iter().map(|vm| row(vm, None))).collect()
 }

@@ -77,7 +77,9 @@ pub fn not_got(plane: &ControlPlane, vm: &VmOnDatastore, failure: &LeaseFailure)
 /// # Errors
 /// Why it cannot be done now.
 pub fn give_up(plane: &ControlPlane, vm: &VmOnDatastore) -> Result<(), LeaseFailure> {
-    match plane.leases.give_up(vm) {
+    // A role that stands still would be waited for as long as a take-over may last.
+    let looked = plane.leases.status().err().filter(LeaseFailure::is_silence);
+    match looked.map_or_else(|| plane.leases.give_up(vm), Err) {
         Ok(()) => {
             record::remove(&plane.run_dir, &vm.vm);
             plane.owed.settled(vm);
@@ -104,5 +106,25 @@ pub fn keep(plane: &ControlPlane) {
             }
         }
         std::thread::sleep(RETRY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::control_plane::stand_in::Place;
+
+    #[test]
+    fn a_lease_role_that_stands_still_is_not_waited_for_and_the_lease_stays_owed() {
+        // It never answers anybody.
+        let place = Place::without_datastore("owed-silent", |_| {
+            loop {
+                std::thread::park();
+            }
+        });
+        let vm = VmOnDatastore { vm: "web".parse().expect("valid"), datastore: "lab".parse().expect("valid") };
+        let failure = give_up(&place.plane, &vm).expect_err("nobody answers");
+        assert!(matches!(failure, LeaseFailure::StandsStill), "it was waited for: {failure:?}");
+        assert!(place.plane.owed.has(&vm));
     }
 }

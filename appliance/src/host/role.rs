@@ -20,6 +20,7 @@ use crate::host::leases::Leases;
 use crate::host::maintenance::Maintenance;
 use crate::host::moves::Moves;
 use crate::host::owed::{self, Owed};
+use crate::host::taken_away::Astray;
 use crate::host::vms::Vms;
 use crate::host::{
     adoption, arrivals, autostart, cpu, dead_hosts, ending, fallen_roles, host_lease, news, receipts, serve, taken_away,
@@ -110,6 +111,7 @@ pub(super) fn plane(run_dir: &RunDir) -> io::Result<ControlPlane> {
         hosts,
         rounds: Rounds::default(),
         servers: Servers::default(),
+        astray: Astray::default(),
         vms: Vms::default(),
         moves: Moves::default(),
         owed: Owed::default(),

@@ -3,12 +3,14 @@
 //! at in the same round.
 //!
 //! No fence depends on this: it is there so that nobody has to look after a VM that runs in two places, in one of which it
-//! cannot write any more.
+//! cannot write any more. A VM that runs here by a lease that somebody replaced as damaged, saying that it ran nowhere, is not ended: epochs
+//! begin again there, and do not tell whose word is the later. People are told of it ([`Astray`]).
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use model::diagnosis::Reason;
 use model::names::VmName;
 
 use crate::api::host::VmState;
@@ -27,6 +29,40 @@ const LOOK: Duration = Duration::from_secs(2);
 const LOOKS_A_ROUND: usize = 16;
 /// The states in which nothing is being done with a VM. What is done with another is settled by who does it.
 const IDLE: [VmState; 2] = [VmState::Running, VmState::Paused];
+
+/// The VMs that run here although their leases are another's or nobody's, and what people were told of each.
+#[derive(Debug, Default)]
+pub struct Astray(Mutex<BTreeMap<VmName, String>>);
+
+impl Astray {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<VmName, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a look at a VM's lease found: whose it is instead, or that all is well; whether that is news.
+    fn note(&self, vm: &VmName, whose: Option<String>) -> bool {
+        let mut all = self.lock();
+        match whose {
+            None => drop(all.remove(vm)),
+            Some(whose) => return all.insert(vm.clone(), whose.clone()) != Some(whose),
+        }
+        false
+    }
+
+    /// Why something is wrong with each of them that still runs here.
+    pub fn problems(&self, plane: &ControlPlane) -> Vec<Reason> {
+        let mut all = self.lock();
+        all.retain(|vm, _| plane.vms.state(vm).is_some());
+        all.iter().map(|(vm, whose)| Reason::new(format!("VM {vm} runs here, and {whose}"), mend(vm))).collect()
+    }
+}
+
+/// What a person can do about a VM that runs here by a lease of before.
+fn mend(vm: &VmName) -> String {
+    format!(
+        "its lease was replaced while it ran (lease break); vm stop {vm} here, or vm kill {vm}, then vm start {vm} on the host that is to have it"
+    )
+}
 
 /// Looks at the leases of the VMs that run here from a datastore, some at a time, for ever.
 pub fn keep(plane: &Arc<ControlPlane>, datastore: &Datastore) {
@@ -69,12 +105,30 @@ fn look(plane: &ControlPlane, running: &Running, damaged: &mut BTreeSet<VmName>)
         Ok(_) => match plane.leases.assure(&running.vm, running.epoch()) {
             Ok(epoch) => Ok(epoch),
             Err(LeaseFailure::HeldBy(holder)) => Err(holder),
+            Err(LeaseFailure::NoLease) => {
+                return tell_astray(plane, running, Some("nobody holds its lease".to_owned()));
+            }
             Err(_) => return,
         },
         // A datastore that does not tell ends nothing: the fence of the host lease stands behind this.
         Err(_) => return,
     };
+    let older = held_in.as_ref().err().filter(|holder| holder.epoch <= running.epoch());
+    tell_astray(
+        plane,
+        running,
+        older.map(|holder| format!("{} holds its lease (epoch {})", holder.name, holder.epoch)),
+    );
     settle(plane, running, held_in);
+}
+
+/// Notes whose the lease of a VM is that runs here all the same, and tells it once.
+fn tell_astray(plane: &ControlPlane, running: &Running, whose: Option<String>) {
+    let vm = &running.vm.vm;
+    let is_news = plane.astray.note(vm, whose.clone());
+    if let Some(whose) = whose.filter(|_| is_news) {
+        log::error!("VM {vm} runs here, and {whose}: host check");
+    }
 }
 
 /// What people are to be told of damage by what the lease of a VM that runs here answered, each time that it comes to be damaged.
@@ -154,6 +208,35 @@ mod tests {
         let running = monitor.running();
         place.plane.vms.put(&web(), Arc::clone(&running), VmState::Running);
         (place, monitor, running)
+    }
+
+    #[test]
+    fn a_vm_that_runs_by_a_lease_that_was_replaced_is_told_of_and_goes_on() {
+        let cases: [(&str, LeaseAnswer, &str); 2] = [
+            ("replaced", LeaseAnswer::HeldBy(host_b(1)), "host-b holds its lease (epoch 1)"),
+            ("nobodys", LeaseAnswer::NoLease, "nobody holds its lease"),
+        ];
+        for (test, resolved, whose) in cases {
+            let place = Place::without_datastore(test, move |request| match request {
+                LeaseRequest::Query(_) => LeaseAnswer::Holder(None),
+                LeaseRequest::Resolve { epoch: 0, .. } => resolved.clone(),
+                _ => LeaseAnswer::Failed("it was not to be asked".to_owned()),
+            });
+            let monitor = StandIn::start(&web());
+            let running = monitor.running();
+            place.plane.vms.put(&web(), Arc::clone(&running), VmState::Running);
+            let mut damaged = BTreeSet::new();
+            look(&place.plane, &running, &mut damaged);
+            assert_eq!(place.plane.vms.state(&web()), Some(VmState::Running), "{whose}");
+            let problems = place.plane.astray.problems(&place.plane);
+            assert!(
+                problems.len() == 1 && problems[0].cause == format!("VM web runs here, and {whose}"),
+                "{problems:?}"
+            );
+            assert!(!place.plane.astray.note(&web(), Some(whose.to_owned())), "it was told");
+            place.plane.astray.note(&web(), None);
+            assert_eq!(place.plane.astray.problems(&place.plane), []);
+        }
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub fn told_here(plane: &ControlPlane, name: &VmName) -> Option<String> {
         VmState::Paused => Some(format!("it is paused on {here}")),
         // What gives up, or breaks, its lease runs nothing of it.
         VmState::MovingIn | VmState::Making | VmState::Releasing => None,
+        VmState::Ending => Some(format!("it ended on {here}, where its monitor still waits for its last I/O")),
         VmState::Cloning => Some(format!("it is stopped, and is being cloned on {here}")),
         _ => Some(format!("it is on {here}")),
     }
@@ -49,4 +50,24 @@ pub fn told_by_lease(plane: &ControlPlane, located: &Located) -> Option<String> 
 /// Whether this host holds a VM that it does nothing with.
 pub fn is_idle(plane: &ControlPlane, name: &VmName, holder: &Holder) -> bool {
     holder.own && plane.vms.state(name).is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::lease::LeaseAnswer;
+    use crate::host::control_plane::stand_in::Place;
+    use crate::host::monitor::stand_in::StandIn;
+
+    #[test]
+    fn a_vm_that_ended_and_waits_for_its_last_io_is_not_told_to_be_here() {
+        let web: VmName = "web".parse().expect("valid");
+        let place = Place::without_datastore("ending", |_| LeaseAnswer::Failed("it is not asked".to_owned()));
+        let monitor = StandIn::start(&web);
+        place.plane.vms.put(&web, monitor.running(), VmState::Running);
+        assert_eq!(where_is(&place.plane, &web).as_deref(), Some("it is running on host-a"));
+        place.plane.vms.put(&web, monitor.running(), VmState::Ending);
+        let told = where_is(&place.plane, &web).expect("told");
+        assert!(told.starts_with("it ended on host-a"), "{told}");
+    }
 }

@@ -115,7 +115,12 @@ impl Step for Offered {
             }
             (Self::Hearing(answer), Timer::Uplinks) => Self::heard(cx, answer, None),
             (phase, Timer::Answer) => {
-                let reason = cx.late("judge the offer");
+                // Its migration role answered until now: what it asks on its host does not.
+                let peer = &cx.plan.destination;
+                let reason = Reason::new(
+                    format!("{peer} did not judge the offer in time: its control plane or its storage does not answer"),
+                    format!("on {peer}: host check, log show host; host reboot --force where nothing answers"),
+                );
                 phase.lost(cx, reason)
             }
             (phase, _) => phase.into(),
