@@ -81,7 +81,11 @@ impl World {
                 let mut effects = 0;
                 while let Some(effect) = keeper.poll_effect() {
                     effects += 1;
-                    assert!(effects < EFFECTS_MAX, "a keeper wants ever more at one moment");
+                    assert!(
+                        effects < EFFECTS_MAX,
+                        "a keeper wants ever more at one moment, at last: {}",
+                        told(&effect)
+                    );
                     match effect {
                         Effect::Io(io) => {
                             let result = access(&mut self.bytes, &io.access);
@@ -97,6 +101,17 @@ impl World {
             let next = self.hosts.values().map(Keeper::poll_timeout).min().unwrap_or(end);
             self.now = next.max(self.now + Duration::from_millis(1)).min(end);
         }
+    }
+}
+
+/// An effect without the bytes that it carries.
+fn told(effect: &Effect) -> String {
+    match effect {
+        Effect::Io(io) => match &io.access {
+            Access::Read { offset, bytes } => format!("read {bytes} bytes at {offset}"),
+            Access::Write { offset, data } => format!("write {} bytes at {offset}", data.len()),
+        },
+        effect => format!("{effect:?}"),
     }
 }
 
