@@ -27,6 +27,10 @@ database *arguments:
 losses *arguments:
     cargo lab losses {{arguments}}
 
+# Changed inputs for all that reads words of others (--seconds N --seed N, a target)
+fuzz *arguments:
+    cargo lab fuzz {{arguments}}
+
 # Moves between an older build and this one: just older [COMMIT]
 older *arguments:
     cargo lab older {{arguments}}

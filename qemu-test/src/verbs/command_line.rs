@@ -14,7 +14,7 @@ use crate::verbs::bench::Subject;
 use crate::verbs::fault::Fault;
 use crate::verbs::image::MadeElsewhere;
 use crate::verbs::{
-    bench, console, database, demo, down, exec, fault, image, inside, losses, moves, older, sim, status, test, up,
+    bench, console, database, demo, down, exec, fault, fuzz, image, inside, losses, moves, older, sim, status, test, up,
 };
 
 /// Boots real Godwit images in QEMU, drives their consoles and injects faults.
@@ -100,6 +100,17 @@ enum Verb {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Give what reads words of other hosts, datastores and roles real ones that a seed has changed; prints executions per second and, of a failure, the input
+    Fuzz {
+        /// How long, for each target
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// The seed
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Only this: messages, records, frames, device-states, machine, lease, texts, api
+        target: Option<String>,
+    },
     /// Move a VM with PostgreSQL under load between two hosts, and hold it against what its clients know to be committed
     Database {
         /// The NFS server
@@ -169,6 +180,7 @@ impl CommandLine {
             Verb::Status => status::run(&home),
             Verb::Down => down::run(&home),
             Verb::Moves { moves, seed } => moves::run(&home, moves, seed),
+            Verb::Fuzz { seconds, seed, target } => fuzz::run(&home, seconds, seed, target.as_deref()),
             Verb::Database { server, cpus, moves } => database::run(&home, server, cpus, moves),
             Verb::Losses { server, only } => losses::run(&home, server, &only),
             Verb::Older { commit } => older::run(&home, &commit),

@@ -8,6 +8,7 @@ mod demo;
 mod down;
 mod exec;
 mod fault;
+mod fuzz;
 mod image;
 mod inside;
 mod losses;

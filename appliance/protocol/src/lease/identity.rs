@@ -105,6 +105,14 @@ pub enum Value {
 }
 
 impl Value {
+    /// The slot that it names: the holder's, or that of the table's author.
+    pub fn slot(self) -> Slot {
+        match self {
+            Self::Holder(holder) => holder.slot,
+            Self::Table { author, .. } => author,
+        }
+    }
+
     /// The holder, if this is one.
     pub fn holder(self) -> Option<Incarnation> {
         match self {

@@ -82,6 +82,15 @@ impl View {
             if register.value.as_ref().is_some_and(|block| block.tenancy > tenancy) {
                 return Err(Unusable::Reused);
             }
+            // No host wrote it: nobody has such a slot, and whoever waited for a sign of life from it would wait for ever.
+            let values =
+                |block: &Block| [block.accepted.map(|(_, value)| value), block.decided.map(|(_, value)| value)];
+            let now = register.value.as_ref().filter(|block| block.tenancy == tenancy);
+            if now.is_some_and(|block| values(block).into_iter().flatten().any(|value| value.slot().0 >= bank.slots()))
+            {
+                corrupt.push(slot);
+                continue;
+            }
             if slot == me {
                 view.my_sequence = register.sequence;
             }
@@ -367,6 +376,19 @@ mod tests {
         let moved = disk.decide(1, 400);
         assert_eq!(disk.view(2).held_since(moved, incarnation(1)), Some(400));
         assert_eq!(disk.view(2).held_since(moved, incarnation(0)), None, "it does not hold it any more");
+    }
+
+    #[test]
+    fn a_block_that_names_a_slot_which_the_area_has_not_is_damaged() {
+        let mut disk = Disk::new();
+        disk.decide(0, 100);
+        let (mut block, sequence) = disk.view(0).mine();
+        let nobody =
+            Value::Holder(Incarnation { slot: Slot(Disk::bank().slots()), ..host(0).holder().expect("a holder") });
+        block.decided = Some((Epoch(1), nobody));
+        disk.write(&Write { slot: Slot(0), block, sequence });
+        let view = View::parse(area(), Disk::bank(), Slot(1), Tenancy(1), &disk.0);
+        assert!(matches!(view, Err(Unusable::Corrupt(slots)) if slots == [Slot(0)]));
     }
 
     #[test]

@@ -82,7 +82,7 @@ pub struct ConfigSpace {
 /// What of it travels: the value of every byte. The rest follows from how the function was built.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ConfigSpaceState {
-    bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl ConfigSpace {
@@ -210,6 +210,8 @@ impl ConfigSpace {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn space() -> ConfigSpace {
@@ -298,5 +300,39 @@ mod tests {
             space.read(offset, &mut [0; 8]);
         }
         assert_eq!(space.u16_at(0), 0x1af4);
+    }
+
+    proptest! {
+        #[test]
+        fn a_hostile_state_changes_only_what_a_guest_can_and_no_bar_answers_outside_its_windows(
+            changes in proptest::collection::vec((0..CONFIG_BYTES, any::<u8>()), 0..12), bar in any::<[u8; 8]>(),
+            bytes in prop_oneof![9 => Just(CONFIG_BYTES), 1 => 0usize..600], guests in any::<bool>(),
+        ) {
+            let mut target = space();
+            target.add_capability(0x11, &[0; 10], &[0, 0xc0]);
+            let before = target.clone();
+            let mut state = target.state();
+            changes.iter().for_each(|(at, value)| state.bytes[*at] = *value);
+            state.bytes[BAR0..BAR0 + 8].copy_from_slice(&bar);
+            if guests {
+                // As far as a guest could have brought it about.
+                for at in 0..CONFIG_BYTES {
+                    let writable = before.writable[at];
+                    state.bytes[at] = before.bytes[at] & !writable | state.bytes[at] & writable;
+                }
+            }
+            state.bytes.resize(bytes, 0);
+            let taken = target.restore(&state).is_ok();
+            prop_assert!(taken || !guests || bytes != CONFIG_BYTES, "what a guest can do is taken over");
+            for at in 0..CONFIG_BYTES {
+                prop_assert_eq!((target.bytes[at] ^ before.bytes[at]) & !before.writable[at], 0, "byte {}", at);
+            }
+            let windows = windows();
+            if let Some(start) = target.bar_start(&windows) {
+                let end = start + target.bar_bytes();
+                let inside = |window: &Range<u64>| start >= window.start && end <= window.end;
+                prop_assert!(inside(&windows.low) || inside(&windows.high), "{start:#x}");
+            }
+        }
     }
 }

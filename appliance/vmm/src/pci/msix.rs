@@ -48,10 +48,10 @@ struct Vector {
 /// What of it travels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MsixState {
-    enabled: bool,
-    masked: bool,
-    entries: Vec<[u32; ENTRY_WORDS]>,
-    pending: u64,
+    pub(crate) enabled: bool,
+    pub(crate) masked: bool,
+    pub(crate) entries: Vec<[u32; ENTRY_WORDS]>,
+    pub(crate) pending: u64,
 }
 
 impl Vector {
@@ -264,6 +264,8 @@ impl Drop for Msix {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::interrupt::fake::FakeMsi;
 
@@ -362,5 +364,33 @@ mod tests {
         assert_eq!(sink.take_delivered(), []);
         drop(msix);
         assert_eq!(sink.allocated(), 0, "sources are given back");
+    }
+
+    proptest! {
+        #[test]
+        fn a_hostile_state_of_another_size_is_refused_and_any_other_interrupts_as_its_table_says(
+            mut entries in proptest::collection::vec(any::<[u32; ENTRY_WORDS]>(), 3), count in prop_oneof![4 => Just(3), 1 => 0usize..70],
+            pending in any::<u64>(), enabled in any::<bool>(), masked in any::<bool>(),
+        ) {
+            entries.resize(count, [u32::MAX; ENTRY_WORDS]);
+            let (sink, msix) = msix();
+            let taken = msix.restore(&MsixState { enabled, masked, entries: entries.clone(), pending });
+            prop_assert_eq!(taken.is_ok(), entries.len() == 3);
+            (0..5).for_each(|vector| msix.trigger(vector));
+            msix.deliver_pending();
+            if taken.is_ok() {
+                let free = entries.iter().filter(|entry| entry[VECTOR_CONTROL] & VECTOR_MASKED == 0 && enabled && !masked);
+                prop_assert_eq!(sink.take_delivered().len(), free.count());
+                prop_assert_eq!(msix.state().pending >> 3, 0, "no vector that there is not");
+            }
+            msix.read_table(0, &mut [0; 256]);
+            msix.set_control(CONTROL_ENABLE);
+            (0..3).for_each(|vector| program(&msix, vector, 0));
+            sink.take_delivered();
+            msix.trigger(1);
+            prop_assert_eq!(sink.take_delivered(), [message(1)], "the guest sets it up anew");
+            drop(msix);
+            prop_assert_eq!(sink.allocated(), 0);
+        }
     }
 }

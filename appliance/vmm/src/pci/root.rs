@@ -211,6 +211,8 @@ impl BusDevice for ConfigPorts {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     struct Registers(ConfigSpace);
@@ -273,5 +275,32 @@ mod tests {
         let mut data = [0; 4];
         ConfigPorts(target).read(0, &mut data);
         assert_eq!(u32::from_le_bytes(data), 0x8000_1804);
+    }
+
+    proptest! {
+        #[test]
+        fn a_hostile_state_is_refused_or_every_register_is_still_where_it_was(
+            address in any::<u32>(), changes in proptest::collection::vec((0usize..256, any::<u8>()), 0..4),
+            bytes in prop_oneof![4 => Just(256), 1 => 0usize..600], cut in 0usize..4,
+        ) {
+            let (root, _function) = root();
+            let mut bridge = enter(&root).bridge.state();
+            changes.iter().for_each(|(at, value)| bridge.bytes[*at] = *value);
+            bridge.bytes.resize(bytes, 0xff);
+            let state = encode("PCI root", &RootState { bridge, config_address: address }).unwrap();
+            let taken = enter(&root).import_state(STATE_VERSION, &state[..state.len() - cut]);
+            prop_assert!(taken.is_err() || (cut, bytes) == (0, 256));
+            let (mut ecam, mut ports) = (Ecam(root.clone()), ConfigPorts(root));
+            // Where the address points, whatever it is.
+            for (offset, length) in [(0, 4), (4, 1), (4, 4), (5, 2), (6, 2), (7, 1), (7, 4)] {
+                ports.read(offset, &mut [0xff; 4][..length]);
+                ports.write(offset, &[0xff; 4][..length]);
+            }
+            for (slot, id) in [(0u64, 0x0008_1b36u32), (3, 0x1041_1af4), (4, u32::MAX)] {
+                let mut data = [0xff; 4];
+                ecam.read(slot << 15, &mut data);
+                prop_assert_eq!(u32::from_le_bytes(data), id);
+            }
+        }
     }
 }

@@ -36,9 +36,9 @@ impl Engine for BlkEngine {
     }
 
     fn run(&mut self, queues: &mut Queues, control: &Control) {
-        let (Some(disk), Some(queue)) = (self.disk.take(), queues.first_mut().and_then(Option::as_mut)) else {
-            return control.park();
-        };
+        // The disk is taken last: a driver that enables no queue must not cost the device its file and the lock on it.
+        let Some(queue) = queues.first_mut().and_then(Option::as_mut) else { return control.park() };
+        let Some(disk) = self.disk.take() else { return control.park() };
         match DiskRing::new(disk, QUEUE_SIZE) {
             Ok(ring) => self.disk = Some(self.serve(ring, queue, control)),
             Err((disk, error)) => {

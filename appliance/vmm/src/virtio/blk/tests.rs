@@ -12,6 +12,7 @@ use crate::disk::RawDisk;
 use crate::machine::DiskSpec;
 use crate::virtio::transport::VirtioPci;
 use crate::virtio::transport::fake_driver::{Bench, Driver, INDIRECT, NEXT, Piece, WRITE, wait_until};
+use crate::virtio::transport::hostile_state;
 
 const FLUSH: u64 = 1 << 9;
 const EVENT_IDX: u64 = 1 << 29;
@@ -531,4 +532,49 @@ fn measure_pause_and_latency() {
         done += rig.driver.rings[0].take_used(&rig.bench).len();
     }
     eprintln!("QD64 4 KiB reads: {:?} each", begin.elapsed() / 200_000);
+}
+
+#[test]
+fn a_driver_that_enables_no_queue_does_not_cost_the_device_its_disk() {
+    let mut rig = rig(ALL, 16);
+    let driver = Driver::find(&rig.bench, &rig.function);
+    let mut idle = driver.clone();
+    idle.negotiate(&rig.bench, ALL);
+    idle.start(&rig.bench);
+    enter(&rig.function).quiesce().unwrap();
+    assert!(enter(&rig.function).has_disk());
+    enter(&rig.function).resume().unwrap();
+    rig.driver = Driver::bind(&rig.bench, &rig.function, ALL, 16);
+    assert_eq!(rig.run(0, 0, &[(DATA, 512, WRITE)]), (0, 513));
+}
+
+proptest! {
+    #![proptest_config(hostile_state::config())]
+
+    #[test]
+    fn a_hostile_state_is_refused_or_the_disk_lives(
+        (lies, noise) in hostile_state::lies(), outstanding in 0u64..4, event_index in any::<bool>(),
+    ) {
+        let (bench, file) = (Bench::new(), file());
+        let source = function(&bench, &spec(), None);
+        let mut driver = Driver::bind(&bench, &source, if event_index { ALL } else { FLUSH }, 16);
+        for request in 0..outstanding {
+            header(&bench, HEADER + 16 * request, 0, request);
+            driver.rings[0].add(&bench, &[(HEADER + 16 * request, 16, 0), (DATA, 512, WRITE), (STATUS, 1, WRITE)]);
+        }
+        enter(&source).quiesce().unwrap();
+        let bytes = hostile_state::with(&enter(&source).export_state().unwrap(), &lies);
+        let next = Bench::with_memory(bench.memory.clone());
+        let fresh = |bench: &Bench| {
+            let function = function(bench, &spec(), Some(&file));
+            enter(&function).quiesce().unwrap();
+            function
+        };
+        if let Some((_function, mut driver)) = hostile_state::outlive(fresh, &next, (&noise, &bytes), false) {
+            header(&next, HEADER, 0, 0);
+            driver.rings[0].add(&next, &[(HEADER, 16, 0), (DATA, 512, WRITE), (STATUS, 1, WRITE)]);
+            driver.kick(&next, 0);
+            prop_assert_eq!(driver.rings[0].wait_used(&next, 1)[0].1, 513);
+        }
+    }
 }

@@ -117,7 +117,9 @@ impl Receiver {
     }
 
     fn take_buffers(&mut self, queue: &mut VirtQueue) {
-        while self.bytes < self.frame_max && (self.mergeable || self.taken.is_empty()) {
+        // A frame that is held may be longer than those that are expected: it came before the guest turned offloads off, or over a link that
+        // carries more than the guest was told.
+        while self.bytes < self.frame_max.max(self.held) && (self.mergeable || self.taken.is_empty()) {
             if self.segments.len() >= SEGMENTS_MAX / 2 || !queue.pop(&mut self.chain) {
                 return;
             }

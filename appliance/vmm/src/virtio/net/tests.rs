@@ -4,12 +4,17 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+
 use super::*;
 use crate::bus::{Shared, enter};
 use crate::device::Device;
 use crate::machine::NicSpec;
 use crate::virtio::transport::VirtioPci;
 use crate::virtio::transport::fake_driver::{Bench, Driver, Piece, WRITE, wait_until};
+use crate::virtio::transport::hostile_state;
+use crate::virtio::worker::interest;
 
 const MRG_RXBUF: u64 = 1 << 15;
 const EVENT_IDX: u64 = 1 << 29;
@@ -49,6 +54,18 @@ fn tap() -> Option<(OwnedFd, Wire)> {
         request.ifr_ifru.ifru_ifindex
     };
     Some((tap.into(), wire(index, false)))
+}
+
+/// The largest packet that the tap's link carries.
+fn set_mtu(bytes: i32) {
+    // SAFETY: as in `tap`; the descriptor of the socket has no other owner.
+    unsafe {
+        let mut request: libc::ifreq = std::mem::zeroed();
+        request.ifr_name[..4].copy_from_slice(&[b't' as _, b'a' as _, b'p' as _, b'0' as _]);
+        request.ifr_ifru.ifru_mtu = bytes;
+        let socket = OwnedFd::from_raw_fd(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0));
+        assert_eq!(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFMTU as _, &request), 0);
+    }
 }
 
 fn wire(index: i32, vnet: bool) -> Wire {
@@ -401,4 +418,77 @@ fn a_thousand_pauses_under_traffic_lose_no_buffer() {
 fn a_file_is_no_tap() {
     let memfd = rustix::fs::memfd_create(c"tap", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     assert!(Tap::new(memfd).is_err());
+}
+
+#[test]
+fn a_hostile_state_is_refused_or_the_nic_lives() {
+    let Some(rig) = rig(MRG_RXBUF) else { return };
+    let Rig { wire, tap, .. } = rig;
+    let wire = std::cell::RefCell::new(wire);
+    let fresh = |bench: &Bench| {
+        let (front, engine) = Net::new(&spec(), Tap::new(tap.try_clone().unwrap()).unwrap());
+        VirtioPci::new(front, engine, 0, 2, bench.wiring()).unwrap()
+    };
+    let input = (hostile_state::lies(), 0u64..4, any::<bool>(), any::<bool>());
+    let mut runner = TestRunner::new(hostile_state::config());
+    let case = |(lies, noise): (Vec<_>, Vec<_>), outstanding: u64, all: bool, waiting: bool| {
+        let mut wire = wire.borrow_mut();
+        let bench = Bench::new();
+        let source = fresh(&bench);
+        let mut driver = Driver::bind(&bench, &source, if all { u64::MAX } else { MRG_RXBUF }, 64);
+        for at in 0..outstanding {
+            driver.rings[0].add(&bench, &[(BUFFERS + at * 0x1_0000, 2048, WRITE)]);
+            driver.rings[1].add(&bench, &[(FRAME, 100, 0)]);
+            driver.rings[2].add(&bench, &[(0x8000, 2, 0), (0x8800, 1, WRITE)]);
+        }
+        let bytes = hostile_state::with(&enter(&source).export_state().unwrap(), &lies);
+        drop(source);
+        if waiting {
+            wire.send(&frame(1, 1000));
+        }
+        let next = Bench::with_memory(bench.memory.clone());
+        let Some((function, mut driver)) = hostile_state::outlive(fresh, &next, (&noise, &bytes), true) else { return };
+        enter(&function).set_link(true);
+        while wire.socket.read(&mut [0; 2048]).is_ok() {}
+        next.write(FRAME, &[0; 12]);
+        next.write(FRAME + 12, &frame(7, 100));
+        driver.rings[1].add(&next, &[(FRAME, 112, 0)]);
+        driver.kick(&next, 1);
+        assert!(wire.receive() == frame(7, 100));
+        (0..4).for_each(|at| {
+            driver.rings[0].add(&next, &[(BUFFERS + at * 0x1_0000, 2048, WRITE)]);
+        });
+        driver.kick(&next, 0);
+        wire.send(&frame(9, 100));
+        let used = driver.rings[0].wait_used(&next, 1);
+        assert_eq!(used[0].1, 112);
+    };
+    let run = runner.run(&input, |(lies, outstanding, all, waiting)| {
+        case(lies, outstanding, all, waiting);
+        Ok(())
+    });
+    run.unwrap();
+}
+
+#[test]
+fn a_frame_longer_than_the_guest_was_told_to_expect_waits_for_buffers_like_any_other() {
+    let Some(mut rig) = rig(MRG_RXBUF) else { return };
+    set_mtu(9000);
+    for round in 0..3u64 {
+        // Too few buffers even for an ordinary frame: this one waits in ours, until there are more than an ordinary one needs.
+        rig.offer(1, 512);
+        let into = frame(round as u8, 4000);
+        rig.wire.send(&into);
+        wait_until("the frame is read", || {
+            let mut waiting = [interest(rig.tap.as_raw_fd(), libc::POLLIN)];
+            // SAFETY: a valid slice for the length of the call, which does not wait.
+            unsafe { libc::poll(waiting.as_mut_ptr(), 1, 0) == 0 }
+        });
+        for at in 1..8 {
+            rig.driver.rings[0].add(&rig.bench, &[(BUFFERS + at * 0x1_0000, 512, WRITE)]);
+            rig.driver.kick(&rig.bench, 0);
+        }
+        let used = rig.driver.rings[0].wait_used(&rig.bench, 8);
+        assert_eq!(used.iter().map(|used| used.1).sum::<u32>(), 4012, "round {round}");
+    }
 }

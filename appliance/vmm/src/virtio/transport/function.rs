@@ -23,6 +23,8 @@ use crate::state::StateError;
 use crate::virtio::device::{Engine, Queues, VirtioDevice};
 use crate::virtio::queue::VirtQueue;
 use crate::virtio::worker::Worker;
+#[cfg(test)]
+use {crate::virtio::worker::interest, std::os::fd::AsRawFd};
 
 /// Features of the rings, offered for every device.
 pub const RING_FEATURES: u64 =
@@ -340,6 +342,36 @@ impl<D: VirtioDevice> VirtioPci<D> {
         }
         if let Err(error) = self.wiring.mmio.remove(start) {
             log::warn!("{}: its BAR was not on the bus: {error}", self.label());
+        }
+    }
+}
+
+#[cfg(test)]
+impl<D: VirtioDevice> VirtioPci<D> {
+    /// Rings every queue, wherever its doorbell is.
+    pub(super) fn ring_all(&self) {
+        (0..self.kicks.len()).for_each(|queue| self.kick(queue as u64 * layout::NOTIFY_STEP));
+    }
+
+    /// Whether the engine has heard every ring of the queues that it works on.
+    pub(super) fn all_heard(&self) -> bool {
+        let used = self.registers.queues().iter().zip(&self.kicks).filter(|(queue, _)| queue.ready);
+        !self.is_running()
+            || used.into_iter().all(|(_, kick)| {
+                let mut waiting = [interest(kick.as_raw_fd(), libc::POLLIN)];
+                // SAFETY: a valid slice for the length of the call, which does not wait.
+                unsafe { libc::poll(waiting.as_mut_ptr(), 1, 0) == 0 }
+            })
+    }
+
+    /// Reads everything in the BAR, and writes it back but for the status.
+    pub(super) fn touch_bar(&mut self) {
+        for offset in (0..BAR_BYTES).step_by(4) {
+            let mut word = [0; 4];
+            self.read_bar(offset, &mut word);
+            if offset != 0x14 {
+                self.write_bar(offset, &word);
+            }
         }
     }
 }

@@ -13,6 +13,8 @@ pub mod state;
 #[cfg(test)]
 pub(crate) mod fake_driver;
 #[cfg(test)]
+pub(crate) mod hostile_state;
+#[cfg(test)]
 mod tests;
 
 pub use function::{VirtioPci, Wiring};

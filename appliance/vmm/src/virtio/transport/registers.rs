@@ -66,12 +66,12 @@ pub struct Registers {
 /// What of them travels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegisterValues {
-    device_feature_select: u32,
-    driver_feature_select: u32,
-    driver_features: u64,
-    status: u8,
-    queue_select: u16,
-    queues: Vec<QueueRegisters>,
+    pub(super) device_feature_select: u32,
+    pub(super) driver_feature_select: u32,
+    pub(super) driver_features: u64,
+    pub(super) status: u8,
+    pub(super) queue_select: u16,
+    pub(super) queues: Vec<QueueRegisters>,
 }
 
 impl Registers {

@@ -16,16 +16,17 @@ use crate::virtio::device::VirtioDevice;
 /// Longest wait for requests in flight, unless the machine's owner sets another. Storage that needs longer makes the machine stay as it was: running.
 pub const QUIESCE_MAX: Duration = Duration::from_secs(10);
 
+/// What of a function travels.
 #[derive(Serialize, Deserialize)]
-struct FunctionState {
-    config: ConfigSpaceState,
-    msix: MsixState,
-    registers: RegisterValues,
-    vectors: Vec<u16>,
-    config_vector: u16,
-    flags: (u8, u8, bool),
-    active: bool,
-    front: Vec<u8>,
+pub(super) struct FunctionState {
+    pub(super) config: ConfigSpaceState,
+    pub(super) msix: MsixState,
+    pub(super) registers: RegisterValues,
+    pub(super) vectors: Vec<u16>,
+    pub(super) config_vector: u16,
+    pub(super) flags: (u8, u8, bool),
+    pub(super) active: bool,
+    pub(super) front: Vec<u8>,
 }
 
 impl<D: VirtioDevice> VirtioPci<D> {
@@ -116,6 +117,8 @@ impl<D: VirtioDevice> Device for VirtioPci<D> {
             return Err(self.error("its thread has panicked"));
         }
         self.machine_runs = true;
+        // On import its place may have been that of a function whose own state came later.
+        self.place_bar();
         self.msix.deliver_pending();
         self.interrupts.repeat_config();
         if let Life::Rest { queues: Some(queues), .. } = &self.life {

@@ -162,6 +162,58 @@ fn two_functions_may_swap_places_in_any_order() {
     assert_eq!(rig.bench.bells.registered(), 6);
 }
 
+/// Two functions as they are on every machine, and what they export once the guest has moved their BARs to `places`.
+fn exported_at(bench: &Bench, places: [u64; 2]) -> [Vec<u8>; 2] {
+    let source = Bench::with_memory(bench.memory.clone());
+    [0, 1].map(|at| {
+        let function = function_in(&source, at);
+        enter(&function).write_config(0x10, &(places[at] as u32).to_le_bytes());
+        enter(&function).export_state().unwrap()
+    })
+}
+
+fn function_in(bench: &Bench, at: usize) -> Shared<VirtioPci<EchoFront>> {
+    let engine = Echo { stuck: Arc::default(), runs: Arc::default() };
+    VirtioPci::new(EchoFront, engine, at as u16, 7 + at as u8, bench.wiring()).unwrap()
+}
+
+#[test]
+fn functions_that_had_swapped_places_answer_there_after_a_move_too() {
+    let bench = Bench::new();
+    let (first, second) = (crate::pci::slots::bar_start(7), crate::pci::slots::bar_start(8));
+    let states = exported_at(&bench, [second, first]);
+    let functions = [0, 1].map(|at| function_in(&bench, at));
+    for (function, state) in functions.iter().zip(&states) {
+        enter(function).import_state(3, state).unwrap();
+    }
+    functions.iter().for_each(|function| enter(function).resume().unwrap());
+    assert_eq!(bench.bells.registered(), 6, "each has its doorbells");
+    for (function, place) in functions.iter().zip([second, first]) {
+        assert_eq!(Driver::find(&bench, function).bar, place);
+    }
+}
+
+#[test]
+fn of_functions_whose_bars_come_to_lie_upon_one_another_one_answers_and_both_can_be_moved_apart() {
+    let bench = Bench::new();
+    let first = crate::pci::slots::bar_start(7);
+    let states = exported_at(&bench, [first, first]);
+    let functions = [0, 1].map(|at| function_in(&bench, at));
+    for (function, state) in functions.iter().zip(&states) {
+        enter(function).import_state(3, state).unwrap();
+        enter(function).resume().unwrap();
+    }
+    assert_eq!(bench.bells.registered(), 3);
+    enter(&functions[0]).write_config(0x10, &0xd000_0000u32.to_le_bytes());
+    enter(&functions[1]).place_bar();
+    for function in &functions {
+        let mut driver = Driver::bind(&bench, function, u64::MAX, 16);
+        driver.rings[0].add(&bench, &[(0x1000, 16, WRITE)]);
+        driver.kick(&bench, 0);
+        driver.rings[0].wait_used(&bench, 1);
+    }
+}
+
 #[test]
 fn a_function_that_is_gone_leaves_nothing_behind() {
     let rig = rig();
@@ -382,5 +434,30 @@ proptest! {
         driver.rings[0].add(&bench, &[(0x1000, 16, WRITE)]);
         driver.kick(&bench, 0);
         driver.rings[0].wait_used(&bench, 1);
+    }
+}
+
+proptest! {
+    #![proptest_config(super::hostile_state::config())]
+
+    #[test]
+    fn a_hostile_state_is_refused_or_the_function_lives(
+        (lies, noise) in super::hostile_state::lies(), queues in 1u16..4,
+    ) {
+        let fresh = |bench: &Bench| function_in(bench, 0);
+        let bench = Bench::new();
+        let source = fresh(&bench);
+        let mut driver = Driver::find(&bench, &source);
+        driver.negotiate(&bench, u64::MAX);
+        driver.set_up_interrupts(&bench, &source);
+        (0..queues).for_each(|queue| driver.add_queue(&bench, queue, 16));
+        driver.start(&bench);
+        let bytes = super::hostile_state::with(&enter(&source).export_state().unwrap(), &lies);
+        let next = Bench::with_memory(bench.memory.clone());
+        if let Some((_function, mut driver)) = super::hostile_state::outlive(fresh, &next, (&noise, &bytes), true) {
+            driver.rings[2].add(&next, &[(0x1000, 16, WRITE)]);
+            driver.kick(&next, 2);
+            driver.rings[2].wait_used(&next, 1);
+        }
     }
 }
