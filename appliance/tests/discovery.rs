@@ -127,7 +127,8 @@ fn a_datastore_is_known_by_its_lease_area_on_every_host_by_a_move_too() {
     wait("host-a says so", || checked(&a).contains("one name stands for two"));
     wait("host-b says so", || checked(&b).contains("one name stands for two"));
     wait("host-a knows what host-b lacks", || checked(&a).contains("host-b does not have the datastore spare"));
-    assert!(!checked(&a).contains("datastore same of") && !checked(&b).contains("spare"), "{}", checked(&a));
+    wait("so does host-b", || checked(&b).contains("this host does not have the datastore spare of host-a"));
+    assert!([&a, &b].iter().all(|host| !checked(host).contains("datastore same of")), "{}", checked(&a));
     wait("it is told at the console", || a.whole_log("host").contains("one name stands for two"));
     for vm in ["one", "two", "four"] {
         wait("it starts", || a.ask(&format!("vm start {vm}")).0 == 0);

@@ -9,7 +9,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::Errno;
 
 use super::bounded::DatastoreError;
@@ -42,6 +42,19 @@ impl Beneath {
     pub fn of(root: &Path) -> Result<Self, DatastoreError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Self { root: rustix::fs::open(root, flags, Mode::empty()).map_err(io::Error::from)? })
+    }
+
+    /// Whether it is on the filesystem that `folder`, one of this host's own, is on. Nothing is asked of a server.
+    ///
+    /// # Errors
+    /// As statx(2).
+    pub fn is_on_that_of(&self, folder: &Path) -> Result<bool, DatastoreError> {
+        let device = |fd: &OwnedFd| {
+            let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+            let found = rustix::fs::statx(fd, c"", flags, StatxFlags::empty()).map_err(io::Error::from)?;
+            Ok::<_, io::Error>((found.stx_dev_major, found.stx_dev_minor))
+        };
+        Ok(device(&self.root)? == device(&Self::of(folder)?.root)?)
     }
 
     /// Opens a file or folder.

@@ -88,12 +88,23 @@ pub fn plain(error: &io::Error) -> String {
 pub struct Bounded {
     root: Arc<PathBuf>,
     hanging: Arc<AtomicUsize>,
+    bound: Duration,
 }
 
 impl Bounded {
     /// Operations below `root`.
     pub fn new(root: PathBuf) -> Self {
-        Self { root: Arc::new(root), hanging: Arc::default() }
+        Self::waiting(root, Duration::from_millis(limits::DATASTORE_REQUEST_MS_MAX))
+    }
+
+    /// Operations below `root`, each of which is waited for so long.
+    pub(super) fn waiting(root: PathBuf, bound: Duration) -> Self {
+        Self { root: Arc::new(root), hanging: Arc::default(), bound }
+    }
+
+    /// How long an operation is waited for.
+    pub fn bound(&self) -> Duration {
+        self.bound
     }
 
     /// Runs `operation` with the datastore's root and waits for it up to the bound of a request.
@@ -104,20 +115,41 @@ impl Bounded {
         &self,
         operation: impl FnOnce(&std::path::Path) -> Result<T, DatastoreError> + Send + 'static,
     ) -> Result<T, DatastoreError> {
-        self.run_watched(Duration::MAX, || {}, operation)
+        self.run_within(self.bound, operation)
     }
 
-    /// The same, and calls `meanwhile` again and again after each `pause` of the wait.
+    /// The same, and waits for it up to `bound`.
+    ///
+    /// # Errors
+    /// As of [`Bounded::run`].
+    pub fn run_within<T: Send + 'static>(
+        &self,
+        bound: Duration,
+        operation: impl FnOnce(&std::path::Path) -> Result<T, DatastoreError> + Send + 'static,
+    ) -> Result<T, DatastoreError> {
+        self.wait_for(bound, Duration::MAX, || {}, operation)
+    }
+
+    /// As [`Bounded::run`], and calls `meanwhile` again and again after each `pause` of the wait.
     ///
     /// # Errors
     /// As of [`Bounded::run`].
     pub fn run_watched<T: Send + 'static>(
         &self,
         pause: Duration,
+        meanwhile: impl FnMut(),
+        operation: impl FnOnce(&std::path::Path) -> Result<T, DatastoreError> + Send + 'static,
+    ) -> Result<T, DatastoreError> {
+        self.wait_for(self.bound, pause, meanwhile, operation)
+    }
+
+    fn wait_for<T: Send + 'static>(
+        &self,
+        bound: Duration,
+        pause: Duration,
         mut meanwhile: impl FnMut(),
         operation: impl FnOnce(&std::path::Path) -> Result<T, DatastoreError> + Send + 'static,
     ) -> Result<T, DatastoreError> {
-        let bound = Duration::from_millis(limits::DATASTORE_REQUEST_MS_MAX);
         let earlier = self.hanging.fetch_add(1, Ordering::Relaxed);
         if earlier >= HANGING_MAX {
             self.hanging.fetch_sub(1, Ordering::Relaxed);

@@ -21,7 +21,7 @@ const LOOKS_A_TRY: u32 = 10;
 const RETRY_MIN: Duration = Duration::from_millis(500);
 
 /// A datastore with less room is tried at each look: what lacks it may already be failing.
-const SCARCE: Bytes = Bytes::mib(1);
+pub(super) const SCARCE: Bytes = Bytes::mib(1);
 
 /// Why nothing can be written to a datastore that answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,16 +97,16 @@ fn is_mounted(root: &std::path::Path) -> io::Result<bool> {
 
 /// Watches a mounted datastore until it has to be mounted again.
 fn watch(datastore: &Arc<Datastore>) {
-    let mut answered = Instant::now();
     for looks in 0_u32.. {
         match look(datastore) {
             Ok(_) if is_gone(datastore) => {
-                log::error!("datastore {}: it was unmounted; it is mounted again", datastore.name());
-                datastore.lost(answered, Reason::new("it was unmounted", ""));
+                datastore.lost(Reason::new(
+                    "it was unmounted",
+                    "nothing: it is mounted again by itself when its server answers",
+                ));
                 return;
             }
             Ok((size, free)) => {
-                answered = Instant::now();
                 datastore.answered(size, free);
                 let doubted = datastore.take_doubt() || free < SCARCE || !datastore.writable();
                 if looks.is_multiple_of(LOOKS_A_TRY) || doubted {
@@ -114,12 +114,12 @@ fn watch(datastore: &Arc<Datastore>) {
                 }
             }
             Err(DatastoreError::Io(error)) if error.kind() == io::ErrorKind::StaleNetworkFileHandle => {
-                log::error!("datastore {}: the export was replaced; it is mounted again", datastore.name());
+                // Before it is unmounted: the folder beneath is not to be taken for a datastore without VMs.
+                datastore.lost(trouble::replaced(&datastore.place()));
                 mount::force_unmount(datastore.root());
-                datastore.lost(answered, Reason::new("the server replaced the export (stale handle)", ""));
                 return;
             }
-            Err(error) => datastore.lost(answered, trouble::reason(&datastore.place(), &error)),
+            Err(error) => datastore.lost(trouble::reason(&datastore.place(), &error)),
         }
         std::thread::sleep(WATCH);
     }

@@ -6,6 +6,9 @@
 //!      └── stale handle ────────┴──── answers again ─────┘
 //! ```
 //!
+//! Lost is also what left a request of anybody unanswered for its whole bound, or said nothing while this host lost its lease there; only
+//! the keeper calls it available again, once it was answered.
+//!
 //! [`keeper`] mounts, watches and mounts again, one thread for each datastore; [`mount`] says what the kernel is asked and
 //! what its refusals mean; [`bounded`] carries single file operations with a deadline; [`beneath`] keeps their paths
 //! within the datastore; [`trouble`] says what its errors mean; [`store`] is what the rest of the control plane works with.

@@ -12,6 +12,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::bounded::plain;
 use super::nfs_client::owner;
+use super::trouble;
 
 /// How long a server may take to accept a connection before a mount.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -102,6 +103,7 @@ pub fn refusal(name: &DatastoreName, kind: &DatastoreKind, error: &io::Error) ->
             format!("{server} port {port} accepts connections, but does not answer as an NFS server"),
             format!("correct datastore.{name}.server and port, or look at what lies between: network nics, host show"),
         ),
+        Some(rustix::io::Errno::STALE) => return trouble::replaced(&format!("{server}:{export}")),
         Some(rustix::io::Errno::NODEV) => {
             ("this kernel has no NFS client".to_owned(), "boot the image's own kernel".to_owned())
         }
@@ -123,6 +125,18 @@ mod tests {
         let error = mount_nfs(&kind, Path::new("/nowhere")).expect_err("nothing listens");
         let name = "lab".parse().expect("valid");
         assert_eq!(refusal(&name, &kind, &error).cause, format!("nothing listens on 127.0.0.1 port {port}"));
+    }
+
+    #[test]
+    fn an_export_that_was_replaced_is_told_with_what_brings_it_back_and_the_same_by_who_mounts_and_who_looks() {
+        let export = "/srv/vms".to_owned();
+        let kind =
+            DatastoreKind::Nfs { server: IpAddr::from([10, 0, 0, 1]), port: 2049, export, version: NfsVersion::V4_2 };
+        let stale = || io::Error::from(rustix::io::Errno::STALE);
+        let told = refusal(&"lab".parse().expect("valid"), &kind, &stale());
+        assert!(told.cause.contains("10.0.0.1:/srv/vms was removed or replaced"), "{told:?}");
+        assert!(told.hint.contains("exportfs -r") && told.hint.contains("host reboot"), "{told:?}");
+        assert_eq!(told, trouble::reason("10.0.0.1:/srv/vms", &stale().into()));
     }
 
     #[test]

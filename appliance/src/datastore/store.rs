@@ -16,10 +16,13 @@ use rustix::fs::OFlags;
 
 use super::beneath::Beneath;
 use super::bounded::{Bounded, DatastoreError};
-use super::keeper::{State, Unwritable, keep};
+use super::keeper::{SCARCE, State, Unwritable, keep};
 use super::{server_lease, trouble};
 use crate::api::host::DatastoreRow;
 use crate::journal;
+
+/// A datastore that answers is heard of at least so often, because it is looked at.
+const HEARD_OF: Duration = Duration::from_secs(5);
 
 /// One datastore.
 #[derive(Debug)]
@@ -31,6 +34,8 @@ pub struct Datastore {
     /// The file by which this host tries whether it can write there.
     tried: String,
     state: Mutex<State>,
+    /// When it answered last.
+    last_answer: Mutex<Option<Instant>>,
     /// Why the lease area cannot be written there, if the storage refuses that.
     lease_refusal: Mutex<Option<Unwritable>>,
     /// Somebody could not write there, and it was not tried since.
@@ -88,6 +93,7 @@ impl Datastore {
             root,
             tried: format!("godwit/tried-{own}"),
             state: Mutex::new(State::Mounting(None)),
+            last_answer: Mutex::default(),
             lease_refusal: Mutex::default(),
             doubted: AtomicBool::new(false),
             lease_damage: Mutex::default(),
@@ -134,6 +140,7 @@ impl Datastore {
     }
 
     pub(super) fn answered(&self, size: Bytes, free: Bytes) {
+        self.note_answer();
         let mut state = self.lock();
         if !matches!(&*state, State::Available { .. }) {
             // What was to be expected at boot is no news.
@@ -243,7 +250,8 @@ impl Datastore {
         self.available() && self.unwritable().is_none()
     }
 
-    pub(super) fn lost(&self, since: Instant, why: Reason) {
+    pub(super) fn lost(&self, why: Reason) {
+        let since = self.last_answer().unwrap_or_else(Instant::now);
         let mut state = self.lock();
         if !matches!(&*state, State::Lost { .. }) {
             log::error!("datastore {} is lost: {}", self.name, why.cause);
@@ -251,9 +259,54 @@ impl Datastore {
         *state = State::Lost { since, why };
     }
 
-    /// Whether it answered when it was last looked at.
+    fn last_answer(&self) -> Option<Instant> {
+        *self.last_answer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_answer(&self) {
+        *self.last_answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Takes note of a request that began then and was not answered within the bound: where none was since, the datastore is lost until
+    /// who watches it is answered, and nobody else waits for it.
+    fn note_silence<T>(&self, began: Instant, outcome: &Result<T, DatastoreError>) {
+        // Who waits for less says nothing of the datastore.
+        let Err(error @ DatastoreError::NoAnswer(bound)) = outcome else { return };
+        let silent = self.last_answer().is_none_or(|at| at < began);
+        if *bound >= self.bounded.bound() && silent && self.available() {
+            self.lost(trouble::reason(&self.place(), error));
+        }
+    }
+
+    /// This host lost its lease there because it could not renew it. Where nothing else was answered meanwhile either, the datastore is
+    /// lost too: requests that hang would tell so only seconds later.
+    pub fn lease_lost(&self) {
+        let Some(silent) = self.last_answer().map(|at| at.elapsed()).filter(|silent| *silent >= HEARD_OF) else {
+            return;
+        };
+        if self.available() {
+            let silent = silent.as_secs();
+            let why = format!("it had not answered for {silent} s when this host lost its lease there");
+            self.lost(Reason::new(why, trouble::LOOK_AT_IT));
+        }
+    }
+
+    /// Whether it answered when it was last looked at, and no request waited in vain since.
     pub fn available(&self) -> bool {
         matches!(&*self.lock(), State::Available { .. })
+    }
+
+    /// Why it cannot be asked, where that is known; `None` of one that answers.
+    pub fn away(&self) -> Option<String> {
+        let name = &self.name;
+        match &*self.lock() {
+            State::Available { .. } => None,
+            State::Mounting(None) => Some(format!("datastore {name} is not mounted yet")),
+            State::Mounting(Some(why)) => Some(format!("datastore {name} is not there: {}", why.cause)),
+            State::Lost { since, .. } => {
+                Some(format!("datastore {name} does not answer: lost for {} s", since.elapsed().as_secs()))
+            }
+        }
     }
 
     /// It in a list.
@@ -303,7 +356,15 @@ impl Datastore {
             DatastoreKind::Nfs { version: NfsVersion::V3, .. } => Some(server_lease::none(&self.name)),
             DatastoreKind::Nfs { .. } | DatastoreKind::Directory { .. } => None,
         };
-        warning.into_iter().collect()
+        let full = match &*self.lock() {
+            State::Available { size, free, .. } if *free < SCARCE && size.0 > 0 => {
+                let cause =
+                    format!("{} has no room left: VMs get errors where they write what has none yet", self.place());
+                Some(Reason::new(cause, "make room on the server; datastore list tells how much there is"))
+            }
+            _ => None,
+        };
+        warning.into_iter().chain(full).collect()
     }
 
     /// Seconds that its server keeps the locks of a host that it does not hear of, where it tells.
@@ -328,11 +389,36 @@ impl Datastore {
         path: &str,
         operation: impl FnOnce(&Beneath, &Path) -> Result<T, DatastoreError> + Send + 'static,
     ) -> Result<T, DatastoreError> {
+        self.run_within(self.bounded.bound(), path, operation)
+    }
+
+    /// The same, and waits up to `bound`.
+    fn run_within<T: Send + 'static>(
+        &self,
+        bound: Duration,
+        path: &str,
+        operation: impl FnOnce(&Beneath, &Path) -> Result<T, DatastoreError> + Send + 'static,
+    ) -> Result<T, DatastoreError> {
         if matches!(&*self.lock(), State::Mounting(_)) {
             return Err(DatastoreError::NotMounted);
         }
         let path = PathBuf::from(path);
-        self.bounded.run(move |root| operation(&Beneath::of(root)?, &path))
+        let is_mounted = matches!(self.kind, DatastoreKind::Nfs { .. });
+        let began = Instant::now();
+        let outcome = self.bounded.run_within(bound, move |root| {
+            let datastore = Beneath::of(root)?;
+            // What was unmounted leaves the folder beneath, which is this host's own memory and has no VMs.
+            if is_mounted && root.parent().is_some_and(|own| datastore.is_on_that_of(own).unwrap_or(false)) {
+                return Err(DatastoreError::NotMounted);
+            }
+            operation(&datastore, &path)
+        });
+        match &outcome {
+            Ok(_) => self.note_answer(),
+            Err(error) if error.is_missing() => self.note_answer(),
+            Err(_) => self.note_silence(began, &outcome),
+        }
+        outcome
     }
 
     /// Runs an operation on files of the datastore that are open already.
@@ -343,7 +429,10 @@ impl Datastore {
         &self,
         operation: impl FnOnce() -> Result<T, DatastoreError> + Send + 'static,
     ) -> Result<T, DatastoreError> {
-        self.bounded.run(|_| operation())
+        let began = Instant::now();
+        let outcome = self.bounded.run(|_| operation());
+        self.note_silence(began, &outcome);
+        outcome
     }
 
     /// The same, and calls `meanwhile` again and again after each `pause` of the wait.
@@ -356,7 +445,10 @@ impl Datastore {
         meanwhile: impl FnMut(),
         operation: impl FnOnce() -> Result<T, DatastoreError> + Send + 'static,
     ) -> Result<T, DatastoreError> {
-        self.bounded.run_watched(pause, meanwhile, |_| operation())
+        let began = Instant::now();
+        let outcome = self.bounded.run_watched(pause, meanwhile, |_| operation());
+        self.note_silence(began, &outcome);
+        outcome
     }
 
     /// Closes files of the datastore, on a thread of its own: a server that is away holds up whoever closes a file of it, and they
@@ -384,7 +476,15 @@ impl Datastore {
     /// # Errors
     /// It is not there, larger than `max` bytes, or not text.
     pub fn read_text(&self, path: &str, max: u64) -> Result<String, DatastoreError> {
-        let bytes = self.read_start(path, max + 1)?;
+        self.read_text_within(self.bounded.bound(), path, max)
+    }
+
+    /// The same, and waits up to `bound`.
+    ///
+    /// # Errors
+    /// As of [`Datastore::read_text`].
+    pub fn read_text_within(&self, bound: Duration, path: &str, max: u64) -> Result<String, DatastoreError> {
+        let bytes = self.run_within(bound, path, start_of(max + 1))?;
         if bytes.len() as u64 > max {
             return Err(DatastoreError::TooLarge(max));
         }
@@ -396,11 +496,7 @@ impl Datastore {
     /// # Errors
     /// It is not there or not readable.
     pub fn read_start(&self, path: &str, max: u64) -> Result<Vec<u8>, DatastoreError> {
-        self.run(path, move |datastore, path| {
-            let mut bytes = Vec::new();
-            File::from(datastore.open(path, OFlags::RDONLY)?).take(max).read_to_end(&mut bytes)?;
-            Ok(bytes)
-        })
+        self.run(path, start_of(max))
     }
 
     /// When a file was last written, by the clock of the datastore's server.
@@ -452,7 +548,15 @@ impl Datastore {
     /// # Errors
     /// The datastore does not answer.
     pub fn folders(&self, path: &str) -> Result<Vec<String>, DatastoreError> {
-        self.run(path, |datastore, path| {
+        self.folders_within(self.bounded.bound(), path)
+    }
+
+    /// The same, and waits up to `bound`.
+    ///
+    /// # Errors
+    /// As of [`Datastore::folders`].
+    pub fn folders_within(&self, bound: Duration, path: &str) -> Result<Vec<String>, DatastoreError> {
+        self.run_within(bound, path, |datastore, path| {
             let shown = |c: char| if c.is_control() || c == char::REPLACEMENT_CHARACTER { '?' } else { c };
             let folders = datastore.entries(path)?.into_iter().filter(|entry| entry.is_folder);
             let names =
@@ -482,6 +586,15 @@ impl Datastore {
             let file = File::from(datastore.open(path, access | OFlags::DIRECT)?);
             if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a file").into()) }
         })
+    }
+}
+
+/// Reads the first `max` bytes of a file, or all if it has fewer.
+fn start_of(max: u64) -> impl FnOnce(&Beneath, &Path) -> Result<Vec<u8>, DatastoreError> + Send + 'static {
+    move |datastore, path| {
+        let mut bytes = Vec::new();
+        File::from(datastore.open(path, OFlags::RDONLY)?).take(max).read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 }
 
@@ -624,5 +737,97 @@ pub(super) mod tests {
         assert!(!datastore.available());
         assert!(!datastore.problems().is_empty());
         assert!(matches!(datastore.replace("x", b"y"), Err(DatastoreError::NotMounted)));
+    }
+
+    /// A datastore in a folder, which nobody looks at, and whose requests are waited for only so long.
+    fn unkept(folder: &Path, bound: Duration) -> Datastore {
+        fs::create_dir_all(folder).expect("made");
+        let kind = DatastoreKind::Directory { path: folder.to_string_lossy().into_owned() };
+        let configured = host_config::Datastore { name: "lab".parse().expect("valid"), kind };
+        let datastore = Datastore::new(&configured, Path::new("/nowhere"), "host-a");
+        Datastore { bounded: Bounded::waiting(folder.to_owned(), bound), ..datastore }
+    }
+
+    #[test]
+    fn a_datastore_that_left_a_request_unanswered_is_lost_at_once_unless_it_answered_another_meanwhile() {
+        let folder = std::env::temp_dir().join(format!("godwit-unanswered-{}", std::process::id()));
+        let datastore = unkept(&folder, Duration::from_millis(200));
+        let hangs = |bound| {
+            let asked = datastore.read_text_within(bound, "hangs", 10);
+            assert!(matches!(asked, Err(DatastoreError::NoAnswer(_))), "{asked:?}");
+        };
+        // What is opened there waits until somebody writes.
+        let fifo = folder.join("hangs");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("made");
+        datastore.answered(Bytes::mib(2), Bytes::mib(1));
+        hangs(Duration::from_millis(20));
+        assert!(datastore.available(), "who waits for less than a request says nothing of it");
+
+        let meanwhile = datastore.with_open_watched(
+            Duration::from_millis(20),
+            || assert!(datastore.folders("vms").expect("listed").is_empty()),
+            move || {
+                File::open(fifo)?;
+                Ok(())
+            },
+        );
+        assert!(matches!(meanwhile, Err(DatastoreError::NoAnswer(_))), "{meanwhile:?}");
+        assert!(datastore.available(), "it answered another");
+
+        hangs(datastore.bounded.bound());
+        assert!(!datastore.available());
+        assert!(datastore.row().state.starts_with("lost for"), "{}", datastore.row().state);
+        let told = datastore.problems().remove(0);
+        assert!(told.cause.contains("did not answer within 200 ms") && told.hint.contains("the cable"), "{told:?}");
+        datastore.answered(Bytes::mib(2), Bytes::mib(1));
+        assert!(datastore.available() && datastore.problems().is_empty());
+        fs::remove_dir_all(&folder).expect("removed");
+    }
+
+    #[test]
+    fn a_lease_that_was_lost_makes_its_datastore_lost_where_that_says_nothing_more() {
+        let folder = std::env::temp_dir().join(format!("godwit-fenced-{}", std::process::id()));
+        let datastore = unkept(&folder, Duration::from_secs(10));
+        datastore.answered(Bytes::mib(2), Bytes::mib(1));
+        datastore.lease_lost();
+        assert!(datastore.available(), "it answers: the lease was lost for another reason");
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(8)).expect("the machine is up that long");
+        *datastore.last_answer.lock().expect("whole") = Some(long_ago);
+        datastore.lease_lost();
+        assert!(!datastore.available());
+        let told = datastore.problems().remove(0).cause;
+        assert!(told.contains("it had not answered for 8 s when this host lost its lease there"), "{told}");
+        fs::remove_dir_all(&folder).expect("removed");
+    }
+
+    #[test]
+    fn the_folder_beneath_a_datastore_that_was_unmounted_is_not_taken_for_it() {
+        let folder = std::env::temp_dir().join(format!("godwit-beneath-{}", std::process::id()));
+        fs::create_dir_all(folder.join("lab")).expect("made");
+        let (server, export) = (std::net::Ipv4Addr::LOCALHOST.into(), "/lab".to_owned());
+        let kind = DatastoreKind::Nfs { server, port: 2049, export, version: NfsVersion::V4_2 };
+        let configured = host_config::Datastore { name: "lab".parse().expect("valid"), kind };
+        let datastore = Datastore::new(&configured, &folder, "host-a");
+        datastore.answered(Bytes::mib(2), Bytes::mib(1));
+        assert!(matches!(datastore.folders("vms"), Err(DatastoreError::NotMounted)), "it says that it has no VM");
+        assert!(matches!(datastore.make_folder("godwit"), Err(DatastoreError::NotMounted)));
+        assert_eq!(fs::read_dir(folder.join("lab")).expect("listed").count(), 0);
+        fs::remove_dir_all(&folder).expect("removed");
+    }
+
+    #[test]
+    fn a_datastore_that_was_never_there_is_not_said_to_be_silent_and_one_without_room_warns() {
+        let folder = std::env::temp_dir().join(format!("godwit-away-{}", std::process::id()));
+        let datastore = unkept(&folder, Duration::from_secs(10));
+        assert_eq!(datastore.away().as_deref(), Some("datastore lab is not mounted yet"));
+        datastore.refused(Reason::new("10.0.0.1 does not let this host mount /vms", ""));
+        let told = datastore.away().expect("it is not there");
+        assert_eq!(told, "datastore lab is not there: 10.0.0.1 does not let this host mount /vms");
+        datastore.answered(Bytes::mib(100), Bytes::mib(1));
+        assert!(datastore.away().is_none() && datastore.warnings().is_empty());
+        datastore.answered(Bytes::mib(100), Bytes(0));
+        let told = datastore.warnings().remove(0);
+        assert!(told.cause.contains("no room left") && told.hint.contains("make room"), "{told:?}");
+        fs::remove_dir_all(&folder).expect("removed");
     }
 }

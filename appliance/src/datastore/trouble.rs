@@ -7,7 +7,7 @@ use model::diagnosis::Reason;
 use super::bounded::DatastoreError;
 
 /// What mends a datastore that does not answer, or nobody knows what it has.
-const LOOK_AT_IT: &str =
+pub(super) const LOOK_AT_IT: &str =
     "look at the server, the cable and the addresses: network nics; the datastore comes back by itself";
 
 /// Why `place` (`10.0.0.1:/vms`) cannot be used, and what mends it.
@@ -31,12 +31,20 @@ pub fn reason(place: &str, error: &DatastoreError) -> Reason {
         io::ErrorKind::QuotaExceeded => {
             (format!("this host has used its quota of {place} up"), "raise the quota on the server, or make room there")
         }
-        io::ErrorKind::StaleNetworkFileHandle => {
-            (format!("the server replaced {place} (stale handle)"), "nothing: it is mounted again by itself")
-        }
+        io::ErrorKind::StaleNetworkFileHandle => return replaced(place),
         _ => (super::bounded::plain(error), LOOK_AT_IT),
     };
     Reason::new(cause, hint)
+}
+
+/// That what a server exported as `place` is not what it has there now, and what mends it. The leases of what was there live on in what
+/// is mounted again only where it is that again: one that came instead has none of them, and only a host that boots takes it.
+pub fn replaced(place: &str) -> Reason {
+    Reason::new(
+        format!("what the server exported as {place} was removed or replaced there (stale handle)"),
+        "put the folder back on the server and export it anew (exportfs -r): the datastore then comes back by itself; \
+         where another folder is to be used from now on: host reboot, of every host that uses it",
+    )
 }
 
 /// What a datastore that refuses to be written is called in a list.
@@ -61,7 +69,7 @@ mod tests {
             (rustix::io::Errno::PERM, "root squash", "no_root_squash"),
             (rustix::io::Errno::NOSPC, "10.0.0.1:/vms is full", "make room"),
             (rustix::io::Errno::DQUOT, "quota", "raise the quota"),
-            (rustix::io::Errno::STALE, "stale handle", "by itself"),
+            (rustix::io::Errno::STALE, "removed or replaced there (stale handle)", "exportfs -r"),
             (rustix::io::Errno::IO, "Input/output error", "look at the server"),
         ] {
             let told = of(errno);

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::ScopedJoinHandle;
 
 use model::diagnosis::{Diagnosis, Reason};
 use model::names::{DatastoreName, VmName};
@@ -16,7 +18,7 @@ use crate::datastore::Datastore;
 use crate::host::control_plane::{ControlPlane, kernel, logical_processors};
 use crate::host::discovery::{self, hex_of};
 use crate::host::leases::LeaseFailure;
-use crate::host::located::{Located, away, locate, vm_folders, vm_names};
+use crate::host::located::{LISTING, Located, away, locate, vm_folders_within};
 use crate::host::vms::Fenced;
 use crate::host::whereabouts::{is_idle, told_by_lease, told_here};
 use crate::host::{checks, health, lease_view, logs, mac_addresses, maintenance, processors, receipts};
@@ -108,32 +110,30 @@ fn host(plane: &ControlPlane) -> HostDetail {
 /// The VMs of all datastores that answer, and of those that do not, what they had when they did, what runs here and what the fence
 /// ended here.
 fn vms(plane: &ControlPlane) -> Vec<VmRow> {
+    let datastores = plane.datastores.all();
+    // All are asked at once: several that do not answer are waited for together.
+    let listings = std::thread::scope(|scope| {
+        let asked: Vec<_> = datastores
+            .iter()
+            .map(|datastore| {
+                let listing = std::thread::Builder::new().name("vm-list".to_owned());
+                listing.spawn_scoped(scope, move || vms_of(plane, datastore))
+            })
+            .collect();
+        let listed =
+            asked.into_iter().zip(&datastores).map(|(asked, datastore)| match asked.map(ScopedJoinHandle::join) {
+                Ok(Ok(listing)) => listing,
+                Ok(Err(panicked)) => std::panic::resume_unwind(panicked),
+                // No thread can be made.
+                Err(_) => vms_of(plane, datastore),
+            });
+        listed.collect::<Vec<_>>()
+    });
     let mut rows = Vec::new();
     let mut untold = BTreeMap::new();
-    for datastore in plane.datastores.all() {
-        let folders = match vm_folders(&datastore) {
-            Ok(folders) => folders,
-            Err(reason) => {
-                let why = lease_view::untold(&datastore, reason);
-                let known = plane.listed(&datastore).unwrap_or_else(|| vec![unlisted(&datastore)]);
-                rows.extend(known.into_iter().map(|row| unheard(plane, row, &why)));
-                untold.insert(datastore.name().clone(), why);
-                continue;
-            }
-        };
-        let from = rows.len();
-        let names: Vec<VmName> = folders.iter().filter_map(|folder| folder.parse().ok()).collect();
-        let holders = lease_view::holders(plane, &datastore, &names);
-        for folder in folders {
-            let Ok(name) = folder.parse::<VmName>() else {
-                rows.push(misnamed(&datastore, folder));
-                continue;
-            };
-            let listed =
-                holders.as_ref().map(|holders| holders.iter().find(|(vm, _)| *vm == name).map(|(_, listed)| listed));
-            rows.push(vm_row(plane, &datastore, &name, listed));
-        }
-        plane.note_listed(&datastore, &rows[from..]);
+    for (datastore, (listed, why)) in datastores.iter().zip(listings) {
+        rows.extend(listed);
+        untold.extend(why.map(|why| (datastore.name().clone(), why)));
     }
     let running = plane.vms.all_running().into_iter().map(|(running, _)| running.vm.vm.clone());
     for name in running.chain(plane.vms.all_fenced()) {
@@ -146,6 +146,78 @@ fn vms(plane: &ControlPlane) -> Vec<VmRow> {
         }
     }
     rows
+}
+
+/// The VMs of one datastore; and, where it does not tell which it has, why.
+fn vms_of(plane: &ControlPlane, datastore: &Arc<Datastore>) -> (Vec<VmRow>, Option<Reason>) {
+    let before = plane.listed(datastore);
+    let folders = match vm_folders_within(LISTING, datastore) {
+        Ok(folders) => folders,
+        Err(reason) => {
+            let why = lease_view::untold(datastore, reason);
+            // That it had none says nothing of what came since.
+            let known = before.filter(|rows| !rows.is_empty()).unwrap_or_else(|| vec![unlisted(datastore)]);
+            return (known.into_iter().map(|row| unheard(plane, row, &why)).collect(), Some(why));
+        }
+    };
+    let names: Vec<VmName> = folders.iter().filter_map(|folder| folder.parse().ok()).collect();
+    let holders = lease_view::holders(plane, datastore, &names);
+    let mut rows = Vec::new();
+    // Why no further file is read: each would be waited for.
+    let mut silent = None;
+    for folder in folders {
+        let Ok(name) = folder.parse::<VmName>() else {
+            rows.push(misnamed(datastore, folder));
+            continue;
+        };
+        let listed =
+            holders.as_ref().map(|holders| holders.iter().find(|(vm, _)| *vm == name).map(|(_, listed)| listed));
+        let read = silent.clone().map_or_else(|| read(datastore, &name), |why| Err(Unread::Unanswered(why)));
+        if let Err(Unread::Unanswered(why)) = &read {
+            silent.get_or_insert_with(|| why.clone());
+        }
+        let mut row = vm_row(plane, datastore, &name, listed, read);
+        if silent.is_some()
+            && let Some(known) = before.iter().flatten().find(|known| known.name == row.name)
+        {
+            (row.cpus, row.memory) = (row.cpus.or(known.cpus), row.memory.or(known.memory));
+        }
+        rows.push(row);
+    }
+    plane.note_listed(datastore, &rows);
+    (rows, None)
+}
+
+/// Why a vm.toml was not read.
+enum Unread {
+    /// The datastore said nothing.
+    Unanswered(Reason),
+    /// There is none.
+    Missing,
+    /// It is there, and is no file that can be read.
+    Unreadable,
+}
+
+/// The vm.toml of a VM in a list.
+fn read(datastore: &Arc<Datastore>, name: &VmName) -> Result<Located, Unread> {
+    if let Some(away) = away(datastore) {
+        return Err(Unread::Unanswered(away));
+    }
+    Located::read_within(LISTING, datastore, name).map_err(|error| {
+        let (place, hint) = (datastore.name(), format!("datastore show {}", datastore.name()));
+        let reason = Reason::new(format!("datastore {place}: {error}"), hint);
+        match error {
+            error if error.is_away() => Unread::Unanswered(reason),
+            error if error.is_missing() => Unread::Missing,
+            _ => Unread::Unreadable,
+        }
+    })
+}
+
+/// The names of the VMs of a datastore, as far as it tells them at once.
+fn listed_names(datastore: &Datastore) -> Vec<VmName> {
+    let folders = vm_folders_within(LISTING, datastore).unwrap_or_default();
+    folders.iter().filter_map(|folder| folder.parse().ok()).collect()
 }
 
 /// What this host itself knows of a VM that has a monitor here, or that the fence ended here.
@@ -189,27 +261,17 @@ fn misnamed(datastore: &Datastore, folder: String) -> VmRow {
 /// One VM in a list.
 fn vm_row(
     plane: &ControlPlane,
-    datastore: &std::sync::Arc<Datastore>,
+    datastore: &Datastore,
     name: &VmName,
     listed: Result<Option<&Listed>, &LeaseFailure>,
+    read: Result<Located, Unread>,
 ) -> VmRow {
-    // Each of its VMs would be waited for.
-    let read = match away(datastore) {
-        None => Located::read(datastore, name).map_err(|error| {
-            let reason = Reason::new(
-                format!("datastore {}: {error}", datastore.name()),
-                format!("datastore show {}", datastore.name()),
-            );
-            (error.is_away(), error.is_missing(), reason)
-        }),
-        Some(away) => Err((true, false, away)),
-    };
     // None where nobody said how it is.
     let (config, mut unread) = match read {
         Ok(located) => (located.draft().config.map_err(|_| Some(Flaw::Errors)), None),
-        Err((true, _, reason)) => (Err(None), Some(reason)),
-        Err((false, true, _)) => (Err(Some(Flaw::NoConfig)), None),
-        Err((false, false, _)) => (Err(Some(Flaw::Unreadable)), None),
+        Err(Unread::Unanswered(reason)) => (Err(None), Some(reason)),
+        Err(Unread::Missing) => (Err(Some(Flaw::NoConfig)), None),
+        Err(Unread::Unreadable) => (Err(Some(Flaw::Unreadable)), None),
     };
     match listed {
         // Otherwise this is what it came to here.
@@ -268,7 +330,7 @@ fn vm(plane: &ControlPlane, name: &VmName) -> Result<VmDetail, Diagnosis> {
     let listed = holder.map(|holder| holder.map(Listed::Held));
     let status = running.as_ref().and_then(|running| running.monitor.status().ok());
     Ok(VmDetail {
-        row: vm_row(plane, &located.datastore, name, listed.as_ref().map(Option::as_ref)),
+        row: vm_row(plane, &located.datastore, name, listed.as_ref().map(Option::as_ref), Ok(located.clone())),
         config,
         config_errors,
         holder: held,
@@ -323,6 +385,10 @@ fn datastore(plane: &ControlPlane, name: &DatastoreName) -> Result<DatastoreDeta
     };
     let lease = match plane.leases.status() {
         Ok(leases) => match leases.into_iter().find(|lease| lease.datastore == *name) {
+            // What is open already may still be written where nothing more can be opened.
+            Some(lease) if lease.held && !datastore.available() => {
+                format!("held, renewed {} ms ago by what was opened before", lease.renewed_ms)
+            }
             Some(lease) if lease.held => format!("held, renewed {} ms ago", lease.renewed_ms),
             Some(lease) => format!("not held: {}", lease.trouble),
             None => "not held".to_owned(),
@@ -330,7 +396,7 @@ fn datastore(plane: &ControlPlane, name: &DatastoreName) -> Result<DatastoreDeta
         Err(failure) => format!("unknown: {failure}"),
     };
     // Of one that is lost this is where its state is told, at once.
-    let vms = vm_names(&datastore).unwrap_or_default();
+    let vms = listed_names(&datastore);
     let server_lease_s = datastore.server_lease_s();
     let (problems, warnings) = (datastore.problems(), datastore.warnings());
     Ok(DatastoreDetail { row: datastore.row(), problems, warnings, vms, lease, server_lease_s })
@@ -350,8 +416,7 @@ fn port_groups(plane: &ControlPlane) -> Result<Vec<PortGroupRow>, Diagnosis> {
 
 fn names(plane: &ControlPlane) -> Names {
     let datastores = plane.datastores.all();
-    let mut vms: Vec<VmName> =
-        datastores.iter().flat_map(|datastore| vm_names(datastore).unwrap_or_default()).collect();
+    let mut vms: Vec<VmName> = datastores.iter().flat_map(|datastore| listed_names(datastore)).collect();
     vms.extend(plane.vms.all_running().into_iter().map(|(running, _)| running.vm.vm.clone()));
     vms.sort();
     vms.dedup();
@@ -385,8 +450,8 @@ pub fn vm_console(plane: &ControlPlane, name: &VmName) -> Result<OwnedFd, Diagno
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
     use std::sync::atomic::{AtomicU32, Ordering};
-    use std::sync::{Arc, Mutex};
     use std::time::{Duration, Instant};
 
     use super::*;
@@ -524,6 +589,63 @@ mod tests {
         let lost = answer(plane, &HostRequest::DatastoreShow(spare.name().clone())).expect("shown");
         assert!(matches!(lost, HostAnswer::Datastore(spare) if spare.vms.is_empty()));
         assert!(!spare.available(), "it came back too soon for this to tell anything");
+    }
+
+    #[test]
+    fn a_datastore_that_had_no_vm_when_it_was_listed_is_not_left_out_once_it_does_not_answer() {
+        let place = Place::without_datastore("emptied", |_| LeaseAnswer::Holders(Vec::new()));
+        place.write("vms/notes", "a file is no VM");
+        let plane = &place.plane;
+        let datastore = plane.datastores.all().remove(0);
+        place.wait("the datastore is there", || datastore.available());
+        let list = || {
+            let told = answer(plane, &HostRequest::VmList).expect("listed");
+            let text = render::text(&told);
+            let HostAnswer::Vms(rows) = told else { panic!("{text}") };
+            (rows, text)
+        };
+        assert!(list().0.is_empty());
+        std::fs::rename(datastore.root(), datastore.root().with_extension("aside")).expect("renamed");
+        place.wait("it is lost", || !datastore.available());
+        let (rows, text) = list();
+        assert!(rows.len() == 1 && rows[0].name == "?" && text.contains("lost for"), "{rows:?}{text}");
+    }
+
+    #[test]
+    fn a_list_waits_for_one_answer_of_a_datastore_and_tells_what_was_known_before() {
+        let place = Place::without_datastore("hangs", |request| match request {
+            LeaseRequest::List { .. } => LeaseAnswer::Holders(Vec::new()),
+            _ => LeaseAnswer::Holder(None),
+        });
+        let config =
+            |vm: &str| format!("[vm]\nname = \"{vm}\"\ncpus = 1\nmemory = \"64 MiB\"\n[boot]\nkernel = \"x\"\n");
+        for vm in ["db", "web"] {
+            place.write(&format!("vms/{vm}/vm.toml"), &config(vm));
+        }
+        let plane = &place.plane;
+        let datastore = plane.datastores.all().remove(0);
+        place.wait("the datastore is there", || datastore.available());
+        let list = || match answer(plane, &HostRequest::VmList).expect("listed") {
+            HostAnswer::Vms(rows) => rows,
+            other => panic!("{other:?}"),
+        };
+        assert!(list().iter().all(|row| row.state == VmState::Stopped && row.unknown.is_none()));
+        // What is opened there waits until somebody writes.
+        let hangs = datastore.root().join("vms/db/vm.toml");
+        std::fs::remove_file(&hangs).expect("removed");
+        rustix::fs::mknodat(rustix::fs::CWD, &hangs, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("made");
+        let rows = list();
+        // The second one's file can be read, and was not asked for.
+        for row in &rows {
+            let why = row.unknown.as_ref().map(|why| why.cause.as_str()).unwrap_or_default();
+            assert!(why.contains("did not answer within 3000 ms"), "{rows:?}");
+            assert!(row.cpus == Some(1) && row.memory == Some(Bytes::mib(64)), "{rows:?}");
+        }
+        assert!(rows.len() == 2 && datastore.available(), "who waits for less than a request says nothing of it");
+        std::fs::write(&hangs, config("db")).expect("written");
+        std::fs::remove_file(&hangs).expect("removed");
+        place.write("vms/db/vm.toml", &config("db"));
+        assert!(list().iter().all(|row| row.state == VmState::Stopped && row.unknown.is_none()));
     }
 
     #[test]

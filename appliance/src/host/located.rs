@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::diagnosis::{Diagnosis, Reason};
 use model::limits;
@@ -74,11 +75,11 @@ pub fn locate(plane: &ControlPlane, name: &VmName, what: &str) -> Result<Located
 
 /// What is told of a datastore that is known not to answer: asking it would only be waited for, by every command.
 pub(super) fn away(datastore: &Datastore) -> Option<Reason> {
-    (!datastore.available()).then(|| {
-        let (name, state) = (datastore.name(), datastore.row().state);
-        Reason::new(format!("datastore {name} does not answer: {state}"), format!("datastore show {name}"))
-    })
+    datastore.away().map(|cause| Reason::new(cause, format!("datastore show {}", datastore.name())))
 }
+
+/// How long a list waits for one answer of a datastore.
+pub(super) const LISTING: Duration = Duration::from_millis(limits::DATASTORE_LISTING_MS_MAX);
 
 /// The names of the VMs of a datastore.
 ///
@@ -93,10 +94,18 @@ pub(super) fn vm_names(datastore: &Datastore) -> Result<Vec<VmName>, Reason> {
 /// # Errors
 /// The datastore does not answer: at once where that is known, and else with a word in the log.
 pub(super) fn vm_folders(datastore: &Datastore) -> Result<Vec<String>, Reason> {
+    vm_folders_within(Duration::from_millis(limits::DATASTORE_REQUEST_MS_MAX), datastore)
+}
+
+/// The same, and waits for it up to `bound`.
+///
+/// # Errors
+/// As of [`vm_folders`].
+pub(super) fn vm_folders_within(bound: Duration, datastore: &Datastore) -> Result<Vec<String>, Reason> {
     if let Some(away) = away(datastore) {
         return Err(away);
     }
-    datastore.folders("vms").map_err(|error| {
+    datastore.folders_within(bound, "vms").map_err(|error| {
         let name = datastore.name();
         log::warn!("the VMs of datastore {name} are not listed: {error}");
         Reason::new(format!("datastore {name}: {error}"), format!("datastore show {name}"))
@@ -114,7 +123,16 @@ impl Located {
     /// # Errors
     /// Its vm.toml is not there or cannot be read.
     pub fn read(datastore: &Arc<Datastore>, name: &VmName) -> Result<Self, DatastoreError> {
-        let config_text = datastore.read_text(&vm_file(name, "vm.toml"), limits::VM_CONFIG_BYTES_MAX)?;
+        Self::read_within(Duration::from_millis(limits::DATASTORE_REQUEST_MS_MAX), datastore, name)
+    }
+
+    /// The same, and waits for it up to `bound`.
+    ///
+    /// # Errors
+    /// As of [`Located::read`].
+    pub fn read_within(bound: Duration, datastore: &Arc<Datastore>, name: &VmName) -> Result<Self, DatastoreError> {
+        let path = vm_file(name, "vm.toml");
+        let config_text = datastore.read_text_within(bound, &path, limits::VM_CONFIG_BYTES_MAX)?;
         Ok(Self { name: name.clone(), datastore: Arc::clone(datastore), config_text })
     }
 

@@ -120,11 +120,7 @@ pub(super) fn a_host_with_several_servers_loses_only_the_vms_of_the_one_that_han
         bench.comes_back(host)?;
         bench.start_in_the_end("other", host)?;
         replace_spare(&bench.home, Replacement::Copy)?;
-        bench.says_in_the_end(
-            host,
-            "log show host",
-            "datastore spare: the export was replaced; it is mounted again",
-        )?;
+        bench.says_in_the_end(host, "log show host", "datastore spare is lost: what the server exported as")?;
         bench.says_in_the_end(host, "datastore show spare", "available")?;
         bench.comes_back(host)?;
         // What another export has, or has not, no life may go on in.
