@@ -13,7 +13,7 @@ use crate::api::host::{
     Check, ConfigDetail, DatastoreDetail, Flaw, HostAnswer, HostDetail, HostRequest, Names, PortGroupRow, VmDetail,
     VmHolder, VmRow, VmState,
 };
-use crate::api::lease::Listed;
+use crate::api::lease::{Holder, Listed};
 use crate::datastore::Datastore;
 use crate::host::control_plane::{ControlPlane, kernel, logical_processors};
 use crate::host::discovery::{self, hex_of};
@@ -309,23 +309,14 @@ fn vm_row(
 fn vm(plane: &ControlPlane, name: &VmName) -> Result<VmDetail, Diagnosis> {
     let located = match locate(plane, name, &format!("VM {name} is not shown")) {
         Ok(located) => located,
-        Err(refusal) => return own_detail(plane, name).ok_or(refusal),
+        Err(refusal) => return own_detail(plane, name, &refusal).ok_or(refusal),
     };
     let holder = plane.leases.holder_if_it_answers(&located.vm());
     let (config, config_errors) = match located.draft().config {
         Ok(config) => (Some(config), Vec::new()),
         Err(errors) => (None, errors),
     };
-    let (epoch, held) = match &holder {
-        Err(failure) if failure.is_silence() => (0, VmHolder::Unheard),
-        Err(LeaseFailure::Damaged { why, .. }) => (0, VmHolder::Damaged(why.clone())),
-        Err(_) => (0, VmHolder::Unknown),
-        Ok(None) => (0, VmHolder::Nobody),
-        Ok(Some(holder)) => {
-            let idle = is_idle(plane, name, holder);
-            (holder.epoch, VmHolder::Host { name: holder.name.clone(), idle, since_unix_s: holder.since_unix_s })
-        }
-    };
+    let (epoch, held) = held_by(plane, name, &holder);
     let running = plane.vms.running(name);
     let listed = holder.map(|holder| holder.map(Listed::Held));
     let status = running.as_ref().and_then(|running| running.monitor.status().ok());
@@ -343,19 +334,43 @@ fn vm(plane: &ControlPlane, name: &VmName) -> Result<VmDetail, Diagnosis> {
     })
 }
 
-/// What this host itself knows of a VM whose datastore does not answer, if it has anything to do with it.
-fn own_detail(plane: &ControlPlane, name: &VmName) -> Option<VmDetail> {
+/// The epoch in which a VM is held, 0 where that is not known, and by whom.
+fn held_by(plane: &ControlPlane, name: &VmName, holder: &Result<Option<Holder>, LeaseFailure>) -> (u64, VmHolder) {
+    match holder {
+        Err(failure) if failure.is_silence() => (0, VmHolder::Unheard),
+        Err(LeaseFailure::Damaged { why, .. }) => (0, VmHolder::Damaged(why.clone())),
+        Err(_) => (0, VmHolder::Unknown),
+        Ok(None) => (0, VmHolder::Nobody),
+        Ok(Some(holder)) => {
+            let idle = is_idle(plane, name, holder);
+            (holder.epoch, VmHolder::Host { name: holder.name.clone(), idle, since_unix_s: holder.since_unix_s })
+        }
+    }
+}
+
+/// What this host itself knows of a VM whose datastore does not answer, or whose vm.toml cannot be read by now (`refusal`), if it has anything to
+/// do with it.
+fn own_detail(plane: &ControlPlane, name: &VmName, refusal: &Diagnosis) -> Option<VmDetail> {
     let row = own_row(plane, name)?;
     let datastore = plane.datastores.get(&row.datastore)?;
-    let unknown = Some(lease_view::untold(&datastore, away(&datastore)?));
     let running = plane.vms.running(name);
+    let told = |epoch| (epoch, VmHolder::Unknown);
+    let epoch = running.as_ref().map_or(0, |running| running.epoch());
+    let (unknown, (epoch, holder)) = match (away(&datastore), &running) {
+        (Some(away), _) => (lease_view::untold(&datastore, away), told(epoch)),
+        (None, Some(running)) => {
+            let holder = plane.leases.holder_if_it_answers(&running.vm);
+            (refusal.reasons.first()?.clone(), held_by(plane, name, &holder))
+        }
+        (None, None) => return None,
+    };
     let status = running.as_ref().and_then(|running| running.monitor.status().ok());
     Some(VmDetail {
-        row: VmRow { unknown, ..row },
+        row: VmRow { unknown: Some(unknown), ..row },
         config: running.as_ref().map(|running| running.config.clone()),
         config_errors: Vec::new(),
-        holder: VmHolder::Unknown,
-        epoch: running.as_ref().map_or(0, |running| running.epoch()),
+        holder,
+        epoch,
         cpu_us: status.as_ref().map_or(0, |status| status.cpu_us),
         failed_requests: status.map_or(0, |status| status.failed_requests),
         waits_for: plane.vms.waiting_for(name),
@@ -558,6 +573,23 @@ mod tests {
         *lease.lock().expect("held") = LeaseAnswer::Holder(None);
         let (text, json) = shown();
         assert!(text.contains("held by nobody") && json == "nobody", "{text}{json}");
+    }
+
+    #[test]
+    fn a_vm_that_runs_is_shown_also_where_its_vm_toml_is_no_text_by_now() {
+        let (name, host) = ("host-a".parse().expect("valid"), [1; 16]);
+        let own = Holder { host, name, generation: 1, epoch: 3, alive: true, own: true, since_unix_s: None };
+        let place = Place::without_datastore("no-text", move |_| LeaseAnswer::Holder(Some(own.clone())));
+        place.write("vms/web/vm.toml", "");
+        place.wait("the datastore is there", || place.plane.datastores.all()[0].available());
+        let web: VmName = "web".parse().expect("valid");
+        let monitor = StandIn::start(&web);
+        place.plane.vms.put(&web, monitor.running(), VmState::Running);
+        place.write("vms/web/vm.toml", &[0xff, 0xfe]);
+        let shown = render::text(&answer(&place.plane, &HostRequest::VmShow(web)).expect("shown"));
+        for told in ["running here", "epoch 3, held by host-a", "vm.toml on datastore lab"] {
+            assert!(shown.contains(told), "{told}: {shown}");
+        }
     }
 
     #[test]

@@ -360,7 +360,7 @@ pub(super) mod stand_in {
         }
 
         /// Puts a file on the datastore.
-        pub(crate) fn write(&self, path: &str, text: &str) {
+        pub(crate) fn write(&self, path: &str, text: &(impl AsRef<[u8]> + ?Sized)) {
             let path = self.folder.join("data").join(path);
             std::fs::create_dir_all(path.parent().expect("below the datastore")).expect("made");
             std::fs::write(path, text).expect("written");
