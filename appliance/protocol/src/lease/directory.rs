@@ -59,6 +59,10 @@ pub enum DirectoryEffect {
 pub struct Directory {
     cache: Option<(Epoch, Table)>,
     wants: VecDeque<(VmName, Change)>,
+    /// Something is wanted since the table was last held against the wants.
+    unserved: bool,
+    /// The own block and tables might be written when the blocks were last read.
+    may_write: bool,
     /// The table that was written last for a [`Change::Replace`], which is the first of the wants, and when its look began.
     looked: Option<(Value, Instant)>,
     step: Step,
@@ -82,6 +86,7 @@ impl Directory {
     /// Asks for a VM's place.
     pub fn want(&mut self, vm: VmName, change: Change) {
         self.wants.push_back((vm, change));
+        self.unserved = true;
     }
 
     /// The table as it was last read.
@@ -94,18 +99,22 @@ impl Directory {
         *self = Self::default();
     }
 
-    /// Begins to work if there is work. The own block and tables may not be touched before `free_at`.
+    /// Begins to work if there is work. The own block and tables may not be written before `free_at`; what is only to be found is found
+    /// before: who lists leases is not to wait for what an earlier process may have written.
     pub fn handle_timeout(&mut self, now: Instant, free_at: Instant) {
         if now >= self.poll_timeout(free_at) {
+            self.may_write = now >= free_at;
             self.read_blocks();
         }
     }
 
     /// When [`Directory::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self, free_at: Instant) -> Instant {
+        // What was looked up is looked up again when it can be changed.
+        let work_at = if self.unserved { Instant::ZERO } else { free_at };
         match self.step {
-            Step::Pause(until) => until.max(free_at),
-            Step::Idle if !self.wants.is_empty() => free_at,
+            Step::Pause(until) => until.max(work_at),
+            Step::Idle if !self.wants.is_empty() => work_at,
             _ => Instant::NEVER,
         }
     }
@@ -179,11 +188,15 @@ impl Directory {
             }
         }
         self.wants = left;
+        self.unserved = false;
         self.looked = None;
         let Some((vm, change)) = self.wants.front() else {
             // Who asks next has patience of their own: what failed for others is no sign of a datastore that is away.
             return self.patience.forget_failures();
         };
+        if !self.may_write {
+            return;
+        }
         // What somebody proposed may be chosen already: complete it before asking for anything else.
         if let Some((_, value)) = view.accepted() {
             return self.begin_round(seat, view, value);
@@ -404,5 +417,45 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_is_only_looked_up_does_not_wait_until_the_directory_may_be_written() {
+        let area = Area { id: AreaId(3), geometry: Geometry::new(512, 3, 4).expect("valid") };
+        let me = Incarnation { slot: Slot(0), generation: Generation(1), host: HostId(1) };
+        let (mut disk, vm) = (vec![0; area.geometry.area_bytes() as usize], "web".parse::<VmName>().expect("valid"));
+        let home = told(&mut disk, area, 1, &vm, Change::Add);
+        let (mut directory, free_at) = (Directory::default(), Instant::ZERO + Duration::from_millis(10_000));
+        // What it does at `now`, until it waits: whom it answered, and whether it began to write.
+        let mut work = |directory: &mut Directory, now| {
+            let (mut answers, mut writes) = (Vec::new(), false);
+            directory.handle_timeout(now, free_at);
+            while let Some(effect) = directory.poll_effect() {
+                let Extent { offset, bytes } = match effect {
+                    DirectoryEffect::Answer(vm, home) => {
+                        answers.push((vm, home.expect("nothing fails")));
+                        continue;
+                    }
+                    DirectoryEffect::Ask(Ask::Read) => area.geometry.directory().extent(),
+                    DirectoryEffect::ReadTable(extent) => extent,
+                    DirectoryEffect::WriteTable(..) | DirectoryEffect::Ask(Ask::Write(_)) => {
+                        writes = true;
+                        break;
+                    }
+                };
+                let read = disk[offset as usize..][..bytes].to_vec();
+                directory.ended(now, area, me, 0, Ended::Read(&read));
+            }
+            (answers, writes)
+        };
+        let (now, other) = (Instant::ZERO, "db".parse::<VmName>().expect("valid"));
+        directory.want(vm.clone(), Change::Add);
+        assert_eq!(work(&mut directory, now), (vec![(vm.clone(), home)], false), "it has a place already");
+        directory.want(other, Change::Add);
+        assert_eq!(work(&mut directory, now), (vec![], false), "an earlier process may still write");
+        assert_eq!(directory.poll_timeout(free_at), free_at, "nothing is to be done before");
+        directory.want(vm.clone(), Change::Find);
+        assert_eq!(work(&mut directory, now), (vec![(vm, home)], false), "behind who waits to write");
+        assert_eq!(work(&mut directory, free_at), (vec![], true));
     }
 }
