@@ -456,8 +456,9 @@ fn named(holder: &vm_lease::Holder, hosts: &[HostView], own: (HostId, BootId)) -
 }
 
 fn host_lease(view: &HostView, now: protocol::time::Instant) -> HostLease {
-    let HostView { record, life, unchanged_since, changed, .. } = view;
+    let HostView { slot, record, life, unchanged_since, changed } = view;
     HostLease {
+        slot: *slot,
         host: record.host.0.to_be_bytes(),
         name: record.name.clone(),
         generation: record.generation.0,
@@ -471,8 +472,8 @@ fn host_lease(view: &HostView, now: protocol::time::Instant) -> HostLease {
     }
 }
 
-fn dead_boot(watch::DeadBoot { host, boot, name, rebooted }: watch::DeadBoot) -> DeadBoot {
-    DeadBoot { host: host.0.to_be_bytes(), name, boot: boot.0, rebooted }
+fn dead_boot(watch::DeadBoot { host, boot, name, rebooted, is_back }: watch::DeadBoot) -> DeadBoot {
+    DeadBoot { host: host.0.to_be_bytes(), name, boot: boot.0, rebooted, is_back }
 }
 
 #[cfg(test)]
