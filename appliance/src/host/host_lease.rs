@@ -22,6 +22,8 @@ use crate::journal;
 const KEEP: Duration = Duration::from_secs(1);
 /// Pause between two questions whether a host lease is held.
 const ASK: Duration = Duration::from_millis(500);
+/// How long a VM may be without its guard before that is told: a role that died is back sooner, and guards it at once.
+const UNGUARDED: Duration = Duration::from_secs(5);
 
 /// Since when this host does not hold its leases, as far as this control plane has seen.
 #[derive(Debug, Default)]
@@ -241,20 +243,58 @@ fn held(standing: Result<DatastoreLease, LeaseFailure>) -> Result<(), Hindrance>
 
 /// Lets the lease role guard every VM that runs here, for ever: it may have been restarted. And has each of them watched.
 pub fn keep_guards(plane: &Arc<ControlPlane>) {
-    let mut told = BTreeMap::new();
+    let mut unguarded = Unguarded::default();
     loop {
         ends::watch_again(plane);
-        let mut troubles = BTreeMap::new();
-        for (running, _) in plane.vms.all_running() {
-            if let Err(failure) = plane.leases.guard(&running.vm, running.monitor.pidfd()) {
-                troubles.insert(running.vm.vm.clone(), failure.to_string());
+        let began = Instant::now();
+        let guarded = plane.vms.all_running().into_iter().map(|(running, _)| {
+            let guarded = plane.leases.guard(&running.vm, running.monitor.pidfd());
+            (running.vm.vm.clone(), guarded.map(|_| ()).map_err(|failure| failure.reason()))
+        });
+        let guarded = guarded.collect();
+        for told in unguarded.look(guarded, began, Instant::now()) {
+            match told {
+                Ok(well) => log::info!(target: journal::NEWS, "{well}"),
+                Err(trouble) => log::error!("{trouble}"),
             }
         }
-        for (vm, trouble) in troubles.iter().filter(|(vm, trouble)| told.get(*vm) != Some(*trouble)) {
-            log::error!("VM {vm} is not guarded: {trouble}");
-        }
-        told = troubles;
         std::thread::sleep(KEEP);
+    }
+}
+
+/// VMs that could not be guarded: since when, and whether that was told.
+#[derive(Debug, Default)]
+struct Unguarded(BTreeMap<VmName, (Instant, bool)>);
+
+impl Unguarded {
+    /// What is told of the VMs that run, whose guarding was asked for from `began` to `now`: of one that has not been guarded for long, and when
+    /// it is again. A lease role that is started again guards what the one before it guarded.
+    fn look(
+        &mut self,
+        guarded: BTreeMap<VmName, Result<(), Reason>>,
+        began: Instant,
+        now: Instant,
+    ) -> Vec<Result<String, String>> {
+        // One that ended is not guarded again.
+        self.0.retain(|vm, _| guarded.contains_key(vm));
+        let mut told = Vec::new();
+        for (vm, guarded) in guarded {
+            match guarded {
+                Ok(()) => {
+                    if let Some((_, true)) = self.0.remove(&vm) {
+                        told.push(Ok(format!("VM {vm} is guarded again")));
+                    }
+                }
+                Err(Reason { cause, hint }) => {
+                    let (since, was_told) = self.0.entry(vm.clone()).or_insert((began, false));
+                    if !*was_told && now.saturating_duration_since(*since) >= UNGUARDED {
+                        *was_told = true;
+                        told.push(Err(format!("VM {vm} is not guarded: {cause}; {hint}")));
+                    }
+                }
+            }
+        }
+        told
     }
 }
 
@@ -264,7 +304,7 @@ pub fn hear_fences(plane: &Arc<ControlPlane>) {
     loop {
         if let Err(error) = plane.leases.watch(|event| match event {
             LeaseEvent::Fencing { datastore, vms } => {
-                log::error!("the host lease on datastore {datastore} was lost: {}", killed(&vms));
+                log::error!("the host lease on datastore {datastore} was lost: {}", killed(&vms, &ended(plane, &datastore)));
                 fenced.insert(datastore.clone());
                 for vm in vms {
                     plane.vms.note_end(&vm, why_killed(&datastore));
@@ -302,13 +342,27 @@ pub(super) fn why_killed(datastore: &DatastoreName) -> String {
     )
 }
 
-/// What the fence does, for a person.
-fn killed(vms: &[VmName]) -> String {
-    if vms.is_empty() {
-        return "no VM ran from it here".to_owned();
+/// The VMs of a datastore that the fence ended here before: a monitor ends itself where the lease role is late.
+fn ended(plane: &ControlPlane, datastore: &DatastoreName) -> Vec<VmName> {
+    let mut ended = plane.vms.all_fenced();
+    ended.retain(|vm| plane.vms.fenced(vm).is_some_and(|fenced| fenced.datastore == *datastore));
+    ended.extend(plane.vms.all_running().into_iter().filter_map(|(running, _)| {
+        let is_gone = running.vm.datastore == *datastore && running.monitor.is_gone();
+        is_gone.then(|| running.vm.vm.clone())
+    }));
+    ended.sort();
+    ended.dedup();
+    ended
+}
+
+/// What the fence does to the VMs that run, for a person, where these have `ended` before.
+fn killed(vms: &[VmName], ended: &[VmName]) -> String {
+    let names = |vms: &[VmName]| vms.iter().map(VmName::as_str).collect::<Vec<_>>().join(", ");
+    match (vms, ended) {
+        ([], []) => "no VM runs from it here".to_owned(),
+        ([], ended) => format!("its VMs here had ended before, and another host may run them: {}", names(ended)),
+        (vms, _) => format!("its VMs here are killed, and another host may run them: {}", names(vms)),
     }
-    let names: Vec<&str> = vms.iter().map(VmName::as_str).collect();
-    format!("its VMs here are killed, and another host may run them: {}", names.join(", "))
 }
 
 #[cfg(test)]
@@ -416,6 +470,42 @@ mod tests {
         }
         note(status(DatastoreLease { area: Some("07".repeat(16)), ..claimed() }));
         assert!(lab.writable());
+    }
+
+    #[test]
+    fn that_a_vm_is_not_guarded_is_told_when_it_lasts_and_so_is_that_it_is_guarded_again() {
+        let (mut unguarded, began) = (Unguarded::default(), Instant::now());
+        let web = || "web".parse::<VmName>().expect("valid");
+        let mut look = |guarded: Option<Result<(), Reason>>, after: Duration| {
+            let guarded = guarded.map(|guarded| (web(), guarded)).into_iter().collect();
+            unguarded.look(guarded, began + after, began + after)
+        };
+        let silent = || Some(Err(LeaseFailure::Away(ChannelError::Closed).reason()));
+        assert_eq!(look(silent(), Duration::ZERO), [], "it may be back at once");
+        assert_eq!(look(Some(Ok(())), KEEP), [], "nobody was told");
+        assert_eq!(look(silent(), KEEP), []);
+        let told = look(silent(), KEEP + UNGUARDED);
+        let [Err(trouble)] = &told[..] else { panic!("{told:?}") };
+        assert!(trouble.contains("VM web is not guarded: the lease role does not answer"), "{trouble}");
+        assert!(trouble.contains("; log show lease"), "a hint: {trouble}");
+        assert_eq!(look(silent(), UNGUARDED * 3), [], "once");
+        assert_eq!(look(Some(Ok(())), UNGUARDED * 3), [Ok("VM web is guarded again".to_owned())]);
+        assert_eq!(look(silent(), UNGUARDED * 3).len() + look(silent(), UNGUARDED * 4).len(), 1);
+        assert_eq!(look(None, UNGUARDED * 5), [], "it ended");
+        assert_eq!(look(Some(Ok(())), UNGUARDED * 6), [], "another monitor of it");
+    }
+
+    #[test]
+    fn of_vms_that_ended_before_their_fence_was_heard_it_is_not_said_that_none_ran() {
+        let place = Place::without_datastore("ended-before", |_| LeaseAnswer::Done);
+        let [web, db]: [VmName; 2] = ["web", "db"].map(|vm| vm.parse().expect("valid"));
+        let [lab, spare]: [DatastoreName; 2] = ["lab", "spare"].map(|name| name.parse().expect("valid"));
+        assert_eq!(killed(&[], &ended(&place.plane, &lab)), "no VM runs from it here");
+        place.plane.vms.note_fenced(&web, &lab, None);
+        place.plane.vms.note_fenced(&db, &spare, None);
+        let told = killed(&[], &ended(&place.plane, &lab));
+        assert_eq!(told, "its VMs here had ended before, and another host may run them: web");
+        assert!(killed(std::slice::from_ref(&db), &[web]).ends_with("are killed, and another host may run them: db"));
     }
 
     #[test]
