@@ -99,14 +99,30 @@ fn write(plane: &ControlPlane, receipt: &Receipt) -> Result<(), String> {
     located.write_receipt(&receipt.id, &text).map_err(|error| error.to_string())
 }
 
+/// A failure in one line.
+fn told_of(Diagnosis { what, vm_now, reasons }: &Diagnosis) -> String {
+    let place = vm_now.iter().map(|place| format!("; {place}"));
+    let reasons = reasons.iter().map(|Reason { cause, hint }| match hint.as_str() {
+        "" => format!(": {cause}"),
+        hint => format!(": {cause} ({hint})"),
+    });
+    std::iter::once(what.clone()).chain(place).chain(reasons).collect()
+}
+
 /// A migration ended that nobody here waits for: the control plane that began it is dead. Its receipt is kept all the
 /// same; where the VM runs is what the lease says, which is watched ([`super::taken_away`]).
 pub(super) fn take_over(plane: &Arc<ControlPlane>, ended: Ended) {
     let id = ended.id;
+    let Some(receipt) = ended.receipt else {
+        // A check, or the other side of the move: there is nothing that a person here did not get.
+        if let Some(failure) = &ended.failure {
+            log::info!("migration {}, which an earlier control plane began: {}", shown(id), failure.what);
+        }
+        return;
+    };
     if let Some(failure) = &ended.failure {
-        log::error!("migration {}, which an earlier control plane began: {failure}", shown(id));
+        log::error!("migration {}, which an earlier control plane began: {}", shown(id), told_of(failure));
     }
-    let Some(receipt) = ended.receipt else { return };
     plane.moves.begin(id, &receipt.vm, &receipt.source, &receipt.destination);
     keep(plane, &receipt);
     plane.moves.end(id, moves::state_of(&receipt), Some(receipt));
