@@ -329,6 +329,8 @@ pub struct DatastoreLease {
     pub renewed_ms: u64,
     /// What hinders it, empty where nothing does.
     pub trouble: String,
+    /// What a person can do about that, where more is known than where to look.
+    pub mend: Option<String>,
     /// The error number with which the storage refused the lease area when it was opened or written last: it may only be read, it is full.
     /// Absent where it was taken, and where the storage did not answer, as it has not while `area` is absent.
     pub refusal: Option<i32>,

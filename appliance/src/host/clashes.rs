@@ -312,8 +312,8 @@ fn not_alive(hosts: &[Known]) -> impl Iterator<Item = Reason> {
 
 #[cfg(test)]
 mod tests {
-    use protocol::lease::record::Watchdog;
     use protocol::lease::identity::Slot;
+    use protocol::lease::record::Watchdog;
     use protocol::lease::watch::Death;
 
     use super::*;
@@ -388,6 +388,7 @@ mod tests {
                 held: true,
                 renewed_ms,
                 trouble: String::new(),
+                mend: None,
                 refusal: None,
                 watchdog: Watchdog::None,
                 area: None,

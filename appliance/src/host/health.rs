@@ -1,7 +1,6 @@
 //! What is wrong with this host, if anything is.
 
 use model::diagnosis::Reason;
-use model::names::DatastoreName;
 use protocol::lease::identity::Slot;
 use protocol::lease::record::Watchdog;
 
@@ -11,6 +10,7 @@ use crate::host::checks::kvm_problem;
 use crate::host::clashes;
 use crate::host::clone::leftovers;
 use crate::host::control_plane::ControlPlane;
+use crate::host::host_lease::look_hint;
 use crate::host::leases::{LeaseFailure, mend_hint};
 use crate::host::located::vm_names;
 use crate::host::{lease_view, maintenance};
@@ -92,13 +92,13 @@ fn lease_problems(plane: &ControlPlane, leases: &Result<Vec<DatastoreLease>, Lea
         Ok(leases) => leases,
         Err(failure) => return vec![failure.reason()],
     };
-    let hint = |datastore: &DatastoreName| format!("datastore show {datastore}; log show lease");
     let mut problems = Vec::new();
     // The damage of an area in which one is held is told of its datastore.
     for lease in leases.iter().filter(|lease| !lease.held || !lease.trouble.is_empty() || lease.refusal.is_some()) {
         let refused = lease.refusal.and_then(|errno| Some(plane.datastores.get(&lease.datastore)?.refusal(errno)));
         let damaged = lease.damage.clone().map(|damage| LeaseFailure::AreaDamaged(damage).reason());
-        let why = damaged.or(refused).unwrap_or_else(|| Reason::new(lease.trouble.clone(), hint(&lease.datastore)));
+        let mend = || lease.mend.clone().unwrap_or_else(|| look_hint(&lease.datastore));
+        let why = damaged.or(refused).unwrap_or_else(|| Reason::new(lease.trouble.clone(), mend()));
         let cause = format!("the host lease on datastore {} is not renewed: {}", lease.datastore, why.cause);
         problems.push(Reason::new(cause, why.hint));
     }
@@ -112,7 +112,7 @@ fn lease_problems(plane: &ControlPlane, leases: &Result<Vec<DatastoreLease>, Lea
         } else {
             format!("the host lease on datastore {name} cannot be taken while the datastore is not well")
         };
-        problems.push(Reason::new(cause, hint(name)));
+        problems.push(Reason::new(cause, look_hint(name)));
     }
     problems
 }

@@ -45,6 +45,8 @@ struct Hindrance {
     failure: LeaseFailure,
     /// The error number with which the storage refuses the lease area, if it does.
     refusal: Option<i32>,
+    /// What mends it ([`DatastoreLease::mend`]).
+    mend: Option<String>,
 }
 
 impl PartialEq for Hindrance {
@@ -208,8 +210,13 @@ fn in_vain(plane: &ControlPlane, datastore: &Datastore, trouble: &Hindrance) -> 
     (lasts >= HELD_BOUND).then(|| {
         let (seconds, why) = (lasts.as_secs(), &trouble.failure);
         let cause = format!("this host has not held its lease on datastore {name} for {seconds} s: {why}");
-        Reason::new(cause, format!("datastore show {name}; log show lease"))
+        Reason::new(cause, trouble.mend.clone().unwrap_or_else(|| look_hint(name)))
     })
+}
+
+/// Where a person looks who wonders why a host lease is not held.
+pub(super) fn look_hint(datastore: &DatastoreName) -> String {
+    format!("datastore show {datastore}; log show lease")
 }
 
 /// Whether this host holds its lease on a datastore.
@@ -234,10 +241,12 @@ fn held(standing: Result<DatastoreLease, LeaseFailure>) -> Result<(), Hindrance>
     match standing {
         Ok(DatastoreLease { held: true, .. }) => Ok(()),
         Ok(DatastoreLease { damage: Some(damage), refusal, .. }) => {
-            Err(Hindrance { failure: LeaseFailure::AreaDamaged(damage), refusal })
+            Err(Hindrance { failure: LeaseFailure::AreaDamaged(damage), refusal, mend: None })
         }
-        Ok(lease) => Err(Hindrance { failure: LeaseFailure::Failed(lease.trouble), refusal: lease.refusal }),
-        Err(failure) => Err(Hindrance { failure, refusal: None }),
+        Ok(DatastoreLease { trouble, refusal, mend, .. }) => {
+            Err(Hindrance { failure: LeaseFailure::Failed(trouble), refusal, mend })
+        }
+        Err(failure) => Err(Hindrance { failure, refusal: None, mend: None }),
     }
 }
 
@@ -384,6 +393,7 @@ mod tests {
             held: false,
             renewed_ms: 0,
             trouble: "it is being claimed".to_owned(),
+            mend: None,
             refusal: None,
             damage: None,
             watchdog: Watchdog::None,
@@ -438,6 +448,10 @@ mod tests {
         let unheld = waits(&place, &person).expect_err("it has not come for so long");
         assert!(unheld.cause.contains("has not held its lease on datastore lab for"), "{unheld:?}");
         assert!(unheld.cause.contains("it is being claimed"), "{unheld:?}");
+        assert_eq!(unheld.hint, "datastore show lab; log show lease");
+        let mends = held(Ok(DatastoreLease { mend: Some("mend it".to_owned()), ..claimed() })).expect_err("not held");
+        let told = in_vain(&place.plane, &place.plane.datastores.all()[0], &mends).expect("for as long");
+        assert_eq!(told.hint, "mend it");
         place.plane.unheld.note(&lab, Ok(()));
         place.plane.unheld.note(&lab, held(Ok(claimed())));
         assert_eq!(waits(&place, &person), Ok(()), "it may come any moment, and does");
@@ -512,7 +526,7 @@ mod tests {
     fn a_lease_takes_its_time_again_when_what_kept_it_is_over() {
         let (unheld, lab) = (Unheld::default(), "lab".parse().expect("valid"));
         let since = Instant::now().checked_sub(HELD_BOUND).expect("this machine is up for longer");
-        let silence = |how: LeaseFailure| Hindrance { failure: how, refusal: None };
+        let silence = |how: LeaseFailure| Hindrance { failure: how, refusal: None, mend: None };
         let timeout = || silence(LeaseFailure::Away(ChannelError::Timeout(HELD_BOUND)));
         let still = || silence(LeaseFailure::StandsStill);
         let refused = || held(Ok(DatastoreLease { refusal: Some(30), ..claimed() })).expect_err("not held");
@@ -531,7 +545,8 @@ mod tests {
             (Some(other()), mended(), false),
         ] {
             let told = format!("{before:?}, {now:?}");
-            let again = Hindrance { failure: LeaseFailure::Failed(now.failure.to_string()), refusal: now.refusal };
+            let failure = LeaseFailure::Failed(now.failure.to_string());
+            let again = Hindrance { failure, refusal: now.refusal, mend: None };
             let again = if now.failure.is_silence() { still() } else { again };
             unheld.lock().insert(lab.clone(), Spell { since, hindrance: before });
             unheld.begin(&lab);

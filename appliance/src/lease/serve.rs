@@ -381,13 +381,13 @@ impl Leases {
         let watchdog = self.watchdog.kind();
         let names: Vec<DatastoreName> = self.datastores().keys().cloned().collect();
         let lease = |datastore: DatastoreName| match self.exchange_within(LOOK_BOUND, &datastore, Told::Standing) {
-            Ok(View { held, renewed_ms, trouble, refusal, damage, area, .. }) => {
-                let area = area.map(|area| area.to_string());
-                DatastoreLease { datastore, held, renewed_ms, trouble, refusal, damage, watchdog, area }
+            Ok(View { held, renewed_ms, trouble, mend, refusal, damage, area, .. }) => {
+                let (area, mend) = (area.map(|area| area.to_string()), mend.map(str::to_owned));
+                DatastoreLease { datastore, held, renewed_ms, trouble, mend, refusal, damage, watchdog, area }
             }
             Err(trouble) => {
-                let (held, renewed_ms, refusal, damage, area) = (false, 0, None, None, None);
-                DatastoreLease { datastore, held, renewed_ms, trouble, refusal, damage, watchdog, area }
+                let (held, renewed_ms, mend, refusal, damage, area) = (false, 0, None, None, None, None);
+                DatastoreLease { datastore, held, renewed_ms, trouble, mend, refusal, damage, watchdog, area }
             }
         };
         // All at once: one whose area hangs while it is opened must not hold up what is said of the others.
