@@ -25,7 +25,10 @@ use crate::time::Instant;
 /// What is wanted of the directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Where a VM's lease is, if anywhere.
+    /// Where a VM's lease is, if anywhere, for who only looks at it.
+    Look,
+    /// Where a VM's lease is, if anywhere, for who decides something by it: not before what an earlier process of this boot may have written has
+    /// settled. What it began to give up would be taken for held.
     Find,
     /// The same, and a place if it has none.
     Add,
@@ -59,7 +62,7 @@ pub enum DirectoryEffect {
 pub struct Directory {
     cache: Option<(Epoch, Table)>,
     wants: VecDeque<(VmName, Change)>,
-    /// Something is wanted since the table was last held against the wants.
+    /// Somebody wants to look since the table was last held against the wants.
     unserved: bool,
     /// The own block and tables might be written when the blocks were last read.
     may_write: bool,
@@ -85,8 +88,8 @@ enum Step {
 impl Directory {
     /// Asks for a VM's place.
     pub fn want(&mut self, vm: VmName, change: Change) {
+        self.unserved |= change == Change::Look;
         self.wants.push_back((vm, change));
-        self.unserved = true;
     }
 
     /// The table as it was last read.
@@ -99,8 +102,8 @@ impl Directory {
         *self = Self::default();
     }
 
-    /// Begins to work if there is work. The own block and tables may not be written before `free_at`; what is only to be found is found
-    /// before: who lists leases is not to wait for what an earlier process may have written.
+    /// Begins to work if there is work. The own block and tables may not be written before `free_at`, nor anything be decided by what they say.
+    /// Who only looks is answered before: to list leases must not take as long as what an earlier process wrote takes to settle.
     pub fn handle_timeout(&mut self, now: Instant, free_at: Instant) {
         if now >= self.poll_timeout(free_at) {
             self.may_write = now >= free_at;
@@ -110,7 +113,6 @@ impl Directory {
 
     /// When [`Directory::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self, free_at: Instant) -> Instant {
-        // What was looked up is looked up again when it can be changed.
         let work_at = if self.unserved { Instant::ZERO } else { free_at };
         match self.step {
             Step::Pause(until) => until.max(work_at),
@@ -176,6 +178,8 @@ impl Directory {
         for (vm, change) in std::mem::take(&mut self.wants) {
             let home = table.find(&vm);
             let served = match change {
+                Change::Look => true,
+                _ if !self.may_write => false,
                 Change::Find => true,
                 Change::Add => home.is_some(),
                 Change::Replace { damaged, .. } => home != Some(damaged),
@@ -208,7 +212,7 @@ impl Directory {
                 true
             }
             Change::Replace { .. } => table.replace(vm, tenancy),
-            Change::Find | Change::Add => table.add(vm, tenancy),
+            Change::Look | Change::Find | Change::Add => table.add(vm, tenancy),
         };
         if !has_room {
             let (vm, _) = self.wants.pop_front().expect("it is the front");
@@ -420,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_only_looked_up_does_not_wait_until_the_directory_may_be_written() {
+    fn who_only_looks_does_not_wait_for_what_an_earlier_process_wrote_and_who_decides_does() {
         let area = Area { id: AreaId(3), geometry: Geometry::new(512, 3, 4).expect("valid") };
         let me = Incarnation { slot: Slot(0), generation: Generation(1), host: HostId(1) };
         let (mut disk, vm) = (vec![0; area.geometry.area_bytes() as usize], "web".parse::<VmName>().expect("valid"));
@@ -449,13 +453,14 @@ mod tests {
             (answers, writes)
         };
         let (now, other) = (Instant::ZERO, "db".parse::<VmName>().expect("valid"));
-        directory.want(vm.clone(), Change::Add);
-        assert_eq!(work(&mut directory, now), (vec![(vm.clone(), home)], false), "it has a place already");
+        directory.want(vm.clone(), Change::Look);
+        assert_eq!(work(&mut directory, now), (vec![(vm.clone(), home)], false));
         directory.want(other, Change::Add);
+        directory.want(vm.clone(), Change::Find);
         assert_eq!(work(&mut directory, now), (vec![], false), "an earlier process may still write");
         assert_eq!(directory.poll_timeout(free_at), free_at, "nothing is to be done before");
-        directory.want(vm.clone(), Change::Find);
-        assert_eq!(work(&mut directory, now), (vec![(vm, home)], false), "behind who waits to write");
-        assert_eq!(work(&mut directory, free_at), (vec![], true));
+        directory.want(vm.clone(), Change::Look);
+        assert_eq!(work(&mut directory, now), (vec![(vm.clone(), home)], false), "behind who waits");
+        assert_eq!(work(&mut directory, free_at), (vec![(vm, home)], true));
     }
 }
