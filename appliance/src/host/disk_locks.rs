@@ -307,6 +307,9 @@ mod tests {
         }
         unanswered.told(&lab, &dead, &Ok(()));
         assert!(unanswered.may_lock(&lab).is_ok());
+        unanswered.told(&lab, &DeadBoot { is_back: true, ..dead }, &silent());
+        let refusal = unanswered.may_lock(&lab).expect_err("it may be about to").cause;
+        assert!(refusal.contains("for an earlier boot of host-b,"), "that host lives: {refusal}");
     }
 
     #[test]

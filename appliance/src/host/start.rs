@@ -354,8 +354,10 @@ mod tests {
         let vm = VmOnDatastore { datastore: "lab".parse().expect("valid"), vm: "web".parse().expect("valid") };
         let (channel, console) = Channel::<HostAnswer, HostRequest>::pair().expect("sockets");
         let acquired = std::thread::scope(|scope| {
+            // Gone with a panic, so that nobody waits for it.
+            let give = give;
             let starting = scope.spawn(|| acquire(&place.plane, &vm, &Caller::console(&channel)));
-            let (told, _) = console.receive().expect("it is told");
+            let (told, _) = console.receive_within(Duration::from_secs(60)).expect("it is told");
             let HostAnswer::Progress { doing, .. } = told else { panic!("{told:?}") };
             assert!(doing.starts_with("waiting for its lease, "), "{doing}");
             give.send(()).expect("it waits");

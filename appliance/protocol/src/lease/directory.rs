@@ -431,7 +431,7 @@ mod tests {
         let home = told(&mut disk, area, 1, &vm, Change::Add);
         let (mut directory, free_at) = (Directory::default(), Instant::ZERO + Duration::from_millis(10_000));
         // What it does at `now`, until it waits: whom it answered, and whether it began to write.
-        let mut work = |directory: &mut Directory, now| {
+        let work = |directory: &mut Directory, now| {
             let (mut answers, mut writes) = (Vec::new(), false);
             directory.handle_timeout(now, free_at);
             while let Some(effect) = directory.poll_effect() {
