@@ -85,7 +85,7 @@ fn two_hosts_of_one_name_both_say_so_once_and_so_does_a_third_until_it_is_over()
         wait("it is told", || checked(host).contains(TOLD));
         assert_eq!(host.ask("host check").0, 1);
     }
-    wait("the second has no lease", || checked(&two).contains("has the name of this one"));
+    wait("the second has no lease", || checked(&two).contains("has the name of this one\nhint:  give one of the two"));
     wait("it is listed", || line(&third.ask("host list").1).contains("named twice"));
     let times = |host: &Host| host.whole_log("host").matches(TOLD).count();
     let (mut last, mut turns) = (String::new(), 0);

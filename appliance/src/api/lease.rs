@@ -270,6 +270,8 @@ pub struct Holder {
 /// A host's lease as this host sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostLease {
+    /// Its slot in the lease area.
+    pub slot: Slot,
     /// Its identity.
     pub host: [u8; 16],
     /// Its name.
@@ -299,12 +301,20 @@ pub struct DeadBoot {
     pub boot: u128,
     /// Its slot shows a later boot of the same host.
     pub rebooted: bool,
+    /// Its host, or one of its name, has a life of another boot that is not over.
+    pub is_back: bool,
 }
 
 impl DeadBoot {
-    /// What is dead, for a person: the host, or a boot of it that another followed.
+    /// What is over, for a person: a boot that another followed, or all that is known of the host, which may live on and only have lost its
+    /// lease.
     pub fn text(&self) -> String {
-        if self.rebooted { format!("an earlier boot of {}", self.name) } else { self.name.to_string() }
+        let Self { name, rebooted, is_back, .. } = self;
+        if *rebooted || *is_back {
+            format!("an earlier boot of {name}")
+        } else {
+            format!("{name}, whose host lease expired")
+        }
     }
 }
 
@@ -319,6 +329,8 @@ pub struct DatastoreLease {
     pub renewed_ms: u64,
     /// What hinders it, empty where nothing does.
     pub trouble: String,
+    /// What a person can do about that, where more is known than where to look.
+    pub mend: Option<String>,
     /// The error number with which the storage refused the lease area when it was opened or written last: it may only be read, it is full.
     /// Absent where it was taken, and where the storage did not answer, as it has not while `area` is absent.
     pub refusal: Option<i32>,

@@ -582,6 +582,7 @@ mod tests {
                     watchdog: Watchdog::None,
                     area: None,
                     damage: None,
+                    mend: None,
                 }])
             });
             lease_trouble(&place.plane, &lab).map(|reason| reason.cause)

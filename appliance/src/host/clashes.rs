@@ -312,6 +312,7 @@ fn not_alive(hosts: &[Known]) -> impl Iterator<Item = Reason> {
 
 #[cfg(test)]
 mod tests {
+    use protocol::lease::identity::Slot;
     use protocol::lease::record::Watchdog;
     use protocol::lease::watch::Death;
 
@@ -370,6 +371,7 @@ mod tests {
     /// The check of a host that has these leases of others, silent for so long, and renewed its own so long ago, milliseconds.
     fn checked(test: &str, others: &[(&str, u64, Option<Death>)], renewed_ms: u64) -> Check {
         let leases = others.iter().enumerate().map(|(n, (name, silent_ms, over))| HostLease {
+            slot: Slot(u16::try_from(n).expect("few")),
             host: [u8::try_from(n).expect("few"); 16],
             name: name.parse().expect("valid"),
             generation: 1,
@@ -386,6 +388,7 @@ mod tests {
                 held: true,
                 renewed_ms,
                 trouble: String::new(),
+                mend: None,
                 refusal: None,
                 watchdog: Watchdog::None,
                 area: None,

@@ -96,7 +96,7 @@ fn tell_of(plane: &ControlPlane, (datastore, server): (&Datastore, SocketAddr), 
     if tell(plane, (datastore, server), &[one], by, &mut unanswered) {
         log::info!(
             target: journal::NEWS,
-            "{who} is dead, and the server of datastore {store} keeps nothing for it any more (locks, delegations): others have its files at once"
+            "the server of datastore {store} gave up what it kept (locks, delegations) for {who}: others have those files at once"
         );
     }
 }
@@ -106,6 +106,7 @@ mod tests {
     use std::sync::Mutex;
 
     use model::host_config::{DatastoreKind, NfsVersion};
+    use protocol::lease::identity::Slot;
     use protocol::lease::watch::Death;
 
     use super::*;
@@ -120,7 +121,7 @@ mod tests {
 
     fn lease(host: [u8; 16], boot: u128, silent_ms: u64, over: Option<Death>) -> HostLease {
         let name = format!("host-{}", host[0]).parse().expect("valid");
-        HostLease { host, name, generation: 1, boot, over, silent_ms, changed: true }
+        HostLease { slot: Slot(u16::from(host[0])), host, name, generation: 1, boot, over, silent_ms, changed: true }
     }
 
     fn own() -> HostLease {
@@ -148,7 +149,7 @@ mod tests {
 
     /// Dead on all datastores: it has booted again.
     fn boot() -> DeadBoot {
-        DeadBoot { host: [2; 16], name: "host-b".parse().expect("valid"), boot: DEAD, rebooted: true }
+        DeadBoot { host: [2; 16], name: "host-b".parse().expect("valid"), boot: DEAD, rebooted: true, is_back: false }
     }
 
     #[test]

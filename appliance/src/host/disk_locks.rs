@@ -61,6 +61,8 @@ pub(super) struct Unanswered {
 #[derive(Debug)]
 struct Pending {
     name: HostName,
+    /// What is over, for a person ([`DeadBoot::text`]).
+    who: String,
     since: Instant,
     /// It was told by this host, and not only asked in vain for the client: then its answer to that alone tells that it is done.
     told: bool,
@@ -70,7 +72,7 @@ impl Unanswered {
     /// The server was told of a boot. What it did not do leaves what was so before.
     fn told(&mut self, datastore: &DatastoreName, boot: &DeadBoot, outcome: &Result<(), RestartError>) {
         let of = (datastore.clone(), boot.boot);
-        let pending = |told| Pending { name: boot.name.clone(), since: Instant::now(), told };
+        let pending = |told| Pending { name: boot.name.clone(), who: boot.text(), since: Instant::now(), told };
         match outcome {
             Ok(()) => drop(self.boots.remove(&of)),
             Err(RestartError::Unanswered(_)) => drop(self.boots.insert(of, pending(true))),
@@ -91,11 +93,11 @@ impl Unanswered {
         let is_pending = |((of, _), pending): &(&(DatastoreName, u128), &Pending)| {
             of == datastore && pending.since.elapsed() < ANSWERS_WITHIN
         };
-        let Some((_, Pending { name, told, .. })) = self.boots.iter().find(is_pending) else { return Ok(()) };
+        let Some((_, Pending { who, told, .. })) = self.boots.iter().find(is_pending) else { return Ok(()) };
         let cause = if *told {
-            format!("its server was told that {name} is dead, and has not said that it keeps nothing for it")
+            format!("its server was told to keep nothing for {who}, and has not said that it does so")
         } else {
-            format!("its server does not say whether it keeps anything for {name}, which is dead")
+            format!("its server does not say whether it keeps anything for {who}")
         };
         Err(Reason::new(cause, format!("datastore show {datastore}")))
     }
@@ -190,13 +192,13 @@ pub(super) fn tell(
         let outcome = restart(server, one.boot, one.name.as_str(), by);
         unanswered.told(store, one, &outcome);
         match outcome {
-            Ok(()) => log::info!("datastore {store}: its server was told that {who} is dead"),
+            Ok(()) => log::info!("datastore {store}: its server was told to keep nothing for {who}"),
             Err(error @ RestartError::Unanswered(_)) => {
-                log::warn!("datastore {store}: its server was told that {who} is dead: {error}");
+                log::warn!("datastore {store}: its server was told to keep nothing for {who}: {error}");
                 break;
             }
             Err(error) => {
-                log::warn!("datastore {store}: its server was not told that {who} is dead: {error}");
+                log::warn!("datastore {store}: its server was not told to keep nothing for {who}: {error}");
                 break;
             }
         }
@@ -262,7 +264,7 @@ mod tests {
     const DEAD: u128 = 0xdead;
 
     fn dead(rebooted: bool) -> DeadBoot {
-        DeadBoot { host: [0; 16], name: "host-b".parse().expect("valid"), boot: DEAD, rebooted }
+        DeadBoot { host: [0; 16], name: "host-b".parse().expect("valid"), boot: DEAD, rebooted, is_back: false }
     }
 
     fn said(areas: &[Option<&str>]) -> HostRecord {
@@ -296,7 +298,7 @@ mod tests {
         let mut unanswered = Unanswered::default();
         unanswered.told(&lab, &dead, &silent());
         let refusal = unanswered.may_lock(&lab).expect_err("it may be about to").cause;
-        assert!(refusal.contains("told that host-b is dead"), "{refusal}");
+        assert!(refusal.contains("told to keep nothing for host-b"), "{refusal}");
         // Asked again it is too late, or not reached; another datastore of that server knows nothing of that host.
         for outcome in [Err(RestartError::TooLate), Err(RestartError::Io(std::io::ErrorKind::TimedOut.into()))] {
             unanswered.told(&lab, &dead, &outcome);
@@ -305,6 +307,9 @@ mod tests {
         }
         unanswered.told(&lab, &dead, &Ok(()));
         assert!(unanswered.may_lock(&lab).is_ok());
+        unanswered.told(&lab, &DeadBoot { is_back: true, ..dead }, &silent());
+        let refusal = unanswered.may_lock(&lab).expect_err("it may be about to").cause;
+        assert!(refusal.contains("for an earlier boot of host-b,"), "that host lives: {refusal}");
     }
 
     #[test]

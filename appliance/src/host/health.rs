@@ -1,15 +1,16 @@
 //! What is wrong with this host, if anything is.
 
 use model::diagnosis::Reason;
-use model::names::DatastoreName;
+use protocol::lease::identity::Slot;
 use protocol::lease::record::Watchdog;
 
 use crate::api::host::{Check, MigrationNicDetail};
-use crate::api::lease::{DatastoreLease, Listed, damage_text};
+use crate::api::lease::{DatastoreLease, HostLease, Listed, damage_text};
 use crate::host::checks::kvm_problem;
 use crate::host::clashes;
 use crate::host::clone::leftovers;
 use crate::host::control_plane::ControlPlane;
+use crate::host::host_lease::look_hint;
 use crate::host::leases::{LeaseFailure, mend_hint};
 use crate::host::located::vm_names;
 use crate::host::{lease_view, maintenance};
@@ -91,13 +92,13 @@ fn lease_problems(plane: &ControlPlane, leases: &Result<Vec<DatastoreLease>, Lea
         Ok(leases) => leases,
         Err(failure) => return vec![failure.reason()],
     };
-    let hint = |datastore: &DatastoreName| format!("datastore show {datastore}; log show lease");
     let mut problems = Vec::new();
     // The damage of an area in which one is held is told of its datastore.
     for lease in leases.iter().filter(|lease| !lease.held || !lease.trouble.is_empty() || lease.refusal.is_some()) {
         let refused = lease.refusal.and_then(|errno| Some(plane.datastores.get(&lease.datastore)?.refusal(errno)));
         let damaged = lease.damage.clone().map(|damage| LeaseFailure::AreaDamaged(damage).reason());
-        let why = damaged.or(refused).unwrap_or_else(|| Reason::new(lease.trouble.clone(), hint(&lease.datastore)));
+        let mend = || lease.mend.clone().unwrap_or_else(|| look_hint(&lease.datastore));
+        let why = damaged.or(refused).unwrap_or_else(|| Reason::new(lease.trouble.clone(), mend()));
         let cause = format!("the host lease on datastore {} is not renewed: {}", lease.datastore, why.cause);
         problems.push(Reason::new(cause, why.hint));
     }
@@ -111,9 +112,14 @@ fn lease_problems(plane: &ControlPlane, leases: &Result<Vec<DatastoreLease>, Lea
         } else {
             format!("the host lease on datastore {name} cannot be taken while the datastore is not well")
         };
-        problems.push(Reason::new(cause, hint(name)));
+        problems.push(Reason::new(cause, look_hint(name)));
     }
     problems
+}
+
+/// The names of the hosts in these slots.
+fn names_in<'a>(hosts: &'a [HostLease], slots: &[Slot]) -> Vec<&'a str> {
+    hosts.iter().filter(|host| slots.contains(&host.slot)).map(|host| host.name.as_str()).collect()
 }
 
 /// Looks for leases of VMs about which nothing can be decided: [`DAMAGED_TOLD_MAX`] of them are told by name, and where that is not
@@ -137,10 +143,18 @@ fn vm_leases(plane: &ControlPlane) -> Check {
             }
         };
         match lease_view::holders(plane, &datastore, &names) {
-            Ok(listed) => damaged.extend(listed.into_iter().filter_map(|(vm, listed)| match listed {
-                Listed::Damaged(slots) => Some(Reason::new(damage_text(&vm, &slots, None), mend_hint(&vm))),
-                Listed::Held(_) => None,
-            })),
+            Ok(listed) => {
+                let of_here = listed.into_iter().filter_map(|(vm, listed)| match listed {
+                    Listed::Damaged(slots) => Some((vm, slots)),
+                    Listed::Held(_) => None,
+                });
+                let of_here: Vec<_> = of_here.collect();
+                let hosts = if of_here.is_empty() { None } else { plane.leases.hosts(name).ok() };
+                damaged.extend(of_here.iter().map(|(vm, slots)| {
+                    let whose = hosts.as_ref().map(|hosts| names_in(hosts, slots));
+                    Reason::new(damage_text(vm, slots, whose.as_deref()), mend_hint(vm))
+                }));
+            }
             // It is told of its datastore.
             Err(LeaseFailure::AreaDamaged(_)) if datastore.lease_damage().is_some() => is_area_damaged = true,
             Err(failure @ LeaseFailure::AreaDamaged(_)) => untold.push(failure.reason()),
@@ -174,16 +188,22 @@ pub fn migration_nic(plane: &ControlPlane) -> MigrationNicDetail {
 
 #[cfg(test)]
 mod tests {
-    use protocol::lease::identity::Slot;
-
     use super::*;
     use crate::api::lease::{LeaseAnswer, LeaseRequest};
     use crate::host::control_plane::stand_in::Place;
+
+    /// The lease of a host, the last letter of whose name tells its slot.
+    fn host_lease(name: &str) -> HostLease {
+        let slot = Slot(u16::from(name.as_bytes().last().expect("a name") - b'a'));
+        let name = name.parse().expect("valid");
+        HostLease { slot, host: [0; 16], name, generation: 1, boot: 1, over: None, silent_ms: 0, changed: true }
+    }
 
     /// What is told of damaged leases where there are 30 VMs and the lease role answers a list so.
     fn told_of_damage(test: &str, list: fn(&[model::names::VmName]) -> LeaseAnswer) -> Vec<Reason> {
         let place = Place::without_datastore(test, move |request| match request {
             LeaseRequest::List { vms, .. } => list(vms),
+            LeaseRequest::Hosts(_) => LeaseAnswer::Hosts(["host-a", "host-b"].map(host_lease).to_vec()),
             _ => LeaseAnswer::Failed("it was not to be asked".to_owned()),
         });
         for n in 0..30 {
@@ -199,7 +219,11 @@ mod tests {
             LeaseAnswer::Holders(vms.iter().map(|vm| (vm.clone(), Listed::Damaged(vec![Slot(1)]))).collect())
         });
         assert_eq!(told.len(), DAMAGED_TOLD_MAX + 1);
-        assert!(told[0].cause.contains("damaged: its records of slot 1 are corrupt"), "{}", told[0].cause);
+        assert!(
+            told[0].cause.contains("damaged: its records of slot 1 (those of host-b) are corrupt"),
+            "{}",
+            told[0].cause
+        );
         assert!(told[0].hint.contains("lease break vm-"), "{}", told[0].hint);
         assert!(told[DAMAGED_TOLD_MAX].cause.contains("10 more VMs"), "{}", told[DAMAGED_TOLD_MAX].cause);
         let told = told_of_damage("health-untold", |_| LeaseAnswer::Unknown("it did not answer".to_owned()));

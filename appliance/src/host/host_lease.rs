@@ -22,6 +22,8 @@ use crate::journal;
 const KEEP: Duration = Duration::from_secs(1);
 /// Pause between two questions whether a host lease is held.
 const ASK: Duration = Duration::from_millis(500);
+/// How long a VM may be without its guard before that is told: a role that died is back sooner, and guards it at once.
+const UNGUARDED: Duration = Duration::from_secs(5);
 
 /// Since when this host does not hold its leases, as far as this control plane has seen.
 #[derive(Debug, Default)]
@@ -43,6 +45,8 @@ struct Hindrance {
     failure: LeaseFailure,
     /// The error number with which the storage refuses the lease area, if it does.
     refusal: Option<i32>,
+    /// What mends it ([`DatastoreLease::mend`]).
+    mend: Option<String>,
 }
 
 impl PartialEq for Hindrance {
@@ -206,8 +210,13 @@ fn in_vain(plane: &ControlPlane, datastore: &Datastore, trouble: &Hindrance) -> 
     (lasts >= HELD_BOUND).then(|| {
         let (seconds, why) = (lasts.as_secs(), &trouble.failure);
         let cause = format!("this host has not held its lease on datastore {name} for {seconds} s: {why}");
-        Reason::new(cause, format!("datastore show {name}; log show lease"))
+        Reason::new(cause, trouble.mend.clone().unwrap_or_else(|| look_hint(name)))
     })
+}
+
+/// Where a person looks who wonders why a host lease is not held.
+pub(super) fn look_hint(datastore: &DatastoreName) -> String {
+    format!("datastore show {datastore}; log show lease")
 }
 
 /// Whether this host holds its lease on a datastore.
@@ -232,29 +241,69 @@ fn held(standing: Result<DatastoreLease, LeaseFailure>) -> Result<(), Hindrance>
     match standing {
         Ok(DatastoreLease { held: true, .. }) => Ok(()),
         Ok(DatastoreLease { damage: Some(damage), refusal, .. }) => {
-            Err(Hindrance { failure: LeaseFailure::AreaDamaged(damage), refusal })
+            Err(Hindrance { failure: LeaseFailure::AreaDamaged(damage), refusal, mend: None })
         }
-        Ok(lease) => Err(Hindrance { failure: LeaseFailure::Failed(lease.trouble), refusal: lease.refusal }),
-        Err(failure) => Err(Hindrance { failure, refusal: None }),
+        Ok(DatastoreLease { trouble, refusal, mend, .. }) => {
+            Err(Hindrance { failure: LeaseFailure::Failed(trouble), refusal, mend })
+        }
+        Err(failure) => Err(Hindrance { failure, refusal: None, mend: None }),
     }
 }
 
 /// Lets the lease role guard every VM that runs here, for ever: it may have been restarted. And has each of them watched.
 pub fn keep_guards(plane: &Arc<ControlPlane>) {
-    let mut told = BTreeMap::new();
+    let mut unguarded = Unguarded::default();
     loop {
         ends::watch_again(plane);
-        let mut troubles = BTreeMap::new();
-        for (running, _) in plane.vms.all_running() {
-            if let Err(failure) = plane.leases.guard(&running.vm, running.monitor.pidfd()) {
-                troubles.insert(running.vm.vm.clone(), failure.to_string());
+        let began = Instant::now();
+        let guarded = plane.vms.all_running().into_iter().map(|(running, _)| {
+            let guarded = plane.leases.guard(&running.vm, running.monitor.pidfd());
+            (running.vm.vm.clone(), guarded.map(|_| ()).map_err(|failure| failure.reason()))
+        });
+        let guarded = guarded.collect();
+        for told in unguarded.look(guarded, began, Instant::now()) {
+            match told {
+                Ok(well) => log::info!(target: journal::NEWS, "{well}"),
+                Err(trouble) => log::error!("{trouble}"),
             }
         }
-        for (vm, trouble) in troubles.iter().filter(|(vm, trouble)| told.get(*vm) != Some(*trouble)) {
-            log::error!("VM {vm} is not guarded: {trouble}");
-        }
-        told = troubles;
         std::thread::sleep(KEEP);
+    }
+}
+
+/// VMs that could not be guarded: since when, and whether that was told.
+#[derive(Debug, Default)]
+struct Unguarded(BTreeMap<VmName, (Instant, bool)>);
+
+impl Unguarded {
+    /// What is told of the VMs that run, whose guarding was asked for from `began` to `now`: of one that has not been guarded for long, and when
+    /// it is again. A lease role that is started again guards what the one before it guarded.
+    fn look(
+        &mut self,
+        guarded: BTreeMap<VmName, Result<(), Reason>>,
+        began: Instant,
+        now: Instant,
+    ) -> Vec<Result<String, String>> {
+        // One that ended is not guarded again.
+        self.0.retain(|vm, _| guarded.contains_key(vm));
+        let mut told = Vec::new();
+        for (vm, guarded) in guarded {
+            match guarded {
+                Ok(()) => {
+                    if let Some((_, true)) = self.0.remove(&vm) {
+                        told.push(Ok(format!("VM {vm} is guarded again")));
+                    }
+                }
+                Err(Reason { cause, hint }) => {
+                    let (since, was_told) = self.0.entry(vm.clone()).or_insert((began, false));
+                    if !*was_told && now.saturating_duration_since(*since) >= UNGUARDED {
+                        *was_told = true;
+                        told.push(Err(format!("VM {vm} is not guarded: {cause}; {hint}")));
+                    }
+                }
+            }
+        }
+        told
     }
 }
 
@@ -264,7 +313,7 @@ pub fn hear_fences(plane: &Arc<ControlPlane>) {
     loop {
         if let Err(error) = plane.leases.watch(|event| match event {
             LeaseEvent::Fencing { datastore, vms } => {
-                log::error!("the host lease on datastore {datastore} was lost: {}", killed(&vms));
+                log::error!("the host lease on datastore {datastore} was lost: {}", killed(&vms, &ended(plane, &datastore)));
                 if let Some(datastore) = plane.datastores.get(&datastore) {
                     datastore.lease_lost();
                 }
@@ -305,13 +354,27 @@ pub(super) fn why_killed(datastore: &DatastoreName) -> String {
     )
 }
 
-/// What the fence does, for a person.
-fn killed(vms: &[VmName]) -> String {
-    if vms.is_empty() {
-        return "no VM ran from it here".to_owned();
+/// The VMs of a datastore that the fence ended here before: a monitor ends itself where the lease role is late.
+fn ended(plane: &ControlPlane, datastore: &DatastoreName) -> Vec<VmName> {
+    let mut ended = plane.vms.all_fenced();
+    ended.retain(|vm| plane.vms.fenced(vm).is_some_and(|fenced| fenced.datastore == *datastore));
+    ended.extend(plane.vms.all_running().into_iter().filter_map(|(running, _)| {
+        let is_gone = running.vm.datastore == *datastore && running.monitor.is_gone();
+        is_gone.then(|| running.vm.vm.clone())
+    }));
+    ended.sort();
+    ended.dedup();
+    ended
+}
+
+/// What the fence does to the VMs that run, for a person, where these have `ended` before.
+fn killed(vms: &[VmName], ended: &[VmName]) -> String {
+    let names = |vms: &[VmName]| vms.iter().map(VmName::as_str).collect::<Vec<_>>().join(", ");
+    match (vms, ended) {
+        ([], []) => "no VM runs from it here".to_owned(),
+        ([], ended) => format!("its VMs here had ended before, and another host may run them: {}", names(ended)),
+        (vms, _) => format!("its VMs here are killed, and another host may run them: {}", names(vms)),
     }
-    let names: Vec<&str> = vms.iter().map(VmName::as_str).collect();
-    format!("its VMs here are killed, and another host may run them: {}", names.join(", "))
 }
 
 #[cfg(test)]
@@ -333,6 +396,7 @@ mod tests {
             held: false,
             renewed_ms: 0,
             trouble: "it is being claimed".to_owned(),
+            mend: None,
             refusal: None,
             damage: None,
             watchdog: Watchdog::None,
@@ -387,6 +451,10 @@ mod tests {
         let unheld = waits(&place, &person).expect_err("it has not come for so long");
         assert!(unheld.cause.contains("has not held its lease on datastore lab for"), "{unheld:?}");
         assert!(unheld.cause.contains("it is being claimed"), "{unheld:?}");
+        assert_eq!(unheld.hint, "datastore show lab; log show lease");
+        let mends = held(Ok(DatastoreLease { mend: Some("mend it".to_owned()), ..claimed() })).expect_err("not held");
+        let told = in_vain(&place.plane, &place.plane.datastores.all()[0], &mends).expect("for as long");
+        assert_eq!(told.hint, "mend it");
         place.plane.unheld.note(&lab, Ok(()));
         place.plane.unheld.note(&lab, held(Ok(claimed())));
         assert_eq!(waits(&place, &person), Ok(()), "it may come any moment, and does");
@@ -422,10 +490,46 @@ mod tests {
     }
 
     #[test]
+    fn that_a_vm_is_not_guarded_is_told_when_it_lasts_and_so_is_that_it_is_guarded_again() {
+        let (mut unguarded, began) = (Unguarded::default(), Instant::now());
+        let web = || "web".parse::<VmName>().expect("valid");
+        let mut look = |guarded: Option<Result<(), Reason>>, after: Duration| {
+            let guarded = guarded.map(|guarded| (web(), guarded)).into_iter().collect();
+            unguarded.look(guarded, began + after, began + after)
+        };
+        let silent = || Some(Err(LeaseFailure::Away(ChannelError::Closed).reason()));
+        assert_eq!(look(silent(), Duration::ZERO), [], "it may be back at once");
+        assert_eq!(look(Some(Ok(())), KEEP), [], "nobody was told");
+        assert_eq!(look(silent(), KEEP), []);
+        let told = look(silent(), KEEP + UNGUARDED);
+        let [Err(trouble)] = &told[..] else { panic!("{told:?}") };
+        assert!(trouble.contains("VM web is not guarded: the lease role does not answer"), "{trouble}");
+        assert!(trouble.contains("; log show lease"), "a hint: {trouble}");
+        assert_eq!(look(silent(), UNGUARDED * 3), [], "once");
+        assert_eq!(look(Some(Ok(())), UNGUARDED * 3), [Ok("VM web is guarded again".to_owned())]);
+        assert_eq!(look(silent(), UNGUARDED * 3).len() + look(silent(), UNGUARDED * 4).len(), 1);
+        assert_eq!(look(None, UNGUARDED * 5), [], "it ended");
+        assert_eq!(look(Some(Ok(())), UNGUARDED * 6), [], "another monitor of it");
+    }
+
+    #[test]
+    fn of_vms_that_ended_before_their_fence_was_heard_it_is_not_said_that_none_ran() {
+        let place = Place::without_datastore("ended-before", |_| LeaseAnswer::Done);
+        let [web, db]: [VmName; 2] = ["web", "db"].map(|vm| vm.parse().expect("valid"));
+        let [lab, spare]: [DatastoreName; 2] = ["lab", "spare"].map(|name| name.parse().expect("valid"));
+        assert_eq!(killed(&[], &ended(&place.plane, &lab)), "no VM runs from it here");
+        place.plane.vms.note_fenced(&web, &lab, None);
+        place.plane.vms.note_fenced(&db, &spare, None);
+        let told = killed(&[], &ended(&place.plane, &lab));
+        assert_eq!(told, "its VMs here had ended before, and another host may run them: web");
+        assert!(killed(std::slice::from_ref(&db), &[web]).ends_with("are killed, and another host may run them: db"));
+    }
+
+    #[test]
     fn a_lease_takes_its_time_again_when_what_kept_it_is_over() {
         let (unheld, lab) = (Unheld::default(), "lab".parse().expect("valid"));
         let since = Instant::now().checked_sub(HELD_BOUND).expect("this machine is up for longer");
-        let silence = |how: LeaseFailure| Hindrance { failure: how, refusal: None };
+        let silence = |how: LeaseFailure| Hindrance { failure: how, refusal: None, mend: None };
         let timeout = || silence(LeaseFailure::Away(ChannelError::Timeout(HELD_BOUND)));
         let still = || silence(LeaseFailure::StandsStill);
         let refused = || held(Ok(DatastoreLease { refusal: Some(30), ..claimed() })).expect_err("not held");
@@ -444,7 +548,8 @@ mod tests {
             (Some(other()), mended(), false),
         ] {
             let told = format!("{before:?}, {now:?}");
-            let again = Hindrance { failure: LeaseFailure::Failed(now.failure.to_string()), refusal: now.refusal };
+            let failure = LeaseFailure::Failed(now.failure.to_string());
+            let again = Hindrance { failure, refusal: now.refusal, mend: None };
             let again = if now.failure.is_silence() { still() } else { again };
             unheld.lock().insert(lab.clone(), Spell { since, hindrance: before });
             unheld.begin(&lab);

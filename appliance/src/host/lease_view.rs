@@ -195,6 +195,7 @@ mod tests {
     #[test]
     fn a_holder_is_told_by_its_own_life_and_not_by_a_later_one_of_the_same_host() {
         let lease = |generation, silent_ms| HostLease {
+            slot: protocol::lease::identity::Slot(0),
             host: [7; 16],
             name: "host-b".parse().expect("valid"),
             generation,

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use log::Level;
 use model::diagnosis::{Diagnosis, Reason};
 use model::limits;
 use model::names::VmName;
@@ -99,15 +100,48 @@ fn write(plane: &ControlPlane, receipt: &Receipt) -> Result<(), String> {
     located.write_receipt(&receipt.id, &text).map_err(|error| error.to_string())
 }
 
+/// Whether the failure of a migration that nobody waits for is to alarm anybody: not where no page was to move, as of a check, nor at its
+/// destination.
+fn weight(ended: &Ended) -> Level {
+    if ended.receipt.is_some() { Level::Error } else { Level::Info }
+}
+
+/// A failure in one line.
+fn told_of(Diagnosis { what, vm_now, reasons }: &Diagnosis) -> String {
+    let place = vm_now.iter().map(|place| format!("; {place}"));
+    let reasons = reasons.iter().map(|Reason { cause, hint }| match hint.as_str() {
+        "" => format!(": {cause}"),
+        hint => format!(": {cause} ({hint})"),
+    });
+    std::iter::once(what.clone()).chain(place).chain(reasons).collect()
+}
+
 /// A migration ended that nobody here waits for: the control plane that began it is dead. Its receipt is kept all the
 /// same; where the VM runs is what the lease says, which is watched ([`super::taken_away`]).
 pub(super) fn take_over(plane: &Arc<ControlPlane>, ended: Ended) {
     let id = ended.id;
     if let Some(failure) = &ended.failure {
-        log::error!("migration {}, which an earlier control plane began: {failure}", shown(id));
+        let told = format!("migration {}, which an earlier control plane began: {}", shown(id), told_of(failure));
+        log::log!(weight(&ended), "{told}");
     }
     let Some(receipt) = ended.receipt else { return };
     plane.moves.begin(id, &receipt.vm, &receipt.source, &receipt.destination);
     keep(plane, &receipt);
     plane.moves.end(id, moves::state_of(&receipt), Some(receipt));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_that_lost_its_control_plane_alarms_nobody_and_a_failure_takes_one_line() {
+        let failure = Diagnosis::new("VM web was not migrated", "it was given up", "vm migrate web host-b");
+        let ended = Ended { failure: Some(failure.clone()), ..Ended::nothing_moved(7, 1) };
+        assert_eq!(weight(&ended), Level::Info);
+        let told = told_of(&failure.vm_now("it is still running on host-a"));
+        let expected =
+            "VM web was not migrated; it is still running on host-a: it was given up (vm migrate web host-b)";
+        assert_eq!(told, expected);
+    }
 }

@@ -84,13 +84,13 @@ pub(super) fn by_lease(plane: &ControlPlane, held: &mut Held<'_>, why: &str, cal
             owe_what_is_left(plane, held);
             let place =
                 format!("it does not run on {}: its monitor ended; vm show {vm} tells who holds it", plane.name());
-            let reasons = vec![Reason::new(why, "log show migrate"), failure.reason()];
+            let reasons = reasons(why, failure.reason());
             return Unreported::failed(Diagnosis::of(what, reasons).vm_now(place));
         }
         if let Some(hint) = what_is_left(vm, &failure) {
             let base = running.epoch();
             let (runs, place) = leave(plane, held, base, &failure, &hint);
-            let reasons = vec![Reason::new(why, "log show migrate"), Reason::new(failure.to_string(), hint)];
+            let reasons = reasons(why, Reason::new(failure.to_string(), hint));
             let (state, what) = match runs {
                 true => ("failed", what),
                 false => (UNKNOWN, format!("whether VM {vm} was migrated is not known")),
@@ -182,6 +182,12 @@ fn leave(plane: &ControlPlane, held: &mut Held<'_>, base: u64, failure: &LeaseFa
         }
     };
     (false, format!("{place}; it goes on or ends there when its lease tells"))
+}
+
+/// Why the engine could not tell how a move ended, and why the lease does not either: once, where the engine had it from the lease.
+fn reasons(why: &str, failure: Reason) -> Vec<Reason> {
+    let engine = (!why.contains(&failure.cause)).then(|| Reason::new(why, "log show migrate"));
+    engine.into_iter().chain([failure]).collect()
 }
 
 /// Why a VM does not go on.
@@ -292,6 +298,14 @@ mod tests {
         assert!(asked.iter().all(|request| matches!(request, LeaseRequest::Resolve { .. })), "{asked:?}");
         assert_eq!(asked.len(), told.len(), "it is asked once: it never tells");
         (told, after)
+    }
+
+    #[test]
+    fn what_the_engine_had_from_the_lease_is_told_once() {
+        let damaged = || Reason::new("the lease of VM web is damaged", "lease break web");
+        assert_eq!(reasons("nobody can tell: the lease of VM web is damaged", damaged()), [damaged()]);
+        let both = reasons(ENGINE_DIED, damaged());
+        assert_eq!(both, [Reason::new(ENGINE_DIED, "log show migrate"), damaged()]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A VM starts on this host.
 
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use model::diagnosis::{Diagnosis, Reason};
@@ -79,7 +80,7 @@ fn carry_out<'a>(
     let vm = located.vm();
     let noted = record::begin(&plane.run_dir, &vm);
     noted.map_err(|error| Diagnosis::new(&what, format!("its start cannot be noted: {error}"), "host check"))?;
-    let started = acquire(plane, &vm).and_then(|(epoch, taken_from)| {
+    let started = acquire(plane, &vm, caller).and_then(|(epoch, taken_from)| {
         if taken_from.is_some() || plane.servers.may_keep_for_the_dead(located.datastore.name()) {
             // Unless that was done just now. What is not given up now is asked for again with the disks.
             let _ = left.give_up(plane, &located.datastore);
@@ -174,8 +175,8 @@ fn meet_holder(
 }
 
 /// Takes the VM's lease.
-fn acquire(plane: &ControlPlane, vm: &VmOnDatastore) -> Result<(u64, Option<TakenFrom>), Reason> {
-    plane.leases.acquire(vm).map_err(|failure| {
+fn acquire(plane: &ControlPlane, vm: &VmOnDatastore, caller: &Caller<'_>) -> Result<(u64, Option<TakenFrom>), Reason> {
+    acquire_and_tell(plane, vm, caller).map_err(|failure| {
         let mut reason = failure.reason();
         if failure.leaves_doubt() {
             owed::owe(plane, vm);
@@ -184,6 +185,40 @@ fn acquire(plane: &ControlPlane, vm: &VmOnDatastore) -> Result<(u64, Option<Take
             reason.hint = format!("vm start {} tries again, here or on another host; log show lease", vm.vm);
         }
         reason
+    })
+}
+
+/// Asks for the VM's lease, and tells who waits for it if it takes long: one that is to be written may have to wait for what an earlier
+/// process of the lease role wrote.
+fn acquire_and_tell(
+    plane: &ControlPlane,
+    vm: &VmOnDatastore,
+    caller: &Caller<'_>,
+) -> Result<(u64, Option<TakenFrom>), LeaseFailure> {
+    let (began, (done, answer)) = (Instant::now(), channel());
+    std::thread::scope(|scope| {
+        let ask = move || drop(done.send(plane.leases.acquire(vm)));
+        if std::thread::Builder::new().name("acquire".to_owned()).spawn_scoped(scope, ask).is_err() {
+            return plane.leases.acquire(vm);
+        }
+        loop {
+            match answer.recv_timeout(LOCK_AGAIN) {
+                Ok(answer) => {
+                    plane.vms.waits_for(&vm.vm, None);
+                    return answer;
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let (passed, settle) = (began.elapsed().as_secs(), limits::LEASE_SETTLE_MS / 1000);
+                    let why = format!("what was written of leases before may have to settle first, {settle} s at most");
+                    let what = format!("its lease, {passed} s: {why}");
+                    caller.progress(&format!("waiting for {what}"), None);
+                    plane.vms.waits_for(&vm.vm, Some(what));
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(LeaseFailure::Unknown("who asked for its lease ended without a word".to_owned()));
+                }
+            }
+        }
     })
 }
 
@@ -266,6 +301,8 @@ mod tests {
     use model::host_config::{DatastoreKind, NfsVersion};
 
     use super::*;
+    use crate::api::channel::Channel;
+    use crate::api::host::{HostAnswer, HostRequest};
     use crate::api::lease::{Holder, LeaseAnswer, LeaseRequest};
     use crate::boot_clock;
     use crate::host::control_plane::stand_in::Place;
@@ -302,6 +339,31 @@ mod tests {
 
     fn is_of_a_meeting(request: &LeaseRequest) -> bool {
         matches!(request, LeaseRequest::Query(_) | LeaseRequest::DeadBoots(_))
+    }
+
+    #[test]
+    fn who_starts_a_vm_is_told_what_it_waits_for_while_its_lease_is_not_given() {
+        let (give, given) = channel();
+        let place = Place::without_datastore("acquire", move |request| match request {
+            LeaseRequest::Acquire(_) => {
+                given.recv().expect("it is given");
+                LeaseAnswer::held(3)
+            }
+            _ => LeaseAnswer::Failed("it is not asked".to_owned()),
+        });
+        let vm = VmOnDatastore { datastore: "lab".parse().expect("valid"), vm: "web".parse().expect("valid") };
+        let (channel, console) = Channel::<HostAnswer, HostRequest>::pair().expect("sockets");
+        let acquired = std::thread::scope(|scope| {
+            // Gone with a panic, so that nobody waits for it.
+            let give = give;
+            let starting = scope.spawn(|| acquire(&place.plane, &vm, &Caller::console(&channel)));
+            let (told, _) = console.receive_within(Duration::from_secs(60)).expect("it is told");
+            let HostAnswer::Progress { doing, .. } = told else { panic!("{told:?}") };
+            assert!(doing.starts_with("waiting for its lease, "), "{doing}");
+            give.send(()).expect("it waits");
+            starting.join().expect("it ends")
+        });
+        assert_eq!(acquired.expect("held").0, 3);
     }
 
     #[test]

@@ -78,6 +78,8 @@ pub struct View {
     pub renewed_ms: u64,
     /// What hinders it.
     pub trouble: String,
+    /// What mends that ([`DatastoreLease::mend`](crate::api::lease::DatastoreLease)).
+    pub mend: Option<&'static str>,
     /// The error number with which the storage refused the lease area last ([`lane::refusal`]).
     pub refusal: Option<i32>,
     /// How the lease area is damaged, if it is.
@@ -143,6 +145,7 @@ struct Running<'a> {
     replies: BTreeMap<RequestId, Sender<Reply>>,
     requests: u64,
     trouble: String,
+    mend: Option<&'static str>,
     was_live: bool,
     leaving: Vec<Sender<Result<(), String>>>,
     /// Who wants to know the boots that died, since when.
@@ -210,6 +213,7 @@ fn run(
         replies: BTreeMap::new(),
         requests: 0,
         trouble: "it is being claimed".to_owned(),
+        mend: None,
         was_live: false,
         leaving: Vec::new(),
         asked_for_dead: Vec::new(),
@@ -361,7 +365,7 @@ impl Running<'_> {
                         "datastore {}: the host lease is lost: {why}; its VMs are killed",
                         self.place.datastore
                     );
-                    self.trouble = format!("it was lost: {why}");
+                    (self.trouble, self.mend) = (format!("it was lost: {why}"), None);
                     (self.event)(LeaseEvent::Fencing {
                         datastore: self.place.datastore.clone(),
                         vms: self.guard.running(),
@@ -390,7 +394,7 @@ impl Running<'_> {
                 }
                 Effect::Note(note) => {
                     log::info!("datastore {}: {note}", self.place.datastore);
-                    self.trouble = note.to_string();
+                    (self.trouble, self.mend) = (note.to_string(), note.mend());
                 }
             }
         }
@@ -438,6 +442,7 @@ impl Running<'_> {
                 (false, None) if self.lanes.area_is_gone() => AREA_IS_GONE.to_owned(),
                 (false, None) => self.trouble.clone(),
             },
+            mend: self.mend.filter(|_| !held && !self.lanes.area_is_gone()),
             refusal: self.lanes.refusal(),
             damage: self.damage(),
             hosts: self.keeper.hosts(),

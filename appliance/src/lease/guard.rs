@@ -42,13 +42,16 @@ impl Guard {
         Self { monitors: monitors.collect(), list, listed: true }
     }
 
-    /// Adds the monitor of a VM.
+    /// Adds the monitor of a VM. One that has ended is nothing to guard.
     ///
     /// # Errors
     /// The list cannot be written, so that a successor would not know it.
     pub fn add(&mut self, vm: VmName, pidfd: OwnedFd) -> io::Result<()> {
-        let pid = pid_of(&pidfd)?;
         self.monitors.retain(|(_, pidfd)| runs(pidfd));
+        if !runs(&pidfd) {
+            return Ok(());
+        }
+        let pid = pid_of(&pidfd)?;
         if !self.monitors.iter().any(|(name, known)| *name == vm && pid_of(known).is_ok_and(|known| known == pid)) {
             // Kept even if the list then cannot be written: this process at least is able to kill it.
             self.monitors.push((vm, pidfd));
@@ -70,8 +73,12 @@ impl Guard {
     fn write(&self) -> io::Result<()> {
         let mut text = String::new();
         for (vm, pidfd) in &self.monitors {
-            let pid = pid_of(pidfd)?;
-            text.push_str(&format!("{vm} {pid} {}\n", started_at(pid)?));
+            match pid_of(pidfd).and_then(|pid| Ok((pid, started_at(pid)?))) {
+                Ok((pid, started)) => text.push_str(&format!("{vm} {pid} {started}\n")),
+                // It ended meanwhile.
+                Err(_) if !runs(pidfd) => {}
+                Err(error) => return Err(error),
+            }
         }
         let fresh = self.list.with_extension("new");
         fs::write(&fresh, text)?;
@@ -189,6 +196,22 @@ mod tests {
         child.wait().expect("collected");
         assert_eq!(successor, ["web".parse().expect("valid")]);
         fs::remove_dir_all(folder).expect("removed");
+    }
+
+    #[test]
+    fn a_monitor_that_ended_is_no_trouble_to_who_guards_and_not_called_running() {
+        let list = std::env::temp_dir().join(format!("godwit-guard-gone-{}", std::process::id()));
+        let mut child = Command::new("sleep").arg("600").spawn().expect("started");
+        let pid = Pid::from_raw(child.id().cast_signed()).expect("a process");
+        let pidfd = || pidfd_open(pid, PidfdFlags::empty()).expect("opened");
+        let (gone, collected) = (pidfd(), pidfd());
+        child.kill().expect("killed");
+        assert!(wait_readable(gone.as_fd(), Duration::from_secs(60)).expect("polled"), "it ends");
+        let (mut guard, web): (_, VmName) = (Guard::load(list), "web".parse().expect("valid"));
+        guard.add(web.clone(), gone).expect("nothing is to be guarded");
+        child.wait().expect("collected");
+        guard.add(web, collected).expect("nor when it was collected");
+        assert!(guard.running().is_empty());
     }
 
     #[test]

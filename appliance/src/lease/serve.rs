@@ -381,13 +381,13 @@ impl Leases {
         let watchdog = self.watchdog.kind();
         let names: Vec<DatastoreName> = self.datastores().keys().cloned().collect();
         let lease = |datastore: DatastoreName| match self.exchange_within(LOOK_BOUND, &datastore, Told::Standing) {
-            Ok(View { held, renewed_ms, trouble, refusal, damage, area, .. }) => {
-                let area = area.map(|area| area.to_string());
-                DatastoreLease { datastore, held, renewed_ms, trouble, refusal, damage, watchdog, area }
+            Ok(View { held, renewed_ms, trouble, mend, refusal, damage, area, .. }) => {
+                let (area, mend) = (area.map(|area| area.to_string()), mend.map(str::to_owned));
+                DatastoreLease { datastore, held, renewed_ms, trouble, mend, refusal, damage, watchdog, area }
             }
             Err(trouble) => {
-                let (held, renewed_ms, refusal, damage, area) = (false, 0, None, None, None);
-                DatastoreLease { datastore, held, renewed_ms, trouble, refusal, damage, watchdog, area }
+                let (held, renewed_ms, mend, refusal, damage, area) = (false, 0, None, None, None, None);
+                DatastoreLease { datastore, held, renewed_ms, trouble, mend, refusal, damage, watchdog, area }
             }
         };
         // All at once: one whose area hangs while it is opened must not hold up what is said of the others.
@@ -456,8 +456,9 @@ fn named(holder: &vm_lease::Holder, hosts: &[HostView], own: (HostId, BootId)) -
 }
 
 fn host_lease(view: &HostView, now: protocol::time::Instant) -> HostLease {
-    let HostView { record, life, unchanged_since, changed, .. } = view;
+    let HostView { slot, record, life, unchanged_since, changed } = view;
     HostLease {
+        slot: *slot,
         host: record.host.0.to_be_bytes(),
         name: record.name.clone(),
         generation: record.generation.0,
@@ -471,8 +472,8 @@ fn host_lease(view: &HostView, now: protocol::time::Instant) -> HostLease {
     }
 }
 
-fn dead_boot(watch::DeadBoot { host, boot, name, rebooted }: watch::DeadBoot) -> DeadBoot {
-    DeadBoot { host: host.0.to_be_bytes(), name, boot: boot.0, rebooted }
+fn dead_boot(watch::DeadBoot { host, boot, name, rebooted, is_back }: watch::DeadBoot) -> DeadBoot {
+    DeadBoot { host: host.0.to_be_bytes(), name, boot: boot.0, rebooted, is_back }
 }
 
 #[cfg(test)]

@@ -25,7 +25,10 @@ use crate::time::Instant;
 /// What is wanted of the directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Where a VM's lease is, if anywhere.
+    /// Where a VM's lease is, if anywhere, for who only looks at it.
+    Look,
+    /// Where a VM's lease is, if anywhere, for who decides something by it: not before what an earlier process of this boot may have written has
+    /// settled. What it began to give up would be taken for held.
     Find,
     /// The same, and a place if it has none.
     Add,
@@ -59,6 +62,10 @@ pub enum DirectoryEffect {
 pub struct Directory {
     cache: Option<(Epoch, Table)>,
     wants: VecDeque<(VmName, Change)>,
+    /// Somebody wants to look since the table was last held against the wants.
+    unserved: bool,
+    /// The own block and tables might be written when the blocks were last read.
+    may_write: bool,
     /// The table that was written last for a [`Change::Replace`], which is the first of the wants, and when its look began.
     looked: Option<(Value, Instant)>,
     step: Step,
@@ -81,6 +88,7 @@ enum Step {
 impl Directory {
     /// Asks for a VM's place.
     pub fn want(&mut self, vm: VmName, change: Change) {
+        self.unserved |= change == Change::Look;
         self.wants.push_back((vm, change));
     }
 
@@ -94,18 +102,21 @@ impl Directory {
         *self = Self::default();
     }
 
-    /// Begins to work if there is work. The own block and tables may not be touched before `free_at`.
+    /// Begins to work if there is work. The own block and tables may not be written before `free_at`, nor anything be decided by what they say.
+    /// Who only looks is answered before: to list leases must not take as long as what an earlier process wrote takes to settle.
     pub fn handle_timeout(&mut self, now: Instant, free_at: Instant) {
         if now >= self.poll_timeout(free_at) {
+            self.may_write = now >= free_at;
             self.read_blocks();
         }
     }
 
     /// When [`Directory::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self, free_at: Instant) -> Instant {
+        let work_at = if self.unserved { Instant::ZERO } else { free_at };
         match self.step {
-            Step::Pause(until) => until.max(free_at),
-            Step::Idle if !self.wants.is_empty() => free_at,
+            Step::Pause(until) => until.max(work_at),
+            Step::Idle if !self.wants.is_empty() => work_at,
             _ => Instant::NEVER,
         }
     }
@@ -167,6 +178,8 @@ impl Directory {
         for (vm, change) in std::mem::take(&mut self.wants) {
             let home = table.find(&vm);
             let served = match change {
+                Change::Look => true,
+                _ if !self.may_write => false,
                 Change::Find => true,
                 Change::Add => home.is_some(),
                 Change::Replace { damaged, .. } => home != Some(damaged),
@@ -179,11 +192,15 @@ impl Directory {
             }
         }
         self.wants = left;
+        self.unserved = false;
         self.looked = None;
         let Some((vm, change)) = self.wants.front() else {
             // Who asks next has patience of their own: what failed for others is no sign of a datastore that is away.
             return self.patience.forget_failures();
         };
+        if !self.may_write {
+            return;
+        }
         // What somebody proposed may be chosen already: complete it before asking for anything else.
         if let Some((_, value)) = view.accepted() {
             return self.begin_round(seat, view, value);
@@ -195,7 +212,7 @@ impl Directory {
                 true
             }
             Change::Replace { .. } => table.replace(vm, tenancy),
-            Change::Find | Change::Add => table.add(vm, tenancy),
+            Change::Look | Change::Find | Change::Add => table.add(vm, tenancy),
         };
         if !has_room {
             let (vm, _) = self.wants.pop_front().expect("it is the front");
@@ -404,5 +421,46 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn who_only_looks_does_not_wait_for_what_an_earlier_process_wrote_and_who_decides_does() {
+        let area = Area { id: AreaId(3), geometry: Geometry::new(512, 3, 4).expect("valid") };
+        let me = Incarnation { slot: Slot(0), generation: Generation(1), host: HostId(1) };
+        let (mut disk, vm) = (vec![0; area.geometry.area_bytes() as usize], "web".parse::<VmName>().expect("valid"));
+        let home = told(&mut disk, area, 1, &vm, Change::Add);
+        let (mut directory, free_at) = (Directory::default(), Instant::ZERO + Duration::from_millis(10_000));
+        // What it does at `now`, until it waits: whom it answered, and whether it began to write.
+        let work = |directory: &mut Directory, now| {
+            let (mut answers, mut writes) = (Vec::new(), false);
+            directory.handle_timeout(now, free_at);
+            while let Some(effect) = directory.poll_effect() {
+                let Extent { offset, bytes } = match effect {
+                    DirectoryEffect::Answer(vm, home) => {
+                        answers.push((vm, home.expect("nothing fails")));
+                        continue;
+                    }
+                    DirectoryEffect::Ask(Ask::Read) => area.geometry.directory().extent(),
+                    DirectoryEffect::ReadTable(extent) => extent,
+                    DirectoryEffect::WriteTable(..) | DirectoryEffect::Ask(Ask::Write(_)) => {
+                        writes = true;
+                        break;
+                    }
+                };
+                let read = disk[offset as usize..][..bytes].to_vec();
+                directory.ended(now, area, me, 0, Ended::Read(&read));
+            }
+            (answers, writes)
+        };
+        let (now, other) = (Instant::ZERO, "db".parse::<VmName>().expect("valid"));
+        directory.want(vm.clone(), Change::Look);
+        assert_eq!(work(&mut directory, now), (vec![(vm.clone(), home)], false));
+        directory.want(other, Change::Add);
+        directory.want(vm.clone(), Change::Find);
+        assert_eq!(work(&mut directory, now), (vec![], false), "an earlier process may still write");
+        assert_eq!(directory.poll_timeout(free_at), free_at, "nothing is to be done before");
+        directory.want(vm.clone(), Change::Look);
+        assert_eq!(work(&mut directory, now), (vec![(vm.clone(), home)], false), "behind who waits");
+        assert_eq!(work(&mut directory, free_at), (vec![(vm, home)], true));
     }
 }

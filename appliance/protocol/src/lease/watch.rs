@@ -63,6 +63,8 @@ pub struct DeadBoot {
     pub name: HostName,
     /// Its slot shows a later boot of the same host.
     pub rebooted: bool,
+    /// Its host, or one of its name, has a life of another boot that is not over: it is back, though it may have lost its identity.
+    pub is_back: bool,
 }
 
 /// One slot as this host last saw it.
@@ -143,7 +145,9 @@ impl Watch {
             let lives_on = others.iter().any(|(_, _, other)| other.boot == record.boot);
             if !lives_on && looked.since(since) < DEAD_BOOTS_TOLD {
                 let HostRecord { host, boot, ref name, .. } = *record;
-                dead.insert(boot, DeadBoot { host, boot, name: name.clone(), rebooted });
+                let is_back =
+                    others.iter().any(|(_, _, other)| !other.left && (other.host == host || other.name == *name));
+                dead.insert(boot, DeadBoot { host, boot, name: name.clone(), rebooted, is_back });
             }
         }
         dead.into_values().collect()
@@ -320,6 +324,21 @@ mod tests {
         assert_eq!(dead(&watch), [(1, false), (2, false)], "and so it stays when another boot follows it");
         sees(&mut watch, &[700_000], 6, &HostRecord { host: HostId(9), ..record(4) });
         assert!(dead(&watch).is_empty(), "nobody keeps anything for them any more");
+    }
+
+    #[test]
+    fn a_boot_that_died_is_told_from_its_host_when_that_is_back_though_it_lost_its_identity() {
+        let is_back = |watch: &Watch| watch.dead_boots().iter().map(|dead| dead.is_back).collect::<Vec<_>>();
+        let mut watch = Watch::default();
+        sees(&mut watch, &[0, 20_000], 1, &record(1));
+        assert_eq!(is_back(&watch), [false], "for all that is known it is dead, or lost its lease");
+        sees(&mut watch, &[21_000], 2, &HostRecord { host: HostId(9), ..record(2) });
+        assert_eq!(is_back(&watch), [true], "it was set up anew under its name");
+        sees(&mut watch, &[22_000], 2, &HostRecord { host: HostId(9), left: true, ..record(2) });
+        assert_eq!(is_back(&watch), [false], "and shut down");
+        let other = HostRecord { host: HostId(7), name: "host-b".parse().expect("a name"), ..record(3) };
+        sees(&mut watch, &[23_000], 3, &other);
+        assert_eq!(is_back(&watch), [false], "another host has the slot now");
     }
 
     #[test]

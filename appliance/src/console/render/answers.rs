@@ -98,7 +98,7 @@ fn host_text(host: &HostDetail) -> String {
         .line("name", &host.name)
         .line("identity", &host.identity)
         .line("version", format!("Godwit {}, Linux {}", host.version, host.kernel))
-        .line("up since", format!("{} s", host.uptime_s))
+        .line("up for", format!("{} s", host.uptime_s))
         .line("processor", format!("{} x {}", host.cpus, host.cpu))
         .line("KVM", if host.kvm { "usable" } else { "not usable: host check tells why" })
         .line("memory", memory)

@@ -289,6 +289,7 @@ mod tests {
                     refusal: None,
                     damage: None,
                     trouble: String::new(),
+                    mend: None,
                     watchdog: Watchdog::None,
                     area: None,
                 }]),

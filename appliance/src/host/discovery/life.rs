@@ -58,6 +58,8 @@ pub(super) fn judge<'a>(
 
 #[cfg(test)]
 mod tests {
+    use protocol::lease::identity::Slot;
+
     use super::super::record::example;
     use super::*;
 
@@ -69,7 +71,16 @@ mod tests {
 
     fn lease(silent_s: u64, over: Option<Death>) -> HostLease {
         let name = "host-b".parse().expect("valid");
-        HostLease { host: [0; 16], name, generation: 1, boot: BOOT, over, silent_ms: silent_s * 1_000, changed: true }
+        HostLease {
+            slot: Slot(0),
+            host: [0; 16],
+            name,
+            generation: 1,
+            boot: BOOT,
+            over,
+            silent_ms: silent_s * 1_000,
+            changed: true,
+        }
     }
 
     const SECOND: Duration = Duration::from_secs(1);

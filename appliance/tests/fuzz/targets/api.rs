@@ -77,7 +77,16 @@ pub(super) fn prepare() -> Result<Prepared, String> {
         own: false,
         since_unix_s: Some(1),
     };
-    let lease = HostLease { host: [1; 16], name, generation: 3, boot: 4, over: None, silent_ms: 7, changed: true };
+    let lease = HostLease {
+        host: [1; 16],
+        name,
+        slot: Slot(2),
+        generation: 3,
+        boot: 4,
+        over: None,
+        silent_ms: 7,
+        changed: true,
+    };
     let web: model::names::VmName = "web".parse().expect("valid");
     let lease_answers = [
         LeaseAnswer::HeldBy(holder.clone()),

@@ -269,7 +269,8 @@ pub(super) fn what_the_network_held_back_lands_in_no_disk_after_the_take_over(be
 
 /// Waits until host-b has told the server that host-a is dead, which nobody asked it to, and reads what that host may have had delegated: its record.
 fn gives_up_what_host_a_had(bench: &Bench) -> Result<()> {
-    let told = "host-a is dead, and the server of datastore lab keeps nothing for it any more";
+    let told =
+        "the server of datastore lab gave up what it kept (locks, delegations) for host-a, whose host lease expired";
     bench.says_in_the_end("host-b", "log show host", told)?;
     let read = bench.fleet.order("host-b", &format!("show {RECORD}"))?;
     expect(read.status == 0 && read.output.contains("host-a"), || {

@@ -87,6 +87,19 @@ pub enum Note {
     RenewalFailed,
 }
 
+impl Note {
+    /// What mends it, where that is more than to look what goes on.
+    pub fn mend(&self) -> Option<&'static str> {
+        match self {
+            Self::NameInUse(_) => {
+                Some("give one of the two another hostname in its host.toml, then: host reboot; host list tells both")
+            }
+            Self::AreaFull | Self::ShorterExpiry(..) | Self::WaitingForOldLife(_) => None,
+            Self::Held(_) | Self::Adopted(_) | Self::RenewalFailed => None,
+        }
+    }
+}
+
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -215,8 +215,11 @@ impl VmJob {
 
     fn locate(&mut self) -> Next {
         self.step = Step::Locate;
-        let creates = matches!(self.request, Request::Acquire(..));
-        Next::Locate(if creates { Change::Add } else { Change::Find })
+        Next::Locate(match self.request {
+            Request::Acquire(..) => Change::Add,
+            Request::Query(_) | Request::Glance(_) => Change::Look,
+            _ => Change::Find,
+        })
     }
 
     fn survey(&mut self) -> Next {
