@@ -8,7 +8,7 @@ use crate::servers::Make;
 use crate::tests::nested::bench::{Bench, expect};
 use crate::tests::nested::faults::{CABLE_AWAY, End, Fault, break_moves, kill_monitor, strike, until_hit};
 use crate::tests::nested::fences::{heard_on, went_on};
-use crate::tests::nested::losses::{BRIEFLY, boot_again, cut_for, lose_power};
+use crate::tests::nested::losses::{BRIEFLY, cut_for, power_lost};
 use crate::tests::tally::{Tally, Verdict};
 use crate::wire::Wire;
 
@@ -33,7 +33,7 @@ const LOSSES: &[Loss] = &[
     Loss { name: "monitor", befall: lose_monitor },
     Loss { name: "cable", befall: |bench, end, phase| cut_for(bench, end, &[phase], Wire::Migration, CABLE_AWAY) },
     Loss { name: "datastore", befall: |bench, end, phase| cut_for(bench, end, &[phase], Wire::Datastore, BRIEFLY) },
-    Loss { name: "power", befall: power },
+    Loss { name: "power", befall: power_lost },
 ];
 
 /// Breaks a move by each fault whose name holds `filter`, at each end, in each phase.
@@ -57,13 +57,6 @@ pub fn break_every_phase(home: &Home, make: Make, filter: &str, tally: &mut Tall
         }
     }
     Ok(())
-}
-
-/// The host that lost it boots again, and knows the other.
-fn power(bench: &mut Bench, end: End, phase: &str) -> Result<Verdict> {
-    let lost = until_hit(phase, || lose_power(bench, end, phase))?;
-    boot_again(bench, lost)?;
-    Ok(Verdict::Passed)
 }
 
 /// The VM runs on one host then, or on none and starts at once; its journal has lost nothing.

@@ -56,7 +56,7 @@ const ON_GANESHA: &[Promise] = promises![
     migrate: faults::the_monitor_killed_at_the_source_ends_the_vm_and_its_move,
     migrate: faults::the_migration_cable_cut_in_pre_copy_and_in_the_stun,
     host: losses::the_datastore_cable_cut_for_five_seconds_in_a_move,
-    host: losses::the_power_of_a_host_cut_in_the_middle_of_a_move,
+    host: losses::the_power_of_the_source_cut_in_the_commit_of_a_move,
     host: faults::a_control_plane_that_dies_adopts_its_vms_again,
     host: faults::a_lease_role_that_dies_costs_no_vm_and_no_lease,
     host: faults::a_monitor_that_dies_ends_its_vm_only_and_is_told,
