@@ -88,6 +88,7 @@ pub fn plain(error: &io::Error) -> String {
 pub struct Bounded {
     root: Arc<PathBuf>,
     hanging: Arc<AtomicUsize>,
+    hanging_max: usize,
     bound: Duration,
 }
 
@@ -99,7 +100,12 @@ impl Bounded {
 
     /// Operations below `root`, each of which is waited for so long.
     pub(super) fn waiting(root: PathBuf, bound: Duration) -> Self {
-        Self { root: Arc::new(root), hanging: Arc::default(), bound }
+        Self { root: Arc::new(root), hanging: Arc::default(), hanging_max: HANGING_MAX, bound }
+    }
+
+    /// The same for who watches the datastore: a place is kept for it. Others that hang in one file are no sign that it does not answer.
+    pub(super) fn for_its_keeper(&self) -> Self {
+        Self { hanging_max: HANGING_MAX + 1, ..self.clone() }
     }
 
     /// How long an operation is waited for.
@@ -151,7 +157,7 @@ impl Bounded {
         operation: impl FnOnce(&std::path::Path) -> Result<T, DatastoreError> + Send + 'static,
     ) -> Result<T, DatastoreError> {
         let earlier = self.hanging.fetch_add(1, Ordering::Relaxed);
-        if earlier >= HANGING_MAX {
+        if earlier >= self.hanging_max {
             self.hanging.fetch_sub(1, Ordering::Relaxed);
             return Err(DatastoreError::Hanging(earlier));
         }

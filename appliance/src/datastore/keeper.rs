@@ -132,7 +132,7 @@ fn is_gone(datastore: &Datastore) -> bool {
 
 /// Room of the datastore, asked of the server.
 fn look(datastore: &Datastore) -> Result<(Bytes, Bytes), DatastoreError> {
-    datastore.bounded().run(|root| {
+    datastore.bounded().for_its_keeper().run(|root| {
         // A listing too: statfs may be answered from a cache.
         std::fs::read_dir(root)?.next();
         let room = rustix::fs::statvfs(root).map_err(io::Error::from)?;

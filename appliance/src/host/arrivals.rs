@@ -90,11 +90,13 @@ fn take_in(plane: &Arc<ControlPlane>, incoming: &Incoming, said: &Receiver<FromM
             return Err(why);
         }
     };
-    let Some((_claimed, born)) = built else {
+    let Some((born, claimed)) = built else {
         plane.engine.tell(&ToMigrate::Accept { id: *id, disks_us: 0 }, &[]).map_err(|error| error.to_string())?;
         wait_for_end(said);
         return Ok(("checked", None));
     };
+    // In this order: the monitor ends before the claim does.
+    let (_claimed, born) = (claimed, born);
     let monitor = born.running.monitor.connect().map_err(|error| error.to_string())?;
     let beside = [monitor.as_fd(), born.running.monitor.memory()];
     let disks_us = rehearse(&located, &born.running);
@@ -466,11 +468,10 @@ pub fn adopt(plane: &Arc<ControlPlane>, running: Arc<Running>, moving_in: Moving
 /// A VM that can come here.
 struct Prepared<'a> {
     located: Located,
-    /// What was built for it, unless only that was asked.
-    built: Option<(Claimed<'a>, Born)>,
+    /// What was built for it, unless only that was asked: dropped, its monitor ends before the claim does.
+    built: Option<(Born, Claimed<'a>)>,
 }
 
-/// Looks whether a VM can come here and, unless only that was asked, builds it.
 /// Why this host could not take the lease of a VM on this datastore, as far as that shows before it is asked for: at the end of a move it
 /// would be too late.
 fn lease_trouble(plane: &ControlPlane, datastore: &DatastoreName) -> Option<Reason> {
@@ -493,6 +494,7 @@ fn lease_trouble(plane: &ControlPlane, datastore: &DatastoreName) -> Option<Reas
     Some(Reason::new(cause, format!("on {here}: host check tells why; it takes seconds after a boot")))
 }
 
+/// Looks whether a VM can come here and, unless only that was asked, builds it.
 fn prepare<'a>(plane: &'a Arc<ControlPlane>, incoming: &Incoming) -> Result<Prepared<'a>, Vec<Reason>> {
     let vm = &incoming.vm;
     let what = format!("VM {} cannot come to {}", vm.name, plane.name());
@@ -531,7 +533,7 @@ fn prepare<'a>(plane: &'a Arc<ControlPlane>, incoming: &Incoming) -> Result<Prep
     give_image(&located, &born.running).map_err(|reason| vec![reason])?;
     let written = record::write_moving_in(&plane.run_dir, &born.running, moving_in(incoming));
     written.map_err(|error| vec![Reason::new(format!("its arrival cannot be noted: {error}"), "host check")])?;
-    Ok(Prepared { located, built: Some((claimed, born)) })
+    Ok(Prepared { located, built: Some((born, claimed)) })
 }
 
 #[cfg(test)]

@@ -77,6 +77,10 @@ pub fn begin(
     destination: &HostName,
     wish: Wish,
 ) -> Result<HostAnswer, Diagnosis> {
+    if plane.moves.is_coming(vm, plane.name()) {
+        let cause = "what arrived with its move to here is still being compared (the audit), which takes seconds";
+        return Err(Diagnosis::new(format!("VM {vm} was not migrated"), cause, "migration list; then try again"));
+    }
     let handover = Arc::new(Handover::default());
     let earlier: Vec<_> = plane.moves.under_way().into_iter().map(|moving| moving.id).collect();
     let departure = {

@@ -20,6 +20,8 @@ use crate::network::packet::PacketSocket;
 
 /// Longest wait before a probe looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(50);
+/// Most frames of one uplink that are taken before the clock is looked at again: in a network with a loop they do not end.
+const FRAMES_A_TURN: usize = 64;
 
 /// What both hosts agree on for a VM: of each of its port groups that has an uplink here, one token for each end.
 ///
@@ -164,8 +166,9 @@ fn run(lines: &mut [Line], end: End, groups: Vec<Agreed>, is_wanted: &AtomicBool
 fn hear(lines: &[Line], exchange: &mut Exchange) {
     let mut buffer = [0; frame::BYTES];
     for (index, line) in lines.iter().enumerate() {
-        // An uplink that goes down tells so once, and then nothing comes.
-        while let Ok(Some(received)) = line.socket.receive(&mut buffer) {
+        for _ in 0..FRAMES_A_TURN {
+            // An uplink that goes down tells so once, and then nothing comes.
+            let Ok(Some(received)) = line.socket.receive(&mut buffer) else { break };
             exchange.hear(index, received);
         }
     }

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use model::diagnosis::{Diagnosis, Reason};
+use model::limits;
 use model::receipt::Verdict;
 use model::units;
 use model::vm_config::{Verify, VmConfig};
@@ -81,6 +82,7 @@ pub struct Departure {
     goes_on_in: u64,
     /// The phase that the log tells of.
     pub phase: Option<PhaseName>,
+    began: Instant,
     /// What came with the order, when the move is over for now because its destination had no slot for it.
     pub put_back: Option<Vec<OwnedFd>>,
     ended: bool,
@@ -121,6 +123,7 @@ impl Departure {
             assurance: None,
             goes_on_in: 0,
             phase: None,
+            began: Instant::now(),
             put_back: None,
             ended: false,
         })
@@ -136,8 +139,13 @@ impl Departure {
         !self.is_before_offer() && self.phase != Some(PhaseName::Offer)
     }
 
-    /// Whether the path to its destination is still to be measured, or is measured now.
-    pub fn is_before_offer(&self) -> bool {
+    /// Whether the path to its destination may be measured for it now: one that does not answer keeps nobody else from it for longer than it may be
+    /// silent.
+    pub fn has_the_path(&self) -> bool {
+        self.is_before_offer() && self.began.elapsed().as_millis() < u128::from(limits::MIGRATION_IDLE_MS)
+    }
+
+    fn is_before_offer(&self) -> bool {
         matches!(self.phase, None | Some(PhaseName::Hello | PhaseName::Probe))
     }
 

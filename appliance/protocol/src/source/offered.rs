@@ -29,8 +29,11 @@ const _: () = assert!(UPLINKS.millis() < limits::MIGRATION_HANDSHAKE_MS);
 pub enum Offered {
     /// The uplinks do not listen yet: a destination that has the offer sends on its own.
     Opening,
-    /// The offer is made.
-    Made,
+    /// The offer is made. This host listens, unless its uplinks were late.
+    Made {
+        /// What it hears says something.
+        listens: bool,
+    },
     /// It is answered, and what this host heard is not told yet.
     Hearing(Answer),
 }
@@ -39,26 +42,31 @@ impl Offered {
     pub(super) fn begin(cx: &mut Context) -> Self {
         cx.enter(PhaseName::Offer);
         if cx.plan.offer.probe.is_empty() {
-            return Self::make(cx);
+            return Self::make(cx, false);
         }
         cx.effect(Effect::ProbeUplinks);
         cx.deadline(Timer::Uplinks, UPLINKS);
         Self::Opening
     }
 
-    fn make(cx: &mut Context) -> Self {
+    fn make(cx: &mut Context, listens: bool) -> Self {
         cx.timers.clear();
         let offer = Message::Offer(Box::new(cx.plan.offer.clone()));
         cx.say(&offer);
         cx.deadline(Timer::Answer, Duration::from_millis(limits::API_REQUEST_MS_MAX));
-        Self::Made
+        Self::Made { listens }
     }
 
-    fn answered(cx: &mut Context, answer: Answer) -> Phase {
+    fn answered(cx: &mut Context, answer: Answer, listens: bool) -> Phase {
         let offer = &cx.plan.offer;
         cx.link = Some(Seen { here: offer.source.nic, there: answer.nic, measured: offer.link });
         if offer.probe.is_empty() {
             return Self::judged(cx, answer.findings);
+        }
+        if !listens {
+            // What came meanwhile, or did not, says nothing; it is asked for all the same, so that nobody listens on.
+            cx.effect(Effect::HearUplinks);
+            return Self::heard(cx, answer, None);
         }
         cx.timers.clear();
         cx.effect(Effect::HearUplinks);
@@ -71,13 +79,14 @@ impl Offered {
         let Answer { mut findings, uplinks, .. } = answer;
         let sides = ((&cx.here(), here), (&cx.plan.destination, uplinks.as_deref()));
         findings.extend(physical_network::judge(sides.0, sides.1, cx.plan.offer.force_link));
-        findings.truncate(FINDINGS_MAX);
         Self::judged(cx, findings)
     }
 
-    fn judged(cx: &mut Context, findings: Vec<Finding>) -> Phase {
+    fn judged(cx: &mut Context, mut findings: Vec<Finding>) -> Phase {
+        // Before the list is cut short: none is to be lost by that.
+        let reasons: Vec<_> = blockers(&findings).map(|finding| finding.reason.clone()).collect();
+        findings.truncate(FINDINGS_MAX);
         cx.findings = findings;
-        let reasons: Vec<_> = blockers(&cx.findings).map(|finding| finding.reason.clone()).collect();
         if !reasons.is_empty() {
             return end(cx, &Ending { verdict: Verdict::Failed, reasons }).into();
         }
@@ -91,7 +100,7 @@ impl Offered {
 impl Step for Offered {
     fn message(self, cx: &mut Context, message: Message) -> Phase {
         match (self, message) {
-            (Self::Made, Message::Answer(answer)) => Self::answered(cx, answer),
+            (Self::Made { listens }, Message::Answer(answer)) => Self::answered(cx, answer, listens),
             (phase, other) => {
                 let reason = cx.nonsense(&other);
                 phase.lost(cx, reason)
@@ -101,7 +110,7 @@ impl Step for Offered {
 
     fn input(self, cx: &mut Context, input: Input) -> Phase {
         match (self, input) {
-            (Self::Opening, Input::UplinksOpen) => Self::make(cx).into(),
+            (Self::Opening, Input::UplinksOpen) => Self::make(cx, true).into(),
             (Self::Hearing(answer), Input::UplinksHeard(found)) => Self::heard(cx, answer, found.as_deref()),
             (phase, _) => phase.into(),
         }
@@ -111,7 +120,7 @@ impl Step for Offered {
         match (self, timer) {
             (Self::Opening, Timer::Uplinks) => {
                 // What it then does not hear, nobody can judge, and the operator is told so.
-                Self::make(cx).into()
+                Self::make(cx, false).into()
             }
             (Self::Hearing(answer), Timer::Uplinks) => Self::heard(cx, answer, None),
             (phase, Timer::Answer) => {
@@ -263,10 +272,31 @@ mod tests {
     }
 
     #[test]
-    fn an_offer_is_made_though_its_uplinks_do_not_open() {
+    fn an_offer_is_made_though_its_uplinks_do_not_open_and_what_is_heard_on_them_later_says_nothing() {
         let mut source = source(false);
         wants(&mut source);
         source.handle_timeout(START + UPLINKS);
         assert_eq!(wants(&mut source), (vec!["offer"], vec![]));
+        source.handle_input(START, Input::UplinksOpen);
+        says(&mut source, &answer(Some(found(Heard::Nothing))));
+        let (said, others) = wants(&mut source);
+        assert_eq!(said, ["reserve"], "it was refused for what nobody listened to");
+        assert!(others.contains(&Effect::HearUplinks), "it listens on: {others:?}");
+        source.handle_input(START, Input::UplinksHeard(Some(found(Heard::Nothing))));
+        let told = source.findings();
+        assert!(told.len() == 1 && told[0].severity == Severity::Warning, "{told:?}");
+    }
+
+    #[test]
+    fn another_physical_network_is_refused_however_much_else_is_told() {
+        let mut source = source(false);
+        wants(&mut source);
+        source.handle_input(START, Input::UplinksOpen);
+        let warning = Finding::warning("memory", Reason::new("much", "less"));
+        let Message::Answer(answer) = answer(Some(found(Heard::Nothing))) else { panic!("an answer") };
+        says(&mut source, &Message::Answer(Answer { findings: vec![warning; FINDINGS_MAX], ..answer }));
+        source.handle_input(START, Input::UplinksHeard(Some(found(Heard::Nothing))));
+        let (said, others) = wants(&mut source);
+        assert!(others.iter().any(|effect| matches!(effect, Effect::Finish(_))), "{said:?}");
     }
 }

@@ -30,7 +30,7 @@ impl Engine {
     pub(super) fn order(&mut self, order: Outgoing, beside: Vec<OwnedFd>) {
         let (id, check_only, to) = (order.id, order.wish.check_only, order.destination.clone());
         self.waiting.push((order, beside));
-        // What moves nothing waits for nothing.
+        // What moves nothing waits for no slot.
         let turn = if check_only { Turn::Now } else { self.slots.ask(wire::MigrationId(id), &to) };
         match turn {
             Turn::Now => self.begin(id),
@@ -81,7 +81,7 @@ impl Engine {
         // What was cancelled waits no more.
         cleared.retain(|id| waiting.iter().any(|(order, _)| order.id == *id));
         let measured =
-            |to: &HostName| departures.iter().any(|other| other.order.destination == *to && other.is_before_offer());
+            |to: &HostName| departures.iter().any(|other| other.order.destination == *to && other.has_the_path());
         let begins =
             |id: &&MigrationId| waiting.iter().any(|(order, _)| order.id == **id && !measured(&order.destination));
         cleared.iter().find(begins).copied()
