@@ -115,6 +115,11 @@ impl Datastore {
         &self.root
     }
 
+    /// How long a request to it is waited for, unless its caller waits for less.
+    pub fn request_bound(&self) -> Duration {
+        self.bounded.bound()
+    }
+
     pub(super) fn bounded(&self) -> &Bounded {
         &self.bounded
     }

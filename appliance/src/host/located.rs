@@ -94,7 +94,7 @@ pub(super) fn vm_names(datastore: &Datastore) -> Result<Vec<VmName>, Reason> {
 /// # Errors
 /// The datastore does not answer: at once where that is known, and else with a word in the log.
 pub(super) fn vm_folders(datastore: &Datastore) -> Result<Vec<String>, Reason> {
-    vm_folders_within(Duration::from_millis(limits::DATASTORE_REQUEST_MS_MAX), datastore)
+    vm_folders_within(datastore.request_bound(), datastore)
 }
 
 /// The same, and waits for it up to `bound`.
@@ -123,7 +123,7 @@ impl Located {
     /// # Errors
     /// Its vm.toml is not there or cannot be read.
     pub fn read(datastore: &Arc<Datastore>, name: &VmName) -> Result<Self, DatastoreError> {
-        Self::read_within(Duration::from_millis(limits::DATASTORE_REQUEST_MS_MAX), datastore, name)
+        Self::read_within(datastore.request_bound(), datastore, name)
     }
 
     /// The same, and waits for it up to `bound`.
