@@ -1,6 +1,7 @@
-//! Hosts of a test: the roles as processes of this machine, on a datastore that is a folder. [`cable`] is what lies between
-//! them, [`lease_line`] what lies between a host and its lease role, [`command`] a command under way, [`echo`] who talks to a witness, [`journal`] what a witness writes to its disk, [`guest_clocks`] what its clocks show, [`leftovers`] what a
-//! host holds that it should let go of, [`mount`] a file system under a datastore.
+//! Hosts of a test: the roles as processes of this machine, on a datastore that is a folder. [`two_hosts`] are those between which a VM moves, [`cable`]
+//! is what lies between them, [`lease_line`] what lies between a host and its lease role, [`command`] a command under way, [`echo`] who talks to a
+//! witness, [`journal`] what a witness writes to its disk, [`guest_clocks`] what its clocks show, [`leftovers`] what a host holds that it should
+//! let go of, [`mount`] a file system under a datastore.
 #![allow(dead_code, reason = "each test file uses its part of the world")]
 
 pub(crate) mod cable;
@@ -11,6 +12,7 @@ pub(crate) mod journal;
 pub(crate) mod lease_line;
 pub(crate) mod leftovers;
 pub(crate) mod mount;
+pub(crate) mod two_hosts;
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};

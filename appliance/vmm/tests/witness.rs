@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use model::cpu_report::Baseline;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vmm::clock::ClockReading;
-use vmm::machine::{DiskSpec, Event, Machine, MachineSpec, Resources};
+use vmm::machine::{DiskSpec, Event, InstallError, Machine, MachineError, MachineSpec, Resources};
 use vmm::memory::DirtyBitmap;
 use witness_kernel::witness::journal::survey::Survey;
 
@@ -127,13 +127,26 @@ impl Guest {
     /// The same with a journal on this disk.
     fn ready_with(cpus: u8, disk: Option<&Disk>, command_line: &str) -> Option<Self> {
         let mut guest = Self::empty(cpus, disk.is_some())?;
-        disk.into_iter().for_each(|disk| guest.machine.attach_disk(0, disk.open()).unwrap());
+        disk.into_iter().for_each(|disk| guest.attach(disk));
         guest.machine.load(kernel(), None, command_line).unwrap();
         guest.machine.start().unwrap();
         let start = guest.line("start ");
         assert_eq!(value(&start, "cpus"), u64::from(cpus), "{start}");
         guest.line("ready ");
         Some(guest)
+    }
+
+    /// Gives it its disk. What died in the middle of its requests keeps the lock until the kernel has ended the last of them.
+    fn attach(&self, disk: &Disk) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.machine.attach_disk(0, disk.open()) {
+                Err(MachineError::Install(InstallError::Locked { .. })) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                attached => return attached.unwrap(),
+            }
+        }
     }
 
     fn listen(&mut self) {
