@@ -254,7 +254,13 @@ pub(super) fn begin(bench: &Bench, way: Way, end: End, phase: &str, order: &str)
     let mut line = SerialLine::open(&bench.fleet.machine(source)?)?;
     let token = line.type_command(&format!("vm migrate deb {destination}"))?;
     let done = pending.wait(MOVE_BOUND)?;
-    expect(done.status == 0, || format!("{order} in the phase {phase} on {at}: {}", done.output))?;
+    if done.status != 0 {
+        let said = line.finish(&token, MOVE_BOUND)?.output;
+        return Err(LabError::Input(format!(
+            "{order} in the phase {phase} on {at}: {}; of the move was said: {said}",
+            done.output
+        )));
+    }
     Ok((line, token))
 }
 
