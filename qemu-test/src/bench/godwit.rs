@@ -374,17 +374,37 @@ fn end_processes_of(run: &Path) {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_follows_the_resume_does_not_count_as_time_until_the_guest_runs_there() {
-        let receipt = r#"{"id":"1","vm":"w","source":"host-a","destination":"host-b","verdict":"moved","reason":"","epoch":2,
+    const RECEIPT: &str = r#"{"id":"1","vm":"w","source":"host-a","destination":"host-b","verdict":"moved","reason":"","epoch":2,
             "started_unix_s":0,"total_us":0,"memory_bytes":0,"sent_bytes":7,"zero_pages":0,"compression_saved_bytes":0,
             "throughput_bytes_per_s":0,"dirty_pages_per_s":0,"clock_step_us":0,"predicted_stun_us":0,
             "stun":{"stop_us":0,"last_pages_us":0,"state_us":0,"verify_us":0,"lease_us":0,"resume_us":0,"announce_us":0,"total_us":9000},
             "audit":{"done":true,"compared_pages":1,"rewritten_pages":0,"different_pages":0},
             "phases":[{"name":"pre-copy","us":500},{"name":"audit","us":200000},{"name":"release","us":100000}],"rounds":[]}"#;
-        let moved = moved(&serde_json::from_str(receipt).unwrap(), Duration::from_secs(1));
+
+    #[test]
+    fn what_follows_the_resume_does_not_count_as_time_until_the_guest_runs_there() {
+        let moved = moved(&serde_json::from_str(RECEIPT).unwrap(), Duration::from_secs(1));
         assert_eq!((moved.runs_there, moved.whole), (Duration::from_millis(700), Duration::from_secs(1)));
         assert_eq!((moved.sent_bytes, moved.stun), (7, Duration::from_millis(9)));
+    }
+
+    #[test]
+    fn a_depth_is_asked_for_in_the_vm_toml_and_a_move_to_another_does_not_count() {
+        let case = *crate::bench::case::all().last().unwrap();
+        let asked = DEPTHS.map(|verify| {
+            let config = model::vm_config::VmConfig::parse("vm.toml", &vm_toml(case, verify)).unwrap();
+            assert_eq!(config.name.as_str(), vm_name(case, verify));
+            config.migration.verify
+        });
+        assert_eq!(asked, DEPTHS);
+        let audited: Receipt = serde_json::from_str(RECEIPT).unwrap();
+        let mut compared = audited.clone();
+        compared.audit.done = false;
+        let mut hashed = compared.clone();
+        hashed.stun.verify_us = 1;
+        for (receipt, depth) in [(audited, Verify::Audit), (compared, Verify::Transfer), (hashed, Verify::Full)] {
+            assert_eq!(DEPTHS.map(|verify| is_verified(&receipt, verify)), DEPTHS.map(|verify| verify == depth));
+        }
     }
 
     #[test]

@@ -69,10 +69,11 @@ pub(super) fn section(plan: &Plan, names: &[String], results: &Results, roles_me
     let command = format!("cargo lab bench migrate --repetitions {}{choice}{program}", plan.repetitions);
     let machine = surroundings::machine_description();
     let mut section = format!(
-        "{HEADING}\n\n    {command}\n\nMachine: {machine}. Beside it QEMU {}. Godwit: static musl binary, release profile.\n\n{HOW}\n\n",
+        "{HEADING}\n\n    {command}\n\nMachine: {machine}. Beside it QEMU {}. Godwit: static musl binary, release profile.\n\n{HOW}\n",
         qemu::version()?
     );
     if has(results, Rivals::Programs) {
+        section += "\n";
         section += &moves_table(names, results);
         section += START;
         section += &start_table(names, results);
