@@ -114,6 +114,8 @@ pub struct Prediction {
 pub enum Decision {
     /// Send what is dirty, while the guest runs.
     NextRound,
+    /// Send nothing and look again a little later: it is not the pages that take too long.
+    Wait,
     /// Slow the vCPUs that dirty to `100 - percent` %, then the next round.
     Throttle {
         /// 1 to 99.
@@ -135,6 +137,9 @@ const TELLING_PAGES: u64 = 512;
 const THROTTLE_STEPS: [u8; 6] = [20, 40, 60, 80, 95, 99];
 /// Rounds that may go on although the stun would fit, as long as each makes it markedly shorter.
 const POLISHING_ROUNDS: u8 = 4;
+/// Looks at hosts, link and datastore that take too long, whatever is left to send, before the move is given up for them: they may be slow only for a
+/// moment, which quick rounds of few pages would not outlast.
+const WAITS: u8 = 20;
 /// Stuns that had to be called off, from which on what they took is what they take.
 const ACCIDENTS: u8 = 3;
 
@@ -162,6 +167,7 @@ pub struct Convergence {
     strikes: u8,
     overruns: u8,
     polished: u8,
+    waits: u8,
     throttle_step: usize,
     harvested: Instant,
 }
@@ -186,6 +192,7 @@ impl Convergence {
             strikes: 0,
             overruns: 0,
             polished: 0,
+            waits: 0,
             throttle_step: 0,
             harvested: now,
         }
@@ -264,12 +271,39 @@ impl Convergence {
         if self.policy.bounded && self.overruns == 0 { self.bandwidth.max(self.link / 2) } else { self.bandwidth }
     }
 
-    /// The parts that do not depend on what is left to send. Two turns: the hand-over until the commit is heard of, and the guest's going on. Two
-    /// questions to the monitor here: to save, and the last harvest; those of the other host are in its rehearsal.
-    fn fixed(&self) -> Duration {
+    /// What the two hosts take to answer each other. The link is crossed twice, by the hand-over and by the word that the guest goes on: the word of
+    /// the commit is on its way meanwhile, and nobody waits for it. What the hosts themselves take to wake up counts twice all the same, because the
+    /// other host has its monitor, its lease and its control plane to wake besides.
+    fn turns(&self) -> Duration {
         // One alone may have been an accident.
         let turn = self.turns.into_iter().flatten().min().unwrap_or(self.rtt);
-        self.costs.sum() + turn * 2 + self.monitor[0].min(self.monitor[1]) * 2
+        self.rtt + turn.saturating_sub(self.rtt) * 2
+    }
+
+    /// Two questions to the monitor here: to save, and the last harvest; those of the other host are in its rehearsal.
+    fn questions(&self) -> Duration {
+        self.monitor[0].min(self.monitor[1]) * 2
+    }
+
+    /// The parts that do not depend on what is left to send.
+    fn fixed(&self) -> Duration {
+        self.costs.sum() + self.turns() + self.questions()
+    }
+
+    /// The parts of a stun without a page, where these alone are more than is accepted: rounds make no difference to them. With nothing of less than a
+    /// millisecond.
+    pub fn what_takes_too_long(&self) -> Option<Vec<(&'static str, Duration)>> {
+        let Costs { stop, state, lease, resume, hashing } = self.costs;
+        let parts = [
+            ("stopping the guest", stop),
+            ("its state", state + self.sending(self.state_bytes)),
+            ("the lease", lease),
+            ("disks and vCPUs", resume),
+            ("hashing its memory", hashing),
+            ("the hosts' answers", self.turns() + self.questions()),
+        ];
+        let told = || parts.into_iter().filter(|(_, takes)| takes.millis() > 0).collect();
+        (self.stun_for(0) > self.policy.stun_max).then(told)
     }
 
     fn stun_for(&self, pages: u64) -> Duration {
@@ -356,6 +390,12 @@ impl Convergence {
         if self.exhausted() {
             return if self.policy.no_convergence == NoConvergence::Force { Decision::Stun } else { Decision::GiveUp };
         }
+        // Who wants rounds, or a stun of any length, has it at once.
+        let gives_up = self.policy.no_convergence == NoConvergence::Abort;
+        if gives_up && self.waits < WAITS && self.stun_for(0) > self.policy.stun_max {
+            self.waits += 1;
+            return Decision::Wait;
+        }
         if shrank_to(85) {
             self.strikes = 0;
             return Decision::NextRound;
@@ -416,7 +456,7 @@ mod tests {
             left = (rate * speed / 100 * took.nanos() / 1_000_000_000).min(set);
             convergence.harvested(now, Duration::ZERO, left);
             match convergence.decide(left) {
-                Decision::NextRound => {}
+                Decision::NextRound | Decision::Wait => {}
                 Decision::Throttle { percent } => speed = 100 - u64::from(percent),
                 decision => return (decision, left, rounds),
             }
@@ -480,7 +520,7 @@ mod tests {
         let mut slow = convergence(POLICY);
         let before = slow.stun_for(0);
         let more = |slow: &Convergence| slow.stun_for(0).saturating_sub(before).millis();
-        // A page takes 4 us of the link: what else such a round took, the two hosts took. There are two turns in a stun.
+        // A page takes 4 us of the link: what else such a round took, the two hosts took, and they take it twice in a stun.
         let round = |ms| RoundMeasure { pages: 1, bytes: PAGE_COST, took: Duration::from_millis(ms) };
         for (ms, expected) in [(40, 79), (300, 79), (200, 399), (50, 99)] {
             slow.round_ended(round(ms));
@@ -501,12 +541,62 @@ mod tests {
     }
 
     #[test]
+    fn a_stun_is_expected_to_cross_the_link_there_and_back_once() {
+        let ms = Duration::from_millis;
+        // The hosts take so long beside the link.
+        let stun = |rtt, hosts| {
+            let mut convergence = Convergence { rtt, ..convergence(POLICY) };
+            let took = rtt + hosts + convergence.sending(PAGE_COST);
+            convergence.round_ended(RoundMeasure { pages: 1, bytes: PAGE_COST, took });
+            convergence.stun_for(0)
+        };
+        for hosts in [ms(0), ms(5)] {
+            assert_eq!(stun(ms(40), hosts), stun(ms(0), hosts) + ms(40));
+        }
+        assert_eq!(stun(ms(40), ms(5)), stun(ms(40), ms(0)) + ms(10));
+    }
+
+    #[test]
+    fn what_takes_too_long_is_told_where_it_is_not_the_pages() {
+        let policy = Policy { stun_max: Duration::from_millis(50), ..POLICY };
+        let mut convergence = convergence(policy);
+        assert_eq!(convergence.what_takes_too_long(), None);
+        convergence.costs_mut().lease = Duration::from_millis(45);
+        let told = convergence.what_takes_too_long().expect("it is more than 50 ms");
+        let ms = Duration::from_millis;
+        let state = ms(4) + Duration::from_micros(500 + 100);
+        let expected =
+            [("stopping the guest", ms(2)), ("its state", state), ("the lease", ms(45)), ("disks and vCPUs", ms(5))];
+        assert_eq!(told, expected);
+    }
+
+    #[test]
     fn a_guest_that_comes_to_rest_after_a_slow_round_is_stunned() {
         let mut convergence = convergence(POLICY);
         convergence.round_ended(RoundMeasure { pages: 3, bytes: 3 * PAGE_COST, took: Duration::from_secs(1) });
-        assert_eq!(convergence.decide(0), Decision::NextRound, "so slow that it would take too long");
+        assert_eq!(convergence.decide(0), Decision::Wait, "so slow that it would take too long");
         convergence.round_ended(RoundMeasure { pages: 0, bytes: 0, took: Duration::from_millis(100) });
         assert_eq!(convergence.decide(0), Decision::Stun);
+    }
+
+    #[test]
+    fn a_move_is_not_given_up_for_a_moment_in_which_hosts_and_datastore_are_slow() {
+        let policy = Policy { stun_max: Duration::from_millis(50), ..POLICY };
+        let mut convergence = convergence(policy);
+        convergence.costs_mut().lease = Duration::from_millis(45);
+        // A guest that is nearly at rest: rounds make nothing shorter.
+        (0..10).for_each(|_| assert_eq!(convergence.decide(3), Decision::Wait));
+        let mut quick = convergence.clone();
+        quick.costs_mut().lease = Duration::from_millis(5);
+        assert_eq!(quick.decide(3), Decision::Stun);
+        assert!((0..20).any(|_| convergence.decide(3) == Decision::GiveUp), "it is never given up");
+        let wants = |no_convergence| {
+            let mut convergence = Convergence { policy: Policy { no_convergence, ..policy }, ..convergence.clone() };
+            (convergence.waits, convergence.strikes, convergence.last_left) = (0, 0, None);
+            [3; 3].map(|left| convergence.decide(left))
+        };
+        assert_eq!(wants(NoConvergence::Wait), [Decision::NextRound; 3]);
+        assert_eq!(wants(NoConvergence::Force), [Decision::NextRound, Decision::NextRound, Decision::Stun]);
     }
 
     #[test]

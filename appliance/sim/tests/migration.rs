@@ -87,6 +87,42 @@ fn what_the_probe_of_the_link_finds_is_judged_before_the_first_page() {
 }
 
 #[test]
+fn a_link_that_is_crossed_once_there_and_back_in_a_stun_is_not_counted_twice() {
+    for seed in 0..20 {
+        let calm = Setup::calm(seed);
+        // Two round trips would be more than is accepted; one, and what the hosts and the datastore take, is not.
+        let (one_way, stun_max) = (Duration::from_millis(60), Duration::from_millis(230));
+        let link = LinkFacts { rtt_us: 120_000, ..calm.link };
+        let policy = Policy { stun_max, ..calm.policy };
+        let ended = run(Setup { link, one_way, policy, datastore: Duration::from_millis(2), ..calm });
+        assert!(ended.moved(), "seed {seed}: {:?}", ended.outcomes);
+        let receipt = ended.outcomes[0].as_ref().and_then(|outcome| outcome.receipt.clone()).expect("a receipt");
+        let took = receipt.stun.total_us;
+        assert!((120_000..=stun_max.micros()).contains(&took), "seed {seed}: it took {took} us");
+        assert!(receipt.predicted_stun_us + 30_000 >= took, "seed {seed}: {receipt:?}");
+    }
+}
+
+#[test]
+fn a_move_that_hosts_take_too_long_for_is_given_up_after_a_while_and_says_what_takes_so_long() {
+    let calm = Setup::calm(8);
+    let policy = Policy { stun_max: Duration::from_millis(10), ..calm.policy };
+    let ended = run(Setup { policy, ..calm });
+    let outcome = ended.outcomes[0].as_ref().expect("the source ended");
+    assert_eq!((outcome.verdict, ended.runner, ended.stuns), (Verdict::Failed, Side::Source, 0));
+    assert!(ended.took > Duration::from_secs(2), "{:?}", ended.took);
+    let told = outcome.diagnosis.as_ref().expect("a reason").to_string();
+    for part in
+        ["10 ms are accepted: whatever the guest does", "stopping the guest 2", "the lease ", "disks and vCPUs "]
+    {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    // What it waited for was no round.
+    let rounds = outcome.receipt.as_ref().map_or(0, |receipt| receipt.rounds.len());
+    assert!((1..10).contains(&rounds), "{rounds} rounds");
+}
+
+#[test]
 fn who_only_asks_is_told_what_a_move_would_be_like_and_nothing_moves() {
     for seed in 0..20 {
         let ended = run(Setup { check_only: true, ..Setup::calm(seed) });

@@ -1,4 +1,4 @@
-//! What a guest has and does while it is moved, and how long it may stand still.
+//! What a guest has and does while it is moved, how long it may stand still, and who moves it.
 
 /// How fast the guest rewrites pages, anywhere in 256 MiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -11,9 +11,20 @@ pub(super) enum Pace {
     FlatOut,
 }
 
+/// Who is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rivals {
+    /// Godwit, as it is by default, and other programs.
+    Programs,
+    /// Godwit's three depths of verification.
+    Depths,
+}
+
 /// One case. The page has them in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Case {
+    /// Who takes part.
+    pub(super) rivals: Rivals,
     /// Memory of the guest; all of it is filled with what cannot be compressed.
     pub(super) memory_mib: u32,
     /// How fast it rewrites it.
@@ -25,13 +36,23 @@ pub(super) struct Case {
 const MEMORIES_MIB: [u32; 2] = [512, 2048];
 const PACES: [Pace; 4] = [Pace::Idle, Pace::PagesPerS(20_000), Pace::PagesPerS(100_000), Pace::FlatOut];
 const STUNS_MS_MAX: [u32; 2] = [50, 300];
+/// A guest that outruns the link tells of the link and not of the depths.
+const PACES_OF_DEPTHS: [Pace; 2] = [Pace::Idle, Pace::PagesPerS(20_000)];
+/// The depth `full` hashes all memory in the stun, which has to fit: what it is expected to take for each MiB, four times.
+const STUN_MS_OF_DEPTHS_A_MIB: u32 = 2;
 
 /// All cases.
 pub(super) fn all() -> Vec<Case> {
-    let paces = MEMORIES_MIB.into_iter().flat_map(|memory_mib| PACES.map(|pace| (memory_mib, pace)));
-    paces
-        .flat_map(|(memory_mib, pace)| STUNS_MS_MAX.map(|stun_ms_max| Case { memory_mib, pace, stun_ms_max }))
-        .collect()
+    let of = |rivals, paces: &[Pace], stuns: fn(u32) -> Vec<u32>| -> Vec<Case> {
+        let paces = MEMORIES_MIB.into_iter().flat_map(|memory_mib| paces.iter().map(move |pace| (memory_mib, *pace)));
+        let cases = paces.flat_map(|(memory_mib, pace)| {
+            stuns(memory_mib).into_iter().map(move |stun_ms_max| Case { rivals, memory_mib, pace, stun_ms_max })
+        });
+        cases.collect()
+    };
+    let mut all = of(Rivals::Programs, &PACES, |_| STUNS_MS_MAX.to_vec());
+    all.extend(of(Rivals::Depths, &PACES_OF_DEPTHS, |memory_mib| vec![memory_mib * STUN_MS_OF_DEPTHS_A_MIB]));
+    all
 }
 
 impl Case {
@@ -46,7 +67,11 @@ impl Case {
             Pace::PagesPerS(rate) => format!("{rate} pages/s"),
             Pace::FlatOut => "flat out".into(),
         };
-        format!("{memory}, {pace}, {} ms", self.stun_ms_max)
+        let rivals = match self.rivals {
+            Rivals::Programs => "",
+            Rivals::Depths => ", depths",
+        };
+        format!("{memory}, {pace}, {} ms{rivals}", self.stun_ms_max)
     }
 
     /// The name of a VM of this case.
@@ -82,10 +107,13 @@ mod tests {
 
     #[test]
     fn every_case_has_a_title_and_a_vm_of_its_own() {
+        // Their stuns differ from those of all others.
         let cases = all();
         assert_eq!(cases[0].title(), "512 MiB, idle, 50 ms");
         assert_eq!(cases[11].title(), "2 GiB, 20000 pages/s, 300 ms");
         assert_eq!(cases[15].title(), "2 GiB, flat out, 300 ms");
+        assert_eq!(cases[16].title(), "512 MiB, idle, 1024 ms, depths");
+        assert_eq!(cases[19].title(), "2 GiB, 20000 pages/s, 4096 ms, depths");
         assert!(cases.is_sorted(), "the page has them in another order");
         for name in [Case::title, Case::vm_name] {
             let names: std::collections::BTreeSet<_> = cases.iter().map(|case| name(*case)).collect();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::bench::case::Case;
+use crate::bench::case::{Case, Rivals};
 use crate::bench::conversation::Conversation;
 use crate::error::Result;
 
@@ -13,6 +13,11 @@ pub(super) const MOVE_BOUND: Duration = Duration::from_secs(300);
 pub(super) trait Contestant {
     /// As a reader of the page sees it.
     fn name(&self) -> String;
+
+    /// Whether it takes part in cases of these rivals.
+    fn is_among(&self, rivals: Rivals) -> bool {
+        rivals == Rivals::Programs
+    }
 
     /// Whether its guests are moved, or only started.
     fn moves(&self) -> bool {

@@ -1,16 +1,18 @@
 //! Godwit as it is: the roles of two hosts as processes of this machine, on a datastore that is a folder, each host at its
 //! end of the cable. What a person would type is typed on their consoles.
 
+use std::cell::{RefCell, RefMut};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
 use model::receipt::{Receipt, Verdict};
+use model::vm_config::Verify;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::bench::case::Case;
+use crate::bench::case::{Case, Rivals};
 use crate::bench::contestant::{Contestant, Guest, MOVE_BOUND, Moved};
 use crate::bench::conversation::Conversation;
 use crate::bench::link::{BARE_NIC, Link, bare_address};
@@ -34,7 +36,7 @@ pub(super) struct Godwit<'a> {
 }
 
 impl<'a> Godwit<'a> {
-    /// Boots both with `program`, on a datastore in `folder` with a VM of each of the cases.
+    /// Boots both with `program`, on a datastore in `folder` with a VM of each of the cases, and of each depth where the case compares them.
     pub(super) fn boot(
         program: &'a Path,
         folder: &Path,
@@ -43,11 +45,12 @@ impl<'a> Godwit<'a> {
         cases: &[Case],
     ) -> Result<Self> {
         let data = folder.join("data");
-        for case in cases.iter().copied() {
-            let vm = data.join("vms").join(case.vm_name());
+        let vms = cases.iter().flat_map(|case| DEPTHS.map(|verify| (*case, verify)));
+        for (case, verify) in vms.filter(|(case, verify)| is_measured(case.rivals, *verify)) {
+            let vm = data.join("vms").join(vm_name(case, verify));
             fs::create_dir_all(&vm).at("creating", &vm)?;
             fs::copy(kernel, vm.join("witness")).at("copying", kernel)?;
-            fs::write(vm.join("vm.toml"), vm_toml(case)).at("writing", &vm)?;
+            fs::write(vm.join("vm.toml"), vm_toml(case, verify)).at("writing", &vm)?;
         }
         let boot = |end| Host::boot(program, folder, link, end);
         let mut godwit = Self { hosts: [boot(0)?, boot(1)?] };
@@ -64,14 +67,42 @@ impl<'a> Godwit<'a> {
     }
 }
 
-impl Contestant for Godwit<'_> {
+/// The hosts as one of those who are compared: they verify moves to this depth.
+pub(super) struct AtDepth<'a, 'b> {
+    pub(super) verify: Verify,
+    /// One guest at a time is theirs.
+    pub(super) hosts: &'a RefCell<Godwit<'b>>,
+}
+
+/// The least of the depths, beside which the others are shown.
+pub(super) const LEAST: Verify = Verify::Transfer;
+/// All depths.
+pub(super) const DEPTHS: [Verify; 3] = [Verify::Audit, LEAST, Verify::Full];
+
+/// The name of Godwit where it verifies to this depth.
+pub(super) fn name(verify: Verify) -> String {
+    if verify == Verify::default() { "Godwit".into() } else { format!("Godwit, {verify}") }
+}
+
+/// Other programs are met as Godwit is by default.
+fn is_measured(rivals: Rivals, verify: Verify) -> bool {
+    rivals == Rivals::Depths || verify == Verify::default()
+}
+
+impl Contestant for AtDepth<'_, '_> {
     fn name(&self) -> String {
-        "Godwit".into()
+        name(self.verify)
+    }
+
+    fn is_among(&self, rivals: Rivals) -> bool {
+        is_measured(rivals, self.verify)
     }
 
     fn start(&mut self, case: Case) -> Result<Box<dyn Guest + '_>> {
-        let source = &mut self.hosts[0];
-        let vm = case.vm_name();
+        let verify = self.verify;
+        let mut godwit = self.hosts.borrow_mut();
+        let source = &mut godwit.hosts[0];
+        let vm = vm_name(case, verify);
         let ordered_tsc = surroundings::tsc();
         source.done(&format!("vm start {vm}"))?;
         let found = source.attach(&vm).and_then(|serial| Ok((serial, source.machine(&vm)?)));
@@ -83,12 +114,13 @@ impl Contestant for Godwit<'_> {
                 return Err(error);
             }
         };
-        Ok(Box::new(Running { godwit: self, vm, ordered_tsc, serial, machine }))
+        Ok(Box::new(Running { godwit, verify, vm, ordered_tsc, serial, machine }))
     }
 }
 
 struct Running<'a, 'b> {
-    godwit: &'a mut Godwit<'b>,
+    godwit: RefMut<'a, Godwit<'b>>,
+    verify: Verify,
     vm: String,
     ordered_tsc: u64,
     serial: Conversation,
@@ -130,13 +162,16 @@ impl Guest for Running<'_, '_> {
         if receipt.audit.different_pages > 0 {
             return Err(LabError::Input(format!("the audit found {} pages different", receipt.audit.different_pages)));
         }
+        if !is_verified(&receipt, self.verify) {
+            return Err(LabError::Input(format!("the move was not verified by {}:\n{said}", self.verify)));
+        }
         self.serial = destination.attach(&self.vm)?;
         self.machine = destination.machine(&self.vm)?;
         Ok(moved(&receipt, whole))
     }
 
     fn end(self: Box<Self>) -> Result<()> {
-        let Self { godwit, vm, .. } = *self;
+        let Self { mut godwit, vm, .. } = *self;
         let kill = format!("vm kill {vm}");
         let killed = godwit.hosts.iter_mut().map(|host| u8::from(host.done(&kill).is_ok())).sum::<u8>();
         if killed == 1 { Ok(()) } else { Err(LabError::Input(format!("{vm} ran on {killed} hosts"))) }
@@ -155,12 +190,24 @@ fn moved(receipt: &Receipt, whole: Duration) -> Moved {
     }
 }
 
-fn vm_toml(case: Case) -> String {
+/// Whether a move was verified to this depth and no other, as far as its receipt tells.
+fn is_verified(receipt: &Receipt, verify: Verify) -> bool {
+    receipt.audit.done == (verify == Verify::Audit) && (receipt.stun.verify_us > 0) == (verify == Verify::Full)
+}
+
+fn vm_name(case: Case, verify: Verify) -> String {
+    match case.rivals {
+        Rivals::Programs => case.vm_name(),
+        Rivals::Depths => format!("{}-{verify}", case.vm_name()),
+    }
+}
+
+fn vm_toml(case: Case, verify: Verify) -> String {
     let Case { memory_mib, stun_ms_max, .. } = case;
     format!(
         "[vm]\nname = \"{}\"\ncpus = 1\nmemory = \"{memory_mib} MiB\"\ncpu_baseline = \"host\"\n\n\
-         [boot]\nkernel = \"witness\"\ncmdline = \"{}\"\n\n[migration]\nstun_ms_max = {stun_ms_max}\n",
-        case.vm_name(),
+         [boot]\nkernel = \"witness\"\ncmdline = \"{}\"\n\n[migration]\nstun_ms_max = {stun_ms_max}\nverify = \"{verify}\"\n",
+        vm_name(case, verify),
         case.cmdline()
     )
 }
@@ -327,17 +374,37 @@ fn end_processes_of(run: &Path) {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_follows_the_resume_does_not_count_as_time_until_the_guest_runs_there() {
-        let receipt = r#"{"id":"1","vm":"w","source":"host-a","destination":"host-b","verdict":"moved","reason":"","epoch":2,
+    const RECEIPT: &str = r#"{"id":"1","vm":"w","source":"host-a","destination":"host-b","verdict":"moved","reason":"","epoch":2,
             "started_unix_s":0,"total_us":0,"memory_bytes":0,"sent_bytes":7,"zero_pages":0,"compression_saved_bytes":0,
             "throughput_bytes_per_s":0,"dirty_pages_per_s":0,"clock_step_us":0,"predicted_stun_us":0,
             "stun":{"stop_us":0,"last_pages_us":0,"state_us":0,"verify_us":0,"lease_us":0,"resume_us":0,"announce_us":0,"total_us":9000},
             "audit":{"done":true,"compared_pages":1,"rewritten_pages":0,"different_pages":0},
             "phases":[{"name":"pre-copy","us":500},{"name":"audit","us":200000},{"name":"release","us":100000}],"rounds":[]}"#;
-        let moved = moved(&serde_json::from_str(receipt).unwrap(), Duration::from_secs(1));
+
+    #[test]
+    fn what_follows_the_resume_does_not_count_as_time_until_the_guest_runs_there() {
+        let moved = moved(&serde_json::from_str(RECEIPT).unwrap(), Duration::from_secs(1));
         assert_eq!((moved.runs_there, moved.whole), (Duration::from_millis(700), Duration::from_secs(1)));
         assert_eq!((moved.sent_bytes, moved.stun), (7, Duration::from_millis(9)));
+    }
+
+    #[test]
+    fn a_depth_is_asked_for_in_the_vm_toml_and_a_move_to_another_does_not_count() {
+        let case = *crate::bench::case::all().last().unwrap();
+        let asked = DEPTHS.map(|verify| {
+            let config = model::vm_config::VmConfig::parse("vm.toml", &vm_toml(case, verify)).unwrap();
+            assert_eq!(config.name.as_str(), vm_name(case, verify));
+            config.migration.verify
+        });
+        assert_eq!(asked, DEPTHS);
+        let audited: Receipt = serde_json::from_str(RECEIPT).unwrap();
+        let mut compared = audited.clone();
+        compared.audit.done = false;
+        let mut hashed = compared.clone();
+        hashed.stun.verify_us = 1;
+        for (receipt, depth) in [(audited, Verify::Audit), (compared, Verify::Transfer), (hashed, Verify::Full)] {
+            assert_eq!(DEPTHS.map(|verify| is_verified(&receipt, verify)), DEPTHS.map(|verify| verify == depth));
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The order of work.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use crate::bench::case::{Case, Pace};
 use crate::bench::choice::Choice;
 use crate::bench::contestant::{Contestant, Guest};
-use crate::bench::godwit::Godwit;
+use crate::bench::godwit::{self, AtDepth, Godwit};
 use crate::bench::link::Link;
 use crate::bench::qemu::{self, Qemu, Way};
 use crate::bench::surroundings::{self, Shares, Work};
@@ -83,10 +84,13 @@ pub fn run(home: &Home, plan: &Plan) -> Result<String> {
     std::fs::create_dir_all(&folder).at("creating", &folder)?;
     let link = Link::lay(&home.tag())?;
     qemu::write_key(&folder)?;
-    let mut godwit = Godwit::boot(&program, &folder, &link, &kernel, &cases)?;
-    let roles_memory = godwit.roles_memory()?;
+    let hosts = Godwit::boot(&program, &folder, &link, &kernel, &cases)?;
+    let roles_memory = hosts.roles_memory()?;
+    let hosts = RefCell::new(hosts);
+    let mut depths = godwit::DEPTHS.map(|verify| AtDepth { verify, hosts: &hosts });
     let mut qemus = Way::ALL.map(|way| Qemu { way, link: &link, kernel: &kernel, folder: &folder });
-    let mut contestants: Vec<&mut dyn Contestant> = vec![&mut godwit];
+    let mut contestants: Vec<&mut dyn Contestant> = Vec::new();
+    contestants.extend(depths.iter_mut().map(|depth| -> &mut dyn Contestant { depth }));
     contestants.extend(qemus.iter_mut().map(|qemu| -> &mut dyn Contestant { qemu }));
     let all: Vec<String> = contestants.iter().map(|contestant| contestant.name()).collect();
     contestants.retain(|contestant| plan.choice.has(&contestant.name()));
@@ -105,7 +109,10 @@ fn measure_all(repetitions: u32, cases: &[Case], contestants: &mut [&mut dyn Con
         // A start depends on the memory alone.
         let is_first_of_size = cases[..at].iter().all(|earlier| earlier.memory_mib != case.memory_mib);
         for repetition in 1..=repetitions {
-            for contestant in contestants.iter_mut().filter(|contestant| contestant.moves() || is_first_of_size) {
+            let takes_part = |contestant: &dyn Contestant| {
+                contestant.is_among(case.rivals) && (contestant.moves() || is_first_of_size)
+            };
+            for contestant in contestants.iter_mut().filter(|contestant| takes_part(&***contestant)) {
                 let name = contestant.name();
                 let series = results.entry((case, name.clone())).or_default();
                 print!("lab: {}, {name}, {repetition} of {repetitions}: ", case.title());

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
-use crate::bench::case::Case;
-use crate::bench::migrate::{Measured, Plan, Results, Series};
+use crate::bench::case::{Case, Rivals};
+use crate::bench::migrate::{Measured, MeasuredMove, Plan, Results, Series};
 use crate::bench::statistics::Figures;
-use crate::bench::{qemu, surroundings};
+use crate::bench::{godwit, qemu, surroundings};
 use crate::error::{Doing, Result};
 use crate::home::Home;
 
@@ -31,6 +31,23 @@ until it was asked when all was done, in % of those in a second without a move; 
 second without a move, which is the noise of this machine; *own*: processors that the contestant kept busy during the move, \
 its guest among it; *others*: those that everybody else, the kernel included, kept busy during the move.";
 
+const START: &str = "
+### Start and memory
+
+*start*: from the order (Godwit: `vm start`, typed, with taking the lease; QEMU: its process) to the guest's first instruction. *memory beside*: \
+of the machine's process, beside the guest's (Pss), when the guest has filled its memory.
+
+";
+
+const DEPTHS: &str = "
+### The depths of verification
+
+Godwit alone, with `verify` in the vm.toml, in turns: *transfer* compares what was sent with what arrived, *audit* (the default: Godwit) all \
+memory besides, after the resume, and *full* all memory in the stun. The longest stun allowed is more than *full* takes, and the same for all three. \
+*own*: processors that the contestant kept busy during the move, its guest among it, times *whole*. *x*: the median beside that of *transfer*.
+
+";
+
 /// One life in one line, for who watches.
 pub(super) fn line(life: &Measured) -> String {
     let start = life.start.map_or("-".into(), |start| format!("{:.1} ms", ms(start)));
@@ -52,25 +69,65 @@ pub(super) fn section(plan: &Plan, names: &[String], results: &Results, roles_me
     let command = format!("cargo lab bench migrate --repetitions {}{choice}{program}", plan.repetitions);
     let machine = surroundings::machine_description();
     let mut section = format!(
-        "{HEADING}\n\n    {command}\n\nMachine: {machine}. Beside it QEMU {}. Godwit: static musl binary, release profile.\n\n{HOW}\n\n",
+        "{HEADING}\n\n    {command}\n\nMachine: {machine}. Beside it QEMU {}. Godwit: static musl binary, release profile.\n\n{HOW}\n",
         qemu::version()?
     );
-    section += &moves_table(names, results);
-    section += "\n### Start and memory\n\n*start*: from the order (Godwit: `vm start`, typed, with taking the lease; QEMU: its process) to \
-                the guest's first instruction. *memory beside*: of the machine's process, beside the guest's (Pss), when the \
-                guest has filled its memory.\n\n";
-    section += &start_table(names, results);
-    section += &format!(
-        "\nA host's other roles (control plane, lease, migration) take {:.1} MiB together, once.\n",
-        mib(roles_memory)
-    );
+    if has(results, Rivals::Programs) {
+        section += "\n";
+        section += &moves_table(names, results);
+        section += START;
+        section += &start_table(names, results);
+        section += &format!(
+            "\nA host's other roles (control plane, lease, migration) take {:.1} MiB together, once.\n",
+            mib(roles_memory)
+        );
+    }
+    if has(results, Rivals::Depths) {
+        section += DEPTHS;
+        section += &depths_table(names, results);
+    }
     section += &failures(results);
     Ok(section)
 }
 
-/// The cases that were measured, in order.
-fn cases(results: &Results) -> BTreeSet<Case> {
-    results.keys().map(|(case, _)| *case).collect()
+/// A figure of a move.
+type Figure = fn(&MeasuredMove) -> f64;
+
+/// The cases between these rivals that were measured, in order.
+fn cases(results: &Results, rivals: Rivals) -> BTreeSet<Case> {
+    results.keys().map(|(case, _)| *case).filter(|case| case.rivals == rivals).collect()
+}
+
+fn has(results: &Results, rivals: Rivals) -> bool {
+    !cases(results, rivals).is_empty()
+}
+
+/// The depths of a case stand beside the least of them.
+fn depths_table(names: &[String], results: &Results) -> String {
+    let figures: [(&str, Figure); 5] = [
+        ("runs there, s", |moved| moved.told.runs_there.as_secs_f64()),
+        ("whole, s", |moved| moved.told.whole.as_secs_f64()),
+        ("stun, told, ms", |moved| ms(moved.told.stun)),
+        ("stun, felt, ms", |moved| ms(moved.felt)),
+        ("own, s", |moved| moved.busy.contestant * moved.told.whole.as_secs_f64()),
+    ];
+    let heads: String = figures.iter().map(|(head, _)| format!(" {head} | x |")).collect();
+    let mut table = format!("| case | | moved |{heads}\n|---|---|---|{}\n", "---|---|".repeat(figures.len()));
+    for case in cases(results, Rivals::Depths) {
+        let of = |name: &str| results.get(&(case, name.to_owned()));
+        let over = |series: &Series, figure: Figure| -> Figures { series.moves().map(figure).collect() };
+        let least = of(&godwit::name(godwit::LEAST));
+        for (name, series) in names.iter().filter_map(|name| Some((name, of(name)?))) {
+            let mut cells = vec![case.title(), name.clone(), series.moved()];
+            for (_, figure) in figures {
+                let figures = over(series, figure);
+                let beside = least.and_then(|least| figures.beside(&over(least, figure)));
+                cells.extend([figures.to_string(), beside.map_or("-".into(), |ratio| format!("{ratio:.2}"))]);
+            }
+            table += &format!("| {} |\n", cells.join(" | "));
+        }
+    }
+    table
 }
 
 fn moves_table(names: &[String], results: &Results) -> String {
@@ -78,32 +135,29 @@ fn moves_table(names: &[String], results: &Results) -> String {
         "| case | | moved | runs there, s | whole, s | sent, MiB | speed, GB/s | stun, told, ms | stun, felt, ms | pace kept, % | gap before, ms | own | others |\n\
          |---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
-    for case in cases(results) {
+    for case in cases(results, Rivals::Programs) {
         let rows = names.iter().filter_map(|name| Some((name, results.get(&(case, name.clone()))?)));
         for (name, series) in rows.filter(|(_, series)| !series.is_start_only()) {
-            let moves: Vec<_> = series.lives.iter().filter_map(|life| life.moved.as_ref()).collect();
-            let over = |figure: &dyn Fn(&crate::bench::migrate::MeasuredMove) -> f64| {
-                moves.iter().map(|moved| figure(moved)).collect::<Figures>().to_string()
-            };
+            let over = |figure: Figure| series.moves().map(figure).collect::<Figures>().to_string();
             let cells = [
                 case.title(),
                 name.clone(),
-                format!("{} of {}", moves.len(), series.lives.len() + series.failures.len()),
-                over(&|moved| moved.told.runs_there.as_secs_f64()),
-                over(&|moved| moved.told.whole.as_secs_f64()),
-                over(&|moved| mib(moved.told.sent_bytes)),
-                over(&|moved| moved.told.sent_bytes as f64 / 1e9 / moved.told.runs_there.as_secs_f64()),
-                over(&|moved| ms(moved.told.stun)),
-                over(&|moved| ms(moved.felt)),
-                moves
-                    .iter()
+                series.moved(),
+                over(|moved| moved.told.runs_there.as_secs_f64()),
+                over(|moved| moved.told.whole.as_secs_f64()),
+                over(|moved| mib(moved.told.sent_bytes)),
+                over(|moved| moved.told.sent_bytes as f64 / 1e9 / moved.told.runs_there.as_secs_f64()),
+                over(|moved| ms(moved.told.stun)),
+                over(|moved| ms(moved.felt)),
+                series
+                    .moves()
                     .filter_map(|moved| moved.pace_kept)
                     .map(|kept| kept * 100.0)
                     .collect::<Figures>()
                     .to_string(),
                 series.lives.iter().map(|life| ms(life.gap_before)).collect::<Figures>().to_string(),
-                over(&|moved| moved.busy.contestant),
-                over(&|moved| moved.busy.others),
+                over(|moved| moved.busy.contestant),
+                over(|moved| moved.busy.others),
             ];
             table += &format!("| {} |\n", cells.join(" | "));
         }
@@ -113,12 +167,13 @@ fn moves_table(names: &[String], results: &Results) -> String {
 
 fn start_table(names: &[String], results: &Results) -> String {
     let mut table = String::from("| memory | | start, ms | memory beside, MiB |\n|---|---|---|---|\n");
-    let sizes: BTreeSet<u32> = cases(results).into_iter().map(|case| case.memory_mib).collect();
+    let sizes: BTreeSet<u32> = cases(results, Rivals::Programs).into_iter().map(|case| case.memory_mib).collect();
     for size in sizes {
         for name in names {
             let lives: Vec<&Measured> = results
                 .iter()
-                .filter(|((case, contestant), _)| case.memory_mib == size && contestant == name)
+                .filter(|((case, _), _)| case.rivals == Rivals::Programs && case.memory_mib == size)
+                .filter(|((_, contestant), _)| contestant == name)
                 .flat_map(|(_, series)| &series.lives)
                 .collect();
             if lives.is_empty() {
@@ -144,6 +199,15 @@ fn failures(results: &Results) -> String {
 }
 
 impl Series {
+    fn moves(&self) -> impl Iterator<Item = &MeasuredMove> {
+        self.lives.iter().filter_map(|life| life.moved.as_ref())
+    }
+
+    /// How many guests moved, of all.
+    fn moved(&self) -> String {
+        format!("{} of {}", self.moves().count(), self.lives.len() + self.failures.len())
+    }
+
     /// Whether this contestant's guests are only started.
     fn is_start_only(&self) -> bool {
         !self.lives.is_empty() && self.lives.iter().all(|life| life.moved.is_none())
@@ -185,6 +249,9 @@ fn mib(bytes: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::case;
+    use crate::bench::contestant::Moved;
+    use crate::bench::surroundings::Shares;
 
     #[test]
     fn a_new_section_takes_the_place_of_the_old_one_and_leaves_the_others() {
@@ -192,6 +259,33 @@ mod tests {
         let new = with_section(page, "## Migration\n\nnew\n");
         assert_eq!(new, "# Benchmarks\n\n## Migration\n\nnew\n\n## Migration stack\n\nkept\n");
         assert_eq!(with_section(&new, "## Migration\n\nnew\n"), new);
+    }
+
+    #[test]
+    fn the_depths_stand_beside_the_least_of_them_and_in_no_table_of_programs() {
+        let depths = *case::all().last().unwrap();
+        let [audit, transfer, full] = godwit::DEPTHS.map(godwit::name);
+        let life = |ms| {
+            let time = Duration::from_millis(ms);
+            let told = Moved { runs_there: time, whole: time * 2, sent_bytes: 1 << 20, stun: time };
+            let busy = Shares { contestant: 1.5, others: 0.0 };
+            Measured { moved: Some(MeasuredMove { told, felt: time, pace_kept: None, busy }), ..Measured::default() }
+        };
+        let series = |lives: &[u64]| Series { lives: lives.iter().map(|ms| life(*ms)).collect(), failures: Vec::new() };
+        let all = [(&transfer, series(&[100, 110, 90])), (&full, series(&[250])), (&audit, series(&[]))];
+        let results: Results = all.into_iter().map(|(name, series)| ((depths, name.clone()), series)).collect();
+        let table = depths_table(&[audit.clone(), transfer.clone(), full.clone()], &results);
+        let row = |name: &str| table.lines().find(|line| line.contains(&format!("| {name} |"))).unwrap().to_owned();
+        assert!(row(&transfer).contains("| 3 of 3 | 0.10 (0.09-0.11) | 1.00 |"), "{table}");
+        assert!(
+            row(&full).contains("| 250 (250-250) | 2.50 |") && row(&full).contains("| 0.75 (0.75-0.75) | 2.50 |"),
+            "{table}"
+        );
+        assert!(row(&audit).contains("| 0 of 0 | - | - |"), "{table}");
+        let columns = |line: &str| line.matches('|').count();
+        assert!(table.lines().all(|line| columns(line) == columns(&row(&full))), "{table}");
+        assert!(has(&results, Rivals::Depths) && !has(&results, Rivals::Programs));
+        assert!(!start_table(std::slice::from_ref(&full), &results).contains(&full));
     }
 
     #[test]

@@ -24,6 +24,12 @@ impl Figures {
             _ => Some(self.0[middle]),
         }
     }
+
+    /// How many times the median of others its own is.
+    pub(super) fn beside(&self, others: &Self) -> Option<f64> {
+        let others = others.median().filter(|others| *others > 0.0)?;
+        self.median().map(|median| median / others)
+    }
 }
 
 /// The median and, in brackets, the least and the greatest.
@@ -55,6 +61,14 @@ mod tests {
         assert_eq!(median(&[9.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&[9.0, 1.0, 2.0, 4.0]), Some(3.0));
         assert_eq!(median(&[]), None);
+    }
+
+    #[test]
+    fn figures_stand_beside_others_by_their_medians() {
+        let figures = |figures: &[f64]| figures.iter().copied().collect::<Figures>();
+        assert_eq!(figures(&[5.0, 6.0, 100.0]).beside(&figures(&[4.0])), Some(1.5));
+        assert_eq!(figures(&[5.0]).beside(&figures(&[0.0])), None);
+        assert_eq!(figures(&[5.0]).beside(&Figures::default()), None);
     }
 
     #[test]

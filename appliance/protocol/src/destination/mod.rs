@@ -48,6 +48,7 @@ pub mod examining;
 pub mod finished;
 pub mod greeting;
 pub mod machine;
+mod phase_one;
 pub mod receiving;
 pub mod reserving;
 pub mod settling;

@@ -14,6 +14,7 @@ use super::context::{Context, Ending};
 use super::discarding::Discarding;
 use super::effect::{Effect, Input, PagesStored, Timer};
 use super::machine::{Phase, Step};
+use super::phase_one::{Again, PhaseOne};
 use super::verifying::Verifying;
 use crate::session::PhaseName;
 use crate::session::{ClockReading, LeaseAnswer, LeaseAsk};
@@ -24,8 +25,6 @@ use crate::wire::message::{HandOver, Rehearsal, StatePart, SwitchReady};
 
 /// Between two attempts at phase 1.
 const PREPARE_RETRY: Duration = Duration::from_millis(500);
-/// A phase 1 that took longer than this is run once more.
-const SLOW: Duration = Duration::from_millis(50);
 /// What was handed over arrives within this time, or is given up.
 const LAST_PAGES: Duration = Duration::from_secs(7);
 
@@ -47,6 +46,7 @@ pub struct Receiving {
     rounds: BTreeMap<RoundNumber, Arrivals>,
     built: Option<Rehearsal>,
     prepared: Option<Duration>,
+    phase_one: PhaseOne,
     asked: Instant,
     ready_told: bool,
     state: Vec<u8>,
@@ -60,6 +60,7 @@ impl Receiving {
         cx.enter(PhaseName::PreCopy);
         cx.say(&Message::Reserved);
         let audit = cx.offer.as_ref().is_some_and(|offer| offer.verify == Verify::Audit);
+        let stun_max = Duration::from_micros(cx.offer.as_ref().map_or(0, |offer| offer.stun_us_max));
         cx.effect(Effect::BuildVmm { dirty_log: audit });
         cx.effect(Effect::Lease(LeaseAsk::Prepare));
         Self {
@@ -67,6 +68,7 @@ impl Receiving {
             rounds: BTreeMap::new(),
             built: None,
             prepared: None,
+            phase_one: PhaseOne::new(stun_max),
             asked: cx.now,
             ready_told: false,
             state: Vec::new(),
@@ -93,14 +95,22 @@ impl Receiving {
         self.into()
     }
 
+    fn prepare(&mut self, cx: &mut Context) {
+        self.asked = cx.now;
+        cx.effect(Effect::Lease(LeaseAsk::Prepare));
+    }
+
     fn prepared(mut self, cx: &mut Context, answer: &LeaseAnswer) -> Phase {
         match answer {
             LeaseAnswer::Prepared => {
-                let took = cx.now.since(self.asked);
-                self.prepared = Some(took);
+                let (takes, again) = self.phase_one.took(cx.now.since(self.asked));
+                if again == Again::AtOnce {
+                    self.prepare(cx);
+                    return self.into();
+                }
+                self.prepared = Some(takes);
                 self.ready_told = false;
-                if took > SLOW && self.hand_over.is_none() {
-                    // It tells how long the commit will take; perhaps the datastore is only slow at the moment.
+                if again == Again::Later && self.hand_over.is_none() {
                     cx.deadline(Timer::Prepare, PREPARE_RETRY);
                 }
                 self.tell_if_ready(cx)
@@ -248,8 +258,7 @@ impl Step for Receiving {
         match timer {
             Timer::Prepare if self.hand_over.is_some() => self.into(),
             Timer::Prepare => {
-                self.asked = cx.now;
-                cx.effect(Effect::Lease(LeaseAsk::Prepare));
+                self.prepare(cx);
                 self.into()
             }
             Timer::LastPages => {
@@ -271,5 +280,85 @@ impl Step for Receiving {
 
     fn guest_gone(self, cx: &mut Context, reason: Reason) -> Phase {
         self.lost(cx, reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::facts::example;
+    use crate::destination::{Finished, Welcome};
+    use crate::session::{Conversation, Versions};
+    use crate::wire::message::{Hello, Offer, RunState};
+    use crate::wire::{FrameReader, MigrationId, ValidatedOffer};
+
+    /// What is awaited and what the source was told of the lease, after phase 1 took these times one after the other.
+    fn after_phase_one(took_ms: &[u64]) -> (usize, Option<u64>) {
+        let offer = Offer {
+            vm: example::vm(),
+            config_text: String::new(),
+            machine: Vec::new(),
+            source: example::host("host-a"),
+            link: example::link(),
+            run_state: RunState::Running,
+            epoch: 1,
+            state_bytes: 1,
+            stun_us_max: 60_000,
+            verify: Verify::Transfer,
+            check_only: false,
+            force_link: false,
+            probe: Vec::new(),
+        };
+        let (here, peer) = ("host-b".parse().unwrap(), "host-a".parse().unwrap());
+        let welcome = Welcome { here, peer, build: String::new(), started_unix_s: 0 };
+        let mut conversation = Conversation::new(Instant::ZERO, Versions::OURS);
+        let hello = Hello {
+            oldest: 1,
+            newest: 1,
+            migration: MigrationId(7),
+            host: "host-a".parse().unwrap(),
+            build: String::new(),
+        };
+        conversation.agree(&hello).unwrap();
+        let mut cx = Context::new(Instant::ZERO, welcome, conversation);
+        cx.learn(ValidatedOffer::new(offer).unwrap());
+        let mut phase: Phase = Receiving::begin(&mut cx).into();
+        let mut hear = |cx: &mut Context, input| {
+            let Phase::Receiving(receiving) = std::mem::replace(&mut phase, Finished.into()) else {
+                panic!("{phase:?}")
+            };
+            phase = receiving.input(cx, input);
+        };
+        hear(&mut cx, Input::VmmBuilt(Ok(Rehearsal::default())));
+        for ms in took_ms {
+            cx.now += Duration::from_millis(*ms);
+            hear(&mut cx, Input::Lease(LeaseAsk::Prepare, LeaseAnswer::Prepared));
+        }
+        let mut told = None;
+        let mut asked = 0;
+        for effect in cx.effects {
+            match effect {
+                Effect::Lease(LeaseAsk::Prepare) => asked += 1,
+                Effect::SendControl(bytes) => {
+                    let mut reader = FrameReader::default();
+                    reader.push(&bytes);
+                    let frame = reader.next_frame().unwrap().unwrap();
+                    if let Ok(Message::SwitchReady(ready)) = Message::decode(&frame, Some(1)) {
+                        told = Some(ready.lease_us);
+                    }
+                }
+                _ => {}
+            }
+        }
+        (asked - took_ms.len(), told)
+    }
+
+    #[test]
+    fn the_source_is_told_what_the_lease_takes_when_it_is_known_not_to_have_been_slow_by_accident() {
+        assert_eq!(after_phase_one(&[]), (1, None));
+        assert_eq!(after_phase_one(&[4]), (0, Some(4_000)));
+        assert_eq!(after_phase_one(&[40]), (1, None), "it is asked once more before anything is told");
+        assert_eq!(after_phase_one(&[40, 5]), (0, Some(5_000)));
+        assert_eq!(after_phase_one(&[40, 30]), (0, Some(30_000)));
     }
 }

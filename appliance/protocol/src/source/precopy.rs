@@ -128,8 +128,12 @@ impl Precopy {
     fn note(&self, cx: &Context) -> Option<String> {
         let percent = self.convergence.throttle_percent();
         let throttled = (percent > 0).then(|| format!("vCPUs that dirty are slowed by {percent} %"));
-        let waiting = self.waiting == Waiting::Ready && !self.ready;
-        throttled.or_else(|| waiting.then(|| format!("{} is getting ready", cx.plan.destination)))
+        let waits = || match self.waiting {
+            Waiting::Ready if !self.ready => Some(format!("{} is getting ready", cx.plan.destination)),
+            Waiting::Ready if !self.resuming => Some("the stun would take too long now: looking again".to_owned()),
+            _ => None,
+        };
+        throttled.or_else(waits)
     }
 
     fn harvest(&mut self, cx: &mut Context) {
@@ -187,12 +191,18 @@ impl Precopy {
     }
 
     fn decide(mut self, cx: &mut Context) -> Phase {
-        match self.convergence.decide(self.pending.count()) {
-            Decision::NextRound if self.pending.is_empty() => {
-                // Nothing to send, and no stun allowed: look again a little later, but not for ever.
+        let decision = match self.convergence.decide(self.pending.count()) {
+            // Nothing to send, and no stun allowed.
+            Decision::NextRound if self.pending.is_empty() => Decision::Wait,
+            decision => decision,
+        };
+        match decision {
+            Decision::Wait => {
+                // Looked at again a little later, but not for ever.
                 self.waiting = Waiting::Ready;
                 self.convergence.round_ended(RoundMeasure { pages: 0, bytes: 0, took: IDLE_ROUND });
                 cx.deadline(Timer::NextHarvest, IDLE_ROUND);
+                self.report(cx);
             }
             Decision::NextRound => self.next_round(cx),
             Decision::Throttle { percent } => {
@@ -210,12 +220,24 @@ impl Precopy {
 
     fn promise_cannot_be_kept(&self, cx: &Context) -> Reason {
         let prediction = self.convergence.predict(self.pending.count());
+        let why = match self.convergence.what_takes_too_long() {
+            Some(parts) => {
+                let parts: Vec<_> = parts.iter().map(|(what, takes)| format!("{what} {}", takes.millis())).collect();
+                format!(
+                    "whatever the guest does, hosts, link and datastore take so long now (ms: {})",
+                    parts.join(", ")
+                )
+            }
+            None => format!(
+                "the guest dirties {} MiB/s and the link carries {} MiB/s",
+                prediction.dirty_pages_per_s / 256,
+                prediction.bandwidth_bytes_per_s >> 20,
+            ),
+        };
         let cause = format!(
-            "the stun would take {} ms, and {} ms are accepted: the guest dirties {} MiB/s and the link carries {} MiB/s",
+            "the stun would take {} ms, and {} ms are accepted: {why}",
             prediction.stun_us / 1_000,
             self.convergence.policy().stun_max.millis(),
-            prediction.dirty_pages_per_s / 256,
-            prediction.bandwidth_bytes_per_s >> 20,
         );
         let vm = &cx.plan.offer.vm.name;
         let more =

@@ -9,6 +9,7 @@ use crate::rng::Rng;
 #[derive(Clone, Debug)]
 pub struct Link {
     rng: Rng,
+    one_way: Duration,
     /// Whether anything still arrives.
     pub carries: bool,
     /// Control messages that each side has sent.
@@ -17,9 +18,9 @@ pub struct Link {
 }
 
 impl Link {
-    /// A fresh connection.
-    pub fn new(rng: Rng) -> Self {
-        Self { rng, carries: true, sent: [0; 2], last_control: [Instant::ZERO; 2] }
+    /// A fresh connection, over a link that takes so long at least, each way.
+    pub fn new(rng: Rng, one_way: Duration) -> Self {
+        Self { rng, one_way, carries: true, sent: [0; 2], last_control: [Instant::ZERO; 2] }
     }
 
     fn delay(&mut self) -> Duration {
@@ -28,7 +29,7 @@ impl Link {
 
     /// When a control message that is sent now arrives, `later` than it would otherwise. Those after it do not overtake it.
     pub fn control_arrives(&mut self, now: Instant, from: Side, later: Duration) -> Instant {
-        let at = (now + self.delay() + later).max(self.last_control[from.index()]);
+        let at = (now + self.one_way + self.delay() + later).max(self.last_control[from.index()]);
         self.last_control[from.index()] = at;
         at
     }
@@ -36,6 +37,6 @@ impl Link {
     /// When a record that is sent now arrives: lost and sent again, it may be late.
     pub fn record_arrives(&mut self, now: Instant) -> Instant {
         let late = self.rng.chance(100_000);
-        now + self.delay() + if late { self.delay() * 10 } else { Duration::ZERO }
+        now + self.one_way + self.delay() + if late { self.delay() * 10 } else { Duration::ZERO }
     }
 }

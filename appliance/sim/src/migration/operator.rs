@@ -98,7 +98,7 @@ impl World {
         self.base = held.unwrap_or_default();
         let plan = self.plan();
         self.offer = Some(plan.offer.clone());
-        self.link = Link::new(self.rng.fork());
+        self.link = Link::new(self.rng.fork(), self.setup.one_way);
         self.hosts[1].engine = Engine::Destination(Box::new(Destination::new(now, self.welcome())));
         self.hosts[0].engine = Engine::Source(Box::new(Source::new(now, plan)));
         self.engine_goes_on(Side::Source)?;

@@ -33,6 +33,8 @@ pub struct Setup {
     pub hashing: Duration,
     /// What a probe of the link between the hosts finds.
     pub link: LinkFacts,
+    /// How long a message takes at least, beside what chance adds.
+    pub one_way: Duration,
     /// Only the checks are wanted.
     pub check_only: bool,
     /// Whether the destination's build sets the guest's clock; those of before left it as it was saved.
@@ -59,6 +61,7 @@ impl Setup {
             datastore: Duration::from_millis(20),
             hashing: Duration::ZERO,
             link: LinkFacts { rtt_us: 500, bandwidth_bytes_per_s: Some(100_000_000), mtu: Some(9000) },
+            one_way: Duration::ZERO,
             check_only: false,
             sets_clock: true,
         }

@@ -81,7 +81,7 @@ impl World {
     /// A world in which both hosts are up and the VM runs on the source.
     pub fn new(setup: Setup) -> Self {
         let mut rng = Rng::new(setup.seed);
-        let (link, datastore) = (Link::new(rng.fork()), Datastore::new(rng.fork(), setup.datastore));
+        let (link, datastore) = (Link::new(rng.fork(), setup.one_way), Datastore::new(rng.fork(), setup.datastore));
         Self {
             setup,
             queue: EventQueue::new(),
