@@ -446,15 +446,17 @@ fn live(folder: &Path) {
     target.ask(&VmmRequest::Restore { length, clock: None }, &[state.as_fd()]);
     target.ask(&VmmRequest::AttachDisk { index: 0 }, &[open_disk().as_fd()]);
     target.ask(&VmmRequest::Resume, &[]);
+    let told = target.ask(&VmmRequest::Announce { again: true }, &[]).0;
+    assert!(matches!(told, VmmAnswer::Announced { frames: 0, unheard: 0, since_ms: None }), "it was not yet: {told:?}");
     for again in [false, true] {
         let told = target.ask(&VmmRequest::Announce { again }, &[]).0;
-        assert!(matches!(told, VmmAnswer::Announced { frames: 1, unheard: 1 }), "{told:?}");
+        assert!(matches!(told, VmmAnswer::Announced { frames: 1, unheard: 1, since_ms: Some(_) }), "{told:?}");
     }
     use_devices(&mut disk[0], &mut nic, &mut rng[0], &taps[1]);
     let told = target.ask(&VmmRequest::Announce { again: true }, &[]).0;
-    assert!(matches!(told, VmmAnswer::Announced { frames: 0, unheard: 0 }), "its guest was heard of: {told:?}");
+    assert!(matches!(told, VmmAnswer::Announced { frames: 0, unheard: 0, .. }), "its guest was heard of: {told:?}");
     let told = target.ask(&VmmRequest::Announce { again: false }, &[]).0;
-    assert!(matches!(told, VmmAnswer::Announced { frames: 1, unheard: 0 }), "once in any case: {told:?}");
+    assert!(matches!(told, VmmAnswer::Announced { frames: 1, unheard: 0, .. }), "once in any case: {told:?}");
 
     drop((events, serial));
     source.quit();

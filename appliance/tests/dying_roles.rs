@@ -7,10 +7,14 @@ use godwit::api::host::{HostAnswer, HostRequest, VmState};
 use godwit::api::lease::LeaseRequest;
 use godwit::api::vmm::VmmLife;
 use model::receipt::Verdict;
+use vmm::virtio::net::announcement::rarp;
+use world::cable::listen;
 use world::lease_line::{LeaseLine, Word};
 use world::two_hosts::{hold_in_commit, hold_in_pre_copy, may_move, migrate, runner, two_hosts, wait_for_phase};
-use world::{Host, finish, is_locked, line, wait};
+use world::{Cable, Datastore, Host, finish, is_locked, line, wait};
 
+/// Of reverse ARP (RFC 903).
+const ETHER_TYPE_RARP: u16 = 0x8035;
 /// Keeps a move under way for seconds, however fast the machine is.
 const SLOWLY: &str = "--bandwidth-max 250";
 
@@ -240,4 +244,30 @@ fn a_source_that_died_after_the_commit_leaves_its_receipt_to_the_destination() {
     let id = moved().expect("it is over").id;
     let receipt = format!("vms/witness/receipts/{id}.toml");
     wait("the receipt is on the datastore", || datastore.path(&receipt).exists());
+}
+
+#[test]
+fn a_silent_vm_that_has_arrived_is_announced_on_by_the_control_plane_that_adopts_it() {
+    let Some(mut cable) = Cable::lay("announces") else { return };
+    let outside = cable.join_guests("gwup", "10.9.0.1/24");
+    let Some(datastore) = Datastore::with_witness("announces") else { return };
+    // Nobody told the witness of an address there: it leaves its NIC alone.
+    datastore.add_nic("witness", "lan");
+    let network = "[vswitch.gwlan]\nuplink = \"gwup\"\n[port_group.lan]\nvswitch = \"gwlan\"\n";
+    let [a, mut b] = Host::boot_two_with(&datastore, &cable, network);
+    a.done("vm start witness");
+    migrate(&a, "host-b");
+    b.kill_control_plane();
+    // Opened now, it hears nothing of what the dead one had announced.
+    let wire = listen(&outside, "lan", ETHER_TYPE_RARP);
+    b.start_control_plane();
+    let mut buffer = [0; 2048];
+    let mut frame = Vec::new();
+    wait("it is announced again", || {
+        frame = wire.receive(&mut buffer).expect("it hears").unwrap_or_default().to_vec();
+        !frame.is_empty()
+    });
+    let mac = <[u8; 6]>::try_from(&frame[6..12]).expect("six bytes");
+    assert_eq!(frame[..], rarp(mac), "a guest's MAC address asks for itself");
+    assert!(std::ptr::eq(runner(&a, &b), &raw const b));
 }

@@ -24,7 +24,7 @@ pub struct VmConfig {
     pub name: VmName,
     /// vCPUs, 1 to [`limits::VM_CPUS_MAX`].
     pub cpus: u8,
-    /// Memory, whole MiB.
+    /// Memory, a multiple of 2 MiB.
     pub memory: Bytes,
     /// What of the host's processor the guest sees.
     pub cpu_baseline: Baseline,
@@ -188,7 +188,7 @@ impl FromStr for DevicePath {
 pub struct Draft {
     /// The configuration, or every error of the text by its line.
     pub config: Result<VmConfig, Vec<ConfigError>>,
-    /// Memory, whole MiB.
+    /// Memory, a multiple of 2 MiB.
     pub memory: Option<Bytes>,
     /// What of the host's processor the guest sees.
     pub cpu_baseline: Option<Baseline>,
@@ -300,8 +300,8 @@ fn read_vm(mut section: Section<'_>, folder: Option<&VmName>) -> VmSection {
             section.error(key, format!("is missing; write for example {key} = {example}"));
         }
     }
-    if memory.is_some_and(|memory| memory.0 % (1 << 20) != 0) {
-        section.error("memory", "must be whole MiB");
+    if memory.is_some_and(|memory| !memory.0.is_multiple_of(2 << 20)) {
+        section.error("memory", "must be a multiple of 2 MiB");
     }
     let cpu_baseline = section.parsed("cpu_baseline");
     let cpu_baseline = if section.has("cpu_baseline") { cpu_baseline } else { Some(Baseline::default()) };
@@ -522,7 +522,7 @@ verify = "full"
             ("\"1 GiB\"", "\"1 GB\"", "16 MiB to 1 TiB"),
             ("\"1 GiB\"", "\"99999999999 TiB\"", "16 MiB to 1 TiB"),
             ("\"1 GiB\"", "1.5", "16 MiB to 1 TiB"),
-            ("\"1 GiB\"", "\"20.5 MiB\"", "whole MiB"),
+            ("\"1 GiB\"", "\"21 MiB\"", "a multiple of 2 MiB"),
             ("\"x86-64-v2\"", "\"x86\"", "x86-64-v1"),
             ("cpus = 2", "cpus = 2\ncpu_affinity = [4096]", "0 to 4095"),
             ("\"vmlinuz\"", "\"/boot/vmlinuz\"", "1 to 255 bytes"),

@@ -77,7 +77,7 @@ pub enum VmmRequest {
     },
     /// Tells the networks where its NICs are, by a frame of the monitor's on each. Answered by `Announced`.
     Announce {
-        /// It was done before: only NICs of whose guest nothing was heard yet, and only while it runs.
+        /// Only if it was done before, only NICs of whose guest nothing was heard yet, and only while it runs.
         again: bool,
     },
     /// Asks the guest to announce itself on its networks; not waited for.
@@ -125,6 +125,8 @@ pub enum VmmAnswer {
         frames: u32,
         /// NICs of whose guest nothing was heard before: no frame of its own had left, and none had come for it.
         unheard: u32,
+        /// How long ago they were told first, milliseconds; none where they never were.
+        since_ms: Option<u64>,
     },
     /// To `Rehearse`: how long it took, the lesser of two times, microseconds.
     Rehearsed {

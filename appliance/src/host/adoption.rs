@@ -11,7 +11,7 @@ use crate::host::monitor::{self, Monitor};
 use crate::host::reap::GONE_BOUND;
 use crate::host::record::{self, Left, VmRecord};
 use crate::host::running::Running;
-use crate::host::{arrivals, departures, ends, owed};
+use crate::host::{announcing, arrivals, departures, ends, owed};
 
 /// Finds them by their records, and ends what was only being made. Must come before anybody is served.
 pub fn adopt(plane: &Arc<ControlPlane>) {
@@ -55,6 +55,7 @@ fn adopt_one(plane: &Arc<ControlPlane>, record: VmRecord) -> Result<(), String> 
     let state = if paused { VmState::Paused } else { VmState::Running };
     plane.vms.put(&vm.vm, Arc::clone(&running), state);
     ends::watch(plane, Born::adopted(Arc::clone(&running)));
+    announcing::go_on(&running);
     if let Some(moving_out) = moving_out {
         departures::adopt(plane, &running, moving_out);
     }

@@ -1,9 +1,9 @@
 //! The networks are told where a VM is that came to run here: by its monitor, which has the taps, whatever became of the control plane that
 //! made them. They are told again until the guest's own traffic has shown them, because a frame may be lost and a port may need its
-//! time; a guest that stays silent is announced for [`BOUND`].
+//! time; a guest that stays silent is announced for [`BOUND`], which its monitor counts: a control plane that adopts it goes on with that.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::api::vmm::{VmmAnswer, VmmRequest};
 use crate::host::running::Running;
@@ -31,7 +31,7 @@ pub fn by_guest(running: &Running) {
 /// second of the VM's connections and not the VM.
 pub fn by_monitor(running: &Arc<Running>) -> u32 {
     let (frames, unheard) = match running.monitor.ask(&VmmRequest::Announce { again: false }, &[]) {
-        Ok(VmmAnswer::Announced { frames, unheard }) => (frames, unheard),
+        Ok(VmmAnswer::Announced { frames, unheard, .. }) => (frames, unheard),
         Ok(other) => {
             log::warn!("VM {} is not announced: {other:?}", running.vm.vm);
             return 0;
@@ -42,26 +42,34 @@ pub fn by_monitor(running: &Arc<Running>) -> u32 {
         }
     };
     if unheard > 0 {
-        let running = Arc::clone(running);
-        let repeats = std::thread::Builder::new().name("announce".to_owned());
-        if let Err(error) = repeats.spawn(move || repeat(&running)) {
-            log::warn!("a VM is announced once only: {error}");
-        }
+        go_on(running);
     }
     frames
 }
 
-/// Until nothing is left to announce, the monitor does not announce any more (the VM stands still, moves on or ended), or the time is over.
+/// Tells them again by itself, of a VM that was announced: by this control plane, or by one before it.
+pub fn go_on(running: &Arc<Running>) {
+    let running = Arc::clone(running);
+    let repeats = std::thread::Builder::new().name("announce".to_owned());
+    if let Err(error) = repeats.spawn(move || repeat(&running)) {
+        log::warn!("a VM is not announced again: {error}");
+    }
+}
+
+/// Until nothing is left to announce (or never was), the monitor does not announce any more (the VM stands still, moves on or ended), or the
+/// time is over.
 fn repeat(running: &Running) {
     let vm = &running.vm.vm;
-    let deadline = Instant::now() + BOUND;
     for times in 1.. {
         std::thread::sleep(pause(times));
         match running.monitor.ask(&VmmRequest::Announce { again: true }, &[]) {
+            Ok(VmmAnswer::Announced { since_ms: None, .. }) => return,
             Ok(VmmAnswer::Announced { unheard: 0, .. }) => {
-                return log::info!("VM {vm}: its networks have heard of it ({times} times announced)");
+                return log::info!("VM {vm}: its networks have heard of it");
             }
-            Ok(VmmAnswer::Announced { unheard, .. }) if Instant::now() >= deadline => {
+            Ok(VmmAnswer::Announced { unheard, since_ms: Some(since), .. })
+                if Duration::from_millis(since) >= BOUND =>
+            {
                 return log::info!(
                     "VM {vm}: {unheard} of its NICs were silent for {} s; they are not announced any more",
                     BOUND.as_secs()
@@ -98,7 +106,7 @@ mod tests {
             // The test may be over.
             let _ = state.0.send(*again);
             let unheard = u32::from(state.1 < 4);
-            Some(VmmAnswer::Announced { frames: unheard, unheard })
+            Some(VmmAnswer::Announced { frames: unheard, unheard, since_ms: Some(0) })
         });
         assert_eq!(by_monitor(&monitor.running()), 1);
         let heard: Vec<bool> = (0..4).map(|_| tells.recv_timeout(BOUND).expect("announced")).collect();
@@ -115,11 +123,36 @@ mod tests {
             let VmmRequest::Announce { again } = request else { return None };
             let _ = told.lock().expect("held").send(*again);
             let stopped = || VmmAnswer::Failed("the machine cannot be announced again while it is paused".to_owned());
-            Some(if *again { stopped() } else { VmmAnswer::Announced { frames: 2, unheard: 2 } })
+            Some(if *again { stopped() } else { VmmAnswer::Announced { frames: 2, unheard: 2, since_ms: Some(0) } })
         });
         assert_eq!(by_monitor(&monitor.running()), 2);
         let heard: Vec<bool> = (0..2).map(|_| tells.recv_timeout(BOUND).expect("announced")).collect();
         assert_eq!(heard, [false, true]);
         assert!(tells.recv_timeout(AGAIN[3] * 3).is_err(), "it may run elsewhere");
+    }
+
+    #[test]
+    fn what_a_control_plane_before_this_one_began_to_announce_is_announced_for_the_rest_of_the_time_and_nothing_else_is()
+     {
+        let ms = |bound: Duration| u64::try_from(bound.as_millis()).expect("it is short");
+        // It came from nowhere; it is announced for long enough; it has some time left.
+        for (since_ms, times) in [(None, 1), (Some(ms(BOUND)), 1), (Some(ms(BOUND) - 1), 2)] {
+            let monitor = StandIn::start(&"web".parse().expect("valid"));
+            let (told, tells) = channel();
+            let state = Mutex::new((told, since_ms));
+            monitor.answers(move |request| {
+                let VmmRequest::Announce { again } = request else { return None };
+                let mut state = state.lock().expect("held");
+                let _ = state.0.send(*again);
+                let unheard = u32::from(state.1.is_some());
+                let answer = VmmAnswer::Announced { frames: unheard, unheard, since_ms: state.1 };
+                state.1 = state.1.map(|since| since + 1);
+                Some(answer)
+            });
+            go_on(&monitor.running());
+            let heard: Vec<bool> = (0..times).map(|_| tells.recv_timeout(BOUND).expect("asked")).collect();
+            assert_eq!(heard, vec![true; times], "{since_ms:?}");
+            assert!(tells.recv_timeout(AGAIN[3]).is_err(), "{since_ms:?}");
+        }
     }
 }

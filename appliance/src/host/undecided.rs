@@ -243,7 +243,7 @@ mod tests {
             let resumed = Arc::clone(&resumes);
             monitor.answers(move |request| match request {
                 VmmRequest::Status => Some(stand_in::status(VmmLife::Paused)),
-                VmmRequest::Announce { .. } => Some(VmmAnswer::Announced { frames: 1, unheard: 0 }),
+                VmmRequest::Announce { .. } => Some(VmmAnswer::Announced { frames: 1, unheard: 0, since_ms: Some(0) }),
                 VmmRequest::AttachDisk { .. } | VmmRequest::TakeDisks | VmmRequest::AnnounceByGuest => {
                     Some(VmmAnswer::Done)
                 }

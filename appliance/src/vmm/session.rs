@@ -214,7 +214,8 @@ impl Session<'_> {
 
     fn announce(&self, again: bool) -> Outcome {
         let told = self.with_machine(|machine| machine.announce_place(again).map_err(|error| chain(&error)))?;
-        Ok((VmmAnswer::Announced { frames: told.frames, unheard: told.unheard }, None))
+        let since_ms = told.since.map(|since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+        Ok((VmmAnswer::Announced { frames: told.frames, unheard: told.unheard, since_ms }, None))
     }
 
     fn rehearse(&self) -> Outcome {

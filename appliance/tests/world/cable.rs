@@ -1,6 +1,13 @@
 //! What two hosts have between them: a network namespace for each, and a cable or a switch that joins them.
 
+use std::fs::File;
 use std::process::{Command, Stdio};
+
+use godwit::network::link;
+use godwit::network::netlink::Netlink;
+use godwit::network::packet::PacketSocket;
+use rustix::fd::AsFd;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Two network namespaces that are joined. Removed at the end.
 pub(crate) struct Cable {
@@ -9,6 +16,23 @@ pub(crate) struct Cable {
     /// The ends lie in different networks.
     is_routed: bool,
     name: String,
+}
+
+/// Moves this thread into a network namespace.
+pub(crate) fn enter(namespace: &str) {
+    let namespace = File::open(format!("/run/netns/{namespace}")).expect("ip netns made it");
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("it is ours");
+}
+
+/// A socket on a link of a network namespace that hears frames with this EtherType.
+pub(crate) fn listen(namespace: &str, link: &str, ether_type: u16) -> PacketSocket {
+    let (namespace, link) = (namespace.to_owned(), link.to_owned());
+    let opened = std::thread::spawn(move || {
+        enter(&namespace);
+        let found = link::by_name(&mut Netlink::open().expect("a socket"), &link).expect("asked").expect("it is there");
+        PacketSocket::open(found.index, ether_type).expect("root may")
+    });
+    opened.join().expect("opened")
 }
 
 /// The MAC address of a third host's NIC.

@@ -1,19 +1,17 @@
 //! A client outside that talks to a witness's echo, over UDP and TCP at the same time, from a network namespace of its own.
 
-use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use witness_kernel::witness::echo::PORT;
 use witness_kernel::witness::echo::judge::{Judge, Verdict};
 use witness_kernel::witness::echo::message::{MESSAGE_BYTES, Message};
 
+use super::cable::enter;
 use super::{BOUND, wait};
 
 /// Between two requests.
@@ -50,10 +48,9 @@ impl EchoClient {
         let shared = Arc::<Shared>::default();
         let place = SocketAddr::from((witness, PORT));
         let spawn = |work: fn(SocketAddr, &Shared) -> Heard| {
-            let (shared, path) = (Arc::clone(&shared), format!("/run/netns/{namespace}"));
+            let (shared, namespace) = (Arc::clone(&shared), namespace.to_owned());
             std::thread::spawn(move || {
-                let namespace = File::open(path).expect("ip netns made it");
-                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("it is ours");
+                enter(&namespace);
                 work(place, &shared)
             })
         };

@@ -1,5 +1,6 @@
 //! Hosts of a test: the roles as processes of this machine, on a datastore that is a folder. [`two_hosts`] are those between which a VM moves, [`cable`]
-//! is what lies between them, [`lease_line`] what lies between a host and its lease role, [`command`] a command under way, [`echo`] who talks to a
+//! is what lies between them, [`lease_line`] what lies between a host and its lease role, [`engine_line`] between it and its migration engine,
+//! [`later_build`] an engine of another version, [`command`] a command under way, [`echo`] who talks to a
 //! witness, [`journal`] what a witness writes to its disk, [`guest_clocks`] what its clocks show, [`leftovers`] what a host holds that it should
 //! let go of, [`mount`] a file system under a datastore.
 #![allow(dead_code, reason = "each test file uses its part of the world")]
@@ -7,8 +8,10 @@
 pub(crate) mod cable;
 pub(crate) mod command;
 pub(crate) mod echo;
+pub(crate) mod engine_line;
 pub(crate) mod guest_clocks;
 pub(crate) mod journal;
+pub(crate) mod later_build;
 pub(crate) mod lease_line;
 pub(crate) mod leftovers;
 pub(crate) mod mount;
@@ -157,6 +160,8 @@ pub(crate) struct Host {
     migrate: Option<Child>,
     /// The network namespace that its processes stand in.
     namespace: Option<String>,
+    /// What is mounted for its processes alone, as commands of a shell; only with a network namespace.
+    mounts: String,
 }
 
 impl Host {
@@ -210,13 +215,25 @@ impl Host {
         Self::begin_at(datastore, cable, end, nic, "")
     }
 
-    fn begin_at(datastore: &Datastore, cable: &Cable, end: usize, nic: &str, more: &str) -> Self {
-        let mut host = Self::prepare_at(datastore, cable, end, nic, more);
-        host.start_lease();
-        host.migrate = Some(host.start("migrate"));
-        host.start_control_plane();
-        host.wait_for_lease();
+    /// Boots at one end of a cable, where these commands mount something for this host alone: it sees datastores as no other does.
+    pub(crate) fn boot_at_mounting(datastore: &Datastore, cable: &Cable, end: usize, more: &str, mounts: &str) -> Self {
+        let mut host = Self::prepare_at(datastore, cable, end, "mig0", more);
+        mounts.clone_into(&mut host.mounts);
+        let host = host.begun();
+        wait("the migration stack is up", || host.stack_is_up());
         host
+    }
+
+    fn begin_at(datastore: &Datastore, cable: &Cable, end: usize, nic: &str, more: &str) -> Self {
+        Self::prepare_at(datastore, cable, end, nic, more).begun()
+    }
+
+    fn begun(mut self) -> Self {
+        self.start_lease();
+        self.migrate = Some(self.start("migrate"));
+        self.start_control_plane();
+        self.wait_for_lease();
+        self
     }
 
     fn prepare_at(datastore: &Datastore, cable: &Cable, end: usize, nic: &str, more: &str) -> Self {
@@ -246,6 +263,7 @@ impl Host {
             control_plane: None,
             migrate: None,
             namespace,
+            mounts: String::new(),
         }
     }
 
@@ -274,7 +292,12 @@ impl Host {
         let mut command = match &self.namespace {
             Some(namespace) => {
                 let mut command = Command::new("ip");
-                command.args(["netns", "exec", namespace]).arg(&self.build);
+                command.args(["netns", "exec", namespace]);
+                // ip-netns(8) gives what it runs a mount namespace of its own.
+                if !self.mounts.is_empty() {
+                    command.args(["sh", "-ec", &format!("{}\nexec \"$0\" \"$@\"", self.mounts)]);
+                }
+                command.arg(&self.build);
                 command
             }
             None => Command::new(&self.build),

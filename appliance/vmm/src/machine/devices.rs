@@ -58,12 +58,12 @@ impl Machine {
         Ok(self.installed.set_link(index, up)?)
     }
 
-    /// Tells the networks where all NICs are, by frames of our own. `again`: this host did so before; only those of whose guest nothing was
-    /// heard are announced, and only of a machine that runs: one that was stopped may run elsewhere by now.
+    /// Tells the networks where all NICs are, by frames of our own. `again`: only if this host did so before, only those of whose guest
+    /// nothing was heard, and only of a machine that runs: one that was stopped may run elsewhere by now.
     ///
     /// # Errors
     /// [`MachineError::Phase`].
-    pub fn announce_place(&self, again: bool) -> Result<Announced, MachineError> {
+    pub fn announce_place(&mut self, again: bool) -> Result<Announced, MachineError> {
         if again && self.phase != Phase::Running {
             return Err(MachineError::Phase { what: "be announced again", phase: self.phase });
         }

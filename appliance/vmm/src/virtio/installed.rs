@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::blk::{AttachError, Blk};
 use super::net::{Net, Tap, TapError};
@@ -23,6 +23,8 @@ pub struct Announced {
     pub frames: u32,
     /// NICs of whose guest nothing was heard before.
     pub unheard: u32,
+    /// How long ago the networks were told first; none where they never were.
+    pub since: Option<Duration>,
 }
 
 /// Why the devices of a machine cannot be built, or a disk not be attached.
@@ -92,6 +94,8 @@ pub struct Installed {
     disks: Vec<Shared<VirtioPci<Blk>>>,
     nics: Vec<Shared<VirtioPci<Net>>>,
     rng: Option<Shared<VirtioPci<Rng>>>,
+    /// When the networks were told where the NICs are.
+    announced: Option<Instant>,
 }
 
 impl Installed {
@@ -137,7 +141,7 @@ impl Installed {
         } else {
             None
         };
-        Ok(Self { disks, nics, rng })
+        Ok(Self { disks, nics, rng, announced: None })
     }
 
     /// All of them as the machine's walks want them.
@@ -226,9 +230,14 @@ impl Installed {
         Ok(())
     }
 
-    /// Tells the networks where all NICs are, or again where those are of whose guest nothing was heard yet.
-    pub fn announce_place(&self, again: bool) -> Announced {
-        let mut announced = Announced::default();
+    /// Tells the networks where all NICs are, or again where those are of whose guest nothing was heard yet: of NICs that never were
+    /// announced nothing is told again.
+    pub fn announce_place(&mut self, again: bool) -> Announced {
+        if !again {
+            self.announced = Some(Instant::now());
+        }
+        let Some(first) = self.announced else { return Announced::default() };
+        let mut announced = Announced { since: Some(first.elapsed()), ..Announced::default() };
         for (index, nic) in self.nics.iter().enumerate() {
             let mut nic = enter(nic);
             let heard = nic.is_heard();
