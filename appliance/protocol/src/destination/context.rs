@@ -55,6 +55,9 @@ pub struct Context {
     pub(super) effects: VecDeque<Effect>,
     pub(super) draft: Option<Draft>,
     pub(super) findings: Vec<Finding>,
+    /// The VM has its disks: a control plane that began in the middle of the move may say so before it is asked, and will not
+    /// answer when it is.
+    pub(super) disks_open: bool,
     pub(super) phase: PhaseName,
     pub(super) reported: Instant,
 }
@@ -71,6 +74,7 @@ impl Context {
             effects: VecDeque::new(),
             draft: None,
             findings: Vec::new(),
+            disks_open: false,
             phase: PhaseName::Hello,
             reported: Instant::ZERO,
         }

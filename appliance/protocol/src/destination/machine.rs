@@ -200,7 +200,10 @@ impl Destination {
                 self.step(Event::GuestGone(reason));
             }
             Input::Cancel => self.step(Event::Cancel),
-            input => self.step(Event::Input(input)),
+            input => {
+                self.cx.disks_open |= matches!(input, Input::DisksOpened(Ok(())));
+                self.step(Event::Input(input));
+            }
         }
     }
 
