@@ -14,21 +14,25 @@ use super::keeper::{Asker, vm_name};
 use super::world::World;
 
 /// Between two questions.
-const ASK_AGAIN: Duration = Duration::from_secs(2);
+pub(super) const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 impl World {
-    /// A migration process ended properly; what it left standing still is the host role's.
-    pub(super) fn host_takes_up(&mut self, side: Side) {
+    /// A migration process ended; what it left standing still is the host role's, which asks the lease after so long.
+    pub(super) fn host_takes_up(&mut self, side: Side, after: Duration) -> Kept {
         let stands = |life| matches!(life, Life::Stunned | Life::Loaded);
         let Some(vmm) = self.hosts[side.index()].vmm.as_ref().filter(|vmm| stands(vmm.life)).map(|vmm| vmm.id) else {
-            return;
+            return Ok(());
         };
         let host = self.host(side);
         host.undecided = Some(vmm);
         // The end of its connection to the VMM ends both.
         host.throttle = 0;
         host.vmm.iter_mut().for_each(|vmm| vmm.log = false);
-        self.queue.after(ASK_AGAIN, Event::HostSettles(side, vmm));
+        if after == Duration::ZERO {
+            return self.host_settles(side, vmm);
+        }
+        self.queue.after(after, Event::HostSettles(side, vmm));
+        Ok(())
     }
 
     pub(super) fn host_settles(&mut self, side: Side, vmm: u64) -> Kept {
