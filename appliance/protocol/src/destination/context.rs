@@ -31,18 +31,6 @@ pub struct Welcome {
     pub started_unix_s: u64,
 }
 
-/// What is known of a VM that another process of this host received and left before it was resumed: its VMM has the
-/// verified memory and the state, so the source had handed it over.
-#[derive(Clone, Debug)]
-pub struct Recovery {
-    /// The migration.
-    pub migration: MigrationId,
-    /// The offer that it began with.
-    pub offer: ValidatedOffer,
-    /// Whether the VM is to run.
-    pub run_state: RunState,
-}
-
 /// What all phases share.
 #[derive(Debug)]
 pub struct Context {

@@ -11,7 +11,7 @@
 
 use model::diagnosis::Reason;
 
-use super::context::{Context, Recovery, Welcome};
+use super::context::{Context, Welcome};
 use super::effect::{Effect, Input, Timer};
 use super::{
     Answered, Committing, Discarding, Examining, Finished, Greeting, Receiving, Reserving, Settling, Taking, Verifying,
@@ -171,16 +171,6 @@ impl Destination {
     pub fn speaking(now: Instant, welcome: Welcome, versions: Versions) -> Self {
         let mut cx = Context::new(now, welcome, Conversation::new(now, versions));
         let phase = Greeting::begin(&mut cx);
-        Self { phase: Some(phase.into()), cx }
-    }
-
-    /// Takes up a migration that another process of this host left after the VMM had restored the state: the lease is
-    /// asked, and the VM resumed here or discarded.
-    pub fn recover(now: Instant, welcome: Welcome, recovery: Recovery) -> Self {
-        let mut cx = Context::new(now, welcome, Conversation::closed(now));
-        cx.migration = recovery.migration;
-        cx.learn(recovery.offer);
-        let phase = Committing::recover(&mut cx, recovery.run_state);
         Self { phase: Some(phase.into()), cx }
     }
 

@@ -21,7 +21,7 @@ const OPEN_DISKS: Duration = Duration::from_secs(50);
 /// There is no way back.
 #[derive(Debug)]
 pub struct Taking {
-    table: Option<PageTable>,
+    table: PageTable,
     epoch: u64,
     /// Until it is used up by the resume.
     right: Option<RightToRun>,
@@ -33,7 +33,7 @@ pub struct Taking {
 impl Taking {
     pub(super) fn begin(
         cx: &mut Context,
-        table: Option<PageTable>,
+        table: PageTable,
         right: RightToRun,
         run_state: RunState,
         timings: Resumed,
