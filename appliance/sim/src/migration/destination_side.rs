@@ -80,7 +80,11 @@ impl World {
             Effect::Reserve { .. } if is_unknown => {
                 self.answer_destination(Input::Reserved(Err(Reason::new("the VM was not built", ""))));
             }
-            Effect::Discard if is_unknown => self.answer_destination(Input::Discarded),
+            // It lets go of the VMM, which ends the log; whether the VMM ends is the lease's word.
+            Effect::Discard if is_unknown => {
+                self.hosts[1].vmm.iter_mut().for_each(|vmm| vmm.log = false);
+                self.answer_destination(Input::Discarded);
+            }
             Effect::Examine(_) => {
                 let facts = facts(&self.hosts[1]);
                 let uplinks = Some(vec![heard()]);
@@ -157,7 +161,10 @@ impl World {
             }
             // The control plane ends the VMM when it hears of the end, and of a process that ended it does not.
             DestinationDoing::Discard if !alive => return Ok(()),
-            DestinationDoing::Discard if self.hosts[1].control_plane_died => Input::Discarded,
+            DestinationDoing::Discard if self.hosts[1].control_plane_died => {
+                self.hosts[1].vmm.iter_mut().for_each(|vmm| vmm.log = false);
+                Input::Discarded
+            }
             DestinationDoing::Discard => {
                 if self.hosts[1].runs_the_vm() {
                     return broken("nothing_is_lost", "a running guest was discarded");
