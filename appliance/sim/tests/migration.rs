@@ -435,19 +435,90 @@ fn a_message_that_arrives_late_breaks_no_promise() {
     }
 }
 
+/// Sooner than a peer counts as silent, later than it does, and later than the word of a commit is waited for.
+const LATE: [Duration; 3] = [Duration::from_millis(400), Duration::from_secs(4), Duration::from_secs(20)];
+
+#[test]
+fn whatever_a_machine_is_told_or_has_done_may_come_late() {
+    at_every_step(&LATE.map(Fault::Late), &[]);
+}
+
+#[test]
+fn whatever_a_machine_is_told_it_may_be_told_twice() {
+    at_every_step(&[Fault::Twice], &[]);
+    let ends = Side::BOTH.map(Fault::VmmDies).into_iter().chain([Fault::ConnectionDies]);
+    at_every_step(&ends.collect::<Vec<_>>(), &[Fault::EndsAreToldTwice]);
+    for side in Side::BOTH {
+        at_every_step(&[Fault::Cancel(side)], &[Fault::Cancel(side)]);
+    }
+}
+
+#[test]
+fn what_comes_late_may_come_to_who_lost_its_peer_meanwhile_or_died() {
+    for fault in [Fault::ConnectionDies].into_iter().chain(Side::BOTH.map(Fault::MigrateDies)) {
+        at_every_step(&[fault], &[Fault::Late(LATE[1])]);
+    }
+}
+
+#[test]
+fn a_migration_process_may_stand_still_at_every_step() {
+    for span in LATE {
+        at_every_step(&Side::BOTH.map(|side| Fault::MigrateStands(side, span)), &[]);
+    }
+}
+
+#[test]
+fn the_lease_role_may_take_up_late_what_it_is_asked_from_every_step_on() {
+    for span in LATE {
+        at_every_step(&Side::BOTH.map(|side| Fault::LeaseRoleSlow(side, span)), &[]);
+        at_every_step(&Side::BOTH.map(|side| Fault::LeaseRoleSlow(side, span)), &[Fault::ConnectionDies]);
+    }
+}
+
+/// The next process asks before what the one before had asked is taken up.
+#[test]
+fn who_asked_the_lease_may_die_before_it_takes_that_up() {
+    for side in Side::BOTH {
+        at_every_step(&[Fault::MigrateDies(side)], &[Fault::LeaseRoleSlow(side, LATE[1])]);
+    }
+}
+
+#[test]
+fn an_answer_of_the_lease_may_be_lost_at_every_step_though_it_had_its_effect() {
+    at_every_step(&Side::BOTH.map(Fault::LeaseAnswersLost), &[]);
+    for side in Side::BOTH {
+        at_every_step(&[Fault::LeaseAnswersLost(side)], &[Fault::LeaseRoleSlow(side, LATE[1])]);
+        at_every_step(&[Fault::LeaseAnswersLost(side)], &[Fault::ConnectionDies]);
+    }
+}
+
+#[test]
+fn the_control_plane_of_the_destination_may_die_at_every_step() {
+    at_every_step(&[Fault::ControlPlaneDies], &[]);
+    at_every_step(&[Fault::ControlPlaneDies], &[Fault::LeaseRoleSlow(Side::Destination, LATE[1])]);
+    at_every_step(&[Fault::ControlPlaneDies], &[Fault::Late(LATE[1])]);
+    at_every_step(&[Fault::ControlPlaneDies], &[Fault::ConnectionDies]);
+}
+
 /// Seeds that once broke a promise.
 const KEPT: [u64; 3] = [1046, 1381, 14033];
 
 #[test]
 fn several_faults_at_once_break_no_promise() {
-    several_faults(1000..1300, Damage::None);
-    KEPT.into_iter().for_each(|seed| several_faults(seed..seed + 1, Damage::None));
+    several_faults(1000..1300, Beside::Nothing);
+    KEPT.into_iter().for_each(|seed| several_faults(seed..seed + 1, Beside::Nothing));
 }
 
 #[test]
 fn several_faults_at_once_break_no_promise_where_a_lease_is_damaged_beside_them() {
-    several_faults(2000..2150, Damage::Passes);
-    several_faults(2150..2300, Damage::Stays);
+    several_faults(2000..2150, Beside::DamagePasses);
+    several_faults(2150..2300, Beside::DamageStays);
+}
+
+#[test]
+fn several_faults_at_once_break_no_promise_where_what_is_told_comes_late_and_twice() {
+    several_faults(3000..3300, Beside::Lateness);
+    several_faults(3300..3400, Beside::DamagePassesAndLateness);
 }
 
 /// `SEEDS=FIRST..END cargo test -p sim --release --test migration -- --ignored explore`: looks for new seeds.
@@ -456,34 +527,73 @@ fn several_faults_at_once_break_no_promise_where_a_lease_is_damaged_beside_them(
 fn explore() {
     let seeds = std::env::var("SEEDS").unwrap_or_else(|_| "10000..20000".to_owned());
     let (first, end) = seeds.split_once("..").expect("SEEDS=FIRST..END");
-    for damage in [Damage::None, Damage::Passes, Damage::Stays] {
-        several_faults(first.parse().expect("a number")..end.parse().expect("a number"), damage);
+    for beside in Beside::ALL {
+        several_faults(first.parse().expect("a number")..end.parse().expect("a number"), beside);
     }
 }
 
 /// What else there is beside several faults.
-#[derive(Clone, Copy, PartialEq)]
-enum Damage {
-    None,
-    Passes,
-    Stays,
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Beside {
+    Nothing,
+    DamagePasses,
+    DamageStays,
+    Lateness,
+    DamagePassesAndLateness,
 }
 
-fn several_faults(seeds: std::ops::Range<u64>, damage: Damage) {
+impl Beside {
+    const ALL: [Self; 5] =
+        [Self::Nothing, Self::DamagePasses, Self::DamageStays, Self::Lateness, Self::DamagePassesAndLateness];
+
+    fn is_damaged(self) -> bool {
+        !matches!(self, Self::Nothing | Self::Lateness)
+    }
+
+    fn is_late(self) -> bool {
+        matches!(self, Self::Lateness | Self::DamagePassesAndLateness)
+    }
+}
+
+fn several_faults(seeds: std::ops::Range<u64>, beside: Beside) {
     for seed in seeds {
         let mut rng = Rng::new(seed ^ 0xfa01);
         let (kinds, mut faults) = (all_faults(), Vec::new());
         for _ in 0..=rng.below(4) {
             faults.push((When::Step(rng.between(1, 400)), kinds[rng.index(kinds.len())]));
         }
-        if damage != Damage::None {
+        if beside.is_damaged() {
             let span = Duration::from_millis(rng.between(50, 30_000));
-            let fault = Fault::LeaseDamaged(Some(span).filter(|_| damage == Damage::Passes));
+            let fault = Fault::LeaseDamaged(Some(span).filter(|_| beside != Beside::DamageStays));
             faults.push((When::Step(rng.between(1, 400)), fault));
+        }
+        if beside.is_late() {
+            for _ in 0..=rng.below(4) {
+                faults.push(lateness(&mut rng));
+            }
         }
         let verify = [Verify::Transfer, Verify::Audit, Verify::Full][rng.index(3)];
         let run_state = if rng.chance(200_000) { RunState::Paused } else { RunState::Running };
         let write_every = rng.latency(Duration::from_micros(100), Duration::from_millis(10));
         run(Setup { faults, verify, run_state, write_every, ..Setup::calm(seed) });
     }
+}
+
+/// Something that comes late, twice, or to nobody.
+fn lateness(rng: &mut Rng) -> (When, Fault) {
+    let (step, side) = (When::Step(rng.between(1, 400)), Side::BOTH[rng.index(2)]);
+    let span = rng.latency(Duration::from_millis(10), Duration::from_secs(30));
+    let message = When::Message(side, rng.between(1, 40));
+    let all = [
+        (step, Fault::Late(span)),
+        (step, Fault::Twice),
+        (step, Fault::EndsAreToldTwice),
+        (step, Fault::MigrateStands(side, span)),
+        (step, Fault::LeaseRoleSlow(side, span)),
+        (step, Fault::LeaseAnswersLost(side)),
+        (step, Fault::ControlPlaneDies),
+        (message, Fault::Doubled),
+        (message, Fault::Delayed(span)),
+    ];
+    all[rng.index(all.len())]
 }

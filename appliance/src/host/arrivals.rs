@@ -377,7 +377,7 @@ fn leave(
     failure: &LeaseFailure,
     hint: String,
 ) {
-    let MovingIn { source_epoch, paused, .. } = moving_in;
+    let MovingIn { id, source_epoch, paused } = moving_in;
     let running = Arc::clone(&born.running);
     let vm = &running.vm.vm;
     undecided::tell_all(vm, &Ok::<_, ()>(life), failure, &hint);
@@ -386,7 +386,7 @@ fn leave(
         return settle_in(plane, paused, born, source_epoch + 1);
     }
     running.set_epoch(source_epoch);
-    let undecided = Undecided::new(source_epoch, paused, true, failure, hint);
+    let undecided = Undecided::new(source_epoch, paused, Some(id), failure, hint);
     plane.vms.put_undecided(vm, Arc::clone(&running), undecided);
     ends::watch(plane, born);
 }

@@ -172,7 +172,7 @@ fn leave(plane: &ControlPlane, held: &mut Held<'_>, base: u64, failure: &LeaseFa
         return (true, format!("it is still running on {host}"));
     }
     let paused = *held.before() == VmState::Paused;
-    let undecided = Undecided::new(base, paused, false, failure, hint.to_owned());
+    let undecided = Undecided::new(base, paused, None, failure, hint.to_owned());
     plane.vms.note_undecided(vm, running.monitor.pid(), Some(undecided));
     held.leave_as(VmState::Paused);
     let place = match life {

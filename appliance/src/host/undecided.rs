@@ -18,6 +18,7 @@ use model::diagnosis::{Diagnosis, Reason};
 use model::names::VmName;
 
 use crate::api::host::VmState;
+use crate::api::migrate::{MigrationId, ToMigrate};
 use crate::api::vmm::VmmLife;
 use crate::host::control_plane::ControlPlane;
 use crate::host::leases::LeaseFailure;
@@ -35,8 +36,8 @@ pub struct Undecided {
     pub base: u64,
     /// It was paused before the move, and stays so.
     pub paused: bool,
-    /// It was coming here: its disks and networks are to be opened before it goes on.
-    pub arrives: bool,
+    /// It was coming here, by this move: its disks and networks are to be opened before it goes on.
+    pub arrives: Option<MigrationId>,
     /// Why the lease does not tell.
     pub why: String,
     /// What a person can do about it.
@@ -47,7 +48,7 @@ pub struct Undecided {
 
 impl Undecided {
     /// One whose lease failed so, for the first time.
-    pub fn new(base: u64, paused: bool, arrives: bool, failure: &LeaseFailure, hint: String) -> Self {
+    pub fn new(base: u64, paused: bool, arrives: Option<MigrationId>, failure: &LeaseFailure, hint: String) -> Self {
         Self { base, paused, arrives, why: failure.to_string(), hint, is_readable: false }
     }
 
@@ -144,7 +145,7 @@ fn settle(plane: &ControlPlane, held: &mut Held<'_>) -> Result<String, Reason> {
 fn goes_on(plane: &ControlPlane, held: &mut Held<'_>, undecided: Undecided, epoch: u64) -> Result<String, Reason> {
     let running = Arc::clone(held.running());
     let (vm, host, paused) = (&running.vm.vm, plane.name(), undecided.paused);
-    let opened = if undecided.arrives { arrivals::open_all(plane, &running, epoch) } else { Ok(()) };
+    let opened = if undecided.arrives.is_some() { arrivals::open_all(plane, &running, epoch) } else { Ok(()) };
     let opened = opened.map_err(|cause| Reason::new(cause, "datastore list"));
     let gone_on = opened.and_then(|()| {
         go_on(plane, &running, epoch, paused).map_err(|stands| match stands {
@@ -164,8 +165,10 @@ fn goes_on(plane: &ControlPlane, held: &mut Held<'_>, undecided: Undecided, epoc
     record::update(&plane.run_dir, &running, paused);
     held.leave_as(if paused { VmState::Paused } else { VmState::Running });
     plane.vms.note_undecided(vm, running.monitor.pid(), None);
-    if undecided.arrives {
+    if let Some(id) = undecided.arrives {
         announcing::announce(&running);
+        // An engine that knew whose it was before this host did waits for the disks; one that is away has forgotten the move.
+        let _ = plane.engine.tell(&ToMigrate::DisksOpen(id, Ok(())), &[]);
     }
     let goes_on = if paused { "is paused as it was" } else { "goes on" };
     log::info!(target: journal::NEWS, "VM {vm}, which stood still, {goes_on} on {host}: its lease is {host}'s");
@@ -258,6 +261,7 @@ mod tests {
             place.plane.vms.put(&web(), Arc::clone(&running), VmState::Paused);
             let (why, hint) =
                 ("the lease of VM web is damaged".to_owned(), "vm kill web, then lease break web".to_owned());
+            let arrives = arrives.then_some(1);
             let undecided = Undecided { base: BASE, paused, arrives, why, hint, is_readable: false };
             place.plane.vms.note_undecided(&web(), running.monitor.pid(), Some(undecided));
             Self { place, _monitor: monitor, running, lease, resumes }

@@ -27,8 +27,8 @@ const ASKS_WITHOUT_GUEST: u32 = 10;
 /// Only the lease ends this phase.
 #[derive(Debug)]
 pub struct Committing {
-    /// What lies in memory; unknown after a recovery, and then there is no audit.
-    table: Option<PageTable>,
+    /// What lies in memory.
+    table: PageTable,
     run_state: RunState,
     timings: Resumed,
     began: Instant,
@@ -42,17 +42,6 @@ impl Committing {
     pub(super) fn begin(cx: &mut Context, table: PageTable, run_state: RunState, timings: Resumed) -> Self {
         cx.enter(PhaseName::Commit);
         cx.effect(Effect::Lease(LeaseAsk::Commit));
-        Self::new(cx, Some(table), run_state, timings)
-    }
-
-    /// The process that began this phase, or was about to, ended; this one asks for the outcome.
-    pub(super) fn recover(cx: &mut Context, run_state: RunState) -> Self {
-        cx.enter(PhaseName::Commit);
-        cx.effect(Effect::Lease(LeaseAsk::Reclaim));
-        Self::new(cx, None, run_state, Resumed::default())
-    }
-
-    fn new(cx: &Context, table: Option<PageTable>, run_state: RunState, timings: Resumed) -> Self {
         Self { table, run_state, timings, began: cx.now, retry: RETRY_LEAST, reasons: Vec::new(), gone: None, asks: 0 }
     }
 

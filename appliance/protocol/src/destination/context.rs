@@ -31,18 +31,6 @@ pub struct Welcome {
     pub started_unix_s: u64,
 }
 
-/// What is known of a VM that another process of this host received and left before it was resumed: its VMM has the
-/// verified memory and the state, so the source had handed it over.
-#[derive(Clone, Debug)]
-pub struct Recovery {
-    /// The migration.
-    pub migration: MigrationId,
-    /// The offer that it began with.
-    pub offer: ValidatedOffer,
-    /// Whether the VM is to run.
-    pub run_state: RunState,
-}
-
 /// What all phases share.
 #[derive(Debug)]
 pub struct Context {
@@ -55,6 +43,9 @@ pub struct Context {
     pub(super) effects: VecDeque<Effect>,
     pub(super) draft: Option<Draft>,
     pub(super) findings: Vec<Finding>,
+    /// The VM has its disks: a control plane that began in the middle of the move may say so before it is asked, and will not
+    /// answer when it is.
+    pub(super) disks_open: bool,
     pub(super) phase: PhaseName,
     pub(super) reported: Instant,
 }
@@ -71,6 +62,7 @@ impl Context {
             effects: VecDeque::new(),
             draft: None,
             findings: Vec::new(),
+            disks_open: false,
             phase: PhaseName::Hello,
             reported: Instant::ZERO,
         }

@@ -80,7 +80,7 @@ pub struct PagesStored {
 }
 
 /// What a destination is told. Records come by [`super::Destination::admit`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Input {
     /// Bytes arrived on the control stream, in order.
     Control(Vec<u8>),
@@ -115,7 +115,7 @@ pub enum Input {
         /// One a page.
         hashes: Vec<PageHash>,
     },
-    /// To [`Effect::OpenDisks`].
+    /// To [`Effect::OpenDisks`], or before it from a control plane that has settled by the lease whose the VM is.
     DisksOpened(Result<(), Reason>),
     /// To [`Effect::ResumeGuest`]: what the guest's kvmclock shows now, nanoseconds.
     GuestResumed(Result<u64, Reason>),

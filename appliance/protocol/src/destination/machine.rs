@@ -11,7 +11,7 @@
 
 use model::diagnosis::Reason;
 
-use super::context::{Context, Recovery, Welcome};
+use super::context::{Context, Welcome};
 use super::effect::{Effect, Input, Timer};
 use super::{
     Answered, Committing, Discarding, Examining, Finished, Greeting, Receiving, Reserving, Settling, Taking, Verifying,
@@ -174,16 +174,6 @@ impl Destination {
         Self { phase: Some(phase.into()), cx }
     }
 
-    /// Takes up a migration that another process of this host left after the VMM had restored the state: the lease is
-    /// asked, and the VM resumed here or discarded.
-    pub fn recover(now: Instant, welcome: Welcome, recovery: Recovery) -> Self {
-        let mut cx = Context::new(now, welcome, Conversation::closed(now));
-        cx.migration = recovery.migration;
-        cx.learn(recovery.offer);
-        let phase = Committing::recover(&mut cx, recovery.run_state);
-        Self { phase: Some(phase.into()), cx }
-    }
-
     /// Tells the machine what happened.
     pub fn handle_input(&mut self, now: Instant, input: Input) {
         self.cx.now = now;
@@ -200,7 +190,10 @@ impl Destination {
                 self.step(Event::GuestGone(reason));
             }
             Input::Cancel => self.step(Event::Cancel),
-            input => self.step(Event::Input(input)),
+            input => {
+                self.cx.disks_open |= matches!(input, Input::DisksOpened(Ok(())));
+                self.step(Event::Input(input));
+            }
         }
     }
 

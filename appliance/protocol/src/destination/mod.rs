@@ -57,7 +57,7 @@ pub mod verifying;
 
 pub use answered::Answered;
 pub use committing::Committing;
-pub use context::{Context, Ending, Recovery, Welcome};
+pub use context::{Context, Ending, Welcome};
 pub use discarding::Discarding;
 pub use effect::{Effect, Input, PagesStored, Progress, Timer};
 pub use examining::Examining;

@@ -36,7 +36,7 @@ pub struct Settling {
 }
 
 impl Settling {
-    pub(super) fn begin(cx: &mut Context, table: Option<PageTable>, run_state: RunState, timings: &Resumed) -> Self {
+    pub(super) fn begin(cx: &mut Context, table: PageTable, run_state: RunState, timings: &Resumed) -> Self {
         cx.enter(PhaseName::Audit);
         if let Some(receipt) = cx.receipt() {
             let stun = &mut receipt.stun;
@@ -52,7 +52,7 @@ impl Settling {
         cx.deadline(Timer::Done, if done { TOLD } else { DONE });
         let mut settling = Self {
             run_state,
-            audit: table.filter(|_| audited).map(Audit::new),
+            audit: audited.then(|| Audit::new(table)),
             resumed: cx.now,
             told: false,
             done,
@@ -60,10 +60,6 @@ impl Settling {
             reasons: Vec::new(),
             gone: false,
         };
-        if settling.audit.is_none() && audited {
-            // After a recovery nothing is known of what was stored, but the log is on.
-            cx.effect(Effect::StopDirtyLog);
-        }
         if done {
             settling.end_audit(cx);
         }

@@ -21,7 +21,7 @@ const OPEN_DISKS: Duration = Duration::from_secs(50);
 /// There is no way back.
 #[derive(Debug)]
 pub struct Taking {
-    table: Option<PageTable>,
+    table: PageTable,
     epoch: u64,
     /// Until it is used up by the resume.
     right: Option<RightToRun>,
@@ -33,7 +33,7 @@ pub struct Taking {
 impl Taking {
     pub(super) fn begin(
         cx: &mut Context,
-        table: Option<PageTable>,
+        table: PageTable,
         right: RightToRun,
         run_state: RunState,
         timings: Resumed,
@@ -48,6 +48,9 @@ impl Taking {
         if let Some(reason) = gone {
             return taking.cannot_start(cx, reason);
         }
+        if cx.disks_open {
+            return taking.resume(cx);
+        }
         cx.effect(Effect::OpenDisks);
         taking.into()
     }
@@ -55,6 +58,13 @@ impl Taking {
     /// The epoch under which this host holds the VM.
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    fn resume(mut self, cx: &mut Context) -> Phase {
+        if let Some(right) = self.right.take() {
+            cx.effect(Effect::ResumeGuest(right, self.run_state));
+        }
+        self.into()
     }
 
     fn disks_failed(self, cx: &mut Context, reason: Reason) -> Phase {
@@ -85,14 +95,9 @@ impl Step for Taking {
         self.into()
     }
 
-    fn input(mut self, cx: &mut Context, input: Input) -> Phase {
+    fn input(self, cx: &mut Context, input: Input) -> Phase {
         match input {
-            Input::DisksOpened(Ok(())) => {
-                if let Some(right) = self.right.take() {
-                    cx.effect(Effect::ResumeGuest(right, self.run_state));
-                }
-                self.into()
-            }
+            Input::DisksOpened(Ok(())) => self.resume(cx),
             Input::DisksOpened(Err(reason)) => self.disks_failed(cx, reason),
             Input::GuestResumed(Ok(clock_ns)) => self.resumed(cx, clock_ns),
             Input::GuestResumed(Err(reason)) => self.cannot_start(cx, reason),

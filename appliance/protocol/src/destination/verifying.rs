@@ -72,7 +72,8 @@ impl Verifying {
             return self.into();
         }
         if self.hand_over.memory_digest != Some(self.memory.digest()) {
-            let cause = "the memory here is not the memory of the source".to_owned();
+            let (here, source) = (&cx.welcome.here, &cx.welcome.peer);
+            let cause = format!("the memory that arrived on {here} is not the memory of {source}");
             let hint = "vm migrate again, and report this with: host support".to_owned();
             return self.lost(cx, Reason::new(cause, hint));
         }

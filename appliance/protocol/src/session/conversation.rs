@@ -32,11 +32,6 @@ impl Conversation {
         Self { reader: FrameReader::default(), ours, agreed: None, open: true, heard: now, spoken: now }
     }
 
-    /// A stream that never was: of a machine that takes up again what another left.
-    pub fn closed(now: Instant) -> Self {
-        Self { open: false, ..Self::new(now, Versions::OURS) }
-    }
-
     /// Whether the peer can be reached, as far as is known.
     pub fn is_open(&self) -> bool {
         self.open

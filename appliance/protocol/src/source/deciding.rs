@@ -25,7 +25,7 @@ const ASKS_WITHOUT_GUEST: u32 = 6;
 /// Waits for the lease.
 #[derive(Debug)]
 pub struct Deciding {
-    stun: Option<Stun>,
+    stun: Stun,
     reasons: Vec<Reason>,
     retry: Duration,
     guest: bool,
@@ -33,7 +33,7 @@ pub struct Deciding {
 }
 
 impl Deciding {
-    pub(super) fn begin(cx: &mut Context, stun: Option<Stun>, reason: Reason) -> Self {
+    pub(super) fn begin(cx: &mut Context, stun: Stun, reason: Reason) -> Self {
         cx.enter(PhaseName::Commit);
         cx.effect(Effect::Lease(LeaseAsk::Reclaim));
         Self { stun, reasons: vec![reason], retry: RETRY_LEAST, guest: true, asks: 0 }
@@ -71,7 +71,7 @@ impl Deciding {
             let reason = Reason::new(cause, "log show lease");
             return Committed::taken_by(cx, holder.clone(), epoch, reason).into();
         }
-        Committed::begin(cx, epoch, self.stun).into()
+        Committed::begin(cx, epoch, Some(self.stun)).into()
     }
 
     fn unknown(mut self, cx: &mut Context, cause: &str) -> Phase {
@@ -104,7 +104,7 @@ impl Step for Deciding {
     fn message(self, cx: &mut Context, message: Message) -> Phase {
         match message {
             // The destination says it only if the lease said so.
-            Message::Committed { epoch } => Committed::begin(cx, epoch, self.stun).into(),
+            Message::Committed { epoch } => Committed::begin(cx, epoch, Some(self.stun)).into(),
             _ => self.into(),
         }
     }

@@ -102,7 +102,7 @@ pub struct Stopped {
 }
 
 /// What a source is told.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Input {
     /// Bytes arrived on the control stream, in order.
     Control(Vec<u8>),

@@ -54,7 +54,7 @@ impl Step for HandedOver {
     }
 
     fn lost(self, cx: &mut Context, reason: Reason) -> Phase {
-        Deciding::begin(cx, Some(self.stun), reason).into()
+        Deciding::begin(cx, self.stun, reason).into()
     }
 
     /// Too late to be cancelled by itself; the lease decides who was first.
@@ -64,6 +64,6 @@ impl Step for HandedOver {
     }
 
     fn guest_gone(self, cx: &mut Context, reason: Reason) -> Phase {
-        Deciding::begin(cx, Some(self.stun), reason).without_guest().into()
+        Deciding::begin(cx, self.stun, reason).without_guest().into()
     }
 }

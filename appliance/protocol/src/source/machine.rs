@@ -164,15 +164,6 @@ impl Source {
         Self { phase: Some(phase.into()), cx }
     }
 
-    /// Takes up a migration that another process of this host left while the VM was stunned, and of which nothing is
-    /// known but that: the lease is asked, and the VM resumed here or released.
-    pub fn recover(now: Instant, plan: Plan) -> Self {
-        let mut cx = Context::new(now, plan, Conversation::closed(now));
-        let cause = "the migration process of this host ended while the VM was stunned".to_owned();
-        let phase = Deciding::begin(&mut cx, None, Reason::new(cause, "log show migrate"));
-        Self { phase: Some(phase.into()), cx }
-    }
-
     /// Tells the machine what happened.
     pub fn handle_input(&mut self, now: Instant, input: Input) {
         self.cx.now = now;

@@ -1,5 +1,6 @@
 //! Carries out what a destination wants.
 
+use model::diagnosis::Reason;
 use protocol::destination::{Effect, Input, PagesStored};
 use protocol::session::{ClockReading, RightToRun};
 use protocol::wire::PagePlan;
@@ -71,8 +72,19 @@ impl World {
     }
 
     fn destination_effect(&mut self, effect: Effect) -> Kept {
+        let is_unknown = self.hosts[1].control_plane_died;
         match effect {
             Effect::SendControl(bytes) => self.send_control(Side::Destination, bytes),
+            // Nobody there listens to this move any more.
+            Effect::Examine(_) | Effect::OpenDisks | Effect::Announce if is_unknown => {}
+            Effect::Reserve { .. } if is_unknown => {
+                self.answer_destination(Input::Reserved(Err(Reason::new("the VM was not built", ""))));
+            }
+            // It lets go of the VMM, which ends the log; whether the VMM ends is the lease's word.
+            Effect::Discard if is_unknown => {
+                self.hosts[1].vmm.iter_mut().for_each(|vmm| vmm.log = false);
+                self.answer_destination(Input::Discarded);
+            }
             Effect::Examine(_) => {
                 let facts = facts(&self.hosts[1]);
                 let uplinks = Some(vec![heard()]);
@@ -112,7 +124,7 @@ impl World {
         Ok(())
     }
 
-    fn answer_destination(&mut self, input: Input) {
+    pub(super) fn answer_destination(&mut self, input: Input) {
         let (after, generation) = (self.short(), self.host(Side::Destination).generation);
         self.queue.after(after, Event::DestinationHears(generation, Box::new(input)));
     }
@@ -132,6 +144,7 @@ impl World {
                 vmm.restore(&state, clock.filter(|_| self.setup.sets_clock), now);
                 Input::StateLoaded(Ok(()))
             }
+            DestinationDoing::OpenDisks if self.hosts[1].control_plane_died => return Ok(()),
             DestinationDoing::OpenDisks => {
                 promise::disks_are_opened_after_they_were_let_go(&self.hosts[0])?;
                 Input::DisksOpened(Ok(()))
@@ -145,6 +158,12 @@ impl World {
                 self.queue.after(every, Event::GuestWrites(Side::Destination, id));
                 self.guest_is_let_go(Side::Destination)?;
                 Input::GuestResumed(Ok(clock_ns))
+            }
+            // The control plane ends the VMM when it hears of the end, and of a process that ended it does not.
+            DestinationDoing::Discard if !alive => return Ok(()),
+            DestinationDoing::Discard if self.hosts[1].control_plane_died => {
+                self.hosts[1].vmm.iter_mut().for_each(|vmm| vmm.log = false);
+                Input::Discarded
             }
             DestinationDoing::Discard => {
                 if self.hosts[1].runs_the_vm() {

@@ -1,6 +1,6 @@
-//! The migration processes: what reaches them whichever side they are, and how they begin again after a death.
+//! The migration processes: what reaches them whichever side they are, and what they leave when they die.
 
-use protocol::destination::{self, Destination, Recovery};
+use protocol::destination::{self, Destination};
 use protocol::session::Outcome;
 use protocol::source::{self, Source};
 use protocol::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use super::faults::{Fault, When};
 use super::guest::Life;
 use super::host::Side;
 use super::invariants::{self as promise, Kept};
+use super::settling::ASK_AGAIN;
 use super::world::World;
 
 /// What a migration process does.
@@ -114,37 +115,27 @@ impl World {
         let host = self.host(side);
         host.outcome = Some(outcome);
         host.engine_ends();
-        self.host_takes_up(side);
-        Ok(())
+        self.host_takes_up(side, ASK_AGAIN)
     }
 
-    /// A migration process starts and finds what the one before left.
+    /// A migration process starts, and knows nothing of the move; what it left standing still is the host role's, which asks the lease.
     pub(super) fn engine_restarts(&mut self, side: Side, boot: u64) -> Kept {
         self.restarts -= 1;
-        let now = self.queue.now();
         if !self.hosts[side.index()].up || self.hosts[side.index()].boot != boot {
             return Ok(());
         }
-        let life = self.hosts[side.index()].vmm.as_ref().map(|vmm| vmm.life);
-        let engine = match (side, life, &self.offer) {
-            (_, Some(Life::Running), _) => {
+        match self.hosts[side.index()].vmm.as_ref().map(|vmm| vmm.life) {
+            Some(Life::Running) => {
                 let host = self.host(side);
                 host.throttle = 0;
                 host.vmm.iter_mut().for_each(|vmm| vmm.log = false);
-                return Ok(());
+                Ok(())
             }
-            (Side::Source, Some(Life::Stunned), _) => Engine::Source(Box::new(Source::recover(now, self.plan()))),
-            (Side::Destination, Some(Life::Loaded), Some(offer)) => {
-                let recovery =
-                    Recovery { migration: self.migration, offer: offer.clone(), run_state: self.setup.run_state };
-                Engine::Destination(Box::new(Destination::recover(now, self.welcome(), recovery)))
-            }
-            _ => {
+            Some(Life::Stunned | Life::Loaded) => self.host_takes_up(side, Duration::ZERO),
+            Some(Life::Incoming) | None => {
                 self.host(side).vmm = None;
-                return Ok(());
+                Ok(())
             }
-        };
-        self.host(side).engine = engine;
-        self.engine_goes_on(side)
+        }
     }
 }

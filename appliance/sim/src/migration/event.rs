@@ -2,10 +2,12 @@
 
 use protocol::destination;
 use protocol::lease::keeper::{Access, IoId};
+use protocol::lease::vm_lease::Request;
 use protocol::source;
 
 use super::destination_side::DestinationDoing;
 use super::host::Side;
+use super::keeper::Asker;
 use super::source_side::SourceDoing;
 
 /// What is going to happen.
@@ -35,6 +37,10 @@ pub(super) enum Event {
     IoApplies(Access),
     /// An access to the lease area ends.
     IoEnds(Side, u64, IoId, Option<Access>),
+    /// The lease role takes up what it was asked.
+    Asks(Side, u64, Request, Asker),
+    /// Another control plane starts on the destination.
+    ControlPlaneStarts(u64),
     /// The host role asks the lease whose this VMM is.
     HostSettles(Side, u64),
     /// The guest writes.

@@ -78,6 +78,10 @@ pub struct Host {
     pub undecided: Option<u64>,
     /// Until then the lease role cannot be asked.
     pub lease_away_until: Instant,
+    /// Until then the lease role takes up nothing that it is asked.
+    pub lease_slow_until: Instant,
+    /// The control plane that took part in the move ended: another one does not know of the move.
+    pub control_plane_died: bool,
     /// The VM's slowing, percent.
     pub throttle: u8,
 }
@@ -108,6 +112,8 @@ impl Host {
             hurt: false,
             undecided: None,
             lease_away_until: Instant::ZERO,
+            lease_slow_until: Instant::ZERO,
+            control_plane_died: false,
             throttle: 0,
         }
     }

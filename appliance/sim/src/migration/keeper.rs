@@ -34,8 +34,14 @@ pub(super) fn vm_name() -> model::names::VmName {
 
 impl World {
     pub(super) fn ask(&mut self, side: Side, request: Request, asker: Asker) -> Kept {
+        let (now, host) = (self.queue.now(), &self.hosts[side.index()]);
+        // A person asks when all is over, and one thing after the other.
+        if now < host.lease_slow_until && !matches!(asker, Asker::Person) {
+            self.queue.at(host.lease_slow_until, Event::Asks(side, host.boot, request, asker));
+            return Ok(());
+        }
         self.asked += 1;
-        let (id, now) = (self.asked, self.queue.now());
+        let id = self.asked;
         let host = self.host(side);
         host.askers.insert(id, asker);
         if let Some(keeper) = &mut host.keeper {
@@ -97,6 +103,14 @@ impl World {
                     self.answer_source(source::Input::GuestResumed(Err(Reason::new(cause, ""))));
                 }
             },
+        }
+        Ok(())
+    }
+
+    pub(super) fn lease_answers_are_lost(&mut self, side: Side) -> Kept {
+        let waiting = self.hosts[side.index()].askers.iter().filter(|(_, asker)| !matches!(asker, Asker::Person));
+        for id in waiting.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.replied(side, id, Err(LeaseError::OutcomeUnknown))?;
         }
         Ok(())
     }

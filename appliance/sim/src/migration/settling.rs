@@ -1,8 +1,11 @@
-//! What the host role does with a VM of which the lease did not tell whose it is: it leaves it as it stands, and asks on.
+//! What the host role does with a VM of which the lease did not tell whose it is: it leaves it as it stands, and asks on. A control plane
+//! that starts does so with what was moving in.
 
+use protocol::destination::Input;
 use protocol::lease::vm_lease::{Answer, LeaseError, Request};
 use protocol::time::Duration;
 
+use super::engine::Engine;
 use super::event::Event;
 use super::guest::Life;
 use super::host::Side;
@@ -11,21 +14,25 @@ use super::keeper::{Asker, vm_name};
 use super::world::World;
 
 /// Between two questions.
-const ASK_AGAIN: Duration = Duration::from_secs(2);
+pub(super) const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 impl World {
-    /// A migration process ended properly; what it left standing still is the host role's.
-    pub(super) fn host_takes_up(&mut self, side: Side) {
+    /// A migration process ended; what it left standing still is the host role's, which asks the lease after so long.
+    pub(super) fn host_takes_up(&mut self, side: Side, after: Duration) -> Kept {
         let stands = |life| matches!(life, Life::Stunned | Life::Loaded);
         let Some(vmm) = self.hosts[side.index()].vmm.as_ref().filter(|vmm| stands(vmm.life)).map(|vmm| vmm.id) else {
-            return;
+            return Ok(());
         };
         let host = self.host(side);
         host.undecided = Some(vmm);
         // The end of its connection to the VMM ends both.
         host.throttle = 0;
         host.vmm.iter_mut().for_each(|vmm| vmm.log = false);
-        self.queue.after(ASK_AGAIN, Event::HostSettles(side, vmm));
+        if after == Duration::ZERO {
+            return self.host_settles(side, vmm);
+        }
+        self.queue.after(after, Event::HostSettles(side, vmm));
+        Ok(())
     }
 
     pub(super) fn host_settles(&mut self, side: Side, vmm: u64) -> Kept {
@@ -51,7 +58,7 @@ impl World {
         match reply {
             Ok(Answer::Held { .. }) => self.undecided_goes_on(side),
             Ok(Answer::HeldBy(_)) => {
-                self.host(side).vmm = None;
+                self.vmm_ends(side, "the VM is another host's");
                 Ok(())
             }
             _ => {
@@ -74,6 +81,46 @@ impl World {
         if side == Side::Destination {
             self.queue.after(every, Event::GuestWrites(side, id));
         }
-        self.guest_is_let_go(side)
+        self.guest_is_let_go(side)?;
+        if self.hosts[side.index()].control_plane_died {
+            self.disks_are_open();
+        }
+        Ok(())
+    }
+
+    pub(super) fn control_plane_dies(&mut self) {
+        let host = self.host(Side::Destination);
+        if !host.up || host.control_plane_died {
+            return;
+        }
+        host.control_plane_died = true;
+        let boot = host.boot;
+        let pause = self.rng.latency(Duration::from_millis(2), Duration::from_secs(1));
+        self.restarts += 1;
+        self.queue.after(pause, Event::ControlPlaneStarts(boot));
+    }
+
+    /// What was moving in has its state and is the lease's to give, or nothing will ever come of it.
+    pub(super) fn control_plane_starts(&mut self, boot: u64) -> Kept {
+        self.restarts -= 1;
+        let host = &mut self.hosts[Side::Destination.index()];
+        let Some(vmm) = host.vmm.as_ref().filter(|_| host.boot == boot) else { return Ok(()) };
+        match vmm.life {
+            Life::Incoming => self.vmm_ends(Side::Destination, "its control plane ended it"),
+            Life::Loaded => {
+                let vmm = vmm.id;
+                host.undecided = Some(vmm);
+                return self.host_settles(Side::Destination, vmm);
+            }
+            Life::Running | Life::Stunned => self.disks_are_open(),
+        }
+        Ok(())
+    }
+
+    /// A migration process that lives may wait for that.
+    fn disks_are_open(&mut self) {
+        if matches!(self.hosts[Side::Destination.index()].engine, Engine::Destination(_)) {
+            self.answer_destination(Input::DisksOpened(Ok(())));
+        }
     }
 }

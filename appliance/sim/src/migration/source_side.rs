@@ -142,12 +142,13 @@ impl World {
             SourceDoing::Resume(_) | SourceDoing::AskAgain(_) if !alive => {}
             SourceDoing::Resume(right) => self.source_asks_to_be_assured(generation, right.assurance())?,
             SourceDoing::AskAgain(ask) => self.source_asks_to_be_assured(generation, ask)?,
-            SourceDoing::GoOn if !alive => {}
             SourceDoing::GoOn => {
                 if let Some(vmm) = &mut self.host(Side::Source).vmm {
                     vmm.life = Life::Running;
                     self.guest_is_let_go(Side::Source)?;
-                    self.answer_source(Input::GuestResumed(Ok(())));
+                    if alive {
+                        self.answer_source(Input::GuestResumed(Ok(())));
+                    }
                 }
             }
             SourceDoing::Release => {

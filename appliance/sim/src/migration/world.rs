@@ -9,12 +9,13 @@ use protocol::wire::{MigrationId, ValidatedOffer};
 use super::datastore::Datastore;
 use super::engine::Engine;
 use super::event::Event;
-use super::faults::When;
+use super::faults::{Fault, When};
 use super::guest::{self, PAGES};
 use super::host::{Host, Side};
 use super::invariants::{self as promise, Kept, broken};
 use super::link::Link;
 use super::setup::Setup;
+use super::ways::Ways;
 use crate::events::EventQueue;
 use crate::rng::Rng;
 use crate::violation::Violation;
@@ -55,6 +56,8 @@ pub struct World {
     pub(super) rng: Rng,
     pub(super) hosts: [Host; 2],
     pub(super) link: Link,
+    pub(super) ways: Ways,
+    pub(super) ends_are_told_twice: bool,
     pub(super) datastore: Datastore,
     /// What the guest wrote, wherever it ran.
     pub(super) truth: Vec<u64>,
@@ -88,6 +91,8 @@ impl World {
             rng,
             hosts: [Host::new(Side::Source), Host::new(Side::Destination)],
             link,
+            ways: Ways::default(),
+            ends_are_told_twice: false,
             datastore,
             truth: vec![0; PAGES as usize],
             writes: 0,
@@ -188,15 +193,30 @@ impl World {
     /// Takes the next event.
     pub(super) fn step(&mut self) -> Kept {
         let Some(event) = self.queue.next() else { return broken("every_migration_ends", "nothing happens any more") };
-        let concerned = event.engine();
+        let Some(event) = self.put_back(event) else { return Ok(()) };
+        let (concerned, mut again) = (event.engine(), None);
         if concerned.is_some_and(|(side, generation)| self.hosts[side.index()].generation == generation) {
             self.steps += 1;
             let due: Vec<_> = self.setup.faults.iter().filter(|(when, _)| *when == When::Step(self.steps)).collect();
-            for fault in due.into_iter().map(|(_, fault)| *fault).collect::<Vec<_>>() {
-                self.fault(fault)?;
+            let (mut late, due) = (None, due.into_iter().map(|(_, fault)| *fault).collect::<Vec<_>>());
+            for fault in due {
+                match fault {
+                    Fault::Late(span) => late = Some(span),
+                    Fault::Twice => again = event.again(),
+                    fault => self.fault(fault)?,
+                }
+            }
+            if let Some(span) = late {
+                self.is_late(event, span);
+                return Ok(());
             }
         }
-        self.happen(event)?;
+        if self.ends_are_told_twice && event.is_an_end() {
+            again = event.again();
+        }
+        for event in [Some(event), again].into_iter().flatten() {
+            self.happen(event)?;
+        }
         promise::at_most_one_host_runs(&self.hosts)?;
         // Before the move it is being started, after it a person may kill it.
         if self.offer.is_some() && !self.is_over { promise::a_whole_copy_is_left(&self.hosts) } else { Ok(()) }
@@ -219,6 +239,11 @@ impl World {
                 Ok(())
             }
             Event::IoEnds(side, boot, id, access) => self.io_ends(side, boot, id, access),
+            Event::Asks(side, boot, request, asker) if self.hosts[side.index()].boot == boot => {
+                self.ask(side, request, asker)
+            }
+            Event::Asks(..) => Ok(()),
+            Event::ControlPlaneStarts(boot) => self.control_plane_starts(boot),
             Event::HostSettles(side, vmm) => self.host_settles(side, vmm),
             Event::GuestWrites(side, id) => {
                 self.guest_writes(side, id);
