@@ -27,6 +27,7 @@ use godwit::network::tap::Tap;
 use messenger::{Messenger, VECTOR};
 use model::cpu_report::Baseline;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::process::{Pid, Signal, kill_process};
 use vmm::machine::spec::{DiskSpec, MachineSpec, NicSpec};
 use vmm::memory::DirtyBitmap;
 use vmm::memory::layout::ECAM_START;
@@ -225,6 +226,29 @@ impl Drop for Monitor {
     }
 }
 
+/// Who asked for a stop and died is not obeyed any more: whoever has the guest now let it go on.
+fn is_not_stopped_for_who_is_gone(monitor: &Monitor) {
+    let sessions = || {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", monitor.child.id())).expect("it lives");
+        let names = threads.flatten().map(|thread| std::fs::read_to_string(thread.path().join("comm")));
+        names.filter(|name| name.as_ref().is_ok_and(|name| name.trim() == "session")).count()
+    };
+    let own = sessions();
+    let pid = Pid::from_raw(monitor.child.id().cast_signed()).expect("it lives");
+    for request in [VmmRequest::Pause, VmmRequest::Save] {
+        kill_process(pid, Signal::STOP).expect("it is our child");
+        drop(monitor.listen(&request));
+        kill_process(pid, Signal::CONT).expect("it is our child");
+        // Connections are taken in their order: the first is served before the second is answered.
+        let next = monitor.listen(&VmmRequest::Status);
+        next.receive_within(BOUND).expect("answered");
+        drop(next);
+        wait("both are ended", || sessions() == own);
+        let now = monitor.ask(&VmmRequest::Status, &[]).0;
+        assert!(matches!(&now, VmmAnswer::Status(status) if status.life == VmmLife::Running), "{request:?}: {now:?}");
+    }
+}
+
 /// A virtio queue, with the test as its driver: one request at a time.
 struct Queue<'a> {
     memory: &'a File,
@@ -406,6 +430,7 @@ fn live(folder: &Path) {
         matches!(source.ask(&VmmRequest::Status, &[]).0, VmmAnswer::Status(status) if status.life == VmmLife::Running)
     );
     assert!(matches!(source.ask(&VmmRequest::Describe, &[]), (VmmAnswer::Described(_), Some(_))));
+    is_not_stopped_for_who_is_gone(&source);
 
     let bitmap = memfd(DirtyBitmap::bytes_for(MEMORY_BYTES / 4096));
     // A check watches the guest when the move begins, which misses no page for it.

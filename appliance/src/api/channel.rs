@@ -203,6 +203,16 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
         self.receive_within(bound)
     }
 
+    /// Whether the other side has closed the connection, and nothing that it sent is left: it reads no answer any more.
+    pub fn is_left(&self) -> bool {
+        let mut nothing = RecvAncillaryBuffer::default();
+        let mut first = [0];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        // What was never sent reads as empty (recv(2)); no message is.
+        recvmsg(&self.socket, &mut [IoSliceMut::new(&mut first)], &mut nothing, flags)
+            .is_ok_and(|received| received.bytes == 0)
+    }
+
     /// The process at the other end: of a connection that was made by its path, the one that listened when it was made.
     pub fn peer(&self) -> Option<Pid> {
         Some(socket_peercred(&self.socket).ok()?.pid)

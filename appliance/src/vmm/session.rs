@@ -26,13 +26,14 @@ type Outcome = Result<(VmmAnswer, Option<OwnedFd>), String>;
 /// What belongs to one connection: its end ends the dirty log that it started.
 struct Session<'a> {
     guest: &'a Arc<Guest>,
+    connection: &'a Connection,
     asker: Asker,
     bitmap: Option<DirtyBitmap>,
 }
 
 /// Serves a connection to its end.
 pub fn serve(guest: &Arc<Guest>, connection: &Connection) {
-    let mut session = Session { guest, asker: guest.dirty_log().asker(), bitmap: None };
+    let mut session = Session { guest, connection, asker: guest.dirty_log().asker(), bitmap: None };
     loop {
         let (request, beside) = match connection.receive() {
             Ok(received) => received,
@@ -88,7 +89,7 @@ impl Session<'_> {
                 done(self.with_machine(|machine| machine.take_disks().map_err(|error| chain(&error))))
             }
             VmmRequest::Resume => done(self.with_machine(|machine| machine.resume().map_err(|error| chain(&error)))),
-            VmmRequest::Pause => done(self.with_machine(|machine| machine.pause().map_err(|error| chain(&error)))),
+            VmmRequest::Pause => done(self.pause()),
             VmmRequest::PowerButton => done(self.with_machine(|machine| {
                 machine.power_button();
                 Ok(())
@@ -119,6 +120,19 @@ impl Session<'_> {
 
     fn with_machine<T>(&self, work: impl FnOnce(&mut Machine) -> Result<T, String>) -> Result<T, String> {
         work(self.guest.machine().as_mut().ok_or("the machine is not built")?)
+    }
+
+    fn pause(&self) -> Result<(), String> {
+        self.with_machine(|machine| {
+            self.is_awaited()?;
+            machine.pause().map_err(|error| chain(&error))
+        })
+    }
+
+    /// A guest is not stopped for who has gone since he asked: whoever took it over may have let it run on before this request was read, and nobody
+    /// would learn that it stands still. To be asked where the machine is held.
+    fn is_awaited(&self) -> Result<(), String> {
+        if self.connection.is_left() { Err("who asked is gone".to_owned()) } else { Ok(()) }
     }
 
     fn build(&self, spec: MachineSpec, beside: Vec<OwnedFd>) -> Result<(), String> {
@@ -231,6 +245,7 @@ impl Session<'_> {
     fn save(&self) -> Outcome {
         let begun = Instant::now();
         let stopped = self.with_machine(|machine| {
+            self.is_awaited()?;
             machine.pause().map_err(|error| chain(&error))?;
             // Until its last vCPU stood still it could ask for a reset. That takes longer than a stun: it goes on, and is stunned another time.
             if self.guest.reset_if_it_moves(machine).map_err(|error| chain(&error))? == Some(AskedReset::Done) {
@@ -238,12 +253,14 @@ impl Session<'_> {
                 return Ok(None);
             }
             let stopped = begun.elapsed();
-            Ok(Some((machine.export_state().map_err(|error| chain(&error))?, stopped)))
+            let state = machine.export_state().map_err(|error| chain(&error))?;
+            let save = begun.elapsed() - stopped;
+            // Whoever gets the state gets the disks with it. If this machine goes on after all, it takes them back: not before, so nobody else has
+            // the machine meanwhile.
+            machine.release_disks().map_err(|error| chain(&error))?;
+            Ok(Some((state, stopped, save)))
         })?;
-        let Some((state, stopped)) = stopped else { return Ok((VmmAnswer::Reset, None)) };
-        let save = begun.elapsed() - stopped;
-        // Whoever gets the state gets the disks with it. If this machine goes on after all, it takes them back.
-        self.with_machine(|machine| machine.release_disks().map_err(|error| chain(&error)))?;
+        let Some((state, stopped, save)) = stopped else { return Ok((VmmAnswer::Reset, None)) };
         let length = state.len() as u64;
         if length > limits::MIGRATION_STATE_BYTES_MAX {
             return Err(format!("the state has {length} bytes, more than {}", limits::MIGRATION_STATE_BYTES_MAX));

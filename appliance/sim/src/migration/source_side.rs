@@ -137,7 +137,7 @@ impl World {
                 }
             }
             SourceDoing::Read(_) => {}
-            SourceDoing::Stun => self.stun(alive),
+            SourceDoing::Stun => self.stun(alive)?,
             // It is the engine that takes step after step.
             SourceDoing::Resume(_) | SourceDoing::AskAgain(_) if !alive => {}
             SourceDoing::Resume(right) => self.source_asks_to_be_assured(generation, right.assurance())?,
@@ -165,21 +165,24 @@ impl World {
         Ok(())
     }
 
-    fn stun(&mut self, alive: bool) {
+    fn stun(&mut self, alive: bool) -> Kept {
         if self.hosts[0].vmm.is_none() {
-            return;
+            return Ok(());
         }
         self.stuns += 1;
         // Draining the devices writes to the guest's memory.
         self.guest_writes_page(Side::Source, guest::place(self.stuns));
         let now = self.queue.now();
-        let Some(vmm) = &mut self.hosts[0].vmm else { return };
+        let Some(vmm) = &mut self.hosts[0].vmm else { return Ok(()) };
         vmm.life = Life::Stunned;
         let (run_state, clock_ns, state) = (vmm.run_state, vmm.clock_ns(now), vmm.state(now));
         let stopped = Stopped { run_state, stop_us: 1000, save_us: 500, clock_ns, state };
         if alive {
             self.answer_source(Input::GuestStunned(Ok(stopped)));
+            return Ok(());
         }
+        // It had begun when its asker died: what the host role asks of the VMM then is done behind it. One that had not begun is not done.
+        self.host_takes_up(Side::Source, Duration::ZERO)
     }
 
     /// Reads the pages as they are now and sends them as records. Windows of nothing but zeros become one record.
