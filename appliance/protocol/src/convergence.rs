@@ -197,6 +197,11 @@ impl Convergence {
     }
 
     /// What is known of the parts of a stun.
+    pub fn costs(&self) -> &Costs {
+        &self.costs
+    }
+
+    /// The same, to learn more.
     pub fn costs_mut(&mut self) -> &mut Costs {
         &mut self.costs
     }

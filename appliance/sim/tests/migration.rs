@@ -210,6 +210,24 @@ fn a_move_over_a_slow_datastore_moves() {
     }
 }
 
+#[test]
+fn a_move_whose_stun_would_be_too_long_with_no_page_left_says_so_and_where() {
+    let policy = Policy {
+        stun_max: Duration::from_millis(50),
+        throttle: true,
+        no_convergence: NoConvergence::Abort,
+        bounded: false,
+    };
+    let ended = run(Setup { policy, datastore: Duration::from_secs(1), ..Setup::calm(0) });
+    let diagnosis = ended.outcomes[0]
+        .as_ref()
+        .and_then(|outcome| outcome.diagnosis.as_ref())
+        .unwrap_or_else(|| panic!("{:?}", ended.outcomes));
+    let cause = &diagnosis.reasons[0].cause;
+    assert!(cause.contains("with no page left to send") && cause.contains("to get the VM's lease ready"), "{cause}");
+    assert_eq!(ended.runner, Side::Source);
+}
+
 const AWAY: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(40)];
 
 fn all_faults() -> Vec<Fault> {

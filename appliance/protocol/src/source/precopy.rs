@@ -210,21 +210,34 @@ impl Precopy {
 
     fn promise_cannot_be_kept(&self, cx: &Context) -> Reason {
         let prediction = self.convergence.predict(self.pending.count());
+        let (took, most) = (prediction.stun_us / 1_000, self.convergence.policy().stun_max);
+        let vm = &cx.plan.offer.vm.name;
+        let anyway = format!(
+            "raise stun_ms_max in [migration] of the vm.toml of {vm}, or accept a stun of any length: --on-no-convergence force"
+        );
+        let without_pages = Duration::from_micros(self.convergence.predict(0).stun_us);
+        if without_pages > most {
+            let (there, costs) = (&cx.plan.destination, self.convergence.costs());
+            let cause = format!(
+                "the stun would take {} ms with no page left to send, and {} ms are accepted: {there} took {} ms to get the VM's lease ready, \
+                 and would take {} ms for its state and {} ms for its disks and vCPUs",
+                without_pages.millis(),
+                most.millis(),
+                costs.lease.millis(),
+                costs.state.millis(),
+                costs.resume.millis(),
+            );
+            return Reason::new(cause, format!("on {there}: datastore list, log show lease; then try again, {anyway}"));
+        }
         let cause = format!(
-            "the stun would take {} ms, and {} ms are accepted: the guest dirties {} MiB/s and the link carries {} MiB/s",
-            prediction.stun_us / 1_000,
-            self.convergence.policy().stun_max.millis(),
+            "the stun would take {took} ms, and {} ms are accepted: the guest dirties {} MiB/s and the link carries {} MiB/s",
+            most.millis(),
             prediction.dirty_pages_per_s / 256,
             prediction.bandwidth_bytes_per_s >> 20,
         );
-        let vm = &cx.plan.offer.vm.name;
         let more =
             if self.convergence.policy().bounded { "let it take more of the link (--bandwidth-max), " } else { "" };
-        let hint = format!(
-            "{more}move it when it is calmer, raise stun_ms_max in [migration] of the vm.toml of {vm}, or accept a stun of any length: \
-             --on-no-convergence force"
-        );
-        Reason::new(cause, hint)
+        Reason::new(cause, format!("{more}move it when it is calmer, {anyway}"))
     }
 
     fn note_ready(&mut self, cx: &mut Context, ready: SwitchReady) {
