@@ -36,7 +36,7 @@ const TALKS_AT: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 const NETWORK: &str = "[vswitch.gwlan]\nuplink = \"gwup\"\n[port_group.lan]\nvswitch = \"gwlan\"\n";
 
 /// For so many moves, one power-off: each takes as long as the lease of a dead host takes to expire.
-const MOVES_PER_POWER_OFF: u64 = 25;
+const MOVES_PER_POWER_OFF: u64 = 30;
 
 pub(crate) struct Fleet {
     pub(crate) hosts: [Host; 2],
