@@ -112,9 +112,12 @@ fn a_move_that_hosts_take_too_long_for_is_given_up_after_a_while_and_says_what_t
     assert_eq!((outcome.verdict, ended.runner, ended.stuns), (Verdict::Failed, Side::Source, 0));
     assert!(ended.took > Duration::from_secs(2), "{:?}", ended.took);
     let told = outcome.diagnosis.as_ref().expect("a reason").to_string();
-    for part in
-        ["10 ms are accepted: whatever the guest does", "stopping the guest 2", "the lease ", "disks and vCPUs "]
-    {
+    for part in [
+        "with no page left to send, and 10 ms are accepted: stopping the guest 2 ms",
+        "the lease ",
+        "disks and vCPUs ",
+        "on host-b: datastore list",
+    ] {
         assert!(told.contains(part), "{part}: {told}");
     }
     // What it waited for was no round.

@@ -184,10 +184,7 @@ impl Cable {
 
     /// The links of one end, besides its loopback.
     pub(crate) fn links(&self, end: usize) -> Vec<String> {
-        let listed = Command::new("ip").args(["-n", &self.namespaces[end], "-br", "link"]).output().expect("ip runs");
-        let text = String::from_utf8_lossy(&listed.stdout).into_owned();
-        let names = text.lines().filter_map(|line| line.split([' ', '@']).next()).map(str::to_owned);
-        names.filter(|name| name != "lo").collect()
+        links(&self.namespaces[end])
     }
 
     /// Gives one end a further NIC whose link is up, for a vswitch.
@@ -242,6 +239,14 @@ impl Drop for Cable {
             ip(&["netns", "delete", namespace]);
         }
     }
+}
+
+/// The links of a namespace, besides its loopback.
+pub(crate) fn links(namespace: &str) -> Vec<String> {
+    let listed = Command::new("ip").args(["-n", namespace, "-br", "link"]).output().expect("ip runs");
+    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let names = text.lines().filter_map(|line| line.split([' ', '@']).next()).map(str::to_owned);
+    names.filter(|name| name != "lo").collect()
 }
 
 fn ip(arguments: &[&str]) -> bool {

@@ -11,7 +11,8 @@ use super::{BOUND, Host, line};
 /// The console on which it was typed.
 pub(crate) struct Command {
     channel: Channel<HostRequest, HostAnswer>,
-    ended: Option<HostAnswer>,
+    /// How it ended; without an answer where its control plane died.
+    ended: Option<Option<HostAnswer>>,
 }
 
 impl Command {
@@ -23,11 +24,11 @@ impl Command {
     fn hear(&mut self, until: Instant, what: &str) -> Option<String> {
         let left = until.saturating_duration_since(Instant::now());
         assert!(wait_readable(self.channel.as_fd(), left).expect("polled"), "{what}: not within {BOUND:?}");
-        match self.channel.receive().expect("the control plane answers") {
-            (HostAnswer::TakenUp, _) => Some("taken up".to_owned()),
-            (HostAnswer::Progress { doing, .. }, _) => Some(doing),
-            (answer, _) => {
-                self.ended = Some(answer);
+        match self.channel.receive() {
+            Ok((HostAnswer::TakenUp, _)) => Some("taken up".to_owned()),
+            Ok((HostAnswer::Progress { doing, .. }, _)) => Some(doing),
+            ended => {
+                self.ended = Some(ended.ok().map(|(answer, _)| answer));
                 None
             }
         }
@@ -49,7 +50,7 @@ impl Command {
                 None => {}
             }
         }
-        let end = self.ended.as_ref().map(line).unwrap_or_default();
+        let end = self.ended.iter().flatten().next().map(line).unwrap_or_default();
         panic!("it ended before {what}, after {passed:?}: {end}");
     }
 
@@ -59,11 +60,16 @@ impl Command {
     }
 
     /// Waits for its end, and gives the answer.
-    pub(crate) fn end(mut self) -> HostAnswer {
+    pub(crate) fn end(self) -> HostAnswer {
+        self.outcome().expect("the control plane answers")
+    }
+
+    /// The same where the host that it was typed at may die: nothing is heard then.
+    pub(crate) fn outcome(mut self) -> Option<HostAnswer> {
         let until = Instant::now() + BOUND;
         loop {
-            if let Some(answer) = self.ended.take() {
-                return answer;
+            if let Some(ended) = self.ended.take() {
+                return ended;
             }
             self.hear(until, "the end of the command");
         }

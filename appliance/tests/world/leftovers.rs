@@ -1,9 +1,12 @@
-//! What a host holds: processes, descriptors of its roles, folders of its VMs.
+//! What a host holds: processes with their threads, descriptors of its roles, folders of its VMs, links of its network, files in its memory.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{Host, wait};
+use super::{Host, cable, files_below, wait};
+
+/// How the taps of VMs are named.
+const TAP: &str = "vm";
 
 /// All that a host holds, by its kind, so that two moments can be compared.
 #[derive(Debug, Default)]
@@ -46,6 +49,11 @@ impl Host {
             let role = words.get(1).cloned().unwrap_or_default();
             *held.entry(format!("process {role}")).or_default() += 1;
             let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+            // The lease role has as many threads as there once was work at a time.
+            if role != "lease" {
+                let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+                *held.entry(format!("threads of {role}")).or_default() += threads;
+            }
             for kind in descriptors.filter_map(|entry| kind(pid, &entry.path())) {
                 *held.entry(format!("{role} holds {kind}")).or_default() += 1;
             }
@@ -56,7 +64,22 @@ impl Host {
             let names: Vec<String> = files.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
             held.insert(format!("folder of VM {} with {names:?}", folder.file_name().to_string_lossy()), 1);
         }
+        for link in self.namespace.iter().flat_map(|namespace| cable::links(namespace)) {
+            held.insert(format!("link {link}"), 1);
+        }
+        for path in files_below(&self.run).into_keys() {
+            // What belongs to a VM was told already.
+            if !path.starts_with("vm/") {
+                held.insert(format!("file {path}"), 1);
+            }
+        }
         Held(held)
+    }
+
+    /// The taps of this host's VMs.
+    pub(crate) fn taps(&self) -> Vec<String> {
+        let links = self.namespace.iter().flat_map(|namespace| cable::links(namespace));
+        links.filter(|link| link.starts_with(TAP)).collect()
     }
 }
 

@@ -2,7 +2,8 @@
 //! is what lies between them, [`lease_line`] what lies between a host and its lease role, [`engine_line`] between it and its migration engine,
 //! [`later_build`] an engine of another version, [`command`] a command under way, [`echo`] who talks to a
 //! witness, [`journal`] what a witness writes to its disk, [`guest_clocks`] what its clocks show, [`leftovers`] what a host holds that it should
-//! let go of, [`mount`] a file system under a datastore.
+//! let go of, [`role_memory`] how much memory its roles take, [`power`] how it loses its power and boots again, [`mount`] a file system under a
+//! datastore.
 #![allow(dead_code, reason = "each test file uses its part of the world")]
 
 pub(crate) mod cable;
@@ -15,8 +16,11 @@ pub(crate) mod later_build;
 pub(crate) mod lease_line;
 pub(crate) mod leftovers;
 pub(crate) mod mount;
+pub(crate) mod power;
+pub(crate) mod role_memory;
 pub(crate) mod two_hosts;
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -122,6 +126,11 @@ impl Datastore {
         self.folder.join("data").join(path)
     }
 
+    /// All files there, by their paths, with their sizes.
+    pub(crate) fn files(&self) -> BTreeMap<String, u64> {
+        files_below(&self.path(""))
+    }
+
     /// Puts a file there.
     pub(crate) fn write(&self, path: &str, text: &str) {
         let path = self.path(path);
@@ -134,6 +143,25 @@ impl Drop for Datastore {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.folder);
     }
+}
+
+/// All files below a folder, by their paths from there, with their sizes. One that goes meanwhile may be missing.
+fn files_below(folder: &Path) -> BTreeMap<String, u64> {
+    let (mut files, mut folders) = (BTreeMap::new(), vec![folder.to_owned()]);
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(next).into_iter().flatten().flatten() {
+            match entry.metadata() {
+                Ok(metadata) if metadata.is_dir() => folders.push(entry.path()),
+                Ok(metadata) => {
+                    let path = entry.path();
+                    let path = path.strip_prefix(folder).expect("below it").to_string_lossy().into_owned();
+                    files.insert(path, metadata.len());
+                }
+                Err(_) => {}
+            }
+        }
+    }
+    files
 }
 
 /// The witness, built once for all tests.
@@ -516,6 +544,14 @@ impl Host {
         left.records.iter().map(|record| record.pid).collect()
     }
 
+    /// Kills the lease role and starts it again.
+    pub(crate) fn restart_lease_role(&mut self) {
+        let mut lease = self.lease.take().expect("it runs");
+        lease.kill().expect("killed");
+        lease.wait().expect("collected");
+        self.start_lease();
+    }
+
     /// Kills the migration engine and starts it again.
     pub(crate) fn restart_migrate(&mut self) {
         if let Some(migrate) = &mut self.migrate {
@@ -549,22 +585,9 @@ impl Host {
         text.lines().rev().take(20).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 
-    /// Kills everything of the host at once, as a power failure would.
-    pub(crate) fn power_off(&mut self) {
-        let monitors = self.recorded_monitors();
-        self.kill_roles();
-        monitors.into_iter().for_each(kill);
-    }
-
     /// Whether this boot has looked for VMs of a datastore that want to be started by it.
     pub(crate) fn has_started_what_wants_it(&self, datastore: &str) -> bool {
         self.run.join(format!("autostarted-{datastore}")).exists()
-    }
-
-    /// Powers off for good: what its next boot would find of it in the host's memory is gone.
-    pub(crate) fn lose_memory(mut self) {
-        self.power_off();
-        std::fs::remove_dir_all(&self.run).expect("removed");
     }
 
     /// Kills the roles, the control plane first.
@@ -673,6 +696,16 @@ impl Serial {
         }
     }
 
+    /// The rest of the line of what was waited for.
+    fn rest_of_line(&mut self) -> String {
+        let deadline = Instant::now() + BOUND;
+        while !self.seen.contains('\n') {
+            self.hear(deadline, "the end of a line");
+        }
+        let end = self.seen.find('\n').unwrap_or(self.seen.len());
+        self.seen.drain(..end).collect()
+    }
+
     /// Waits until the guest has verified all its memory once, from now on, and gives what it says of it.
     pub(crate) fn audit(&mut self) -> String {
         self.asked("v", "witness: audit ")
@@ -687,12 +720,7 @@ impl Serial {
         self.wait_for(&format!("witness: ok {mark}"));
         self.type_line(command);
         self.wait_for(answer);
-        let deadline = Instant::now() + BOUND;
-        while !self.seen.contains('\n') {
-            self.hear(deadline, "the end of a line");
-        }
-        let end = self.seen.find('\n').unwrap_or(self.seen.len());
-        self.seen.drain(..end).collect()
+        self.rest_of_line()
     }
 
     /// The same, where every page has to be as its guest left it, and no write may be lost.

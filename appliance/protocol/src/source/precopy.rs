@@ -220,33 +220,29 @@ impl Precopy {
 
     fn promise_cannot_be_kept(&self, cx: &Context) -> Reason {
         let prediction = self.convergence.predict(self.pending.count());
-        let why = match self.convergence.what_takes_too_long() {
-            Some(parts) => {
-                let parts: Vec<_> = parts.iter().map(|(what, takes)| format!("{what} {}", takes.millis())).collect();
-                format!(
-                    "whatever the guest does, hosts, link and datastore take so long now (ms: {})",
-                    parts.join(", ")
-                )
-            }
-            None => format!(
-                "the guest dirties {} MiB/s and the link carries {} MiB/s",
-                prediction.dirty_pages_per_s / 256,
-                prediction.bandwidth_bytes_per_s >> 20,
-            ),
-        };
-        let cause = format!(
-            "the stun would take {} ms, and {} ms are accepted: {why}",
-            prediction.stun_us / 1_000,
-            self.convergence.policy().stun_max.millis(),
-        );
+        let (took, most) = (prediction.stun_us / 1_000, self.convergence.policy().stun_max.millis());
         let vm = &cx.plan.offer.vm.name;
+        let anyway = format!(
+            "raise stun_ms_max in [migration] of the vm.toml of {vm}, or accept a stun of any length: --on-no-convergence force"
+        );
+        if let Some(parts) = self.convergence.what_takes_too_long() {
+            let least = self.convergence.predict(0).stun_us / 1_000;
+            let parts: Vec<_> = parts.iter().map(|(what, takes)| format!("{what} {} ms", takes.millis())).collect();
+            let cause = format!(
+                "the stun would take {least} ms with no page left to send, and {most} ms are accepted: {}",
+                parts.join(", ")
+            );
+            let there = &cx.plan.destination;
+            return Reason::new(cause, format!("on {there}: datastore list, log show lease; then try again, {anyway}"));
+        }
+        let cause = format!(
+            "the stun would take {took} ms, and {most} ms are accepted: the guest dirties {} MiB/s and the link carries {} MiB/s",
+            prediction.dirty_pages_per_s / 256,
+            prediction.bandwidth_bytes_per_s >> 20,
+        );
         let more =
             if self.convergence.policy().bounded { "let it take more of the link (--bandwidth-max), " } else { "" };
-        let hint = format!(
-            "{more}move it when it is calmer, raise stun_ms_max in [migration] of the vm.toml of {vm}, or accept a stun of any length: \
-             --on-no-convergence force"
-        );
-        Reason::new(cause, hint)
+        Reason::new(cause, format!("{more}move it when it is calmer, {anyway}"))
     }
 
     fn note_ready(&mut self, cx: &mut Context, ready: SwitchReady) {
