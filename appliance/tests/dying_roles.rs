@@ -11,7 +11,7 @@ use vmm::virtio::net::announcement::rarp;
 use world::cable::listen;
 use world::lease_line::{LeaseLine, Word};
 use world::two_hosts::{hold_in_commit, hold_in_pre_copy, may_move, migrate, runner, two_hosts, wait_for_phase};
-use world::{Cable, Datastore, Host, finish, is_locked, line, wait};
+use world::{Cable, Datastore, Host, finish, is_locked, line, wait, wait_closely};
 
 /// Of reverse ARP (RFC 903).
 const ETHER_TYPE_RARP: u16 = 0x8035;
@@ -25,6 +25,7 @@ fn disturbed(from: &Host, to_name: &str, after_ms: u64, disturb: impl FnOnce()) 
     std::thread::scope(|scope| {
         let typed = format!("vm migrate witness {to_name} {SLOWLY}");
         let asked = scope.spawn(move || from.ask(&typed));
+        wait_closely("it is moving", || from.state("witness") == VmState::MovingOut);
         std::thread::sleep(std::time::Duration::from_millis(after_ms));
         assert_eq!(from.state("witness"), VmState::MovingOut, "after {after_ms} ms");
         disturb();
@@ -77,6 +78,7 @@ fn a_control_plane_that_dies_while_its_vm_moves_away_lists_it_where_it_runs() {
         wait("it has settled", || from.state("witness") == VmState::Running);
         may_move(from, name);
         let command = from.begin(&format!("vm migrate witness {name} {SLOWLY}"));
+        wait_closely("it is moving", || from.state("witness") == VmState::MovingOut);
         std::thread::sleep(std::time::Duration::from_millis(after_ms));
         assert_eq!(from.state("witness"), VmState::MovingOut, "after {after_ms} ms");
         from.restart_control_plane();
@@ -135,8 +137,12 @@ fn a_vm_whose_engine_dies_after_its_control_plane_did_goes_on_running() {
 fn a_stunned_vm_whose_engine_died_waits_for_its_lease_and_goes_on_when_it_answers() {
     let Some((datastore, _cable, a, b)) = two_hosts("settle") else { return };
     let disk = datastore.path("vms/witness/disk.img");
+    let others = a.sessions_of_monitors();
     let (leases, moving) = hold_in_commit(&a, &b);
+    assert!(a.sessions_of_monitors() > others, "the engine has a connection");
     world::kill(a.migrate_pid());
+    // What the engine left (a dirty log, slowed vCPUs) ends with it, however long the lease does not tell.
+    wait("the monitor knows", || a.sessions_of_monitors() <= others);
     wait("it waits", || a.vm("witness").waits_for.is_some_and(|what| what.contains("its lease")));
     assert_eq!((a.state("witness"), a.life("witness")), (VmState::MovingOut, VmmLife::Paused));
     assert!(!is_locked(&disk), "the destination may take it");

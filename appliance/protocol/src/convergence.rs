@@ -114,8 +114,6 @@ pub struct Prediction {
 pub enum Decision {
     /// Send what is dirty, while the guest runs.
     NextRound,
-    /// Send nothing and look again a little later: it is not the pages that take too long.
-    Wait,
     /// Slow the vCPUs that dirty to `100 - percent` %, then the next round.
     Throttle {
         /// 1 to 99.
@@ -135,11 +133,41 @@ const TELLING_BYTES: u64 = 1 << 20;
 const TELLING_PAGES: u64 = 512;
 /// How far the vCPUs that dirty are slowed, step by step, percent.
 const THROTTLE_STEPS: [u8; 6] = [20, 40, 60, 80, 95, 99];
+/// A part of a stun that has nothing to do with the pages that are left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Until vCPUs and devices stand still.
+    Stopping,
+    /// Saving, sending and loading the state.
+    State,
+    /// The commit.
+    Lease,
+    /// Opening the disks, and the start of the vCPUs.
+    Disks,
+    /// Of all memory, where its digest is compared.
+    Hashing,
+    /// Turns of the two hosts, and questions to the monitor here.
+    Answers,
+    /// Learned of stuns that took longer than expected.
+    CalledOff,
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Stopping => "stopping the guest",
+            Self::State => "its state",
+            Self::Lease => "the lease",
+            Self::Disks => "disks and vCPUs",
+            Self::Hashing => "hashing its memory",
+            Self::Answers => "the hosts' answers",
+            Self::CalledOff => "what stuns took that were called off",
+        })
+    }
+}
+
 /// Rounds that may go on although the stun would fit, as long as each makes it markedly shorter.
 const POLISHING_ROUNDS: u8 = 4;
-/// Looks at hosts, link and datastore that take too long, whatever is left to send, before the move is given up for them: they may be slow only for a
-/// moment, which quick rounds of few pages would not outlast.
-const WAITS: u8 = 20;
 /// Stuns that had to be called off, from which on what they took is what they take.
 const ACCIDENTS: u8 = 3;
 
@@ -166,8 +194,9 @@ pub struct Convergence {
     last_left: Option<u64>,
     strikes: u8,
     overruns: u8,
+    /// What stuns took that were called off, beyond what was expected of them, as far as it is expected again.
+    called_off: Duration,
     polished: u8,
-    waits: u8,
     throttle_step: usize,
     harvested: Instant,
 }
@@ -191,8 +220,8 @@ impl Convergence {
             last_left: None,
             strikes: 0,
             overruns: 0,
+            called_off: Duration::ZERO,
             polished: 0,
-            waits: 0,
             throttle_step: 0,
             harvested: now,
         }
@@ -255,7 +284,7 @@ impl Convergence {
     pub fn stun_overran(&mut self, took: Duration) {
         self.overruns = self.overruns.saturating_add(1);
         let quarters = if self.overruns < ACCIDENTS { 3 } else { 4 };
-        self.costs.stop += took.saturating_sub(self.stun_for(0)) * quarters / 4;
+        self.called_off += took.saturating_sub(self.stun_for(0)) * quarters / 4;
         self.last_left = None;
         self.polished = 0;
         self.strikes = self.strikes.saturating_add(1);
@@ -287,20 +316,21 @@ impl Convergence {
 
     /// The parts that do not depend on what is left to send.
     fn fixed(&self) -> Duration {
-        self.costs.sum() + self.turns() + self.questions()
+        self.costs.sum() + self.called_off + self.turns() + self.questions()
     }
 
     /// The parts of a stun without a page, where these alone are more than is accepted: rounds make no difference to them. With nothing of less than a
     /// millisecond.
-    pub fn what_takes_too_long(&self) -> Option<Vec<(&'static str, Duration)>> {
+    pub fn what_takes_too_long(&self) -> Option<Vec<(Part, Duration)>> {
         let Costs { stop, state, lease, resume, hashing } = self.costs;
         let parts = [
-            ("stopping the guest", stop),
-            ("its state", state + self.sending(self.state_bytes)),
-            ("the lease", lease),
-            ("disks and vCPUs", resume),
-            ("hashing its memory", hashing),
-            ("the hosts' answers", self.turns() + self.questions()),
+            (Part::Stopping, stop),
+            (Part::State, state + time_for(self.state_bytes, self.stun_bandwidth())),
+            (Part::Lease, lease),
+            (Part::Disks, resume),
+            (Part::Hashing, hashing),
+            (Part::Answers, self.turns() + self.questions()),
+            (Part::CalledOff, self.called_off),
         ];
         let told = || parts.into_iter().filter(|(_, takes)| takes.millis() > 0).collect();
         (self.stun_for(0) > self.policy.stun_max).then(told)
@@ -390,12 +420,6 @@ impl Convergence {
         if self.exhausted() {
             return if self.policy.no_convergence == NoConvergence::Force { Decision::Stun } else { Decision::GiveUp };
         }
-        // Who wants rounds, or a stun of any length, has it at once.
-        let gives_up = self.policy.no_convergence == NoConvergence::Abort;
-        if gives_up && self.waits < WAITS && self.stun_for(0) > self.policy.stun_max {
-            self.waits += 1;
-            return Decision::Wait;
-        }
         if shrank_to(85) {
             self.strikes = 0;
             return Decision::NextRound;
@@ -456,7 +480,7 @@ mod tests {
             left = (rate * speed / 100 * took.nanos() / 1_000_000_000).min(set);
             convergence.harvested(now, Duration::ZERO, left);
             match convergence.decide(left) {
-                Decision::NextRound | Decision::Wait => {}
+                Decision::NextRound => {}
                 Decision::Throttle { percent } => speed = 100 - u64::from(percent),
                 decision => return (decision, left, rounds),
             }
@@ -565,8 +589,7 @@ mod tests {
         let told = convergence.what_takes_too_long().expect("it is more than 50 ms");
         let ms = Duration::from_millis;
         let state = ms(4) + Duration::from_micros(500 + 100);
-        let expected =
-            [("stopping the guest", ms(2)), ("its state", state), ("the lease", ms(45)), ("disks and vCPUs", ms(5))];
+        let expected = [(Part::Stopping, ms(2)), (Part::State, state), (Part::Lease, ms(45)), (Part::Disks, ms(5))];
         assert_eq!(told, expected);
     }
 
@@ -574,29 +597,9 @@ mod tests {
     fn a_guest_that_comes_to_rest_after_a_slow_round_is_stunned() {
         let mut convergence = convergence(POLICY);
         convergence.round_ended(RoundMeasure { pages: 3, bytes: 3 * PAGE_COST, took: Duration::from_secs(1) });
-        assert_eq!(convergence.decide(0), Decision::Wait, "so slow that it would take too long");
+        assert_eq!(convergence.decide(0), Decision::NextRound, "so slow that it would take too long");
         convergence.round_ended(RoundMeasure { pages: 0, bytes: 0, took: Duration::from_millis(100) });
         assert_eq!(convergence.decide(0), Decision::Stun);
-    }
-
-    #[test]
-    fn a_move_is_not_given_up_for_a_moment_in_which_hosts_and_datastore_are_slow() {
-        let policy = Policy { stun_max: Duration::from_millis(50), ..POLICY };
-        let mut convergence = convergence(policy);
-        convergence.costs_mut().lease = Duration::from_millis(45);
-        // A guest that is nearly at rest: rounds make nothing shorter.
-        (0..10).for_each(|_| assert_eq!(convergence.decide(3), Decision::Wait));
-        let mut quick = convergence.clone();
-        quick.costs_mut().lease = Duration::from_millis(5);
-        assert_eq!(quick.decide(3), Decision::Stun);
-        assert!((0..20).any(|_| convergence.decide(3) == Decision::GiveUp), "it is never given up");
-        let wants = |no_convergence| {
-            let mut convergence = Convergence { policy: Policy { no_convergence, ..policy }, ..convergence.clone() };
-            (convergence.waits, convergence.strikes, convergence.last_left) = (0, 0, None);
-            [3; 3].map(|left| convergence.decide(left))
-        };
-        assert_eq!(wants(NoConvergence::Wait), [Decision::NextRound; 3]);
-        assert_eq!(wants(NoConvergence::Force), [Decision::NextRound, Decision::NextRound, Decision::Stun]);
     }
 
     #[test]

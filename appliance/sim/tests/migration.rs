@@ -104,13 +104,12 @@ fn a_link_that_is_crossed_once_there_and_back_in_a_stun_is_not_counted_twice() {
 }
 
 #[test]
-fn a_move_that_hosts_take_too_long_for_is_given_up_after_a_while_and_says_what_takes_so_long() {
+fn a_move_that_hosts_take_too_long_for_says_what_takes_so_long() {
     let calm = Setup::calm(8);
     let policy = Policy { stun_max: Duration::from_millis(10), ..calm.policy };
     let ended = run(Setup { policy, ..calm });
     let outcome = ended.outcomes[0].as_ref().expect("the source ended");
     assert_eq!((outcome.verdict, ended.runner, ended.stuns), (Verdict::Failed, Side::Source, 0));
-    assert!(ended.took > Duration::from_secs(2), "{:?}", ended.took);
     let told = outcome.diagnosis.as_ref().expect("a reason").to_string();
     for part in [
         "with no page left to send, and 10 ms are accepted: stopping the guest 2 ms",
@@ -120,9 +119,6 @@ fn a_move_that_hosts_take_too_long_for_is_given_up_after_a_while_and_says_what_t
     ] {
         assert!(told.contains(part), "{part}: {told}");
     }
-    // What it waited for was no round.
-    let rounds = outcome.receipt.as_ref().map_or(0, |receipt| receipt.rounds.len());
-    assert!((1..10).contains(&rounds), "{rounds} rounds");
 }
 
 #[test]

@@ -203,14 +203,18 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
         self.receive_within(bound)
     }
 
-    /// Whether the other side has closed the connection, and nothing that it sent is left: it reads no answer any more.
+    /// Whether the other side has closed the connection, or its sending half, and nothing that it sent is left to read. (By recvmsg(2), which is all
+    /// that a monitor's filter lets through for this.)
     pub fn is_left(&self) -> bool {
         let mut nothing = RecvAncillaryBuffer::default();
         let mut first = [0];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        // What was never sent reads as empty (recv(2)); no message is.
-        recvmsg(&self.socket, &mut [IoSliceMut::new(&mut first)], &mut nothing, flags)
-            .is_ok_and(|received| received.bytes == 0)
+        match recvmsg(&self.socket, &mut [IoSliceMut::new(&mut first)], &mut nothing, flags) {
+            // No message is empty.
+            Ok(received) => received.bytes == 0,
+            // Told once of a peer that left without reading all (unix(7)).
+            Err(errno) => errno == rustix::io::Errno::CONNRESET,
+        }
     }
 
     /// The process at the other end: of a connection that was made by its path, the one that listened when it was made.

@@ -101,6 +101,8 @@ fn take_in(plane: &Arc<ControlPlane>, incoming: &Incoming, said: &Receiver<FromM
     let beside = [monitor.as_fd(), born.running.monitor.memory()];
     let disks_us = rehearse(&located, &born.running);
     plane.engine.tell(&ToMigrate::Accept { id: *id, disks_us }, &beside).map_err(|error| error.to_string())?;
+    // It is the engine's alone: by its end the monitor knows that the engine has died.
+    drop(monitor);
     follow(plane, incoming, &located, born, said)
 }
 
@@ -420,7 +422,7 @@ pub(super) fn open_all(plane: &ControlPlane, running: &Running, epoch: u64) -> R
 }
 
 /// An engine that lives still waits for the disks, and then goes on to the audit; it may not be reached at once.
-fn tell_disks_open(plane: &ControlPlane, id: MigrationId) {
+pub(super) fn tell_disks_open(plane: &ControlPlane, id: MigrationId) {
     for _ in 0..20 {
         if plane.engine.tell(&ToMigrate::DisksOpen(id, Ok(())), &[]).is_ok() {
             return;

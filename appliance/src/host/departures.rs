@@ -120,6 +120,8 @@ fn move_out(
     }
     let start = ToMigrate::Start(Box::new(outgoing));
     let told = plane.engine.tell(&start, &[monitor.as_fd(), running.monitor.memory()]);
+    // It is the engine's alone: by its end the monitor knows that the engine has died.
+    drop(monitor);
     let ended = match told {
         Err(error) => {
             let cause = format!("the migrate role does not answer: {error}");

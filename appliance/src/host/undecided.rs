@@ -18,7 +18,7 @@ use model::diagnosis::{Diagnosis, Reason};
 use model::names::VmName;
 
 use crate::api::host::VmState;
-use crate::api::migrate::{MigrationId, ToMigrate};
+use crate::api::migrate::MigrationId;
 use crate::api::vmm::VmmLife;
 use crate::host::control_plane::ControlPlane;
 use crate::host::leases::LeaseFailure;
@@ -167,8 +167,8 @@ fn goes_on(plane: &ControlPlane, held: &mut Held<'_>, undecided: Undecided, epoc
     plane.vms.note_undecided(vm, running.monitor.pid(), None);
     if let Some(id) = undecided.arrives {
         announcing::announce(&running);
-        // An engine that knew whose it was before this host did waits for the disks; one that is away has forgotten the move.
-        let _ = plane.engine.tell(&ToMigrate::DisksOpen(id, Ok(())), &[]);
+        // An engine that knew whose it was before this host did waits for the disks; one that began since has forgotten the move.
+        arrivals::tell_disks_open(plane, id);
     }
     let goes_on = if paused { "is paused as it was" } else { "goes on" };
     log::info!(target: journal::NEWS, "VM {vm}, which stood still, {goes_on} on {host}: its lease is {host}'s");

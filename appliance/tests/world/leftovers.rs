@@ -76,6 +76,15 @@ impl Host {
         Held(held)
     }
 
+    /// The connections that monitors of this host serve.
+    pub(crate) fn sessions_of_monitors(&self) -> usize {
+        let monitors = self.monitor_processes().into_iter();
+        let threads =
+            monitors.flat_map(|pid| std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten());
+        let names = threads.map(|thread| std::fs::read_to_string(thread.path().join("comm")));
+        names.filter(|name| name.as_ref().is_ok_and(|name| name.trim() == "session")).count()
+    }
+
     /// The taps of this host's VMs.
     pub(crate) fn taps(&self) -> Vec<String> {
         let links = self.namespace.iter().flat_map(|namespace| cable::links(namespace));

@@ -8,6 +8,7 @@ use std::os::fd::BorrowedFd;
 use super::syscall;
 
 const ETHTOOL_GDRVINFO: u32 = 0x03;
+const ETHTOOL_GLINK: u32 = 0x0a;
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
 const ETHTOOL_GSSET_INFO: u32 = 0x37;
 const ETHTOOL_GFEATURES: u32 = 0x3a;
@@ -52,10 +53,18 @@ pub struct Counters {
     pub send_failed: u64,
 }
 
-/// Whether the interface is up and has carrier.
+/// Whether the interface is up and has carrier (ETHTOOL_GLINK). `IFF_RUNNING` says it too, but late: the kernel gathers such news for up to a second,
+/// and on a busy host for longer.
 pub(crate) fn is_up(control: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
     let flags = syscall::flags(control, name)?;
-    Ok(flags & libc::IFF_UP != 0 && flags & libc::IFF_RUNNING != 0)
+    let mut words = vec![0u32; 64];
+    words[0] = ETHTOOL_GLINK;
+    let has_carrier = match syscall::ethtool(control, name, &mut words) {
+        Ok(()) => words[1] != 0,
+        // Its driver does not tell.
+        Err(_) => flags & libc::IFF_RUNNING != 0,
+    };
+    Ok(flags & libc::IFF_UP != 0 && has_carrier)
 }
 
 /// Speed in Mbit/s and whether it is full duplex (ETHTOOL_GLINKSETTINGS, linux/ethtool.h).

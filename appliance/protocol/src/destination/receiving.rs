@@ -257,6 +257,11 @@ impl Step for Receiving {
     fn timeout(mut self, cx: &mut Context, timer: Timer) -> Phase {
         match timer {
             Timer::Prepare if self.hand_over.is_some() => self.into(),
+            // The guest stands still: the commit would have to wait for it.
+            Timer::Prepare if self.prepared.is_some() && !self.state.is_empty() => {
+                cx.deadline(Timer::Prepare, PREPARE_RETRY);
+                self.into()
+            }
             Timer::Prepare => {
                 self.prepare(cx);
                 self.into()

@@ -49,11 +49,11 @@ enum Waiting {
 }
 
 impl Committed {
-    pub(super) fn begin(cx: &mut Context, epoch: u64, stun: Option<Stun>) -> Self {
+    pub(super) fn begin(cx: &mut Context, epoch: u64, stun: Stun) -> Self {
         cx.enter(PhaseName::Resume);
         cx.deadline(Timer::Audit, RESUME);
         let holder = cx.plan.destination.clone();
-        let committed = Self::new(stun, holder, epoch, Vec::new());
+        let committed = Self::new(Some(stun), holder, epoch, Vec::new());
         // Without a connection there is nobody to wait for.
         if cx.conversation.is_open() { committed } else { committed.release(cx) }
     }

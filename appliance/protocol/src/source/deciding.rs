@@ -71,7 +71,7 @@ impl Deciding {
             let reason = Reason::new(cause, "log show lease");
             return Committed::taken_by(cx, holder.clone(), epoch, reason).into();
         }
-        Committed::begin(cx, epoch, Some(self.stun)).into()
+        Committed::begin(cx, epoch, self.stun).into()
     }
 
     fn unknown(mut self, cx: &mut Context, cause: &str) -> Phase {
@@ -104,7 +104,7 @@ impl Step for Deciding {
     fn message(self, cx: &mut Context, message: Message) -> Phase {
         match message {
             // The destination says it only if the lease said so.
-            Message::Committed { epoch } => Committed::begin(cx, epoch, Some(self.stun)).into(),
+            Message::Committed { epoch } => Committed::begin(cx, epoch, self.stun).into(),
             _ => self.into(),
         }
     }

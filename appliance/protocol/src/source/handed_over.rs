@@ -37,7 +37,7 @@ impl Step for HandedOver {
         match message {
             // The destination tells anew how long its lease takes, whenever it has tried again.
             Message::RoundStored { .. } | Message::SwitchReady(_) => self.into(),
-            Message::Committed { epoch } => Committed::begin(cx, epoch, Some(self.stun)).into(),
+            Message::Committed { epoch } => Committed::begin(cx, epoch, self.stun).into(),
             other => {
                 let reason = cx.nonsense(&other);
                 self.lost(cx, reason)

@@ -12,7 +12,7 @@ use super::machine::{Phase, Step};
 use super::pump::Pump;
 use super::running::Running;
 use super::stunned::Stunned;
-use crate::convergence::{Convergence, Decision, RoundMeasure};
+use crate::convergence::{Convergence, Decision, Part, RoundMeasure};
 use crate::forecast::DirtySample;
 use crate::pages::PageSet;
 use crate::session::PhaseName;
@@ -128,12 +128,8 @@ impl Precopy {
     fn note(&self, cx: &Context) -> Option<String> {
         let percent = self.convergence.throttle_percent();
         let throttled = (percent > 0).then(|| format!("vCPUs that dirty are slowed by {percent} %"));
-        let waits = || match self.waiting {
-            Waiting::Ready if !self.ready => Some(format!("{} is getting ready", cx.plan.destination)),
-            Waiting::Ready if !self.resuming => Some("the stun would take too long now: looking again".to_owned()),
-            _ => None,
-        };
-        throttled.or_else(waits)
+        let waiting = self.waiting == Waiting::Ready && !self.ready;
+        throttled.or_else(|| waiting.then(|| format!("{} is getting ready", cx.plan.destination)))
     }
 
     fn harvest(&mut self, cx: &mut Context) {
@@ -191,18 +187,12 @@ impl Precopy {
     }
 
     fn decide(mut self, cx: &mut Context) -> Phase {
-        let decision = match self.convergence.decide(self.pending.count()) {
-            // Nothing to send, and no stun allowed.
-            Decision::NextRound if self.pending.is_empty() => Decision::Wait,
-            decision => decision,
-        };
-        match decision {
-            Decision::Wait => {
-                // Looked at again a little later, but not for ever.
+        match self.convergence.decide(self.pending.count()) {
+            Decision::NextRound if self.pending.is_empty() => {
+                // Nothing to send, and no stun allowed: look again a little later, but not for ever.
                 self.waiting = Waiting::Ready;
                 self.convergence.round_ended(RoundMeasure { pages: 0, bytes: 0, took: IDLE_ROUND });
                 cx.deadline(Timer::NextHarvest, IDLE_ROUND);
-                self.report(cx);
             }
             Decision::NextRound => self.next_round(cx),
             Decision::Throttle { percent } => {
@@ -227,13 +217,21 @@ impl Precopy {
         );
         if let Some(parts) = self.convergence.what_takes_too_long() {
             let least = self.convergence.predict(0).stun_us / 1_000;
-            let parts: Vec<_> = parts.iter().map(|(what, takes)| format!("{what} {} ms", takes.millis())).collect();
+            let longest = parts.iter().max_by_key(|(_, takes)| *takes).map(|(part, _)| *part);
+            let parts: Vec<_> = parts.iter().map(|(part, takes)| format!("{part} {} ms", takes.millis())).collect();
             let cause = format!(
                 "the stun would take {least} ms with no page left to send, and {most} ms are accepted: {}",
                 parts.join(", ")
             );
             let there = &cx.plan.destination;
-            return Reason::new(cause, format!("on {there}: datastore list, log show lease; then try again, {anyway}"));
+            let mend = match longest {
+                Some(Part::Lease | Part::Disks) => {
+                    format!("on {there}: datastore list, log show lease; then try again")
+                }
+                Some(Part::Hashing) => format!("verify = \"audit\" in [migration] of the vm.toml of {vm}"),
+                _ => format!("network ping {there}; then try again"),
+            };
+            return Reason::new(cause, format!("{mend}, {anyway}"));
         }
         let cause = format!(
             "the stun would take {took} ms, and {most} ms are accepted: the guest dirties {} MiB/s and the link carries {} MiB/s",
