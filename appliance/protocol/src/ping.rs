@@ -160,6 +160,11 @@ impl Ping {
         self.effects.pop_front()
     }
 
+    /// When the other host counts as silent, if nothing is heard of it before; none where nobody listens to it any more.
+    pub fn lost_at(&self) -> Option<Instant> {
+        (self.conversation.is_open() && !self.is_finished()).then(|| self.conversation.lost_at())
+    }
+
     /// When to call [`Self::handle_timeout`], and why.
     pub fn poll_timeout(&self) -> Option<Deadline<Timer>> {
         if self.is_finished() {

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use netstack::{Nic, PublicKey, Stack};
 use protocol::checks::facts::NicFacts;
-use protocol::session::Deadline;
 use protocol::slots::Slots;
 
 use super::clock::Clock;
@@ -49,16 +48,15 @@ impl Wire<'_> {
         NicFacts { speed_mbits: link.speed_mbit, full_duplex: link.full_duplex, mtu: self.stack.mtu() }
     }
 
-    /// Why nothing comes from the peer, where a machine's deadline says at `at` that it was silent for too long (`idle`), and that is the fault of this
-    /// host's own link.
-    pub fn own_silence<R: PartialEq>(
+    /// Why nothing comes from the peer, where it counts as silent from `lost_at` on, which is over at `at`, and that is the fault of this host's own link.
+    /// (Whatever else is due then: who looked at the earliest deadline alone would call the peer silent where a keepalive was due as well.)
+    pub fn own_silence(
         &self,
         now: Instant,
         at: protocol::time::Instant,
-        due: Option<Deadline<R>>,
-        idle: &R,
+        lost_at: Option<protocol::time::Instant>,
     ) -> Option<String> {
-        due.filter(|due| due.reason == *idle && due.at <= at)?;
+        lost_at.filter(|lost_at| *lost_at <= at)?;
         self.stack.silence(now).map(|reason| reason.to_string())
     }
 }

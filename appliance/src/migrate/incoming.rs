@@ -9,7 +9,7 @@ use netstack::ConnectionId;
 use protocol::checks::Finding;
 use protocol::checks::facts::HostFacts;
 use protocol::checks::physical_network::Found;
-use protocol::destination::{Destination, Effect, Input, Phase, Progress, Timer, Welcome};
+use protocol::destination::{Destination, Effect, Input, Phase, Progress, Welcome};
 use protocol::pages::PageSet;
 use protocol::session::{LeaseAsk, Outcome, PhaseName, RightToRun};
 use protocol::wire::message::{Rehearsal, RunState};
@@ -124,7 +124,7 @@ impl Arrival {
     /// A deadline may have passed.
     pub fn wake(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>) {
         let at = desk.clock.of(now);
-        match wire.own_silence(now, at, self.destination.poll_timeout(), &Timer::Idle) {
+        match wire.own_silence(now, at, self.destination.lost_at()) {
             Some(cause) => self.destination.handle_input(at, Input::LinkDown { cause }),
             None => self.destination.handle_timeout(at),
         }

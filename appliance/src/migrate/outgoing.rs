@@ -19,7 +19,7 @@ use protocol::checks::{Severity, blockers, refusal, slot};
 use protocol::convergence::{Costs, Policy};
 use protocol::pages::{PAGE_BYTES, PageSet};
 use protocol::session::{LeaseAnswer, LeaseAsk, Outcome, PhaseName, RightToRun};
-use protocol::source::{Effect, Input, Plan, Source, Stopped, Timer};
+use protocol::source::{Effect, Input, Plan, Source, Stopped};
 use protocol::time::Duration;
 use protocol::wire::message::{Offer, RunState};
 use protocol::wire::{MigrationId, ValidatedOffer};
@@ -258,7 +258,7 @@ impl Departure {
     pub fn wake(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>) {
         if let Some(source) = &mut self.source {
             let at = desk.clock.of(now);
-            match wire.own_silence(now, at, source.poll_timeout(), &Timer::Idle) {
+            match wire.own_silence(now, at, source.lost_at()) {
                 Some(cause) => source.handle_input(at, Input::LinkDown { cause }),
                 None => source.handle_timeout(at),
             }

@@ -8,7 +8,7 @@ use netstack::probe::Probe;
 use netstack::{CloseReason, ConnectionId};
 use protocol::checks::facts::LinkFacts;
 use protocol::checks::link;
-use protocol::ping::{self, Effect, Input, Plan, Timer};
+use protocol::ping::{self, Effect, Input, Plan};
 use protocol::wire;
 
 use super::clock::Clock;
@@ -90,7 +90,7 @@ impl Ping {
     pub fn wake(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>) {
         if let Some(machine) = &mut self.machine {
             let at = desk.clock.of(now);
-            match wire.own_silence(now, at, machine.poll_timeout(), &Timer::Idle) {
+            match wire.own_silence(now, at, machine.lost_at()) {
                 Some(cause) => machine.handle_input(at, Input::LinkDown { cause }),
                 None => machine.handle_timeout(at),
             }
