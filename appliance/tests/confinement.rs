@@ -32,6 +32,7 @@ use vmm::machine::spec::{DiskSpec, MachineSpec, NicSpec};
 use vmm::memory::DirtyBitmap;
 use vmm::memory::layout::ECAM_START;
 use vmm::pci::slots;
+use world::leftovers::sessions_of_monitor;
 use world::{BOUND, Datastore, Host, line, wait};
 
 const PATIENCE: Duration = BOUND;
@@ -228,11 +229,7 @@ impl Drop for Monitor {
 
 /// Who asked for a stop and died is not obeyed any more: whoever has the guest now let it go on.
 fn is_not_stopped_for_who_is_gone(monitor: &Monitor) {
-    let sessions = || {
-        let threads = std::fs::read_dir(format!("/proc/{}/task", monitor.child.id())).expect("it lives");
-        let names = threads.flatten().map(|thread| std::fs::read_to_string(thread.path().join("comm")));
-        names.filter(|name| name.as_ref().is_ok_and(|name| name.trim() == "session")).count()
-    };
+    let sessions = || sessions_of_monitor(monitor.child.id());
     let own = sessions();
     let pid = Pid::from_raw(monitor.child.id().cast_signed()).expect("it lives");
     for request in [VmmRequest::Pause, VmmRequest::Save] {

@@ -78,11 +78,7 @@ impl Host {
 
     /// The connections that monitors of this host serve.
     pub(crate) fn sessions_of_monitors(&self) -> usize {
-        let monitors = self.monitor_processes().into_iter();
-        let threads =
-            monitors.flat_map(|pid| std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten());
-        let names = threads.map(|thread| std::fs::read_to_string(thread.path().join("comm")));
-        names.filter(|name| name.as_ref().is_ok_and(|name| name.trim() == "session")).count()
+        self.monitor_processes().into_iter().map(sessions_of_monitor).sum()
     }
 
     /// The taps of this host's VMs.
@@ -90,6 +86,13 @@ impl Host {
         let links = self.namespace.iter().flat_map(|namespace| cable::links(namespace));
         links.filter(|link| link.starts_with(TAP)).collect()
     }
+}
+
+/// The connections that this monitor serves, each by a thread.
+pub(crate) fn sessions_of_monitor(pid: u32) -> usize {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let names = threads.map(|thread| std::fs::read_to_string(thread.path().join("comm")));
+    names.filter(|name| name.as_ref().is_ok_and(|name| name.trim() == "session")).count()
 }
 
 /// `socket` of `socket:[123]`, `memfd` of `/memfd:ram (deleted)`, and the path of a file; none of what is closed meanwhile,

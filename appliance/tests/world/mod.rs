@@ -257,11 +257,16 @@ impl Host {
     }
 
     fn begun(mut self) -> Self {
+        self.start_roles();
+        self
+    }
+
+    /// Starts every role, and waits until VMs may run.
+    fn start_roles(&mut self) {
         self.start_lease();
         self.migrate = Some(self.start("migrate"));
         self.start_control_plane();
         self.wait_for_lease();
-        self
     }
 
     fn prepare_at(datastore: &Datastore, cable: &Cable, end: usize, nic: &str, more: &str) -> Self {

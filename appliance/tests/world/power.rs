@@ -38,10 +38,7 @@ impl Host {
     pub(crate) fn boot_again(&mut self, identity: u8) {
         std::fs::create_dir_all(self.run.join("vm")).expect("made");
         std::fs::write(self.run.join("identity"), format!("{identity:02x}").repeat(16)).expect("written");
-        self.start_lease();
-        self.migrate = Some(self.start("migrate"));
-        self.start_control_plane();
-        self.wait_for_lease();
+        self.start_roles();
         wait("the migration stack is up", || self.stack_is_up());
     }
 }
