@@ -79,9 +79,38 @@ impl Costs {
             hashing: Duration::ZERO,
         }
     }
+}
 
-    fn sum(&self) -> Duration {
-        self.stop + self.state + self.lease + self.resume + self.hashing
+/// A part of a stun that has nothing to do with the pages that are left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Until vCPUs and devices stand still.
+    Stopping,
+    /// Saving, sending and loading the state.
+    State,
+    /// The commit.
+    Lease,
+    /// Opening the disks, and the start of the vCPUs.
+    Disks,
+    /// Of all memory, where its digest is compared.
+    Hashing,
+    /// Turns of the two hosts, and questions to the monitor here.
+    Answers,
+    /// Learned of stuns that took longer than expected.
+    CalledOff,
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Stopping => "stopping the guest",
+            Self::State => "its state",
+            Self::Lease => "the lease",
+            Self::Disks => "disks and vCPUs",
+            Self::Hashing => "hashing its memory",
+            Self::Answers => "the hosts' answers",
+            Self::CalledOff => "what stuns took that were called off",
+        })
     }
 }
 
@@ -133,39 +162,6 @@ const TELLING_BYTES: u64 = 1 << 20;
 const TELLING_PAGES: u64 = 512;
 /// How far the vCPUs that dirty are slowed, step by step, percent.
 const THROTTLE_STEPS: [u8; 6] = [20, 40, 60, 80, 95, 99];
-/// A part of a stun that has nothing to do with the pages that are left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// Until vCPUs and devices stand still.
-    Stopping,
-    /// Saving, sending and loading the state.
-    State,
-    /// The commit.
-    Lease,
-    /// Opening the disks, and the start of the vCPUs.
-    Disks,
-    /// Of all memory, where its digest is compared.
-    Hashing,
-    /// Turns of the two hosts, and questions to the monitor here.
-    Answers,
-    /// Learned of stuns that took longer than expected.
-    CalledOff,
-}
-
-impl std::fmt::Display for Part {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Stopping => "stopping the guest",
-            Self::State => "its state",
-            Self::Lease => "the lease",
-            Self::Disks => "disks and vCPUs",
-            Self::Hashing => "hashing its memory",
-            Self::Answers => "the hosts' answers",
-            Self::CalledOff => "what stuns took that were called off",
-        })
-    }
-}
-
 /// Rounds that may go on although the stun would fit, as long as each makes it markedly shorter.
 const POLISHING_ROUNDS: u8 = 4;
 /// Stuns that had to be called off, from which on what they took is what they take.
@@ -314,25 +310,30 @@ impl Convergence {
         self.monitor[0].min(self.monitor[1]) * 2
     }
 
-    /// The parts that do not depend on what is left to send.
-    fn fixed(&self) -> Duration {
-        self.costs.sum() + self.called_off + self.turns() + self.questions()
-    }
-
-    /// The parts of a stun without a page, where these alone are more than is accepted: rounds make no difference to them. With nothing of less than a
-    /// millisecond.
-    pub fn what_takes_too_long(&self) -> Option<Vec<(Part, Duration)>> {
+    /// The parts that do not depend on what is sent.
+    fn parts(&self) -> [(Part, Duration); 7] {
         let Costs { stop, state, lease, resume, hashing } = self.costs;
-        let parts = [
+        [
             (Part::Stopping, stop),
-            (Part::State, state + time_for(self.state_bytes, self.stun_bandwidth())),
+            (Part::State, state),
             (Part::Lease, lease),
             (Part::Disks, resume),
             (Part::Hashing, hashing),
             (Part::Answers, self.turns() + self.questions()),
             (Part::CalledOff, self.called_off),
-        ];
-        let told = || parts.into_iter().filter(|(_, takes)| takes.millis() > 0).collect();
+        ]
+    }
+
+    fn fixed(&self) -> Duration {
+        self.parts().into_iter().fold(Duration::ZERO, |sum, (_, takes)| sum + takes)
+    }
+
+    /// The parts of a stun without a page, where these alone are more than is accepted: rounds make no difference to them. With nothing of less than a
+    /// millisecond.
+    pub fn what_takes_too_long(&self) -> Option<Vec<(Part, Duration)>> {
+        let sending = time_for(self.state_bytes, self.stun_bandwidth());
+        let whole = |(part, takes)| (part, if part == Part::State { takes + sending } else { takes });
+        let told = || self.parts().map(whole).into_iter().filter(|(_, takes)| takes.millis() > 0).collect();
         (self.stun_for(0) > self.policy.stun_max).then(told)
     }
 

@@ -250,7 +250,7 @@ impl Destination {
             return None;
         }
         let conversation = &self.cx.conversation;
-        let lost = conversation.is_open().then(|| Deadline { at: conversation.lost_at(), reason: Timer::Idle });
+        let lost = self.lost_at().map(|at| Deadline { at, reason: Timer::Idle });
         let speaks = conversation.is_open() && self.has_greeted();
         let keepalive = speaks.then(|| Deadline { at: conversation.keepalive_at(), reason: Timer::Keepalive });
         lost.into_iter().chain(keepalive).chain(self.cx.timers.next()).min_by_key(|deadline| deadline.at)
