@@ -7,6 +7,7 @@
 //!    datastore  10.77.2.1/24 --- tap of each host        (NFS server: here, or in a machine with a tap of its own)
 //!    migration  no address   --- tap of each host        (the migration stack of the hosts)
 //!    guests     10.77.4.1/24 --- tap of each host        (uplink of their vswitch; clients of guests live here)
+//!      tagged   10.77.20.1/24                            (what of its frames has the tag of the VLAN)
 //! ```
 
 use std::fmt;
@@ -81,6 +82,13 @@ impl FromStr for Wire {
     }
 }
 
+/// The VLAN of the port group [`TAGGED`].
+pub const VLAN: u16 = 20;
+/// The hosts' port group with a VLAN, and the link in the namespace by which its frames come from the guests' wire, without their tag.
+pub const TAGGED: &str = "tagged";
+/// The address of this end on it.
+pub const TAGGED_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 20, 1);
+
 /// A namespace with its wires.
 #[derive(Debug, Clone)]
 pub struct Wires {
@@ -123,6 +131,11 @@ impl Wires {
             }
             commands += &format!("link set {wire} up\n");
         }
+        commands += &format!(
+            "link add link {} name {TAGGED} type vlan id {VLAN}\naddress add {TAGGED_ADDRESS}/24 dev {TAGGED}\n\
+             link set {TAGGED} up\n",
+            Wire::Guests
+        );
         self.ip(&commands)
     }
 

@@ -1,6 +1,7 @@
 //! The example VMs, on a datastore: `vms/<name>/` with the configuration and its files.
 
 use std::fs::{self, File};
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use guest_load::journal::Audit;
@@ -13,6 +14,9 @@ use crate::guests::debian::{self, JOURNAL_BYTES};
 use crate::guests::witness;
 use crate::home::Home;
 use crate::servers::Server;
+
+/// The disk of a small witness: places for 16 records of its journal.
+const WITNESS_JOURNAL_BYTES: u64 = 65_536;
 
 /// What an example VM runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +106,18 @@ pub fn place_small_witness(home: &Home, datastore: &Path, name: &str, rate: u32)
     let file = folder.join("vm.toml");
     fs::write(&file, text).at("writing", &file)?;
     copy(&witness::build(home)?, &folder.join("witness"))
+}
+
+/// Gives a small witness a disk, on which it keeps a journal, and a NIC in a port group, by which it answers at an address.
+pub fn equip_small_witness(datastore: &Path, name: &str, port_group: &str, address: Ipv4Addr) -> Result<()> {
+    let folder = datastore.join("vms").join(name);
+    let disk = folder.join("journal.img");
+    File::create(&disk).and_then(|file| file.set_len(WITNESS_JOURNAL_BYTES)).at("creating", &disk)?;
+    let file = folder.join("vm.toml");
+    let text = fs::read_to_string(&file).at("reading", &file)?;
+    let text = text.replace("set=16M", &format!("set=16M journal=16 echo={address}/24"));
+    let text = format!("{text}\n[[disk]]\nfile = \"journal.img\"\n\n[[nic]]\nport_group = \"{port_group}\"\n");
+    fs::write(&file, text).at("writing", &file)
 }
 
 /// Reads the journal of an example VM as it lies on the datastore now. Reading it while the guest writes is fine: the

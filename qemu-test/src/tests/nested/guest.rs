@@ -166,15 +166,33 @@ impl Bench {
 
     /// What a witness that runs on a host tells of itself from now on, when it has looked at all its memory once.
     pub(super) fn witness_of_all(&self, vm: &str, host: &str) -> Result<String> {
+        self.ask_witness(vm, host, |line| {
+            line.send(b"v\r")?;
+            line.read_until("witness: audit ", GUEST_BOUND)?;
+            // The record that follows: its beginning may have come in with this.
+            line.forget_through("witness: audit ");
+            line.read_until("lost_lines=", GUEST_BOUND)
+        })
+    }
+
+    /// What a witness that runs on a host finds of its journal, all of which it flushes and reads back.
+    pub(super) fn witness_of_journal(&self, vm: &str, host: &str) -> Result<String> {
+        self.ask_witness(vm, host, |line| {
+            line.send(b"j\r")?;
+            line.read_until("witness: journal audit ", GUEST_BOUND)?;
+            line.forget_through("witness: journal audit ");
+            line.read_until("unanswered=", GUEST_BOUND)?;
+            line.read_until("\n", GUEST_BOUND)
+        })
+    }
+
+    /// Asks a witness on its console, which is left when it has answered.
+    fn ask_witness<T>(&self, vm: &str, host: &str, ask: impl FnOnce(&mut SerialLine) -> Result<T>) -> Result<T> {
         let mut line = SerialLine::open(&self.fleet.machine(host)?)?;
         line.send(format!("vm console {vm}\r").as_bytes())?;
         line.read_until("witness: t=", GUEST_BOUND)?;
         line.forget();
-        line.send(b"v\r")?;
-        line.read_until("witness: audit ", GUEST_BOUND)?;
-        // The record that follows: its beginning may have come in with this.
-        line.forget_through("witness: audit ");
-        let said = line.read_until("lost_lines=", GUEST_BOUND)?;
+        let said = ask(&mut line)?;
         line.forget();
         line.send(&[CTRL_CLOSE_BRACKET])?;
         // What is typed before the console is back is lost.

@@ -9,17 +9,23 @@ use serde_json::Value;
 use crate::console::SerialLine;
 use crate::error::{Doing, LabError, Result};
 use crate::frames::Frames;
-use crate::guests;
+use crate::guests::{self, Echo};
 use crate::tests::nested::bench::{Bench, expect};
 use crate::tests::nested::guest::{HOSTS, MOVE_BOUND, Way, address};
 use crate::tests::tally::Verdict;
 use crate::wait;
-use crate::wire::Wire;
+use crate::wire::{TAGGED, Wire};
 
 /// Several pre-copy rounds, and an end of them, whatever an emulated host carries today, also with two vCPUs on its one CPU.
 const LOAD: Load = Load { mebibytes: 24, of_link_permille: 60 };
 /// How long the guest may take to announce itself.
 const ANNOUNCED_BOUND: Duration = Duration::from_secs(60);
+/// Reverse ARP, by which a host announces a guest.
+const RARP: [u8; 2] = [0x80, 0x35];
+/// The address of the witness in the port group with a VLAN.
+const WITNESS_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 20, 31);
+/// How long it may take until it answers, on an emulated host.
+const WITNESS_BOUND: Duration = Duration::from_secs(120);
 /// What a link of one Mbit/s carries a second, in bytes.
 const BYTES_OF_MBIT: u64 = 1_000_000 / 8;
 /// The same in pages.
@@ -74,16 +80,19 @@ pub(super) fn there_and_back(bench: &Bench, vm: &str, times: u32) -> Result<Verd
 /// own address (RFC 5227, 3).
 fn is_announced(frames: Frames, address: Ipv4Addr) -> Result<()> {
     const ARP: [u8; 2] = [0x08, 0x06];
-    const RARP: [u8; 2] = [0x80, 0x35];
-    let is = |frame: &[u8], kind: [u8; 2]| frame.get(12..14) == Some(&kind[..]) && frame[..6] == [0xff; 6];
     // Behind 14 bytes of Ethernet: the sender's addresses at 8 and 14, the protocol address that is asked for at 24.
     let own = |frame: &[u8]| [28, 38].iter().all(|at| frame.get(*at..at + 4) == Some(&address.octets()[..]));
     wait::until("the announcements of a guest that moved", ANNOUNCED_BOUND, || {
-        let by_host = frames.any(|frame| is(frame, RARP));
-        let by_guest = frames.any(|frame| is(frame, ARP) && own(frame));
+        let by_host = frames.any(|frame| is_broadcast(frame, RARP));
+        let by_guest = frames.any(|frame| is_broadcast(frame, ARP) && own(frame));
         Ok(if by_host && by_guest { Ok(()) } else { Err(format!("by its host: {by_host}, by itself: {by_guest}")) })
     })?;
     frames.end().map(drop)
+}
+
+/// Whether a frame of this kind is for everybody.
+fn is_broadcast(frame: &[u8], ether_type: [u8; 2]) -> bool {
+    frame.get(12..14) == Some(&ether_type[..]) && frame[..6] == [0xff; 6]
 }
 
 /// A load in MiB and pages a second, for a VM that can move.
@@ -155,19 +164,33 @@ pub(super) fn a_guest_moves_while_it_boots_and_comes_up_where_it_arrived(bench: 
     Ok(Verdict::Passed)
 }
 
-/// A guest that looks for itself, at every page, at its clocks and at its registers.
+/// A guest that looks for itself, at every page, at its clocks, its registers and its disk, and that somebody talks to by a port group with a VLAN.
 pub(super) fn the_witness_moves_there_and_back_and_finds_everything_as_it_was(bench: &mut Bench) -> Result<Verdict> {
-    guests::place_small_witness(&bench.home, &bench.fleet.datastore(), "small", 500)?;
+    let datastore = bench.fleet.datastore();
+    guests::place_small_witness(&bench.home, &datastore, "small", 500)?;
+    guests::equip_small_witness(&datastore, "small", TAGGED, WITNESS_ADDRESS)?;
     bench.done("host-a", "vm start small")?;
+    let mut echo = Echo::connect(bench.fleet.wires(), WITNESS_ADDRESS, WITNESS_BOUND)?;
+    echo.ask()?;
     for (from, to) in [("host-a", "host-b"), ("host-b", "host-a")] {
         bench.can_move("small", from, to)?;
+        let frames = Frames::of(bench.fleet.wires(), TAGGED)?;
         check_receipt(&bench.move_vm("small", from, to)?)?;
+        echo.ask()?;
+        wait::until("the host's announcement with the tag of its VLAN", ANNOUNCED_BOUND, || {
+            Ok(if frames.any(|frame| is_broadcast(frame, RARP)) { Ok(()) } else { Err("it did not come".into()) })
+        })?;
+        frames.end()?;
         let said = bench.witness_of_all("small", to)?;
-        let all = ["bad=0 ", "tsc_back=0 ", "clock_back=0 ", "timer_back=0 ", "registers_bad=0 "];
+        let all = ["bad=0 ", "tsc_back=0 ", "clock_back=0 ", "timer_back=0 ", "registers_bad=0 ", "journal_bad=0 "];
         expect(all.iter().all(|part| said.contains(part)), || format!("not all is as it was: {said}"))?;
+        let said = bench.witness_of_journal("small", to)?;
+        let whole = said.contains(" bad=0 ") && said.contains(" unanswered=0") && !said.contains(" flushed=0 ");
+        expect(whole, || format!("the journal is not as it was: {said}"))?;
+        echo.ask()?;
     }
     bench.end("small")?;
-    let folder = bench.fleet.datastore().join("vms/small");
+    let folder = datastore.join("vms/small");
     fs::remove_dir_all(&folder).at("removing", &folder)?;
     Ok(Verdict::Passed)
 }
