@@ -68,8 +68,9 @@ impl Host {
             held.insert(format!("link {link}"), 1);
         }
         for path in files_below(&self.run).into_keys() {
-            // What belongs to a VM was told already. The lease role has one list of monitors for each datastore, and writes it when it guards the next.
-            if !path.starts_with("vm/") && !path.starts_with("guards-") {
+            // What belongs to a VM was told already. The lease role has one list of monitors for each datastore, and writes it when it guards the next;
+            // and a host that has begun notes once, for each datastore, that its VMs were started.
+            if !["vm/", "guards-", "autostarted-"].iter().any(|begin| path.starts_with(begin)) {
                 held.insert(format!("file {path}"), 1);
             }
         }
