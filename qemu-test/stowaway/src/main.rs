@@ -21,6 +21,8 @@ fn main() -> ExitCode {
         println!("stowaway: /init was not started: {error} (copy: {copy:?})");
         return ExitCode::FAILURE;
     }
+    // What it does to a phase of a move has to happen in that phase. Where it may not be ahead of others, it is as they are.
+    let _ = rustix::process::nice(-20);
     match port::serve() {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,

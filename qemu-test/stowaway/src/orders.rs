@@ -8,7 +8,8 @@
 //! | `list PATH` | the names in a folder |
 //! | `when PHASE ORDER` | carries out ORDER as soon as the migration log tells that a move entered PHASE |
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -16,8 +17,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// Where the migration role tells of the phases of its moves.
 const MIGRATION_LOG: &str = "/run/godwit/log/migrate.log";
-/// How often that is looked at: a stun lasts a tenth of a second.
-const LOOK: Duration = Duration::from_millis(3);
+/// How often that is looked at: a phase may last some milliseconds.
+const LOOK: Duration = Duration::from_millis(1);
 /// How long a move may take to come to a phase.
 const PHASE_BOUND: Duration = Duration::from_secs(200);
 /// Most bytes of a file that are shown.
@@ -28,12 +29,9 @@ const SHOWN: usize = 64 << 10;
 pub(crate) fn carry_out(order: &str, armed: &mut dyn FnMut()) -> Result<String, String> {
     let words: Vec<&str> = order.split_whitespace().collect();
     match words[..] {
-        ["kill", role] => signal(role, None, Signal::KILL),
-        ["kill", role, word] => signal(role, Some(word), Signal::KILL),
-        ["stop", role] => signal(role, None, Signal::STOP),
-        ["stop", role, word] => signal(role, Some(word), Signal::STOP),
-        ["continue", role] => signal(role, None, Signal::CONT),
-        ["continue", role, word] => signal(role, Some(word), Signal::CONT),
+        ["kill" | "stop" | "continue", role] | ["kill" | "stop" | "continue", role, _] => {
+            Signals::prepare(order).send().map_err(|what| format!("role {role}: {what}"))
+        }
         ["processes"] => Ok(processes().map(|(pid, words)| format!("{pid} {}\n", words.join(" "))).collect()),
         ["show", path] => show(path),
         ["list", path] => list(path),
@@ -45,56 +43,95 @@ pub(crate) fn carry_out(order: &str, armed: &mut dyn FnMut()) -> Result<String, 
     }
 }
 
-/// Waits for the phase in what the log gets from now on, and carries the order out at once.
+/// Waits for the phase in what the log gets from now on, and carries the order out at once: whom it signals was looked up
+/// before, for a phase may be over before all processes were looked through.
 fn when(log: &Path, phase: &str, order: &str, armed: &mut dyn FnMut()) -> Result<String, String> {
-    let read = || fs::read(log).unwrap_or_default();
-    let (mut place, started) = (Place::at_the_end_of(&read()), Instant::now());
+    let (mut log, prepared, started) = (Log::from_its_end(log), Signals::prepare(order), Instant::now());
     armed();
     let told = format!(": {phase}");
     while started.elapsed() < PHASE_BOUND {
-        if String::from_utf8_lossy(place.fresh(&read())).lines().any(|line| line.ends_with(&told)) {
-            return carry_out(order, &mut || ());
+        if log.fresh().lines().any(|line| line.ends_with(&told)) {
+            // Who is gone by now was followed by another, and who came meanwhile was not known.
+            return prepared.send().or_else(|_| carry_out(order, &mut || ()));
         }
         std::thread::sleep(LOOK);
     }
     Err(format!("no move entered the phase {phase}"))
 }
 
-/// A place in a log, which begins anew when it is full.
-struct Place {
-    at: usize,
-    longest: usize,
+/// A log from a place on; it begins anew when it is full.
+struct Log<'a> {
+    path: &'a Path,
+    from: u64,
+    longest: u64,
 }
 
-impl Place {
-    fn at_the_end_of(log: &[u8]) -> Self {
-        Self { at: log.len(), longest: log.len() }
+impl<'a> Log<'a> {
+    fn from_its_end(path: &'a Path) -> Self {
+        let length = fs::metadata(path).map_or(0, |file| file.len());
+        Self { path, from: length, longest: length }
     }
 
-    /// What the log has beyond the place.
-    fn fresh<'a>(&mut self, log: &'a [u8]) -> &'a [u8] {
-        if log.len() < self.longest {
-            *self = Self { at: 0, longest: 0 };
+    /// What it has beyond the place.
+    fn fresh(&mut self) -> String {
+        let Ok(mut file) = File::open(self.path) else { return String::new() };
+        let length = file.metadata().map_or(0, |file| file.len());
+        if length < self.longest {
+            self.from = 0;
         }
-        self.longest = log.len();
-        &log[self.at..]
+        self.longest = length;
+        let mut bytes = Vec::new();
+        let read = file.seek(SeekFrom::Start(self.from)).and_then(|_| file.read_to_end(&mut bytes));
+        if read.is_ok() { String::from_utf8_lossy(&bytes).into_owned() } else { String::new() }
     }
 }
 
-fn signal(role: &str, word: Option<&str>, signal: Signal) -> Result<String, String> {
-    let mut done = String::new();
-    for (pid, words) in processes() {
+/// A signal, and the processes that it is for.
+struct Signals {
+    signal: Signal,
+    processes: Vec<(i32, String)>,
+}
+
+impl Signals {
+    /// Looks up whom an order signals; nobody, where it is another kind of order.
+    fn prepare(order: &str) -> Self {
+        let words: Vec<&str> = order.split_whitespace().collect();
+        let known = words.first().and_then(|verb| signal_of(verb));
+        match (known, &words[1.min(words.len())..]) {
+            (Some(signal), [role]) => Self::to(role, None, signal),
+            (Some(signal), [role, word]) => Self::to(role, Some(word), signal),
+            _ => Self { signal: Signal::CONT, processes: Vec::new() },
+        }
+    }
+
+    fn to(role: &str, word: Option<&str>, signal: Signal) -> Self {
         // The first process is init, which no fault of ours may touch: the host would panic.
-        let meant = word.is_none_or(|word| words.iter().any(|have| have == word));
-        if pid == 1 || !is_role(&words, role) || !meant {
-            continue;
-        }
-        if let Some(pid) = Pid::from_raw(pid) {
-            kill_process(pid, signal).map_err(|error| format!("process {pid:?}: {error}"))?;
-        }
-        done += &format!("{pid} {}\n", words.join(" "));
+        let meant = processes().filter(|(pid, words)| {
+            *pid != 1 && is_role(words, role) && word.is_none_or(|word| words.iter().any(|have| have == word))
+        });
+        Self { signal, processes: meant.map(|(pid, words)| (pid, words.join(" "))).collect() }
     }
-    if done.is_empty() { Err(format!("no process of role {role}")) } else { Ok(done) }
+
+    /// Sends it; to whom it went, a line each.
+    fn send(&self) -> Result<String, String> {
+        if self.processes.is_empty() {
+            return Err("no such process".into());
+        }
+        for (pid, _) in &self.processes {
+            let process = Pid::from_raw(*pid).ok_or("process 0")?;
+            kill_process(process, self.signal).map_err(|error| format!("process {pid}: {error}"))?;
+        }
+        Ok(self.processes.iter().map(|(pid, words)| format!("{pid} {words}\n")).collect())
+    }
+}
+
+fn signal_of(verb: &str) -> Option<Signal> {
+    match verb {
+        "kill" => Some(Signal::KILL),
+        "stop" => Some(Signal::STOP),
+        "continue" => Some(Signal::CONT),
+        _ => None,
+    }
 }
 
 /// A role is the product's binary with the role's name as its first argument.
@@ -165,10 +202,33 @@ mod tests {
 
     #[test]
     fn a_log_that_began_anew_is_read_from_its_start() {
-        let mut place = Place::at_the_end_of(b"old\n");
-        assert_eq!(place.fresh(b"old\n"), b"");
-        assert_eq!(place.fresh(b"old\nnew\n"), b"new\n");
-        assert_eq!(place.fresh(b"anew\n"), b"anew\n", "longer than the place, and shorter than the log was");
-        assert_eq!(place.fresh(b"anew\nand more\n"), b"anew\nand more\n");
+        let path = std::env::temp_dir().join(format!("stowaway-anew-{}", std::process::id()));
+        let write = |text: &str| fs::write(&path, text).unwrap();
+        write("old\n");
+        let mut log = Log::from_its_end(&path);
+        assert_eq!(log.fresh(), "");
+        write("old\nnew\n");
+        assert_eq!(log.fresh(), "new\n");
+        write("anew\n");
+        assert_eq!(log.fresh(), "anew\n", "longer than the place, and shorter than the log was");
+        write("anew\nand more\n");
+        assert_eq!(log.fresh(), "anew\nand more\n");
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn an_order_for_who_was_not_there_when_it_was_armed_finds_them_in_its_moment() {
+        let log = std::env::temp_dir().join(format!("stowaway-late-{}", std::process::id()));
+        fs::write(&log, "").unwrap();
+        let mut late = None;
+        let done = when(&log, "commit", "kill 300", &mut || {
+            // A process with the role's name as its first argument.
+            late = Some(std::process::Command::new("sleep").arg("300").spawn().unwrap());
+            fs::write(&log, "this move: commit\n").unwrap();
+        });
+        fs::remove_file(&log).unwrap();
+        let mut late = late.unwrap();
+        assert!(done.unwrap().starts_with(&late.id().to_string()));
+        assert!(!late.wait().unwrap().success());
     }
 }
