@@ -1,7 +1,7 @@
 //! The lab: boots real Godwit images in QEMU on this machine, drives their consoles, and breaks things on purpose.
 //!
 //! Reading order: `home` (where things lie), `setup` (what the machine must have), `image` (what a host boots), `wire`
-//! (the networks between hosts), `debian` (a small one for machines that are no hosts),
+//! (the networks between hosts; `tagged`: that of a VLAN), `debian` (a small one for machines that are no hosts),
 //! `servers` (datastores), `guests` (what runs in VMs), `machine` (a host in QEMU), `console` (its serial line;
 //! `line_owner`: whose that is), `fleet` (all of it, kept up; `datastore_wait`: until it can be used), `verbs` (what a person types), `tests` (what is
 //! promised), `bench` (what is measured).
@@ -25,6 +25,7 @@ pub mod process;
 pub mod servers;
 pub mod setup;
 pub mod stamp;
+pub mod tagged;
 pub mod terminal;
 pub mod tests;
 pub mod verbs;

@@ -7,7 +7,6 @@
 //!    datastore  10.77.2.1/24 --- tap of each host        (NFS server: here, or in a machine with a tap of its own)
 //!    migration  no address   --- tap of each host        (the migration stack of the hosts)
 //!    guests     10.77.4.1/24 --- tap of each host        (uplink of their vswitch; clients of guests live here)
-//!      tagged   10.77.20.1/24                            (what of its frames has the tag of the VLAN)
 //! ```
 
 use std::fmt;
@@ -82,13 +81,6 @@ impl FromStr for Wire {
     }
 }
 
-/// The VLAN of the port group [`TAGGED`].
-pub const VLAN: u16 = 20;
-/// The hosts' port group with a VLAN, and the link in the namespace by which its frames come from the guests' wire, without their tag.
-pub const TAGGED: &str = "tagged";
-/// The address of this end on it.
-pub const TAGGED_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 20, 1);
-
 /// A namespace with its wires.
 #[derive(Debug, Clone)]
 pub struct Wires {
@@ -131,11 +123,6 @@ impl Wires {
             }
             commands += &format!("link set {wire} up\n");
         }
-        commands += &format!(
-            "link add link {} name {TAGGED} type vlan id {VLAN}\naddress add {TAGGED_ADDRESS}/24 dev {TAGGED}\n\
-             link set {TAGGED} up\n",
-            Wire::Guests
-        );
         self.ip(&commands)
     }
 
@@ -227,7 +214,7 @@ impl Wires {
     }
 
     /// Runs a batch of `ip` commands inside.
-    fn ip(&self, commands: &str) -> Result<()> {
+    pub(crate) fn ip(&self, commands: &str) -> Result<()> {
         let mut command = Child::new("ip", ["-n", &self.namespace, "-batch", "-"]).into_command();
         let command = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().doing("starting ip")?;

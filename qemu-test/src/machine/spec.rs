@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::Background;
 use crate::servers::{Export, Make};
-use crate::wire::{TAGGED, VLAN, Wire};
+use crate::tagged::{PORT_GROUP, VLAN};
+use crate::wire::Wire;
 
 /// A host's machine and what it boots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,8 +92,8 @@ impl HostSpec {
             "godwit.migration_nic.mtu=9000".into(),
             format!("godwit.vswitch.vs0.uplink={}", nic(Wire::Guests)),
             "godwit.port_group.lab.vswitch=vs0".into(),
-            format!("godwit.port_group.{TAGGED}.vswitch=vs0"),
-            format!("godwit.port_group.{TAGGED}.vlan={VLAN}"),
+            format!("godwit.port_group.{PORT_GROUP}.vswitch=vs0"),
+            format!("godwit.port_group.{PORT_GROUP}.vlan={VLAN}"),
             format!("godwit.datastore.lab.server={server}"),
             format!("godwit.datastore.lab.export={path}"),
             format!("godwit.datastore.lab.version={version}"),

@@ -10,11 +10,12 @@ use crate::console::SerialLine;
 use crate::error::{Doing, LabError, Result};
 use crate::frames::Frames;
 use crate::guests::{self, Echo};
+use crate::tagged::{self, Tagged};
 use crate::tests::nested::bench::{Bench, expect};
 use crate::tests::nested::guest::{HOSTS, MOVE_BOUND, Way, address};
 use crate::tests::tally::Verdict;
 use crate::wait;
-use crate::wire::{TAGGED, Wire};
+use crate::wire::Wire;
 
 /// Several pre-copy rounds, and an end of them, whatever an emulated host carries today, also with two vCPUs on its one CPU.
 const LOAD: Load = Load { mebibytes: 24, of_link_permille: 60 };
@@ -168,13 +169,14 @@ pub(super) fn a_guest_moves_while_it_boots_and_comes_up_where_it_arrived(bench: 
 pub(super) fn the_witness_moves_there_and_back_and_finds_everything_as_it_was(bench: &mut Bench) -> Result<Verdict> {
     let datastore = bench.fleet.datastore();
     guests::place_small_witness(&bench.home, &datastore, "small", 500)?;
-    guests::equip_small_witness(&datastore, "small", TAGGED, WITNESS_ADDRESS)?;
+    guests::equip_small_witness(&datastore, "small", tagged::PORT_GROUP, WITNESS_ADDRESS)?;
     bench.done("host-a", "vm start small")?;
+    let _link = Tagged::plug(bench.fleet.wires())?;
     let mut echo = Echo::connect(bench.fleet.wires(), WITNESS_ADDRESS, WITNESS_BOUND)?;
     echo.ask()?;
     for (from, to) in [("host-a", "host-b"), ("host-b", "host-a")] {
         bench.can_move("small", from, to)?;
-        let frames = Frames::of(bench.fleet.wires(), TAGGED)?;
+        let frames = Frames::of(bench.fleet.wires(), tagged::LINK)?;
         check_receipt(&bench.move_vm("small", from, to)?)?;
         echo.ask()?;
         wait::until("the host's announcement with the tag of its VLAN", ANNOUNCED_BOUND, || {
