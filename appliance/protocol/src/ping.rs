@@ -18,7 +18,7 @@ use model::limits;
 use model::names::HostName;
 
 use crate::checks::facts::LinkFacts;
-use crate::session::{Conversation, Deadline, PhaseName, Timers, Versions};
+use crate::session::{Conversation, PhaseName, Timers, Versions};
 use crate::source::probing::PROBE;
 use crate::time::{Duration, Instant};
 use crate::wire::message::Hello;
@@ -73,10 +73,6 @@ pub enum Timer {
     Hello,
     /// The measurement takes too long.
     Probe,
-    /// The peer was silent for too long.
-    Idle,
-    /// The peer is to hear that we live.
-    Keepalive,
 }
 
 /// Where it is.
@@ -165,15 +161,13 @@ impl Ping {
         (self.conversation.is_open() && !self.is_finished()).then(|| self.conversation.lost_at())
     }
 
-    /// When to call [`Self::handle_timeout`], and why.
-    pub fn poll_timeout(&self) -> Option<Deadline<Timer>> {
+    /// When to call [`Self::handle_timeout`].
+    pub fn poll_timeout(&self) -> Option<Instant> {
         if self.is_finished() {
             return None;
         }
         let conversation = &self.conversation;
-        let signs = [(conversation.lost_at(), Timer::Idle), (conversation.keepalive_at(), Timer::Keepalive)];
-        let signs = signs.map(|(at, reason)| Deadline { at, reason });
-        signs.into_iter().chain(self.timers.next()).min_by_key(|deadline| deadline.at)
+        [conversation.lost_at(), conversation.keepalive_at()].into_iter().chain(self.timers.next()).min()
     }
 
     /// Whether the last effect was given or waits to be taken.
@@ -326,7 +320,7 @@ mod tests {
             reason.cause
         };
         let late = |ping: &mut Ping| {
-            let at = ping.poll_timeout().expect("it waits").at;
+            let at = ping.poll_timeout().expect("it waits");
             ping.handle_timeout(at.max(START + PROBE));
         };
         assert_eq!(refused(&|ping, _| late(ping)), "host-b did not answer the hello in time");

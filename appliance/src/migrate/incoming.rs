@@ -118,7 +118,7 @@ impl Arrival {
 
     /// When [`Self::wake`] is to be called.
     pub fn deadline(&self, clock: Clock) -> Option<Instant> {
-        self.destination.poll_timeout().map(|deadline| clock.back(deadline.at))
+        self.destination.poll_timeout().map(|at| clock.back(at))
     }
 
     /// A deadline may have passed.

@@ -247,7 +247,7 @@ impl Departure {
 
     /// When [`Self::wake`] is to be called.
     pub fn deadline(&self, now: Instant, clock: Clock) -> Option<Instant> {
-        let source = self.source.as_ref()?.poll_timeout().map(|deadline| clock.back(deadline.at));
+        let source = self.source.as_ref()?.poll_timeout().map(|at| clock.back(at));
         let probe = self.probe.as_ref().map(|probe| probe.deadline(now));
         // A pace that is free waits for room on the wire, and that is told.
         let paced = self.pace.filter(|pace| !self.sending.is_empty() && !pace.is_free(now)).map(|pace| pace.free_at());

@@ -82,7 +82,7 @@ impl Ping {
 
     /// When [`Self::wake`] is to be called.
     pub fn deadline(&self, now: Instant, clock: Clock) -> Option<Instant> {
-        let machine = self.machine.as_ref()?.poll_timeout().map(|deadline| clock.back(deadline.at));
+        let machine = self.machine.as_ref()?.poll_timeout().map(|at| clock.back(at));
         machine.into_iter().chain(self.probe.as_ref().map(|probe| probe.deadline(now))).min()
     }
 

@@ -167,8 +167,4 @@ pub enum Timer {
     OpenDisks,
     /// The source does not end its part of the audit.
     Done,
-    /// The peer was silent for too long.
-    Idle,
-    /// The peer was told nothing for a while.
-    Keepalive,
 }

@@ -16,7 +16,7 @@ use super::effect::{Effect, Input, Timer};
 use super::{
     Answered, Committing, Discarding, Examining, Finished, Greeting, Receiving, Reserving, Settling, Taking, Verifying,
 };
-use crate::session::{Conversation, Deadline, Versions};
+use crate::session::{Conversation, Versions};
 use crate::time::Instant;
 use crate::verify::RoundNumber;
 use crate::wire::record::Content;
@@ -244,16 +244,15 @@ impl Destination {
         (self.cx.conversation.is_open() && !self.is_finished()).then(|| self.cx.conversation.lost_at())
     }
 
-    /// When to call [`Self::handle_timeout`], and why.
-    pub fn poll_timeout(&self) -> Option<Deadline<Timer>> {
+    /// When to call [`Self::handle_timeout`].
+    pub fn poll_timeout(&self) -> Option<Instant> {
         if self.is_finished() {
             return None;
         }
         let conversation = &self.cx.conversation;
-        let lost = self.lost_at().map(|at| Deadline { at, reason: Timer::Idle });
         let speaks = conversation.is_open() && self.has_greeted();
-        let keepalive = speaks.then(|| Deadline { at: conversation.keepalive_at(), reason: Timer::Keepalive });
-        lost.into_iter().chain(keepalive).chain(self.cx.timers.next()).min_by_key(|deadline| deadline.at)
+        let keepalive = speaks.then(|| conversation.keepalive_at());
+        self.lost_at().into_iter().chain(keepalive).chain(self.cx.timers.next()).min()
     }
 
     /// Where the machine is.

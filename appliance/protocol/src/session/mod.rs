@@ -21,5 +21,5 @@ pub use draft::Draft;
 pub use lease::{LeaseAnswer, LeaseAsk, RightToRun};
 pub use outcome::{Outcome, VmNow};
 pub use phase_name::PhaseName;
-pub use timers::{Deadline, Timers};
+pub use timers::Timers;
 pub use versions::Versions;

@@ -4,15 +4,6 @@ use std::collections::BTreeMap;
 
 use crate::time::Instant;
 
-/// A moment at which a machine wants to be woken, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Deadline<T> {
-    /// When.
-    pub at: Instant,
-    /// Why.
-    pub reason: T,
-}
-
 /// At most one deadline for each reason.
 #[derive(Clone, Debug)]
 pub struct Timers<T> {
@@ -46,16 +37,16 @@ impl<T: Ord + Copy> Timers<T> {
     }
 
     /// The first deadline.
-    pub fn next(&self) -> Option<Deadline<T>> {
-        let first = self.deadlines.iter().min_by_key(|(_, at)| **at)?;
-        Some(Deadline { at: *first.1, reason: *first.0 })
+    pub fn next(&self) -> Option<Instant> {
+        self.deadlines.values().min().copied()
     }
 
     /// Takes a deadline that has passed, the earliest first.
     pub fn take_expired(&mut self, now: Instant) -> Option<T> {
-        let deadline = self.next().filter(|deadline| deadline.at <= now)?;
-        self.deadlines.remove(&deadline.reason);
-        Some(deadline.reason)
+        let (reason, _) = self.deadlines.iter().filter(|(_, at)| **at <= now).min_by_key(|(_, at)| **at)?;
+        let reason = *reason;
+        self.deadlines.remove(&reason);
+        Some(reason)
     }
 }
 
@@ -75,7 +66,7 @@ mod tests {
         timers.set('b', Instant::from_nanos(2));
         timers.set('a', Instant::from_nanos(5));
         timers.set('a', Instant::from_nanos(3));
-        assert_eq!(timers.next(), Some(Deadline { at: Instant::from_nanos(2), reason: 'b' }));
+        assert_eq!(timers.next(), Some(Instant::from_nanos(2)));
         let now = Instant::from_nanos(4);
         assert_eq!(
             (timers.take_expired(now), timers.take_expired(now), timers.take_expired(now)),

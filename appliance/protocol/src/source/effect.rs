@@ -195,8 +195,4 @@ pub enum Timer {
     Audit,
     /// Word of the announcement is late.
     Announcement,
-    /// The peer was silent for too long.
-    Idle,
-    /// The peer was told nothing for a while.
-    Keepalive,
 }

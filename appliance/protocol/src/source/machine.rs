@@ -12,7 +12,7 @@ use super::{
     Committed, Deciding, Finished, Greeting, HandedOver, Offered, Precopy, Probing, Reserving, Running, Sampling,
     Stunned,
 };
-use crate::session::{Conversation, Deadline, Versions};
+use crate::session::{Conversation, Versions};
 use crate::time::Instant;
 use crate::wire::Message;
 
@@ -205,17 +205,14 @@ impl Source {
         (self.cx.conversation.is_open() && !self.is_finished()).then(|| self.cx.conversation.lost_at())
     }
 
-    /// When to call [`Self::handle_timeout`], and why.
-    pub fn poll_timeout(&self) -> Option<Deadline<Timer>> {
+    /// When to call [`Self::handle_timeout`].
+    pub fn poll_timeout(&self) -> Option<Instant> {
         if self.is_finished() {
             return None;
         }
         let conversation = &self.cx.conversation;
-        let signs = conversation
-            .is_open()
-            .then(|| [(conversation.lost_at(), Timer::Idle), (conversation.keepalive_at(), Timer::Keepalive)]);
-        let signs = signs.into_iter().flatten().map(|(at, reason)| Deadline { at, reason });
-        signs.chain(self.cx.timers.next()).min_by_key(|deadline| deadline.at)
+        let signs = conversation.is_open().then(|| [conversation.lost_at(), conversation.keepalive_at()]);
+        signs.into_iter().flatten().chain(self.cx.timers.next()).min()
     }
 
     /// Where the machine is.

@@ -76,8 +76,8 @@ impl World {
         let host = self.host(side);
         let at = match &host.engine {
             Engine::Idle => None,
-            Engine::Source(source) => source.poll_timeout().map(|deadline| deadline.at),
-            Engine::Destination(destination) => destination.poll_timeout().map(|deadline| deadline.at),
+            Engine::Source(source) => source.poll_timeout(),
+            Engine::Destination(destination) => destination.poll_timeout(),
         };
         if let Some(at) = at
             && at < host.engine_wakes
