@@ -162,6 +162,10 @@ const TELLING_BYTES: u64 = 1 << 20;
 const TELLING_PAGES: u64 = 512;
 /// How far the vCPUs that dirty are slowed, step by step, percent.
 const THROTTLE_STEPS: [u8; 6] = [20, 40, 60, 80, 95, 99];
+/// What a guest that is slowed is to dirty of what the link carries: rounds shrink then.
+const SLOWED_TO_PERCENT: u64 = 80;
+/// A round that left more than this of what the one before left: the guest wrote all of it again.
+const ALL_AGAIN_PERCENT: u64 = 97;
 /// Rounds that may go on although the stun would fit, as long as each makes it markedly shorter.
 const POLISHING_ROUNDS: u8 = 4;
 /// Stuns that had to be called off, from which on what they took is what they take.
@@ -426,19 +430,20 @@ impl Convergence {
             return Decision::NextRound;
         }
         self.strikes = self.strikes.saturating_add(1);
-        if self.strikes < 2 { Decision::NextRound } else { self.does_not_converge() }
+        if self.strikes < 2 { Decision::NextRound } else { self.does_not_converge(!shrank_to(ALL_AGAIN_PERCENT)) }
     }
 
     fn exhausted(&self) -> bool {
         u64::from(self.rounds) >= limits::MIGRATION_ROUNDS_MAX
     }
 
-    fn does_not_converge(&mut self) -> Decision {
+    fn does_not_converge(&mut self, all_again: bool) -> Decision {
         // Slowing the guest helps only where pages are what takes so long.
         if self.policy.throttle && self.throttle_step < THROTTLE_STEPS.len() && self.stun_for(0) < self.policy.stun_max
         {
-            self.throttle_step += 1;
-            self.strikes = 0;
+            self.throttle_step = self.next_throttle_step(all_again);
+            // What the next round leaves was all dirtied at this step: it tells at once whether that was enough.
+            self.strikes = 1;
             return Decision::Throttle { percent: self.throttle_percent() };
         }
         match self.policy.no_convergence {
@@ -446,6 +451,19 @@ impl Convergence {
             NoConvergence::Force => Decision::Stun,
             NoConvergence::Abort => Decision::GiveUp,
         }
+    }
+
+    /// The step at which the guest is expected to dirty [`SLOWED_TO_PERCENT`] of what the link carries: one further at least, and two where the last
+    /// made no difference. `all_again`: a round left as much as the one before.
+    fn next_throttle_step(&self, all_again: bool) -> usize {
+        let freely = self.dirty_rate * 100 / u64::from(100 - self.throttle_percent());
+        // A log counts a page once, however often it was written: of who writes the same pages again and again, a shorter look tells more.
+        let seen = self.sample.filter(|_| all_again).map_or(0, |sample| sample.at_first_pages_per_s());
+        let carried = self.bandwidth / PAGE_COST * SLOWED_TO_PERCENT / 100;
+        let wanted = 100_u64.saturating_sub(carried * 100 / freely.max(seen).max(1));
+        let far_enough = THROTTLE_STEPS.partition_point(|percent| u64::from(*percent) < wanted) + 1;
+        let further = if all_again && self.throttle_step > 0 { 2 } else { 1 };
+        far_enough.max(self.throttle_step + further).min(THROTTLE_STEPS.len())
     }
 }
 
@@ -506,6 +524,27 @@ mod tests {
         let (decision, ..) = run(&mut convergence, 262_144, 262_144, 1_000_000);
         assert_eq!(decision, Decision::Stun);
         assert!(convergence.throttle_percent() >= 80, "{} %", convergence.throttle_percent());
+    }
+
+    #[test]
+    fn a_guest_is_slowed_as_far_as_it_was_seen_to_need_and_not_in_small_steps_only() {
+        let ms = Duration::from_millis;
+        // It writes all of its 262,144 pages forty times a second; the link carries 240,000.
+        let slowed = |sample: Option<DirtySample>| {
+            let mut convergence = convergence(POLICY);
+            sample.into_iter().for_each(|sample| convergence.expect(sample));
+            let (decision, _, rounds) = run(&mut convergence, 524_288, 262_144, 10_000_000);
+            assert_eq!(decision, Decision::Stun);
+            (rounds, convergence.throttle_percent())
+        };
+        let seen = DirtySample { part: ms(10), part_pages: 100_000, whole: ms(20), whole_pages: 200_000 };
+        let ((rounds, percent), (rounds_unseen, percent_unseen)) = (slowed(Some(seen)), slowed(None));
+        assert!(rounds < rounds_unseen && rounds_unseen < 12, "{rounds} and {rounds_unseen} rounds");
+        assert!(percent >= 99 && percent_unseen >= 99, "{percent} and {percent_unseen} %");
+        // One that is only a little too fast is not stopped for it.
+        let mut little = convergence(POLICY);
+        assert_eq!(run(&mut little, 1_000_000, 1_000_000, 300_000).0, Decision::Stun);
+        assert!((20..=60).contains(&little.throttle_percent()), "{} %", little.throttle_percent());
     }
 
     #[test]

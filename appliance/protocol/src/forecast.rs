@@ -22,6 +22,11 @@ impl DirtySample {
         (self.whole_pages as f64 / seconds(self.whole)) as u64
     }
 
+    /// Pages a second, over the first part alone.
+    pub fn at_first_pages_per_s(&self) -> u64 {
+        (self.part_pages as f64 / seconds(self.part)) as u64
+    }
+
     /// Different pages that are expected to be dirtied in this time: evenly as long as it was watched, and then as many new ones as
     /// came in the second part.
     pub fn dirtied_in(&self, span: Duration) -> f64 {
