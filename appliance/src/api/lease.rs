@@ -198,6 +198,8 @@ pub enum LeaseAnswer {
     Unknown(String),
     /// On a connection that watches.
     Event(LeaseEvent),
+    /// To `Commit`: not done, and nothing was begun, for no phase 1 is known.
+    NotPrepared,
 }
 
 impl LeaseAnswer {

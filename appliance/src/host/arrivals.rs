@@ -313,8 +313,9 @@ fn ask_lease(
     let deadline = Instant::now() + Duration::from_millis(limits::LEASE_EXPIRY_MS * 2);
     while Instant::now() < deadline {
         let life = match life(&born.running) {
-            // Without the state nothing was committed, and nothing ever will be: the engine commits after the state is restored.
-            Some(VmmLife::Empty | VmmLife::Built) => return Err(NotHere { why: String::new(), may_hold: false }),
+            // Without the state nothing was committed: the engine commits after the state is restored. One that lives may be doing both
+            // before its monitor ends.
+            Some(VmmLife::Empty | VmmLife::Built) => return Err(NotHere { why: String::new(), may_hold: true }),
             Some(life) => life,
             // Nobody may decide for a VM of which it is not known that all of it is here.
             None if born.running.monitor.is_gone() => {

@@ -299,6 +299,7 @@ impl Leases {
                 LeaseAnswer::MayRunOn { live, untold }
             }
             Ok(Err(LeaseError::NoLease)) => LeaseAnswer::NoLease,
+            Ok(Err(LeaseError::NotPrepared)) => LeaseAnswer::NotPrepared,
             Ok(Err(error @ LeaseError::DirectoryCorrupt(_))) => LeaseAnswer::AreaDamaged(error.to_string()),
             Ok(Err(error)) => LeaseAnswer::Failed(error.to_string()),
             Err(why) => LeaseAnswer::Unknown(why),

@@ -74,7 +74,9 @@ pub fn assured(answer: session::LeaseAnswer) -> Result<u64, Reason> {
         session::LeaseAnswer::Won { epoch } => return Ok(epoch),
         session::LeaseAnswer::Lost { holder, .. } => format!("{holder} holds it"),
         session::LeaseAnswer::Unknown { cause } | session::LeaseAnswer::Damaged { cause } => cause,
-        session::LeaseAnswer::Prepared => "it answered what was not asked".to_owned(),
+        session::LeaseAnswer::Prepared | session::LeaseAnswer::NotPrepared => {
+            "it answered what was not asked".to_owned()
+        }
     };
     Err(Reason::new(format!("its lease does not say that it is this host's still: {why}"), "log show lease"))
 }
@@ -90,6 +92,7 @@ fn translate(ask: LeaseAsk, base: u64, answer: LeaseAnswer) -> session::LeaseAns
         LeaseAnswer::HeldBy(holder) if holder.epoch > base => {
             session::LeaseAnswer::Lost { holder: holder.name, epoch: holder.epoch }
         }
+        LeaseAnswer::NotPrepared if ask == LeaseAsk::Commit => session::LeaseAnswer::NotPrepared,
         LeaseAnswer::Failed(cause) | LeaseAnswer::Unknown(cause) => unknown(cause),
         LeaseAnswer::Damaged { why: cause, .. } | LeaseAnswer::AreaDamaged(cause) => {
             session::LeaseAnswer::Damaged { cause }

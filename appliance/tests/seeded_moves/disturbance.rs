@@ -1,8 +1,7 @@
 //! What is done to VMs while they move.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use model::limits;
 use sim::rng::Rng;
 
 use crate::fleet::Fleet;
@@ -12,8 +11,6 @@ use crate::world::kill;
 
 /// Of so many rounds, one goes undisturbed.
 const CALM: u64 = 3;
-/// How long a lease role waits for what the one before it may have begun to write, and some seconds until it looks.
-const LEASES_REST: Duration = Duration::from_millis(limits::LEASE_SETTLE_MS + 5_000);
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Disturbance {
@@ -71,10 +68,7 @@ impl Fleet {
                 self.cable.plugged(true);
             }
             Disturbance::ControlPlane(end) => self.hosts[end].restart_control_plane(),
-            Disturbance::LeaseRole(end) => {
-                self.hosts[end].restart_lease_role();
-                self.leases_rest_until = Instant::now() + LEASES_REST;
-            }
+            Disturbance::LeaseRole(end) => self.hosts[end].restart_lease_role(),
             Disturbance::PowerOff(power_off) => self.lose_power(power_off),
         }
     }

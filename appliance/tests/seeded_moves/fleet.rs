@@ -2,7 +2,6 @@
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::time::Instant;
 
 use godwit::api::host::{VmHolder, VmState};
 use sim::rng::Rng;
@@ -61,8 +60,6 @@ pub(crate) struct Fleet {
     pub(crate) power_offs_left: u64,
     /// Of hosts that had lost their power.
     pub(crate) boots: u8,
-    /// Until then a lease role that was killed may make its successor wait with what it writes.
-    pub(crate) leases_rest_until: Instant,
     /// Nothing disturbs the moves from now on.
     pub(crate) is_calm: bool,
     memory: RoleMemory,
@@ -102,7 +99,6 @@ impl Fleet {
             started_again: [0; VMS.len()],
             power_offs_left: moves.div_ceil(MOVES_PER_POWER_OFF),
             boots: 0,
-            leases_rest_until: Instant::now(),
             is_calm: false,
             memory: RoleMemory::default(),
         })

@@ -1,6 +1,6 @@
 //! Moves of some VMs at once, each from where it runs.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use godwit::api::host::HostAnswer;
 use model::receipt::Verdict;
@@ -14,8 +14,6 @@ use crate::world::line;
 const WITHIN_MS: u64 = 1_500;
 /// Keeps a move under way for a second or so, however fast the machine is.
 const SLOWLY: &str = "--bandwidth-max 250";
-/// Where a lease role was killed, what it had begun to write may still arrive for seconds: no lease is written in that time, and no stun waits for it.
-const PATIENTLY: &str = "--on-no-convergence wait";
 
 impl Fleet {
     /// Some VMs, at least one, in an order of the seed's.
@@ -31,11 +29,7 @@ impl Fleet {
         let moving = self.some();
         let disturbance = self.next_disturbance();
         let is_calm = matches!(disturbance, Disturbance::Nothing);
-        let how = match (is_calm, Instant::now() < self.leases_rest_until) {
-            (false, _) => SLOWLY,
-            (true, true) => PATIENTLY,
-            (true, false) => "",
-        };
+        let how = if is_calm { "" } else { SLOWLY };
         let after = Duration::from_millis(self.rng.below(WITHIN_MS));
         println!("{moving:?} from {:?}, {disturbance:?} after {after:?}", self.place);
         let typed = |vm: &usize| {

@@ -219,8 +219,29 @@ pub struct LinkFacts {
 #[cfg(test)]
 pub(crate) mod example {
     use model::cpu_report::CpuidLeaf;
+    use model::vm_config::Verify;
 
     use super::*;
+    use crate::wire::message::{Offer, RunState};
+
+    /// A VM of host-a is offered, which bears 300 ms of stun.
+    pub(crate) fn offer() -> Offer {
+        Offer {
+            vm: vm(),
+            config_text: String::new(),
+            machine: Vec::new(),
+            source: host("host-a"),
+            link: link(),
+            run_state: RunState::Running,
+            epoch: 1,
+            state_bytes: 1,
+            stun_us_max: 300_000,
+            verify: Verify::Transfer,
+            check_only: false,
+            force_link: false,
+            probe: Vec::new(),
+        }
+    }
 
     pub(crate) fn vm() -> VmFacts {
         let datastore: DatastoreName = "nfs1".parse().unwrap();

@@ -88,6 +88,19 @@ impl Committing {
         let vm = VmNow::Undecided(cx.welcome.here.clone());
         cx.finish(vm, Verdict::Failed, &self.reasons, None).into()
     }
+
+    /// The commit did not begin. The source is told at once, so that it wins its VM back without waiting for word of it; that it did,
+    /// the lease tells, or that the control plane here, which may have asked meanwhile, has won it.
+    fn not_prepared(mut self, cx: &mut Context) -> Phase {
+        let here = &cx.welcome.here;
+        let cause = format!(
+            "what the lease role of {here} had prepared is forgotten: it was started anew in the middle of the move"
+        );
+        let reason = Reason::new(cause.clone(), format!("on {here}: log show lease; then vm migrate again"));
+        cx.say(&Message::Cancel(reason.clone()));
+        self.reasons.push(reason);
+        self.unknown(cx, &cause)
+    }
 }
 
 impl Step for Committing {
@@ -99,6 +112,7 @@ impl Step for Committing {
         match input {
             // A late answer to the preparation says nothing of the commit.
             Input::Lease(LeaseAsk::Prepare, _) => self.into(),
+            Input::Lease(LeaseAsk::Commit, LeaseAnswer::NotPrepared) => self.not_prepared(cx),
             Input::Lease(_, LeaseAnswer::Won { epoch }) => self.won(cx, epoch),
             Input::Lease(_, LeaseAnswer::Lost { holder, .. }) => self.lost_to(cx, holder),
             Input::Lease(_, LeaseAnswer::Unknown { cause }) => self.unknown(cx, &cause),
@@ -131,5 +145,29 @@ impl Step for Committing {
         self.gone = Some(reason);
         self.asks = 0;
         self.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::context;
+    use super::*;
+    use crate::checks::facts::example;
+
+    /// How much this host says to the source, and whether the lease is asked again, when it answers so to this question.
+    fn after(ask: LeaseAsk, answer: LeaseAnswer) -> (usize, bool) {
+        let mut cx = context::example(example::offer());
+        let committing = Committing::begin(&mut cx, PageTable::new(1), RunState::Running, Resumed::default());
+        cx.effects.clear();
+        let _phase = committing.input(&mut cx, Input::Lease(ask, answer));
+        let said = cx.effects.iter().filter(|effect| matches!(effect, Effect::SendControl(_))).count();
+        (said, cx.timers.is_set(Timer::Resolve))
+    }
+
+    #[test]
+    fn the_source_is_told_at_once_of_a_commit_that_could_not_begin_and_not_of_one_that_may_have_begun() {
+        assert_eq!(after(LeaseAsk::Commit, LeaseAnswer::NotPrepared), (1, true));
+        let unknown = || LeaseAnswer::Unknown { cause: String::new() };
+        assert_eq!(after(LeaseAsk::Commit, unknown()), (0, true));
     }
 }

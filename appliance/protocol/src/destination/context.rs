@@ -180,3 +180,19 @@ impl Context {
         VmNow::On(self.welcome.peer.clone(), self.offered_run_state())
     }
 }
+
+/// What host-b shares when host-a has greeted it and offered a VM.
+#[cfg(test)]
+pub(super) fn example(offer: crate::wire::message::Offer) -> Context {
+    use crate::session::Versions;
+    use crate::wire::message::Hello;
+
+    let (here, peer): (HostName, HostName) = ("host-b".parse().unwrap(), "host-a".parse().unwrap());
+    let mut conversation = Conversation::new(Instant::ZERO, Versions::OURS);
+    let hello = Hello { oldest: 1, newest: 1, migration: MigrationId(7), host: peer.clone(), build: String::new() };
+    conversation.agree(&hello).unwrap();
+    let welcome = Welcome { here, peer, build: String::new(), started_unix_s: 0 };
+    let mut cx = Context::new(Instant::ZERO, welcome, conversation);
+    cx.learn(ValidatedOffer::new(offer).unwrap());
+    cx
+}

@@ -104,17 +104,17 @@ impl Receiving {
         match answer {
             LeaseAnswer::Prepared => {
                 let (takes, again) = self.phase_one.took(cx.now.since(self.asked));
-                if again == Again::AtOnce {
-                    self.prepare(cx);
-                    return self.into();
+                match again {
+                    Again::AtOnce => self.prepare(cx),
+                    Again::Later => cx.deadline(Timer::Prepare, PREPARE_RETRY),
+                    Again::Never => {
+                        self.prepared = Some(takes);
+                        return self.tell_if_ready(cx);
+                    }
                 }
-                self.prepared = Some(takes);
-                self.ready_told = false;
-                if again == Again::Later && self.hand_over.is_none() {
-                    cx.deadline(Timer::Prepare, PREPARE_RETRY);
-                }
-                self.tell_if_ready(cx)
+                self.into()
             }
+            LeaseAnswer::NotPrepared => self.into(),
             LeaseAnswer::Unknown { cause } => {
                 let note = format!("the lease cannot be prepared yet: {cause}");
                 cx.report(self.table.arrived(), Some(note));
@@ -256,12 +256,6 @@ impl Step for Receiving {
 
     fn timeout(mut self, cx: &mut Context, timer: Timer) -> Phase {
         match timer {
-            Timer::Prepare if self.hand_over.is_some() => self.into(),
-            // The guest stands still: the commit would have to wait for it.
-            Timer::Prepare if self.prepared.is_some() && !self.state.is_empty() => {
-                cx.deadline(Timer::Prepare, PREPARE_RETRY);
-                self.into()
-            }
             Timer::Prepare => {
                 self.prepare(cx);
                 self.into()
@@ -290,54 +284,32 @@ impl Step for Receiving {
 
 #[cfg(test)]
 mod tests {
+    use super::super::context;
     use super::*;
     use crate::checks::facts::example;
-    use crate::destination::{Finished, Welcome};
-    use crate::session::{Conversation, Versions};
-    use crate::wire::message::{Hello, Offer, RunState};
-    use crate::wire::{FrameReader, MigrationId, ValidatedOffer};
+    use crate::destination::Finished;
+    use crate::wire::FrameReader;
+    use crate::wire::message::Offer;
 
     /// What is awaited and what the source was told of the lease, after phase 1 took these times one after the other.
     fn after_phase_one(took_ms: &[u64]) -> (usize, Option<u64>) {
-        let offer = Offer {
-            vm: example::vm(),
-            config_text: String::new(),
-            machine: Vec::new(),
-            source: example::host("host-a"),
-            link: example::link(),
-            run_state: RunState::Running,
-            epoch: 1,
-            state_bytes: 1,
-            stun_us_max: 60_000,
-            verify: Verify::Transfer,
-            check_only: false,
-            force_link: false,
-            probe: Vec::new(),
-        };
-        let (here, peer) = ("host-b".parse().unwrap(), "host-a".parse().unwrap());
-        let welcome = Welcome { here, peer, build: String::new(), started_unix_s: 0 };
-        let mut conversation = Conversation::new(Instant::ZERO, Versions::OURS);
-        let hello = Hello {
-            oldest: 1,
-            newest: 1,
-            migration: MigrationId(7),
-            host: "host-a".parse().unwrap(),
-            build: String::new(),
-        };
-        conversation.agree(&hello).unwrap();
-        let mut cx = Context::new(Instant::ZERO, welcome, conversation);
-        cx.learn(ValidatedOffer::new(offer).unwrap());
+        let mut cx = context::example(Offer { stun_us_max: 60_000, ..example::offer() });
         let mut phase: Phase = Receiving::begin(&mut cx).into();
-        let mut hear = |cx: &mut Context, input| {
+        let mut step = |work: &mut dyn FnMut(Receiving) -> Phase| {
             let Phase::Receiving(receiving) = std::mem::replace(&mut phase, Finished.into()) else {
                 panic!("{phase:?}")
             };
-            phase = receiving.input(cx, input);
+            phase = work(*receiving);
         };
-        hear(&mut cx, Input::VmmBuilt(Ok(Rehearsal::default())));
+        step(&mut |receiving| receiving.input(&mut cx, Input::VmmBuilt(Ok(Rehearsal::default()))));
         for ms in took_ms {
+            if cx.timers.is_set(Timer::Prepare) {
+                cx.timers.stop(Timer::Prepare);
+                step(&mut |receiving| receiving.timeout(&mut cx, Timer::Prepare));
+            }
             cx.now += Duration::from_millis(*ms);
-            hear(&mut cx, Input::Lease(LeaseAsk::Prepare, LeaseAnswer::Prepared));
+            let answer = || Input::Lease(LeaseAsk::Prepare, LeaseAnswer::Prepared);
+            step(&mut |receiving| receiving.input(&mut cx, answer()));
         }
         let mut told = None;
         let mut asked = 0;
@@ -364,6 +336,7 @@ mod tests {
         assert_eq!(after_phase_one(&[4]), (0, Some(4_000)));
         assert_eq!(after_phase_one(&[40]), (1, None), "it is asked once more before anything is told");
         assert_eq!(after_phase_one(&[40, 5]), (0, Some(5_000)));
-        assert_eq!(after_phase_one(&[40, 30]), (0, Some(30_000)));
+        assert_eq!(after_phase_one(&[60, 55]), (0, None), "it stays slow: it is asked again a little later");
+        assert_eq!(after_phase_one(&[60, 55, 52, 53]), (0, Some(52_000)));
     }
 }

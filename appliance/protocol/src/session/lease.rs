@@ -47,6 +47,9 @@ pub enum LeaseAnswer {
         /// What happened.
         cause: String,
     },
+    /// To [`LeaseAsk::Commit`]: phase 1 is not known any more, so nothing of phase 2 was begun. The lease role was started anew, or another
+    /// of this host has asked about the VM since, and may have won it.
+    NotPrepared,
     /// Nothing is known, and asked again the lease would say the same: what was decided is lost, or the VM was given a
     /// new lease without it (`docs/decisions/a-damaged-lease.md`). The question may have had its effect all the same.
     Damaged {
@@ -89,6 +92,7 @@ impl LeaseAsk {
             Err(error @ (LeaseError::Corrupt { .. } | LeaseError::DirectoryCorrupt(_) | LeaseError::NoLease)) => {
                 LeaseAnswer::Damaged { cause: error.to_string() }
             }
+            Err(LeaseError::NotPrepared) if self == Self::Commit => LeaseAnswer::NotPrepared,
             Err(error) => unknown(error.to_string()),
         }
     }

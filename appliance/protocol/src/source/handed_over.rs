@@ -35,7 +35,7 @@ impl HandedOver {
 impl Step for HandedOver {
     fn message(self, cx: &mut Context, message: Message) -> Phase {
         match message {
-            // The destination tells anew how long its lease takes, whenever it has tried again.
+            // Some builds tell anew how long their lease takes, whenever they have tried again.
             Message::RoundStored { .. } | Message::SwitchReady(_) => self.into(),
             Message::Committed { epoch } => Committed::begin(cx, epoch, self.stun).into(),
             other => {

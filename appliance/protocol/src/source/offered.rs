@@ -152,7 +152,7 @@ mod tests {
     use crate::session::Outcome;
     use crate::time::Instant;
     use crate::uplink_probe::tokens::example::agreed;
-    use crate::wire::message::{Hello, Offer, RunState};
+    use crate::wire::message::{Hello, Offer};
     use crate::wire::{FrameReader, MigrationId, ValidatedOffer};
 
     const START: Instant = Instant::from_nanos(1_000_000_000);
@@ -160,21 +160,7 @@ mod tests {
 
     /// A source that has measured its link, and offers a VM whose port group `lab` is probed.
     fn source(force_link: bool) -> Source {
-        let offer = Offer {
-            vm: example::vm(),
-            config_text: String::new(),
-            machine: Vec::new(),
-            source: example::host("host-a"),
-            link: example::link(),
-            run_state: RunState::Running,
-            epoch: 1,
-            state_bytes: 1,
-            stun_us_max: 300_000,
-            verify: Verify::Audit,
-            check_only: false,
-            force_link,
-            probe: agreed(&["lab"]),
-        };
+        let offer = Offer { force_link, verify: Verify::Audit, probe: agreed(&["lab"]), ..example::offer() };
         let stun_max = Duration::from_millis(300);
         let plan = Plan {
             migration: MIGRATION,

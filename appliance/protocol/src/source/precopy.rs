@@ -229,6 +229,7 @@ impl Precopy {
                     format!("on {there}: datastore list, log show lease; then try again")
                 }
                 Some(Part::Hashing) => format!("verify = \"audit\" in [migration] of the vm.toml of {vm}"),
+                Some(Part::CalledOff) => format!("network ping {there}; datastore list; then try again"),
                 _ => format!("network ping {there}; then try again"),
             };
             return Reason::new(cause, format!("{mend}, {anyway}"));

@@ -47,7 +47,8 @@ pub(super) fn judge(request: &Request, context: &Context<'_>, view: &View, learn
         },
         Request::Acquire(_, take) => acquire(context, view, learned_at, held, take),
         Request::Forget(_) => acquire(context, view, learned_at, held, Take::IfFree),
-        Request::Commit(..) => Verdict::Finish(Err(LeaseError::NotPrepared)),
+        // It never comes to a look: phase 2 is all of it, and what came of that is told without one.
+        Request::Commit(..) => Verdict::Finish(Err(LeaseError::OutcomeUnknown)),
     }
 }
 

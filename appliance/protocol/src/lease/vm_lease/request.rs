@@ -146,7 +146,7 @@ pub enum LeaseError {
     /// The commit met a higher ballot: whoever entered it decides.
     #[error("another host contends for the epoch: the outcome is not known")]
     Contended,
-    /// Nothing was prepared, or another request has made it void.
+    /// Nothing was prepared, or another request has made it void: nothing of the commit was begun.
     #[error("no move to this host has been prepared")]
     NotPrepared,
     /// Hosts were looked at, and too long ago when what that allows was to be decided.
