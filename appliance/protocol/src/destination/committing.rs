@@ -93,9 +93,7 @@ impl Committing {
     /// the lease tells, or that the control plane here, which may have asked meanwhile, has won it.
     fn not_prepared(mut self, cx: &mut Context) -> Phase {
         let here = &cx.welcome.here;
-        let cause = format!(
-            "what the lease role of {here} had prepared is forgotten: it was started anew in the middle of the move"
-        );
+        let cause = format!("the lease role of {here} does not know any more what it had prepared for the move");
         let reason = Reason::new(cause.clone(), format!("on {here}: log show lease; then vm migrate again"));
         cx.say(&Message::Cancel(reason.clone()));
         self.reasons.push(reason);
