@@ -26,7 +26,6 @@ use godwit::migrate::records::{Sending, Step, Storage};
 use netstack::probe::Probe;
 use netstack::stack::TransportLimits;
 use netstack::{ConnectionId, Event, Nic};
-use protocol::destination::Admission;
 use protocol::pages::{PAGE_BYTES, PageSet, Sweep};
 use protocol::source::Batch;
 use protocol::wire::{MigrationId, ValidatedRecord};
@@ -110,11 +109,7 @@ fn receive(mut host: Host<Nic>, pages: u64) {
         if let Some(id) = connection {
             while let Some(record) = host.stack.recv_record(id, Instant::now()) {
                 let record = ValidatedRecord::parse(&record, MIGRATION, pages).expect("a record");
-                let (round, content, bytes) = (record.round(), record.content(), record.content_bytes());
-                let write = record.pages().collect();
-                let raw_bytes = record.raw_bytes();
-                let admission = Admission { round, covered: record.count(), content, bytes, raw_bytes, write };
-                covered += storage.store(&admission).expect("stored").covered;
+                covered += storage.store(&record).expect("stored").covered;
             }
             if covered == pages && !told {
                 told = true;

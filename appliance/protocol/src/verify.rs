@@ -43,12 +43,42 @@ pub struct Digest(pub u128);
 /// The number of a round; rounds count from 1, and 0 stands for a page that never travelled.
 pub type RoundNumber = u16;
 
+/// For each page of a guest the round of its last version: what says whether one that comes is newer.
+#[derive(Clone, Debug)]
+pub struct Rounds(Vec<RoundNumber>);
+
+impl Rounds {
+    /// Those of a guest with `pages` pages, of which none has travelled. Takes 2 bytes a page.
+    pub fn new(pages: u64) -> Self {
+        Self(vec![0; pages as usize])
+    }
+
+    /// The round of a page's last version; 0 for one that never travelled, and for one beyond the guest's end.
+    pub fn of(&self, page: u64) -> RoundNumber {
+        self.0.get(page as usize).copied().unwrap_or(0)
+    }
+
+    /// Whether a version of `round` is newer than the last. False for pages beyond the guest's end.
+    pub fn accepts(&self, page: u64, round: RoundNumber) -> bool {
+        self.0.get(page as usize).is_some_and(|known| round > *known)
+    }
+
+    /// Records a page's version. An older or equal round changes nothing, and the answer is false.
+    pub fn set(&mut self, page: u64, round: RoundNumber) -> bool {
+        let newer = self.accepts(page, round);
+        if newer {
+            self.0[page as usize] = round;
+        }
+        newer
+    }
+}
+
 /// For each page of a guest the hash of its last version and the round that it came with. A page that never
 /// travelled has round 0 and is a page of zeros, as in fresh memory.
 #[derive(Clone, Debug)]
 pub struct PageTable {
     hashes: Vec<u128>,
-    rounds: Vec<RoundNumber>,
+    rounds: Rounds,
     digest: u128,
     arrived: u64,
 }
@@ -56,8 +86,8 @@ pub struct PageTable {
 impl PageTable {
     /// The table of a guest with `pages` pages, of which none has travelled. Takes 18 bytes a page.
     pub fn new(pages: u64) -> Self {
-        let pages = pages as usize;
-        Self { hashes: vec![PageHash::zero().0; pages], rounds: vec![0; pages], digest: 0, arrived: 0 }
+        let hashes = vec![PageHash::zero().0; pages as usize];
+        Self { hashes, rounds: Rounds::new(pages), digest: 0, arrived: 0 }
     }
 
     /// How many pages the guest has.
@@ -70,24 +100,19 @@ impl PageTable {
         self.arrived
     }
 
-    /// Whether a version of `round` would replace what the table has. False for pages beyond the guest's end.
-    pub fn accepts(&self, page: u64, round: RoundNumber) -> bool {
-        self.rounds.get(page as usize).is_some_and(|known| round > *known)
-    }
-
     /// Records a page's version. An older or equal round changes nothing, and the answer is false.
     pub fn set(&mut self, page: u64, round: RoundNumber, hash: PageHash) -> bool {
-        if !self.accepts(page, round) {
+        let before = self.rounds.of(page);
+        if !self.rounds.set(page, round) {
             return false;
         }
         let index = page as usize;
-        if self.rounds[index] == 0 {
+        if before == 0 {
             self.arrived += 1;
         } else {
-            self.digest = self.digest.wrapping_sub(share(page, self.rounds[index], self.hashes[index]));
+            self.digest = self.digest.wrapping_sub(share(page, before, self.hashes[index]));
         }
         self.digest = self.digest.wrapping_add(share(page, round, hash.0));
-        self.rounds[index] = round;
         self.hashes[index] = hash.0;
         true
     }

@@ -10,6 +10,7 @@ use protocol::slots::Slots;
 use super::clock::Clock;
 use super::hasher::Hasher;
 use super::host_link::HostLink;
+use super::storer::Storer;
 use crate::api::migrate::{FromMigrate, Peer};
 use crate::api::paths::RunDir;
 
@@ -20,8 +21,10 @@ pub struct Desk<'a> {
     pub clock: Clock,
     /// The sockets of other roles.
     pub run_dir: &'a RunDir,
-    /// The second thread.
+    /// The thread that hashes.
     pub hasher: &'a Hasher,
+    /// The thread that stores.
+    pub storer: &'a Storer,
     /// The control plane.
     pub host: &'a mut HostLink,
     /// How many moves go on.

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use model::diagnosis::Reason;
 use netstack::ConnectionId;
 use protocol::checks::Finding;
@@ -22,7 +23,7 @@ use super::dirty_pages::DirtyPages;
 use super::lease::Question;
 use super::memory::GuestRam;
 use super::monitor::{self, Monitor, Purpose};
-use super::records::Storage;
+use super::storer::{Filling, Stored};
 use crate::api::lease::VmOnDatastore;
 use crate::api::migrate::{Ended, FromMigrate, Incoming, MigrationId, MigrationProgress, Own, Peer, VmHere, VmToMove};
 use crate::api::vmm::{GuestClock, VmmAnswer, VmmRequest, VmmStatus};
@@ -60,7 +61,8 @@ pub struct Arrival {
 #[derive(Debug)]
 struct Guest {
     monitor: Monitor,
-    storage: Storage,
+    ram: Arc<GuestRam>,
+    filling: Filling,
     dirty: Option<DirtyPages>,
     /// The first harvest only takes the marks that a fresh log begins with.
     primed: bool,
@@ -132,18 +134,39 @@ impl Arrival {
     }
 
     /// A record arrived.
-    pub fn record(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>, record: &[u8]) {
+    pub fn record(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>, record: Bytes) {
         let Some(guest) = &mut self.guest else { return };
-        let stored = match self.destination.admit(desk.clock.of(now), record) {
-            Ok(None) => return,
-            Ok(Some(admission)) => guest.storage.store(&admission),
-            Err(error) => Err(error.to_string()),
-        };
-        let input = match stored {
-            Ok(stored) => Input::PagesStored(stored),
-            Err(cause) => Input::LinkDown { cause: format!("{} cannot be understood: {cause}", self.peer.name) },
-        };
-        self.hear(now, desk, wire, input);
+        match self.destination.admit(desk.clock.of(now), record) {
+            Ok(None) => {}
+            Ok(Some(record)) => desk.storer.ask(&mut guest.filling, record),
+            Err(error) => self.not_understood(now, desk, wire, &error.to_string()),
+        }
+    }
+
+    /// Bytes of its records that wait to be stored.
+    pub fn waiting_bytes(&self) -> usize {
+        self.guest.as_ref().map_or(0, |guest| guest.filling.waiting_bytes())
+    }
+
+    /// Whether this was stored in its memory.
+    pub fn has(&self, stored: &Stored) -> bool {
+        self.guest.as_ref().is_some_and(|guest| guest.filling.has(stored))
+    }
+
+    /// A record was stored.
+    pub fn stored(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>, stored: Stored) {
+        if let Some(guest) = &mut self.guest {
+            guest.filling.note(&stored);
+        }
+        match stored.pages {
+            Ok(pages) => self.hear(now, desk, wire, Input::PagesStored(pages)),
+            Err(cause) => self.not_understood(now, desk, wire, &cause),
+        }
+    }
+
+    fn not_understood(&mut self, now: Instant, desk: &mut Desk<'_>, wire: &mut Wire<'_>, cause: &str) {
+        let cause = format!("{} cannot be understood: {cause}", self.peer.name);
+        self.hear(now, desk, wire, Input::LinkDown { cause });
     }
 
     /// The control plane's facts.
@@ -185,9 +208,9 @@ impl Arrival {
         let [monitor, memory]: [OwnedFd; 2] =
             beside.try_into().map_err(|_| defect("the monitor and the memory of the VM did not come"))?;
         let bytes = self.destination.offer().map_or(0, |offer| offer.vm.memory.0);
-        let ram = GuestRam::over(memory, bytes).map_err(|error| defect(error.to_string()))?;
-        let storage = Storage::new(Arc::new(ram));
-        self.guest = Some(Guest { monitor: Monitor::over(monitor), storage, dirty: None, primed: false });
+        let ram = Arc::new(GuestRam::over(memory, bytes).map_err(|error| defect(error.to_string()))?);
+        let filling = Filling::of(Arc::clone(&ram));
+        self.guest = Some(Guest { monitor: Monitor::over(monitor), ram, filling, dirty: None, primed: false });
         Ok(())
     }
 
@@ -299,7 +322,7 @@ impl Arrival {
             }
             Effect::HashRange { first, count } => {
                 if let Some(guest) = &self.guest {
-                    desk.hasher.ask(self.destination.migration().0, guest.storage.ram(), first, count);
+                    desk.hasher.ask(self.destination.migration().0, &guest.ram, first, count);
                 }
                 None
             }
@@ -314,7 +337,7 @@ impl Arrival {
             }
             Effect::HarvestDirty => self.ask_monitor(VmmRequest::DirtyLogHarvest, Vec::new(), Purpose::Harvest),
             Effect::StopDirtyLog => self.ask_monitor(VmmRequest::DirtyLogStop, Vec::new(), Purpose::Nothing),
-            // The control plane ends the monitor when it hears of the end.
+            // The control plane ends the monitor when it hears of the end. Nothing is written into the memory from now on.
             Effect::Discard => {
                 self.guest = None;
                 Some(Input::Discarded)
@@ -372,7 +395,7 @@ impl Arrival {
         if !dirty_log {
             return self.rehearse();
         }
-        match DirtyPages::share(guest.storage.ram().pages()) {
+        match DirtyPages::share(guest.ram.pages()) {
             Ok((dirty, memfd)) => {
                 guest.dirty = Some(dirty);
                 self.ask_monitor(VmmRequest::DirtyLogStart { sample: false }, vec![memfd], Purpose::StartLog)
@@ -464,6 +487,6 @@ impl Arrival {
 
 impl Guest {
     fn take_dirty(&self) -> PageSet {
-        self.dirty.as_ref().map_or_else(|| PageSet::empty(self.storage.ram().pages()), DirtyPages::take)
+        self.dirty.as_ref().map_or_else(|| PageSet::empty(self.ram.pages()), DirtyPages::take)
     }
 }

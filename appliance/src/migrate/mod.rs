@@ -7,14 +7,14 @@
 //!                                        +---- netstack: records and control messages over QUIC
 //! ```
 //! Nothing here decides: effects of the machines are carried out, and what happens is told to them. One thread drives
-//! it all; a second one hashes memory for the audit, so that no hash ever delays a packet.
+//! it all; a second one hashes memory for the audit, so that no hash ever delays a packet, and a third one stores what arrives while more is received.
 //!
 //! In reading order: [`role`] is the process; [`engine`] its loop; [`desk`] what a move needs of it; [`outgoing`]
 //! carries out what a source wants, [`incoming`] what a destination wants, [`ping`] what a measurement without a VM wants ([`measured`] is what a
 //! probe of the path found); [`progress`] is what is told of it meanwhile; [`records`] reads pages into records and
 //! writes records into pages, on [`memory`], and [`compression`] says which are worth compressing, [`pace`] how fast they leave; [`dirty_pages`] is
 //! the dirty log as it is shared with a monitor; [`monitor`], [`lease`] and [`host_link`] are the conversations with the
-//! other roles; [`hasher`] is the second thread; [`clock`], [`key`] and [`defect`] are what they say.
+//! other roles; [`hasher`] is the second thread and [`storer`] the third; [`clock`], [`key`] and [`defect`] are what they say.
 
 pub mod clock;
 pub mod compression;
@@ -37,3 +37,4 @@ pub mod ping;
 pub mod progress;
 pub mod records;
 pub mod role;
+pub mod storer;

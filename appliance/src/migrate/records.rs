@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use netstack::SendError;
-use protocol::destination::{Admission, PagesStored};
+use protocol::destination::PagesStored;
 use protocol::pages::{PAGE_BYTES, PageSet, WINDOW_PAGES, Window};
 use protocol::source::{Batch, PagesSent};
-use protocol::verify::PageHash;
+use protocol::verify::{PageHash, Rounds};
 use protocol::wire::record::{Content, HEADER_BYTES, ZEROS_MAX};
-use protocol::wire::{MigrationId, PagePlan, RecordHeader};
+use protocol::wire::{MigrationId, PagePlan, RecordHeader, ValidatedRecord};
 
 use super::compression::Compressor;
 use super::memory::{GuestRam, is_zero};
@@ -189,7 +189,9 @@ impl Sending {
 #[derive(Debug)]
 pub struct Storage {
     ram: Arc<GuestRam>,
-    /// The pages that were ever written: fresh memory is zero already.
+    /// What each page was written with: records come in any order, and an older page never overwrites a newer one.
+    rounds: Rounds,
+    /// The pages that were ever written with content: fresh memory is zero already.
     written: PageSet,
     /// What was read back.
     back: Vec<u8>,
@@ -198,33 +200,31 @@ pub struct Storage {
 impl Storage {
     /// Fresh memory.
     pub fn new(ram: Arc<GuestRam>) -> Self {
-        Self { written: PageSet::empty(ram.pages()), ram, back: Vec::new() }
+        let pages = ram.pages();
+        Self { ram, rounds: Rounds::new(pages), written: PageSet::empty(pages), back: Vec::new() }
     }
 
-    /// The memory.
-    pub fn ram(&self) -> &Arc<GuestRam> {
-        &self.ram
-    }
-
-    /// Writes what was admitted of a record, and hashes what lies in memory then, not what came.
+    /// Writes what of a record is newer than what lies in memory, and hashes what lies there then, not what came.
     ///
     /// # Errors
     /// The content cannot be decompressed, or the memory does not take it.
-    pub fn store(&mut self, admission: &Admission<'_>) -> Result<PagesStored, String> {
+    pub fn store(&mut self, record: &ValidatedRecord<impl AsRef<[u8]>>) -> Result<PagesStored, String> {
         let unpacked;
-        let content = match admission.content {
+        let content = match record.content() {
             Content::Lz4 => {
-                let bytes = lz4_flex::block::decompress(admission.bytes, admission.raw_bytes);
+                let bytes = lz4_flex::block::decompress(record.content_bytes(), record.raw_bytes());
                 unpacked = bytes.map_err(|error| format!("a page record cannot be unpacked: {error}"))?;
-                if unpacked.len() != admission.raw_bytes {
+                if unpacked.len() != record.raw_bytes() {
                     return Err("a page record is shorter than its pages".to_owned());
                 }
                 &unpacked[..]
             }
-            Content::Raw | Content::Zeros => admission.bytes,
+            Content::Raw | Content::Zeros => record.content_bytes(),
         };
-        let mut stored = Vec::with_capacity(admission.write.len());
-        let mut plans = &admission.write[..];
+        let round = record.round();
+        let newer: Vec<PagePlan> = record.pages().filter(|plan| self.rounds.set(plan.page(), round)).collect();
+        let mut stored = Vec::with_capacity(newer.len());
+        let mut plans = &newer[..];
         while let Some((first, rest)) = plans.split_first() {
             let count = match first {
                 PagePlan::Zero { page } => {
@@ -246,7 +246,7 @@ impl Storage {
             };
             plans = &plans[count..];
         }
-        Ok(PagesStored { round: admission.round, covered: admission.covered, stored })
+        Ok(PagesStored { round, covered: record.count(), stored })
     }
 
     fn store_zero(&mut self, page: u64) -> std::io::Result<()> {
@@ -275,12 +275,13 @@ mod tests {
     use std::os::fd::OwnedFd;
 
     use proptest::prelude::*;
-    use protocol::wire::ValidatedRecord;
+    use protocol::verify::PageTable;
     use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
     use super::*;
 
     const PAGES: u64 = 6 * WINDOW_PAGES;
+    const MIGRATION: MigrationId = MigrationId(7);
 
     fn ram() -> Arc<GuestRam> {
         let memfd: OwnedFd = memfd_create("test", MemfdFlags::CLOEXEC).expect("a memfd");
@@ -309,17 +310,10 @@ mod tests {
     }
 
     /// Sends the pages of `set` over a transport that takes one record at a time.
-    fn carry(
-        source: &GuestRam,
-        storage: &mut Storage,
-        set: &PageSet,
-        round: u16,
-        mut compressor: Compressor,
-    ) -> Carried {
-        let migration = MigrationId(7);
+    fn send(source: &GuestRam, set: &PageSet, round: u16, mut compressor: Compressor) -> (PagesSent, Vec<Bytes>) {
         let windows = set.windows().collect();
-        let mut sending = Sending::new(migration, Batch { id: 1, round, windows });
-        let (mut stored, mut records) = (Vec::new(), Vec::new());
+        let mut sending = Sending::new(MIGRATION, Batch { id: 1, round, windows });
+        let mut records = Vec::new();
         loop {
             let mut record = None;
             let step = sending.go_on(
@@ -334,26 +328,30 @@ mod tests {
                     }
                 },
             );
-            if let Some(record) = record {
-                let length = record.len();
-                let record = ValidatedRecord::parse(&record, migration, PAGES).expect("a record");
-                let admission = Admission {
-                    round: record.round(),
-                    covered: record.count(),
-                    content: record.content(),
-                    bytes: record.content_bytes(),
-                    raw_bytes: record.raw_bytes(),
-                    write: record.pages().collect(),
-                };
-                records.push((record.content(), length));
-                stored.extend(storage.store(&admission).expect("to be stored").stored);
-            }
+            records.extend(record);
             if let Step::Done(sent) = step.expect("to go on") {
-                stored.sort_by_key(|(page, _)| *page);
-                assert!(stored.iter().map(|(page, _)| *page).eq(set.windows().flat_map(|window| window.iter())));
-                return Carried { sent, stored: stored.into_iter().map(|(_, hash)| hash).collect(), records };
+                return (sent, records);
             }
         }
+    }
+
+    fn validated(record: &Bytes) -> ValidatedRecord<&Bytes> {
+        ValidatedRecord::parse(record, MIGRATION, PAGES).expect("a record")
+    }
+
+    /// Sends the pages of `set` and stores them.
+    fn carry(source: &GuestRam, storage: &mut Storage, set: &PageSet, round: u16, compressor: Compressor) -> Carried {
+        let (sent, records) = send(source, set, round, compressor);
+        let mut stored: Vec<_> =
+            records.iter().flat_map(|record| storage.store(&validated(record)).expect("to be stored").stored).collect();
+        stored.sort_by_key(|(page, _)| *page);
+        assert!(stored.iter().map(|(page, _)| *page).eq(pages_of(set)));
+        let records = records.iter().map(|record| (validated(record).content(), record.len())).collect();
+        Carried { sent, stored: stored.into_iter().map(|(_, hash)| hash).collect(), records }
+    }
+
+    fn pages_of(set: &PageSet) -> impl Iterator<Item = u64> {
+        set.windows().flat_map(|window| window.iter())
     }
 
     /// Pages and the byte they are filled with: often the same pages, often with zeros.
@@ -377,13 +375,56 @@ mod tests {
             first.iter().for_each(fill);
             let Carried { sent, stored, .. } = carry(&source, &mut storage, &PageSet::full(PAGES), 1, compressor());
             prop_assert_eq!(sent.hashes, stored);
-            prop_assert!(content(&source) == content(storage.ram()));
+            prop_assert!(content(&source) == content(&storage.ram));
             then.iter().for_each(fill);
             let mut dirty = PageSet::empty(PAGES);
             then.iter().for_each(|(page, _)| dirty.insert(*page));
             let Carried { sent, stored, .. } = carry(&source, &mut storage, &dirty, 2, compressor());
             prop_assert_eq!(sent.hashes, stored);
-            prop_assert!(content(&source) == content(storage.ram()));
+            prop_assert!(content(&source) == content(&storage.ram));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Whatever the order in which the records of all rounds come, and whatever comes twice.
+        #[test]
+        fn memory_holds_each_pages_newest_version_and_what_is_told_of_it_is_what_was_sent(
+            rounds in prop::collection::vec((fills(), any::<bool>()), 1..5),
+            order in any::<u64>(),
+        ) {
+            let source = ram();
+            let (mut sent, mut records) = (PageTable::new(PAGES), Vec::new());
+            for (round, (fills, compressed)) in (1..).zip(rounds) {
+                fills.iter().for_each(|(page, byte)| source.write(*page, &[*byte; PAGE_BYTES]).expect("a page"));
+                let mut set = PageSet::empty(PAGES);
+                fills.iter().for_each(|(page, _)| set.insert(*page));
+                let compressor = if compressed { packing() } else { Compressor::never() };
+                let (told, new) = send(&source, &set, round, compressor);
+                for (page, hash) in pages_of(&set).zip(told.hashes) {
+                    sent.set(page, round, hash);
+                }
+                records.extend(new);
+            }
+            let twice = records.iter().step_by(3).cloned().collect::<Vec<_>>();
+            records.extend(twice);
+            let mut place = order;
+            records.sort_by_cached_key(|_| {
+                place = place.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                place >> 20
+            });
+            let (mut storage, mut stored) = (Storage::new(ram()), PageTable::new(PAGES));
+            for record in &records {
+                let record = validated(record);
+                let told = storage.store(&record).expect("to be stored");
+                prop_assert_eq!((told.round, told.covered), (record.round(), record.count()));
+                for (page, hash) in told.stored {
+                    prop_assert!(stored.set(page, told.round, hash), "page {} was written with what is older", page);
+                }
+            }
+            prop_assert!(content(&source) == content(&storage.ram));
+            prop_assert_eq!(sent.digest(), stored.digest());
         }
     }
 
@@ -403,7 +444,7 @@ mod tests {
         let plain = carry(&source, &mut Storage::new(ram()), &all, 1, Compressor::never());
         let mut storage = Storage::new(ram());
         let packed = carry(&source, &mut storage, &all, 1, packing());
-        assert!(content(&source) == content(storage.ram()));
+        assert!(content(&source) == content(&storage.ram));
         let bytes = |carried: &Carried| carried.records.iter().map(|(_, length)| *length as u64).sum::<u64>();
         assert_eq!((plain.sent.saved_bytes, plain.sent.bytes), (0, bytes(&plain)));
         assert_eq!(packed.sent.bytes, bytes(&packed));
@@ -419,7 +460,7 @@ mod tests {
         source.write(3 * WINDOW_PAGES + 5, &[7; PAGE_BYTES]).expect("a page");
         let mut storage = Storage::new(ram());
         carry(&source, &mut storage, &PageSet::full(PAGES), 1, Compressor::never());
-        for ram in [&source, storage.ram()] {
+        for ram in [&source, &storage.ram] {
             assert_eq!(ram.touched_from(0), Some(3 * WINDOW_PAGES + 5));
             assert_eq!(ram.touched_from(3 * WINDOW_PAGES + 6), None);
         }

@@ -59,8 +59,8 @@ pub enum Effect {
     HarvestDirty,
     /// Stop the dirty log. Not answered.
     StopDirtyLog,
-    /// End the VMM, if there is one, and free the memory and all else that was got ready. Answered by
-    /// [`Input::Discarded`].
+    /// End the VMM, if there is one, and free the memory and all else that was got ready; what was admitted and is not
+    /// stored yet is not stored any more. Answered by [`Input::Discarded`].
     Discard,
     /// Tell whoever watches.
     Report(Progress),
@@ -73,9 +73,9 @@ pub enum Effect {
 pub struct PagesStored {
     /// The record's round.
     pub round: RoundNumber,
-    /// How many pages the record covers, those included that were not admitted.
+    /// How many pages the record covers, those included that were overtaken by newer versions.
     pub covered: u64,
-    /// Each admitted page with the hash of what lies in the guest's memory now.
+    /// Each page that was written with the hash of what lies in the guest's memory now; not those of which a newer version was written before.
     pub stored: Vec<(u64, PageHash)>,
 }
 

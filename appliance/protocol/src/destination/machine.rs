@@ -4,10 +4,11 @@
 //! [`Destination::poll_timeout`] has come, [`Destination::handle_timeout`]; after each of these three take effects by
 //! [`Destination::poll_effect`] until there is none.
 //!
-//! A page record goes through [`Destination::admit`], which says which of its pages to write. Write them, hash what
-//! lies in memory then, and tell the machine by [`Input::PagesStored`] before the next record is admitted; or, where
-//! several threads write, keep all records of one page on one thread. So a late page of an older round never
-//! overwrites a newer one.
+//! A page record goes through [`Destination::admit`], which says whether it is to be stored. Store it then or later, in any order: write those of its
+//! pages that are newer than what was written to them before ([`crate::verify::Rounds`], kept by who writes, because the machine learns
+//! of a page only afterwards: so a late page of an older round never overwrites a newer one), hash what lies in memory then, and tell the machine by
+//! [`Input::PagesStored`], once for each record. It goes on to verify when nothing that it admitted is still to be stored; once it wants
+//! [`Effect::Discard`] nothing more may be written.
 
 use model::diagnosis::Reason;
 
@@ -18,9 +19,7 @@ use super::{
 };
 use crate::session::{Conversation, Versions};
 use crate::time::Instant;
-use crate::verify::RoundNumber;
-use crate::wire::record::Content;
-use crate::wire::{Message, PagePlan, ValidatedRecord, WireError};
+use crate::wire::{Message, ValidatedRecord, WireError};
 
 /// What each phase does with what happens. A phase that does not care stays what it is.
 pub(super) trait Step: Sized + Into<Phase> {
@@ -135,24 +134,6 @@ fn step(phase: impl Step, cx: &mut Context, event: Event) -> Phase {
     }
 }
 
-/// What of a record is to be written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Admission<'a> {
-    /// The record's round.
-    pub round: RoundNumber,
-    /// How many pages the record covers, for [`super::PagesStored::covered`].
-    pub covered: u64,
-    /// How the content is written.
-    pub content: Content,
-    /// The content as it travelled.
-    pub bytes: &'a [u8],
-    /// Bytes of the content after decompression.
-    pub raw_bytes: usize,
-    /// The pages to write; the others were overtaken by newer versions. A page that was never written here is a page
-    /// of zeros already.
-    pub write: Vec<PagePlan>,
-}
-
 /// The destination of one migration.
 #[derive(Debug)]
 pub struct Destination {
@@ -197,25 +178,18 @@ impl Destination {
         }
     }
 
-    /// Says what of a record to write. None where no record is expected (before the memory is there, or after
+    /// Takes in a record that is to be stored. None where no record is expected (before the memory is there, or after
     /// everything has arrived): it is to be dropped.
     ///
     /// # Errors
     /// The bytes are no record of this migration; the connection is of no use any more.
-    pub fn admit<'a>(&mut self, now: Instant, record: &'a [u8]) -> Result<Option<Admission<'a>>, WireError> {
+    pub fn admit<B: AsRef<[u8]>>(&mut self, now: Instant, record: B) -> Result<Option<ValidatedRecord<B>>, WireError> {
         self.cx.now = now;
         self.cx.conversation.heard_records(now);
-        let Some(Phase::Receiving(receiving)) = &self.phase else { return Ok(None) };
+        let Some(Phase::Receiving(receiving)) = &mut self.phase else { return Ok(None) };
         let record = ValidatedRecord::parse(record, self.cx.migration, receiving.table().pages())?;
-        let newer = |plan: &PagePlan| receiving.table().accepts(plan.page(), record.round());
-        Ok(Some(Admission {
-            round: record.round(),
-            covered: record.count(),
-            content: record.content(),
-            bytes: record.content_bytes(),
-            raw_bytes: record.raw_bytes(),
-            write: record.pages().filter(newer).collect(),
-        }))
+        receiving.admitted();
+        Ok(Some(record))
     }
 
     /// Tells the machine that a deadline may have passed.

@@ -63,7 +63,7 @@ pub use effect::{Effect, Input, PagesStored, Progress, Timer};
 pub use examining::Examining;
 pub use finished::Finished;
 pub use greeting::Greeting;
-pub use machine::{Admission, Destination, Phase};
+pub use machine::{Destination, Phase};
 pub use receiving::Receiving;
 pub use reserving::Reserving;
 pub use settling::Settling;

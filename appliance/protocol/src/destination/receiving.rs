@@ -1,7 +1,7 @@
 //! Pages arrive; meanwhile the VMM is built and phase 1 of the lease's next epoch is run.
 //!
 //! A round is stored when as many pages were stored or overtaken as the source says it had. The hand-over is complete
-//! when all rounds are stored and all of the state is there; then the digests must match, or nothing is committed.
+//! when all rounds are stored, no other record is being stored, and all of the state is there; then the digests must match, or nothing is committed.
 
 use std::collections::BTreeMap;
 
@@ -44,6 +44,8 @@ struct Arrivals {
 pub struct Receiving {
     table: PageTable,
     rounds: BTreeMap<RoundNumber, Arrivals>,
+    /// Records that were admitted and are being stored.
+    storing: u64,
     built: Option<Rehearsal>,
     prepared: Option<Duration>,
     phase_one: PhaseOne,
@@ -66,6 +68,7 @@ impl Receiving {
         Self {
             table: PageTable::new(cx.pages()),
             rounds: BTreeMap::new(),
+            storing: 0,
             built: None,
             prepared: None,
             phase_one: PhaseOne::new(stun_max),
@@ -80,6 +83,11 @@ impl Receiving {
     /// What lies in the guest's memory.
     pub fn table(&self) -> &PageTable {
         &self.table
+    }
+
+    /// A record is going to be stored.
+    pub(super) fn admitted(&mut self) {
+        self.storing += 1;
     }
 
     /// Ends the migration; the VM is the source's.
@@ -135,6 +143,7 @@ impl Receiving {
     }
 
     fn stored(mut self, cx: &mut Context, pages: &PagesStored) -> Phase {
+        self.storing = self.storing.saturating_sub(1);
         for (page, hash) in &pages.stored {
             self.table.set(*page, pages.round, *hash);
         }
@@ -197,7 +206,8 @@ impl Receiving {
     fn complete(self, cx: &mut Context) -> Phase {
         let Some((hand_over, since)) = self.hand_over else { return self.into() };
         let told = |number: RoundNumber| self.rounds.get(&number).is_some_and(|round| round.told);
-        if !(1..=hand_over.last_round).all(told) {
+        // What is no part of these rounds would be written after all was compared.
+        if self.storing > 0 || !(1..=hand_over.last_round).all(told) {
             return self.into();
         }
         if let Some(cause) = self.mismatch(&hand_over) {

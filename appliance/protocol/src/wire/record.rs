@@ -202,24 +202,25 @@ impl PagePlan {
     }
 }
 
-/// A record that belongs to this migration, covers only pages of its guest, and has the content that it announces.
+/// A record that belongs to this migration, covers only pages of its guest, and has the content that it announces; with its bytes, borrowed or
+/// owned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ValidatedRecord<'a> {
+pub struct ValidatedRecord<B> {
     header: RecordHeader,
-    content: &'a [u8],
+    bytes: B,
 }
 
-impl<'a> ValidatedRecord<'a> {
+impl<B: AsRef<[u8]>> ValidatedRecord<B> {
     /// Reads a whole record of the migration of a guest with `pages` pages.
     ///
     /// # Errors
     /// The bytes are not exactly one such record.
-    pub fn parse(bytes: &'a [u8], migration: MigrationId, pages: u64) -> Result<Self, WireError> {
-        let header = RecordHeader::decode(bytes)?;
+    pub fn parse(bytes: B, migration: MigrationId, pages: u64) -> Result<Self, WireError> {
+        let header = RecordHeader::decode(bytes.as_ref())?;
         if header.migration != migration {
             return Err(WireError::Value("the migration of a page record"));
         }
-        let content = bytes.get(HEADER_BYTES..).unwrap_or_default();
+        let content = bytes.as_ref().get(HEADER_BYTES..).unwrap_or_default();
         if content.len() != header.content_bytes() {
             return Err(WireError::Value("the length of a page record"));
         }
@@ -227,7 +228,7 @@ impl<'a> ValidatedRecord<'a> {
             Content::Zeros => zeros_are_consistent(&header, pages),
             Content::Raw | Content::Lz4 => window_is_consistent(&header, pages),
         };
-        if pages_fit { Ok(Self { header, content }) } else { Err(WireError::Value("the pages of a page record")) }
+        if pages_fit { Ok(Self { header, bytes }) } else { Err(WireError::Value("the pages of a page record")) }
     }
 
     /// The round that the pages belong to.
@@ -246,8 +247,8 @@ impl<'a> ValidatedRecord<'a> {
     }
 
     /// The content as it travelled.
-    pub fn content_bytes(&self) -> &'a [u8] {
-        self.content
+    pub fn content_bytes(&self) -> &[u8] {
+        self.bytes.as_ref().get(HEADER_BYTES..).unwrap_or_default()
     }
 
     /// Bytes of the content after decompression, at most 256 KiB.
@@ -256,7 +257,7 @@ impl<'a> ValidatedRecord<'a> {
     }
 
     /// What each covered page is, ascending.
-    pub fn pages(&self) -> impl Iterator<Item = PagePlan> + use<> {
+    pub fn pages(&self) -> impl Iterator<Item = PagePlan> + use<B> {
         let header = self.header;
         let stretch = if header.content == Content::Zeros { u64::from(header.count) } else { 0 };
         let zeros = (header.first..header.first + stretch).map(|page| PagePlan::Zero { page });

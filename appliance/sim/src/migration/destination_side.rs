@@ -1,17 +1,17 @@
 //! Carries out what a destination wants.
 
 use model::diagnosis::Reason;
-use protocol::destination::{Effect, Input, PagesStored};
+use protocol::destination::{Effect, Input};
 use protocol::session::{ClockReading, RightToRun};
-use protocol::wire::PagePlan;
 use protocol::wire::message::{Rehearsal, RunState};
 
 use super::engine::Engine;
 use super::event::Event;
-use super::guest::{self, Life, Vmm};
+use super::guest::{Life, Vmm};
 use super::host::Side;
 use super::invariants::{self as promise, Kept, broken};
 use super::operator::{facts, heard};
+use super::storing::Storing;
 use super::world::World;
 
 /// What a destination that rehearsed tells of it.
@@ -20,6 +20,7 @@ const REHEARSAL: Rehearsal = Rehearsal { state_us: 4_000, disks_us: 5_000 };
 /// Effects of a destination that take a moment.
 #[derive(Debug)]
 pub(super) enum DestinationDoing {
+    Store,
     Load(Vec<u8>, Option<ClockReading>),
     OpenDisks,
     Resume(RightToRun, RunState),
@@ -37,30 +38,6 @@ impl World {
             destination.handle_input(now, input);
         }
         self.engine_goes_on(Side::Destination)
-    }
-
-    pub(super) fn record_arrives(&mut self, side: Side, generation: u64, record: &[u8]) -> Kept {
-        let now = self.queue.now();
-        if !self.link.carries || self.host(side).generation != generation {
-            return Ok(());
-        }
-        let host = &mut self.hosts[side.index()];
-        let (Engine::Destination(destination), Some(vmm)) = (&mut host.engine, &mut host.vmm) else { return Ok(()) };
-        let admission = match destination.admit(now, record) {
-            Ok(Some(admission)) => admission,
-            Ok(None) => return Ok(()),
-            Err(error) => return broken("every_record_is_understood", error.to_string()),
-        };
-        let mut stored = PagesStored { round: admission.round, covered: admission.covered, stored: Vec::new() };
-        for plan in &admission.write {
-            let version = match plan {
-                PagePlan::Zero { .. } => 0,
-                PagePlan::Content { offset, .. } => guest::version(&admission.bytes[*offset..]),
-            };
-            vmm.pages[plan.page() as usize] = version;
-            stored.stored.push((plan.page(), guest::hash(version)));
-        }
-        self.destination_hears(generation, Input::PagesStored(stored))
     }
 
     pub(super) fn destination_effects(&mut self) -> Kept {
@@ -82,6 +59,7 @@ impl World {
             }
             // It lets go of the VMM, which ends the log; whether the VMM ends is the lease's word.
             Effect::Discard if is_unknown => {
+                self.hosts[1].storing = None;
                 self.hosts[1].vmm.iter_mut().for_each(|vmm| vmm.log = false);
                 self.answer_destination(Input::Discarded);
             }
@@ -93,6 +71,7 @@ impl World {
             Effect::Reserve { .. } => {
                 self.vmms += 1;
                 self.hosts[1].vmm = Some(Vmm::new(self.vmms, Life::Incoming, RunState::Running));
+                self.hosts[1].storing = Some(Storing::new(self.vmms));
                 self.answer_destination(Input::Reserved(Ok(())));
             }
             Effect::BuildVmm { dirty_log } => {
@@ -116,7 +95,10 @@ impl World {
                 }
             }
             Effect::StopDirtyLog => self.hosts[1].vmm.iter_mut().for_each(|vmm| vmm.log = false),
-            Effect::Discard => self.destination_will(DestinationDoing::Discard),
+            Effect::Discard => {
+                self.hosts[1].storing = None;
+                self.destination_will(DestinationDoing::Discard);
+            }
             Effect::Announce => self.answer_destination(Input::Announced { frames: 1 }),
             Effect::Report(_) => {}
             Effect::Finish(outcome) => self.finished(Side::Destination, *outcome)?,
@@ -129,7 +111,7 @@ impl World {
         self.queue.after(after, Event::DestinationHears(generation, Box::new(input)));
     }
 
-    fn destination_will(&mut self, doing: DestinationDoing) {
+    pub(super) fn destination_will(&mut self, doing: DestinationDoing) {
         let (after, generation) = (self.short(), self.host(Side::Destination).generation);
         self.queue.after(after, Event::DestinationDoes(generation, doing));
     }
@@ -139,7 +121,9 @@ impl World {
         let alive = self.host(Side::Destination).generation == generation;
         let now = self.queue.now();
         let answer = match doing {
+            DestinationDoing::Store => return self.stores(generation),
             DestinationDoing::Load(state, clock) => {
+                promise::nothing_is_written_after_all_was_compared(&self.hosts[1])?;
                 let Some(vmm) = &mut self.hosts[1].vmm else { return Ok(()) };
                 vmm.restore(&state, clock.filter(|_| self.setup.sets_clock), now);
                 Input::StateLoaded(Ok(()))

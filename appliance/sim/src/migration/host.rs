@@ -14,6 +14,7 @@ use super::datastore::area;
 use super::engine::Engine;
 use super::guest::{Life, Vmm};
 use super::keeper::Asker;
+use super::storing::Storing;
 
 /// One of the two hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,6 +67,8 @@ pub struct Host {
     pub vmm: Option<Vmm>,
     /// The migration process.
     pub engine: Engine,
+    /// What that has to store.
+    pub storing: Option<Storing>,
     /// Counts the migration processes.
     pub generation: u64,
     /// The engine's next wake-up that is planned.
@@ -106,6 +109,7 @@ impl Host {
             askers: BTreeMap::new(),
             vmm: None,
             engine: Engine::Idle,
+            storing: None,
             generation: 0,
             engine_wakes: Instant::NEVER,
             outcome: None,
@@ -161,6 +165,7 @@ impl Host {
     /// The migration process is gone.
     pub fn engine_ends(&mut self) {
         self.engine = Engine::Idle;
+        self.storing = None;
         self.generation += 1;
         self.engine_wakes = Instant::NEVER;
     }

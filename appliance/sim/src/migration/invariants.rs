@@ -43,6 +43,16 @@ pub fn every_page_arrives(host: &Host, truth: &[u64], writes: u64) -> Kept {
     if vmm.writes == writes { Ok(()) } else { broken("every_page_arrives", "the vCPU state is another one") }
 }
 
+/// No record is written into memory that was compared already: asked when the state is restored into it.
+pub fn nothing_is_written_after_all_was_compared(host: &Host) -> Kept {
+    match &host.storing {
+        Some(storing) if !storing.is_done() => {
+            broken("nothing_is_written_after_all_was_compared", format!("a record waits on {}", host.name))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A guest that was paused stays paused, one that ran runs.
 pub fn the_run_state_travels(host: &Host, run_state: RunState) -> Kept {
     let now = host.vmm.as_ref().map(|vmm| vmm.run_state);

@@ -11,7 +11,7 @@
 //! ```
 //! In reading order: [`setup`] is what a world is like, `event` what can happen, [`world`] the loop that lets it happen.
 //! [`host`], [`guest`], [`link`] and [`datastore`] are what it is made of; [`keeper`] and [`engine`] are the processes of
-//! a host, `source_side` and `destination_side` carry out what an engine wants, `ways` is what comes late; `operator` and [`faults`] are what
+//! a host, `source_side` and `destination_side` carry out what an engine wants, with `storing`, `ways` is what comes late; `operator` and [`faults`] are what
 //! drives it all, `settling` is what the host role does where an engine could not tell, and [`invariants`] are the promises.
 
 pub mod datastore;
@@ -28,6 +28,7 @@ mod operator;
 mod settling;
 pub mod setup;
 mod source_side;
+pub mod storing;
 mod ways;
 pub mod world;
 

@@ -20,6 +20,8 @@ pub(super) enum Way {
     ControlPlane(Side),
     /// What is read and handed to the transport, batch after batch.
     Batches,
+    /// What is stored, record after record.
+    Storing,
     /// Everything that the migration process itself takes up.
     Process(Side),
 }
@@ -68,6 +70,7 @@ impl Event {
                 _ => None,
             },
             Self::DestinationDoes(_, doing) => match doing {
+                DestinationDoing::Store => Some(Way::Storing),
                 DestinationDoing::Load(..) | DestinationDoing::Resume(..) => Some(Way::Monitor(Side::Destination)),
                 DestinationDoing::OpenDisks | DestinationDoing::Discard => Some(Way::ControlPlane(Side::Destination)),
             },
@@ -95,7 +98,7 @@ impl Event {
             }
             Self::SourceDoes(_, SourceDoing::Read(_) | SourceDoing::Resume(_) | SourceDoing::AskAgain(_))
             | Self::SourceHears(..) => Some(Side::Source),
-            Self::DestinationHears(..) => Some(Side::Destination),
+            Self::DestinationDoes(_, DestinationDoing::Store) | Self::DestinationHears(..) => Some(Side::Destination),
             _ => None,
         }
     }

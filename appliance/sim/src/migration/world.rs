@@ -225,7 +225,7 @@ impl World {
     fn happen(&mut self, event: Event) -> Kept {
         match event {
             Event::Control(side, generation, bytes) => self.control_arrives(side, generation, bytes),
-            Event::Record(side, generation, bytes) => self.record_arrives(side, generation, &bytes),
+            Event::Record(side, generation, bytes) => self.record_arrives(side, generation, bytes),
             Event::LinkDown(side, generation) => self.link_down(side, generation),
             Event::SourceDoes(generation, doing) => self.source_does(generation, doing),
             Event::SourceHears(generation, input) => self.source_hears(generation, *input),

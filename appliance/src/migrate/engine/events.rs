@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use netstack::{CloseReason, ConnectionId, Event, PublicKey, Stack};
 use protocol::{destination, ping, source};
 
@@ -9,6 +10,7 @@ use super::turn::Engine;
 use crate::migrate::desk::{Desk, Wire, key_of};
 use crate::migrate::incoming::Arrival;
 use crate::migrate::outgoing::Departure;
+use crate::migrate::storer::WAITING_BYTES_MAX;
 
 /// Records that are taken before the others get their turn.
 const RECORDS_A_TURN: usize = 32;
@@ -104,9 +106,9 @@ impl Engine {
 
     fn records(&mut self, connection: ConnectionId) {
         let mut taken = 0;
-        while let Some(record) = self.stack.as_mut().and_then(|stack| stack.recv_record(connection, Instant::now())) {
+        while let Some(record) = self.next_record(connection) {
             if let Some(index) = self.arrival_index(connection) {
-                self.with_arrival(index, |arrival, now, desk, wire| arrival.record(now, desk, wire, &record));
+                self.with_arrival(index, |arrival, now, desk, wire| arrival.record(now, desk, wire, record));
             }
             taken += 1;
             if taken % RECORDS_A_TURN == 0
@@ -114,6 +116,34 @@ impl Engine {
             {
                 stack.poll(Instant::now());
             }
+        }
+    }
+
+    /// The next record, unless as much of this move as may waits to be stored: then it is asked for again when there is room.
+    fn next_record(&mut self, connection: ConnectionId) -> Option<Bytes> {
+        if self.waiting_bytes(connection) < self.waiting_bytes_max() {
+            return self.stack.as_mut()?.recv_record(connection, Instant::now());
+        }
+        if !self.held_back.contains(&connection) {
+            self.held_back.push(connection);
+        }
+        None
+    }
+
+    fn waiting_bytes(&self, connection: ConnectionId) -> usize {
+        self.arrival_index(connection).map_or(0, |index| self.arrivals[index].waiting_bytes())
+    }
+
+    /// What may wait of each move.
+    fn waiting_bytes_max(&self) -> usize {
+        let storing = self.arrivals.iter().filter(|arrival| arrival.waiting_bytes() > 0).count();
+        WAITING_BYTES_MAX / storing.max(1)
+    }
+
+    /// Takes what there is room for now.
+    pub(super) fn take_held_back(&mut self) {
+        for connection in std::mem::take(&mut self.held_back) {
+            self.records(connection);
         }
     }
 

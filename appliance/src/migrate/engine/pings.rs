@@ -35,9 +35,9 @@ impl Engine {
         index: usize,
         work: impl FnOnce(&mut Ping, Instant, &mut Desk<'_>, &mut Wire<'_>),
     ) {
-        let Self { clock, run_dir, hasher, host, slots, stack, pings, .. } = self;
+        let Self { clock, run_dir, hasher, storer, host, slots, stack, pings, .. } = self;
         if let (Some(ping), Some(stack)) = (pings.get_mut(index), stack) {
-            let mut desk = Desk { clock: *clock, run_dir, hasher, host, slots };
+            let mut desk = Desk { clock: *clock, run_dir, hasher, storer, host, slots };
             work(ping, Instant::now(), &mut desk, &mut Wire { stack });
         }
     }

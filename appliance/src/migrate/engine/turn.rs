@@ -21,6 +21,7 @@ use crate::migrate::incoming::Arrival;
 use crate::migrate::key;
 use crate::migrate::outgoing::Departure;
 use crate::migrate::ping::Ping;
+use crate::migrate::storer::Storer;
 
 /// How long the last words of a migration may take to arrive: after that a peer counts as gone.
 const LINGER: Duration = Duration::from_millis(limits::MIGRATION_IDLE_MS);
@@ -43,6 +44,7 @@ pub struct Engine {
     pub(super) knocking: Vec<Channel<FromMigrate, ToMigrate>>,
     pub(super) host: HostLink,
     pub(super) hasher: Hasher,
+    pub(super) storer: Storer,
     pub(super) identity: KeyPair,
     pub(super) own: Option<Own>,
     pub(super) peers: Vec<Peer>,
@@ -59,6 +61,8 @@ pub struct Engine {
     /// Those among them that have their slot, in their order: the path to their destination is measured for another at this moment.
     pub(super) cleared: Vec<MigrationId>,
     pub(super) arrivals: Vec<Arrival>,
+    /// Connections whose records stay with the transport until there is room for them.
+    pub(super) held_back: Vec<ConnectionId>,
     pub(super) pings: Vec<Ping>,
     pub(super) lingering: Vec<Lingering>,
 }
@@ -70,6 +74,7 @@ enum Ready {
     Knocking(usize),
     Host,
     Hasher,
+    Storer,
     Departure(usize, usize),
     Arrival(usize, usize),
 }
@@ -84,6 +89,7 @@ impl Engine {
             listener: Listener::bind(&run_dir.socket("migrate"))?,
             identity: key::of_this_boot(&run_dir)?,
             hasher: Hasher::start()?,
+            storer: Storer::start()?,
             run_dir,
             clock: Clock::start(),
             knocking: Vec::new(),
@@ -99,6 +105,7 @@ impl Engine {
             waiting: Vec::new(),
             cleared: Vec::new(),
             arrivals: Vec::new(),
+            held_back: Vec::new(),
             pings: Vec::new(),
             lingering: Vec::new(),
         })
@@ -113,6 +120,7 @@ impl Engine {
             stack.poll(Instant::now());
         }
         self.take_events();
+        self.take_held_back();
         self.look_for_nic(Instant::now());
         self.wake();
         self.settle();
@@ -130,8 +138,8 @@ impl Engine {
     fn wait(&mut self) -> io::Result<Vec<Ready>> {
         let now = Instant::now();
         let deadline = self.deadline(now);
-        let mut what = vec![Ready::Listener, Ready::Hasher];
-        let mut all: Vec<BorrowedFd<'_>> = vec![self.listener.as_fd(), self.hasher.as_fd()];
+        let mut what = vec![Ready::Listener, Ready::Hasher, Ready::Storer];
+        let mut all: Vec<BorrowedFd<'_>> = vec![self.listener.as_fd(), self.hasher.as_fd(), self.storer.as_fd()];
         if let Some(host) = self.host.channel() {
             what.push(Ready::Host);
             all.push(host.as_fd());
@@ -178,6 +186,7 @@ impl Engine {
             Ready::Knocking(index) => self.first_word(index),
             Ready::Host => self.host_says(),
             Ready::Hasher => self.hashes_came(),
+            Ready::Storer => self.records_stored(),
             Ready::Departure(index, place) => {
                 self.with_departure(index, |departure, now, desk, wire| departure.readable(now, desk, wire, place));
             }
@@ -192,9 +201,9 @@ impl Engine {
         index: usize,
         work: impl FnOnce(&mut Departure, Instant, &mut Desk<'_>, &mut Wire<'_>),
     ) {
-        let Self { clock, run_dir, hasher, host, slots, stack, departures, .. } = self;
+        let Self { clock, run_dir, hasher, storer, host, slots, stack, departures, .. } = self;
         if let (Some(departure), Some(stack)) = (departures.get_mut(index), stack) {
-            let mut desk = Desk { clock: *clock, run_dir, hasher, host, slots };
+            let mut desk = Desk { clock: *clock, run_dir, hasher, storer, host, slots };
             work(departure, Instant::now(), &mut desk, &mut Wire { stack });
         }
     }
@@ -204,9 +213,9 @@ impl Engine {
         index: usize,
         work: impl FnOnce(&mut Arrival, Instant, &mut Desk<'_>, &mut Wire<'_>),
     ) {
-        let Self { clock, run_dir, hasher, host, slots, stack, arrivals, .. } = self;
+        let Self { clock, run_dir, hasher, storer, host, slots, stack, arrivals, .. } = self;
         if let (Some(arrival), Some(stack)) = (arrivals.get_mut(index), stack) {
-            let mut desk = Desk { clock: *clock, run_dir, hasher, host, slots };
+            let mut desk = Desk { clock: *clock, run_dir, hasher, storer, host, slots };
             work(arrival, Instant::now(), &mut desk, &mut Wire { stack });
         }
     }
@@ -245,6 +254,15 @@ impl Engine {
                     Err(cause) => destination::Input::LinkDown { cause },
                 };
                 self.arrival_of(migration, |arrival, now, desk, wire| arrival.hear(now, desk, wire, input));
+            }
+        }
+    }
+
+    /// What was stored for a move that has let go of its memory since concerns nobody.
+    fn records_stored(&mut self) {
+        for stored in self.storer.take() {
+            if let Some(index) = self.arrivals.iter().position(|arrival| arrival.has(&stored)) {
+                self.with_arrival(index, |arrival, now, desk, wire| arrival.stored(now, desk, wire, stored));
             }
         }
     }

@@ -6,7 +6,6 @@ use bytes::BytesMut;
 use godwit::migrate::compression::Compressor;
 use godwit::migrate::memory::GuestRam;
 use godwit::migrate::records::{Sending, Step, Storage};
-use protocol::destination::Admission;
 use protocol::pages::{PAGE_BYTES, PageSet};
 use protocol::source::Batch;
 use protocol::wire::{MigrationId, ValidatedRecord};
@@ -26,21 +25,13 @@ fn ram() -> Arc<GuestRam> {
 }
 
 pub(super) fn prepare() -> Result<Prepared, String> {
-    let mut storage = Storage::new(ram());
+    let ram = ram();
     let execute = move |input: &[u8]| {
         let Ok(record) = ValidatedRecord::parse(input, MIGRATION, PAGES) else { return Outcome::Refused };
-        let write: Vec<_> = record.pages().collect();
-        assert!(write.iter().all(|plan| plan.page() < PAGES), "a page outside of the guest's memory");
-        assert_eq!(write.len() as u64, record.count());
-        let admission = Admission {
-            round: record.round(),
-            covered: record.count(),
-            content: record.content(),
-            bytes: record.content_bytes(),
-            raw_bytes: record.raw_bytes(),
-            write,
-        };
-        let Ok(stored) = storage.store(&admission) else { return Outcome::Refused };
+        assert!(record.pages().all(|plan| plan.page() < PAGES), "a page outside of the guest's memory");
+        assert_eq!(record.pages().count() as u64, record.count());
+        // A page that an input before has written with a high round would be left out.
+        let Ok(stored) = Storage::new(Arc::clone(&ram)).store(&record) else { return Outcome::Refused };
         let _ = record.proves(stored.stored.iter().map(|(_, hash)| *hash));
         Outcome::Taken
     };
