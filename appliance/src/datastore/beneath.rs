@@ -4,18 +4,22 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path, PathBuf};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::Errno;
 
 use super::bounded::DatastoreError;
+use crate::boot_id::boot_id;
 
 /// Tries of an open whose path was changed by another host meanwhile (openat2(2), EAGAIN).
 const TRIES: usize = 16;
+/// How the names of files begin that are being written.
+const DRAFT: &str = "new-";
 /// Files that were replaced by this process.
 static REPLACED: AtomicU64 = AtomicU64::new(0);
 
@@ -167,32 +171,67 @@ impl Beneath {
         Ok(())
     }
 
-    /// Puts a file in the place of what was there: `write` fills a new one beside it.
+    /// Puts a file in the place of what was there: `write` fills a new one in the folder `drafts`, which nobody but this host writes in,
+    /// so that what one who died left there can be told from what another is writing ([`Self::sweep`]).
     ///
     /// # Errors
     /// As [`Self::open`], or the datastore does not take it.
-    pub fn replace(&self, path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), DatastoreError> {
+    pub fn replace(
+        &self,
+        path: &Path,
+        drafts: &Path,
+        write: impl Fn(&mut File) -> io::Result<()>,
+    ) -> Result<(), DatastoreError> {
         let name = name_in(path)?;
-        // Two that replace one file at once have a new one each.
-        let number = REPLACED.fetch_add(1, Ordering::Relaxed);
-        let fresh = Path::new(name).with_extension(format!("new-{}-{number}", std::process::id()));
         let folder = File::from(self.open(above(path), OFlags::RDONLY | OFlags::DIRECTORY)?);
-        // Removed and made new, and never opened as it lies there: it might be a link.
-        match rustix::fs::unlinkat(&folder, &fresh, AtFlags::empty()) {
-            Err(Errno::NOENT) => {}
-            removed => removed.map_err(io::Error::from)?,
+        let drafts = match self.folder(drafts) {
+            Err(error) if error.is_missing() => {
+                self.make_folder(drafts)?;
+                self.folder(drafts)?
+            }
+            there => there?,
+        };
+        // Two that replace one file at once have a new one each.
+        let fresh = format!("{DRAFT}{}-{}", writer(), REPLACED.fetch_add(1, Ordering::Relaxed));
+        let put = |from: BorrowedFd<'_>| {
+            // Removed and made new, and never opened as it lies there: it might be a link.
+            match rustix::fs::unlinkat(from, &fresh, AtFlags::empty()) {
+                Err(Errno::NOENT) => {}
+                removed => removed?,
+            }
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let mut file = File::from(rustix::fs::openat(from, &fresh, flags, Mode::from_raw_mode(0o666))?);
+            let placed = write(&mut file)
+                .and_then(|()| rustix::fs::renameat(from, &fresh, &folder, name).map_err(io::Error::from));
+            if placed.is_err() {
+                // The error is what counts; what cannot be removed either is swept later.
+                let _ = rustix::fs::unlinkat(from, &fresh, AtFlags::empty());
+            }
+            placed
+        };
+        match put(drafts.as_fd()) {
+            // Another file system is mounted there on the server: it is written where it is to be.
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::XDEV) => put(folder.as_fd())?,
+            placed => placed?,
         }
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let made = rustix::fs::openat(&folder, &fresh, flags, Mode::from_raw_mode(0o666));
-        let mut file = File::from(made.map_err(io::Error::from)?);
-        let placed = write(&mut file)
-            .and_then(|()| rustix::fs::renameat(&folder, &fresh, &folder, name).map_err(io::Error::from));
-        if placed.is_err() {
-            // The error is what counts; what cannot be removed either stays beside it.
-            let _ = rustix::fs::unlinkat(&folder, &fresh, AtFlags::empty());
-        }
-        placed?;
         Ok(folder.sync_all()?)
+    }
+
+    /// Removes what processes of this host that are no more were writing in its folder for [`Self::replace`].
+    ///
+    /// # Errors
+    /// As [`Self::open`], or the datastore does not take it.
+    pub fn sweep(&self, drafts: &Path) -> Result<(), DatastoreError> {
+        let own = format!("{DRAFT}{}-", writer());
+        for Entry { name, .. } in self.entries(drafts)? {
+            if name.starts_with(DRAFT.as_bytes()) && !name.starts_with(own.as_bytes()) {
+                match rustix::fs::unlinkat(self.folder(drafts)?, OsStr::from_bytes(&name), AtFlags::empty()) {
+                    Err(Errno::NOENT) => {}
+                    removed => removed.map_err(io::Error::from)?,
+                }
+            }
+        }
+        Ok(())
     }
 
     /// What is in a folder; nothing where there is no such folder.
@@ -223,6 +262,12 @@ impl Beneath {
         }
         Ok(entries)
     }
+}
+
+/// Tells this process from those before it: a host's roles may have the same process ids in each boot.
+fn writer() -> &'static str {
+    static WRITER: LazyLock<String> = LazyLock::new(|| format!("{:032x}-{}", boot_id(), std::process::id()));
+    &WRITER
 }
 
 /// The folder that a path is in.

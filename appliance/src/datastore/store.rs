@@ -33,6 +33,10 @@ pub struct Datastore {
     bounded: Bounded,
     /// The file by which this host tries whether it can write there.
     tried: String,
+    /// The folder of this host there, in which it writes what is then put into its place.
+    own_folder: String,
+    /// What an earlier process was writing there when it died was removed.
+    swept: AtomicBool,
     state: Mutex<State>,
     /// When it answered last.
     last_answer: Mutex<Option<Instant>>,
@@ -92,6 +96,8 @@ impl Datastore {
             bounded: Bounded::new(root.clone()),
             root,
             tried: format!("godwit/tried-{own}"),
+            own_folder: format!("hosts/{own}"),
+            swept: AtomicBool::new(false),
             state: Mutex::new(State::Mounting(None)),
             last_answer: Mutex::default(),
             lease_refusal: Mutex::default(),
@@ -162,6 +168,11 @@ impl Datastore {
     /// Writes a small file, as a VM, a lease and this host's own record will want to. A datastore that does not answer
     /// meanwhile is found by who watches it.
     pub(super) fn try_to_write(&self) {
+        if !self.swept.load(Ordering::Relaxed) {
+            let swept = self.run(&self.own_folder, |datastore, drafts| datastore.sweep(drafts));
+            // It is tried again with the next look; who cannot write is told of below.
+            self.swept.store(swept.is_ok(), Ordering::Relaxed);
+        }
         let written = self.make_folder("godwit").and_then(|()| self.replace(&self.tried, &[0; 4096]));
         let found = match written {
             Ok(()) => None,
@@ -520,8 +531,9 @@ impl Datastore {
     /// The datastore does not take it.
     pub fn replace(&self, path: &str, bytes: &[u8]) -> Result<(), DatastoreError> {
         let bytes = bytes.to_vec();
+        let drafts = PathBuf::from(&self.own_folder);
         self.run(path, move |datastore, path| {
-            datastore.replace(path, |file| {
+            datastore.replace(path, &drafts, |file| {
                 file.write_all(&bytes)?;
                 file.sync_all()
             })
@@ -670,8 +682,29 @@ pub(super) mod tests {
         datastore.replace("vms/web/vm.toml", b"two").expect("written");
         assert_eq!(datastore.read_text("vms/web/vm.toml", 10).expect("read"), "two");
         assert_eq!(datastore.list("vms/web").expect("listed"), ["vm.toml"]);
+        assert!(datastore.list("hosts/host-a").expect("listed").is_empty());
         assert!(matches!(datastore.read_text("vms/web/vm.toml", 2), Err(DatastoreError::TooLarge(2))));
         assert!(datastore.read_text("vms/db/vm.toml", 10).expect_err("missing").is_missing());
+        fs::remove_dir_all(&folder).expect("removed");
+    }
+
+    #[test]
+    fn what_a_process_was_writing_when_it_died_is_removed_by_the_next() {
+        let folder = std::env::temp_dir().join(format!("godwit-datastore-drafts-{}", std::process::id()));
+        let own = folder.join("hosts/host-a");
+        fs::create_dir_all(&own).expect("made");
+        for name in ["new-0123-77-4", "record.toml"] {
+            fs::write(own.join(name), "half").expect("written");
+        }
+        fs::create_dir_all(folder.join("hosts/host-b")).expect("made");
+        fs::write(folder.join("hosts/host-b/new-0123-77-4"), "another's").expect("written");
+        let datastore = at(&folder);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while datastore.list("hosts/host-a").expect("listed") != ["record.toml"] {
+            assert!(Instant::now() < deadline, "{:?}", datastore.list("hosts/host-a"));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(datastore.list("hosts/host-b").expect("listed"), ["new-0123-77-4"]);
         fs::remove_dir_all(&folder).expect("removed");
     }
 
