@@ -132,6 +132,7 @@ mod tests {
         let mut talk = Conversation::over(Box::new(ours), None).expect("set up");
         assert_eq!(talk.pid(), None);
         talk.type_line("v").expect("typed");
+        theirs.set_read_timeout(Some(Duration::from_secs(20))).expect("set up");
         let mut theirs = BufReader::new(theirs);
         let mut typed = String::new();
         theirs.read_line(&mut typed).expect("read");
