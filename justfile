@@ -11,7 +11,7 @@ demo *arguments:
 test *arguments:
     cargo lab test {{arguments}}
 
-# Measure side by side with QEMU: just bench migrate (writes appliance/docs/benchmarks.md)
+# Measure side by side with QEMU: just bench migrate, just bench nested (both write appliance/docs/benchmarks.md)
 bench subject *arguments:
     cargo lab bench {{subject}} {{arguments}}
 

@@ -35,7 +35,7 @@ pub struct SerialLine {
     stream: UnixStream,
     log: PathBuf,
     seen: Vec<u8>,
-    _owned: Owned,
+    owned: Owned,
 }
 
 impl SerialLine {
@@ -63,7 +63,16 @@ impl SerialLine {
         };
         stream.set_read_timeout(Some(Duration::from_millis(100))).at("setting up", &socket)?;
         let (host, log) = (machine.spec.name.clone(), machine.serial_log());
-        Ok(Self { host, stream, log, seen: Vec::new(), _owned: owned })
+        Ok(Self { host, stream, log, seen: Vec::new(), owned })
+    }
+
+    /// The line itself, for what is no command. It is this process's for as long as both are kept.
+    ///
+    /// # Errors
+    /// The stream cannot be set up.
+    pub fn into_stream(self) -> Result<(UnixStream, Owned)> {
+        self.stream.set_read_timeout(None).doing(format!("setting up the console of {}", self.host))?;
+        Ok((self.stream, self.owned))
     }
 
     /// Waits until the console answers commands.

@@ -32,6 +32,9 @@ impl Base {
 /// Folders of debootstrap's result that no machine of the lab ever reads.
 const UNREAD: &[&str] = &["var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"];
 
+/// Debian's static busybox.
+pub const BUSYBOX: &str = "/bin/busybox";
+
 /// The initrd's init: loads the modules, sets the address, goes over to the root.
 const INITRD_INIT: &str = r#"#!/bin/busybox sh
 b=/bin/busybox
@@ -115,29 +118,40 @@ impl Debian {
 }
 
 fn make_initrd(package: &KernelPackage, modules: &[&str], result: &Path) -> Result<()> {
-    let busybox = Path::new("/bin/busybox");
-    let inputs = Inputs::of("debian initrd", 2).value((modules, INITRD_INIT)).content(busybox)?;
+    let inputs = Inputs::of("debian initrd", 3).value((modules, INITRD_INIT)).content(Path::new(BUSYBOX))?;
     inputs.large_file(&package.vmlinuz)?.make(result, || {
-        let tree = ModuleTree::open(package)?;
-        let mut archive = Archive::default();
-        for folder in ["bin", "dev", "proc", "sys", "root", "modules"] {
-            archive.folder(folder);
-        }
-        archive.character_device("dev/console", 0o600, 5, 1);
-        archive.file("bin/busybox", 0o755, &fs::read(busybox).at("reading", busybox)?);
-        archive.file("init", 0o755, INITRD_INIT.as_bytes());
-        let mut order = String::new();
-        for file in tree.closure(modules.iter().copied())? {
-            let name = file.rsplit('/').next().unwrap_or(&file);
-            let name = name.split(".ko").next().unwrap_or(name);
-            archive.file(&format!("modules/{name}.ko"), 0o644, &tree.content(&file)?);
-            order += &format!("{name}.ko\n");
-        }
-        archive.file("modules/order", 0o644, order.as_bytes());
+        let mut archive = busybox_archive(package, modules, INITRD_INIT)?;
+        archive.folder("root");
         // Uncompressed: unpacking costs a nested guest more than reading.
         fs::write(result, archive.finish()).at("writing", result)
     })?;
     Ok(())
+}
+
+/// An initramfs under construction: busybox, these modules with all that they need in `/modules` (`order` names them, each
+/// after what it needs), and the init, a script for busybox's shell.
+///
+/// # Errors
+/// Busybox or a module is not there.
+pub fn busybox_archive(package: &KernelPackage, modules: &[&str], init: &str) -> Result<Archive> {
+    let busybox = Path::new(BUSYBOX);
+    let tree = ModuleTree::open(package)?;
+    let mut archive = Archive::default();
+    for folder in ["bin", "dev", "proc", "sys", "modules"] {
+        archive.folder(folder);
+    }
+    archive.character_device("dev/console", 0o600, 5, 1);
+    archive.file("bin/busybox", 0o755, &fs::read(busybox).at("reading", busybox)?);
+    archive.file("init", 0o755, init.as_bytes());
+    let mut order = String::new();
+    for file in tree.closure(modules.iter().copied())? {
+        let name = file.rsplit('/').next().unwrap_or(&file);
+        let name = name.split(".ko").next().unwrap_or(name);
+        archive.file(&format!("modules/{name}.ko"), 0o644, &tree.content(&file)?);
+        order += &format!("{name}.ko\n");
+    }
+    archive.file("modules/order", 0o644, order.as_bytes());
+    Ok(archive)
 }
 
 fn make_root(home: &Home, recipe: &Recipe, result: &Path) -> Result<()> {

@@ -1,7 +1,24 @@
-//! Which cases and which contestants a person chose.
+//! What a person chose to measure: which cases, with which contestants, how often.
 
-use crate::bench::case::{self, Case};
+use crate::bench::case::Case;
+use crate::bench::contestant::Contestant;
 use crate::error::{LabError, Result};
+
+/// What to measure.
+#[derive(Debug)]
+pub struct Plan {
+    /// How often each case is measured with each contestant.
+    pub repetitions: u32,
+    /// Which of them.
+    pub choice: Choice,
+}
+
+impl Plan {
+    /// What a person types for it.
+    pub(super) fn command(&self, subject: &str) -> String {
+        format!("cargo lab bench {subject} --repetitions {}{}", self.repetitions, self.choice.words())
+    }
+}
 
 /// A choice; an empty one is all of it.
 #[derive(Debug, Clone, Default)]
@@ -18,16 +35,16 @@ impl Choice {
         self.only.is_empty() && self.with.is_empty()
     }
 
-    /// The cases.
+    /// The cases of these.
     ///
     /// # Errors
     ///
     /// When no title holds the words.
-    pub(super) fn cases(&self) -> Result<Vec<Case>> {
-        let mut cases = case::all();
+    pub(super) fn cases(&self, all: &[Case]) -> Result<Vec<Case>> {
+        let mut cases = all.to_vec();
         cases.retain(|case| self.only.iter().all(|word| case.title().contains(word)));
         if cases.is_empty() {
-            let titles: Vec<String> = case::all().into_iter().map(Case::title).collect();
+            let titles: Vec<String> = all.iter().map(|case| case.title()).collect();
             let only = self.only.join("\" and \"");
             return Err(LabError::Input(format!("no case's title holds \"{only}\"; they are: {}", titles.join("; "))));
         }
@@ -37,6 +54,21 @@ impl Choice {
     /// Whether a contestant of this name is among them.
     pub(super) fn has(&self, name: &str) -> bool {
         self.with.is_empty() || self.with.iter().any(|word| name.contains(word))
+    }
+
+    /// Leaves the contestants that were chosen; gives their names.
+    ///
+    /// # Errors
+    ///
+    /// When no name holds a word.
+    pub(super) fn choose(&self, contestants: &mut Vec<&mut dyn Contestant>) -> Result<Vec<String>> {
+        let names = |of: &[&mut dyn Contestant]| of.iter().map(|one| one.name()).collect::<Vec<_>>();
+        let all = names(contestants);
+        contestants.retain(|contestant| self.has(&contestant.name()));
+        if contestants.is_empty() {
+            return Err(LabError::Input(format!("no contestant is named so; they are: {}", all.join("; "))));
+        }
+        Ok(names(contestants))
     }
 
     /// The words that a person types for it, each after a blank.
@@ -51,6 +83,7 @@ impl Choice {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::case;
 
     fn choice(only: &[&str], with: &[&str]) -> Choice {
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
@@ -59,8 +92,9 @@ mod tests {
 
     #[test]
     fn a_case_is_chosen_by_all_words_and_a_contestant_by_any() {
-        let titles =
-            |only: &[&str]| choice(only, &[]).cases().map(|cases| cases.into_iter().map(Case::title).collect());
+        let titles = |only: &[&str]| {
+            choice(only, &[]).cases(&case::native()).map(|cases| cases.into_iter().map(Case::title).collect())
+        };
         let chosen: Vec<String> = titles(&["2 GiB", "flat out"]).unwrap();
         assert_eq!(chosen, ["2 GiB, flat out, 50 ms", "2 GiB, flat out, 300 ms"]);
         let refused: Result<Vec<String>> = titles(&["3 GiB", "idle"]);

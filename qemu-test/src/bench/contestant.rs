@@ -6,8 +6,10 @@ use crate::bench::case::{Case, Rivals};
 use crate::bench::conversation::Conversation;
 use crate::error::Result;
 
-/// The longest that a move may take; one that does not converge never ends.
+/// The longest that a move between processes of this machine may take; one that does not converge never ends.
 pub(super) const MOVE_BOUND: Duration = Duration::from_secs(300);
+/// The same between nested hosts, whose guests are smaller.
+pub(super) const NESTED_MOVE_BOUND: Duration = Duration::from_secs(120);
 
 /// A program that runs and moves guests.
 pub(super) trait Contestant {
@@ -26,6 +28,9 @@ pub(super) trait Contestant {
 
     /// Starts a guest of the case.
     fn start(&mut self, case: Case) -> Result<Box<dyn Guest + '_>>;
+
+    /// After a failure that the guest did not end well after: forgets what guests run on, if there can be another.
+    fn give_up(&mut self) {}
 }
 
 /// A witness that runs.
@@ -34,13 +39,13 @@ pub(super) trait Guest {
     fn ordered_tsc(&self) -> u64;
 
     /// Its serial port, on whichever end it runs.
-    fn serial(&mut self) -> &mut Conversation;
+    fn serial(&mut self) -> Result<&mut Conversation>;
 
-    /// The process that is its machine.
-    fn machine(&self) -> u32;
+    /// The process of this machine that is its machine; none where it runs in a nested host.
+    fn machine(&self) -> Option<u32>;
 
-    /// All processes that do the contestant's work.
-    fn workers(&self) -> Vec<u32>;
+    /// All processes of this machine that do the contestant's work.
+    fn workers(&mut self) -> Result<Vec<u32>>;
 
     /// Does what may be done before the clock of the move starts.
     fn prepare_move(&mut self) -> Result<()>;

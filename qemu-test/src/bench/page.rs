@@ -1,20 +1,17 @@
-//! The section of `appliance/docs/benchmarks.md`.
+//! The sections of `appliance/docs/benchmarks.md`.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
 use crate::bench::case::{Case, Rivals};
-use crate::bench::migrate::{Measured, MeasuredMove, Plan, Results, Series};
+use crate::bench::rounds::{Measured, MeasuredMove, Pace, Results, Series};
 use crate::bench::statistics::Figures;
-use crate::bench::{godwit, qemu, surroundings};
+use crate::bench::{godwit, qemu, stage, surroundings};
 use crate::error::{Doing, Result};
 use crate::home::Home;
 
-/// The section's heading.
-const HEADING: &str = "## Migration";
-
-const HOW: &str = "\
+const HOW_NATIVE: &str = "\
 Figures are medians of the repetitions, in brackets the least and the greatest. The contestants take turns; before every \
 start and every timed move the guest's size and 100 MiB are touched and freed, so that none waits for memory of this \
 machine. The guest is the witness with 1 CPU and memory full of what cannot be compressed; \"pages/s\" are rewritten anywhere \
@@ -22,12 +19,24 @@ in 256 MiB. After every move it verifies all its memory, and a damaged page is a
 two network namespaces joined by a veth (MTU 1500, offloads on), and share its cores with the guest. The longest stun \
 allowed is that of the case, for all. QEMU moves in the clear, or by TLS (gnutls, a key that both know); it may slow its guest \
 (auto-converge), and its other end was started before the clock; Godwit encrypts, makes the other end within the move, takes the \
-lease over, and audits all memory afterwards. The whole run stands at nice -10.
+lease over, and audits all memory afterwards. The whole run stands at nice -10.";
 
+const HOW_NESTED: &str = "\
+Figures are medians of the repetitions, in brackets the least and the greatest. The contestants take turns, and every other \
+time in the opposite order; only one pair of hosts runs at a time, booted anew when its turn comes. All hosts have the same machine, the same \
+kernel (Debian's) and the same wires; the moves travel on one of their own (virtio, taps and a bridge, MTU 9000). Godwit's boot its image, \
+with an NFS datastore; QEMU's boot an initramfs with Debian's QEMU, and its moves go by the kernel's TCP. The guest is the witness with 1 CPU under \
+the hosts' KVM, its memory full of what cannot be compressed; \"pages/s\" are rewritten anywhere in its working set (WORKING_SET) and \
+are what is asked for: how many it reaches without a move is *pace*. After every move it verifies all its memory, and a damaged page is a failure. The longest stun \
+allowed is that of the case, for all. QEMU moves in the clear, or by TLS (gnutls, a key that both know); it may slow its guest \
+(auto-converge), and its other end was started before the clock; Godwit encrypts, makes the other end within the move, takes the \
+lease over, and audits all memory afterwards. Times of emulated hosts say nothing of real ones: compare the contestants with each other.";
+
+const COLUMNS: &str = "\
 *runs there*: from the order until the guest runs at the other end; *whole*: until the order is done (Godwit: with audit and \
 release); *speed*: bytes sent over *runs there*; *stun, told*: as the receipt, or QEMU's account, says; *stun, felt*: the \
-longest time between two looks of the guest at its TSC; *pace kept*: pages that the guest rewrote a second, from the order \
-until it was asked when all was done, in % of those in a second without a move; *gap before*: the longest such time during a \
+longest time between two looks of the guest at its TSC; *pace*: pages that the guest rewrote in a second without a move; *pace kept*: \
+those that it rewrote a second, from the order until it was asked when all was done, in % of that; *gap before*: the longest such time during a \
 second without a move, which is the noise of this machine; *own*: processors that the contestant kept busy during the move, \
 its guest among it; *others*: those that everybody else, the kernel included, kept busy during the move.";
 
@@ -51,7 +60,8 @@ memory besides, after the resume, and *full* all memory in the stun. The longest
 /// One life in one line, for who watches.
 pub(super) fn line(life: &Measured) -> String {
     let start = life.start.map_or("-".into(), |start| format!("{:.1} ms", ms(start)));
-    let mut line = format!("start {start}, {:.1} MiB beside the guest's memory", mib(life.memory_beside));
+    let memory = life.memory_beside.map_or("-".into(), |bytes| format!("{:.1} MiB", mib(bytes)));
+    let mut line = format!("start {start}, {memory} beside the guest's memory");
     if let Some(moved) = &life.moved {
         let (there, stun) = (moved.told.runs_there.as_secs_f64(), ms(moved.told.stun));
         line += &format!(", runs there after {there:.2} s, stun {stun:.1} ms told, {:.1} ms felt", ms(moved.felt));
@@ -59,19 +69,9 @@ pub(super) fn line(life: &Measured) -> String {
     line
 }
 
-/// The whole section.
-pub(super) fn section(plan: &Plan, names: &[String], results: &Results, roles_memory: u64) -> Result<String> {
-    let choice = plan.choice.words();
-    let program = match &plan.program {
-        Some(_) => " --program GODWIT",
-        None => "",
-    };
-    let command = format!("cargo lab bench migrate --repetitions {}{choice}{program}", plan.repetitions);
-    let machine = surroundings::machine_description();
-    let mut section = format!(
-        "{HEADING}\n\n    {command}\n\nMachine: {machine}. Beside it QEMU {}. Godwit: static musl binary, release profile.\n\n{HOW}\n",
-        qemu::version()?
-    );
+/// The section on moves between processes of this machine.
+pub(super) fn native(command: &str, names: &[String], results: &Results, roles_memory: u64) -> Result<String> {
+    let mut section = head("## Migration", command, "", HOW_NATIVE)?;
     if has(results, Rivals::Programs) {
         section += "\n";
         section += &moves_table(names, results);
@@ -88,6 +88,28 @@ pub(super) fn section(plan: &Plan, names: &[String], results: &Results, roles_me
     }
     section += &failures(results);
     Ok(section)
+}
+
+/// The section on moves between nested hosts.
+pub(super) fn nested(command: &str, names: &[String], results: &Results) -> Result<String> {
+    let hosts = format!(" Hosts: {}.", stage::machine_description());
+    let sets: BTreeSet<u32> = results.keys().map(|(case, _)| case.set_mib).collect();
+    let sets: Vec<String> = sets.into_iter().map(|mib| format!("{mib} MiB")).collect();
+    let how = HOW_NESTED.replace("WORKING_SET", &sets.join(", "));
+    let mut section = head("## Migration between nested hosts", command, &hosts, &how)?;
+    section += "\n";
+    section += &moves_table(names, results);
+    section += &failures(results);
+    Ok(section)
+}
+
+/// What a section begins with: its heading, and how its figures came about.
+fn head(heading: &str, command: &str, hosts: &str, how: &str) -> Result<String> {
+    let (machine, qemu) = (surroundings::machine_description(), qemu::version()?);
+    Ok(format!(
+        "{heading}\n\n    {command}\n\nMachine: {machine}.{hosts} Beside it QEMU {qemu}. Godwit: static musl binary, release profile.\n\n\
+         {how}\n\n{COLUMNS}\n"
+    ))
 }
 
 /// A figure of a move.
@@ -132,13 +154,16 @@ fn depths_table(names: &[String], results: &Results) -> String {
 
 fn moves_table(names: &[String], results: &Results) -> String {
     let mut table = String::from(
-        "| case | | moved | runs there, s | whole, s | sent, MiB | speed, GB/s | stun, told, ms | stun, felt, ms | pace kept, % | gap before, ms | own | others |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
+        "| case | | moved | runs there, s | whole, s | sent, MiB | speed, MB/s | stun, told, ms | stun, felt, ms | pace, pages/s | pace kept, % | gap before, ms | own | others |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for case in cases(results, Rivals::Programs) {
         let rows = names.iter().filter_map(|name| Some((name, results.get(&(case, name.clone()))?)));
         for (name, series) in rows.filter(|(_, series)| !series.is_start_only()) {
             let over = |figure: Figure| series.moves().map(figure).collect::<Figures>().to_string();
+            let of_pace = |figure: fn(Pace) -> f64| {
+                series.moves().filter_map(|moved| moved.pace).map(figure).collect::<Figures>().to_string()
+            };
             let cells = [
                 case.title(),
                 name.clone(),
@@ -146,15 +171,11 @@ fn moves_table(names: &[String], results: &Results) -> String {
                 over(|moved| moved.told.runs_there.as_secs_f64()),
                 over(|moved| moved.told.whole.as_secs_f64()),
                 over(|moved| mib(moved.told.sent_bytes)),
-                over(|moved| moved.told.sent_bytes as f64 / 1e9 / moved.told.runs_there.as_secs_f64()),
+                over(|moved| moved.told.sent_bytes as f64 / 1e6 / moved.told.runs_there.as_secs_f64()),
                 over(|moved| ms(moved.told.stun)),
                 over(|moved| ms(moved.felt)),
-                series
-                    .moves()
-                    .filter_map(|moved| moved.pace_kept)
-                    .map(|kept| kept * 100.0)
-                    .collect::<Figures>()
-                    .to_string(),
+                of_pace(|pace| pace.before),
+                of_pace(|pace| pace.kept * 100.0),
                 series.lives.iter().map(|life| ms(life.gap_before)).collect::<Figures>().to_string(),
                 over(|moved| moved.busy.contestant),
                 over(|moved| moved.busy.others),
@@ -180,7 +201,7 @@ fn start_table(names: &[String], results: &Results) -> String {
                 continue;
             }
             let start: Figures = lives.iter().filter_map(|life| life.start).map(ms).collect();
-            let memory: Figures = lives.iter().map(|life| mib(life.memory_beside)).collect();
+            let memory: Figures = lives.iter().filter_map(|life| life.memory_beside).map(mib).collect();
             table += &format!("| {size} MiB | {name} | {start} | {memory} |\n");
         }
     }
@@ -226,7 +247,7 @@ pub fn write(home: &Home, section: &str) -> Result<()> {
 }
 
 fn with_section(page: &str, section: &str) -> String {
-    let start = format!("{HEADING}\n");
+    let start = format!("{}\n", section.lines().next().unwrap_or_default());
     let (before, after) = match page.find(&start).filter(|at| *at == 0 || page[..*at].ends_with('\n')) {
         None => (page, ""),
         Some(at) => {
@@ -259,17 +280,20 @@ mod tests {
         let new = with_section(page, "## Migration\n\nnew\n");
         assert_eq!(new, "# Benchmarks\n\n## Migration\n\nnew\n\n## Migration stack\n\nkept\n");
         assert_eq!(with_section(&new, "## Migration\n\nnew\n"), new);
+        let both = with_section(&new, "## Migration between nested hosts\n\nnested\n");
+        assert_eq!(both, format!("{new}\n## Migration between nested hosts\n\nnested\n"));
+        assert_eq!(with_section(&both, "## Migration\n\nnewer\n"), both.replace("new\n", "newer\n"));
     }
 
     #[test]
     fn the_depths_stand_beside_the_least_of_them_and_in_no_table_of_programs() {
-        let depths = *case::all().last().unwrap();
+        let depths = *case::native().last().unwrap();
         let [audit, transfer, full] = godwit::DEPTHS.map(godwit::name);
         let life = |ms| {
             let time = Duration::from_millis(ms);
             let told = Moved { runs_there: time, whole: time * 2, sent_bytes: 1 << 20, stun: time };
             let busy = Shares { contestant: 1.5, others: 0.0 };
-            Measured { moved: Some(MeasuredMove { told, felt: time, pace_kept: None, busy }), ..Measured::default() }
+            Measured { moved: Some(MeasuredMove { told, felt: time, pace: None, busy }), ..Measured::default() }
         };
         let series = |lives: &[u64]| Series { lives: lives.iter().map(|ms| life(*ms)).collect(), failures: Vec::new() };
         let all = [(&transfer, series(&[100, 110, 90])), (&full, series(&[250])), (&audit, series(&[]))];

@@ -13,12 +13,14 @@ use crate::wire::{Wire, Wires};
 
 const FIRMWARE: &str = "/usr/share/OVMF";
 
-/// Words for the kernel of every host: without `tsc=reliable` a loaded emulated host may distrust its time stamp counter,
+/// Words for the kernel of every machine that runs VMs: without `tsc=reliable` a loaded emulated host may distrust its time stamp counter,
 /// and then the clocks of its guests go backwards.
-const KERNEL_WORDS: &str = "console=ttyS0 quiet panic=-1 tsc=reliable rdinit=/stowaway";
+pub const KERNEL_WORDS: &str = "console=ttyS0 quiet panic=-1 tsc=reliable";
+/// The init of the lab's hosts, which starts the product's.
+const STOWAWAY: &str = "rdinit=/stowaway";
 
-/// QEMU, ready to start in the lab's namespace. It puts itself into the background once the machine is made.
-pub(super) fn qemu(machine: &Machine, wires: &Wires, accelerator: Accelerator, image: &Image) -> Result<Child> {
+/// The machine of a host, with nothing to boot.
+pub fn chassis(machine: &Machine, accelerator: Accelerator) -> Line {
     let spec = &machine.spec;
     let mut line = Line::of(&spec.name, accelerator, spec.cpus, spec.memory_mib);
     line.option("-pidfile", &machine.process().pid_file);
@@ -34,6 +36,13 @@ pub(super) fn qemu(machine: &Machine, wires: &Wires, accelerator: Accelerator, i
     for wire in Wire::ALL {
         line.nic(&spec.name, wire, spec.number);
     }
+    line
+}
+
+/// QEMU, ready to start in the lab's namespace. It puts itself into the background once the machine is made.
+pub(super) fn qemu(machine: &Machine, wires: &Wires, accelerator: Accelerator, image: &Image) -> Result<Child> {
+    let spec = &machine.spec;
+    let mut line = chassis(machine, accelerator);
     if let Some(drive) = &spec.config_drive {
         line.disk("config", "readonly=on", drive);
     }
@@ -41,8 +50,8 @@ pub(super) fn qemu(machine: &Machine, wires: &Wires, accelerator: Accelerator, i
         StartFrom::Kernel => {
             line.option("-kernel", &image.kernel);
             line.option("-initrd", &image.lab_initramfs);
-            let words =
-                [KERNEL_WORDS.to_owned()].into_iter().chain(spec.configuration_words()).chain(spec.words.clone());
+            let words = [KERNEL_WORDS, STOWAWAY].map(str::to_owned).into_iter();
+            let words = words.chain(spec.configuration_words()).chain(spec.words.clone());
             line.kernel_words(accelerator, words);
         }
         StartFrom::Iso(firmware, medium) => {

@@ -16,6 +16,7 @@ mod spec;
 pub use boot::{Boot, BootOutcome, start_hosts};
 pub use choice::Accelerator;
 pub use clock::time_stamp_counter_khz;
+pub use command::{KERNEL_WORDS, chassis};
 pub use config_drive::config_drive;
 pub use line::Line;
 pub use qmp::Qmp;

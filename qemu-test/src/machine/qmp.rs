@@ -2,14 +2,17 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::error::{Doing, LabError, Result};
 use crate::machine::spec::Machine;
+use crate::socket::Socket;
+use crate::wire::Wires;
 
 /// How long QEMU may take to answer a command.
 const ANSWER_BOUND: Duration = Duration::from_secs(20);
@@ -18,9 +21,10 @@ const ANSWER_BOUND: Duration = Duration::from_secs(20);
 pub struct Qmp {
     /// Whose QEMU it is, for messages.
     who: String,
-    path: PathBuf,
-    stream: UnixStream,
-    answers: BufReader<UnixStream>,
+    /// Where it listens, for messages.
+    place: String,
+    stream: Box<dyn Socket>,
+    answers: BufReader<Box<dyn Socket>>,
     /// What has come of a line that is not whole yet.
     partial: String,
     events: VecDeque<Value>,
@@ -30,9 +34,19 @@ impl Qmp {
     /// Connects to the socket at `path`.
     pub fn connect(who: &str, path: &Path) -> Result<Self> {
         let stream = UnixStream::connect(path).at("connecting to", path)?;
-        let answers = BufReader::new(stream.try_clone().at("setting up", path)?);
-        let (who, path) = (who.to_owned(), path.to_owned());
-        let mut qmp = Self { who, path, stream, answers, partial: String::new(), events: VecDeque::new() };
+        Self::over(who, path.display().to_string(), Box::new(stream))
+    }
+
+    /// Connects to the socket at an address on the lab's wires.
+    pub fn connect_on(wires: &Wires, who: &str, address: SocketAddr) -> Result<Self> {
+        let connected = wires.enter(|| TcpStream::connect_timeout(&address, ANSWER_BOUND))?;
+        Self::over(who, address.to_string(), Box::new(connected.doing(format!("connecting to {address}"))?))
+    }
+
+    fn over(who: &str, place: String, stream: Box<dyn Socket>) -> Result<Self> {
+        let answers = BufReader::new(stream.try_clone().doing(format!("setting up {place}"))?);
+        let who = who.to_owned();
+        let mut qmp = Self { who, place, stream, answers, partial: String::new(), events: VecDeque::new() };
         qmp.execute("qmp_capabilities", json!({}))?;
         Ok(qmp)
     }
@@ -40,7 +54,7 @@ impl Qmp {
     /// Has a command executed and gives what it returns.
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
         let order = json!({ "execute": command, "arguments": arguments });
-        writeln!(self.stream, "{order}").at("writing to", &self.path)?;
+        writeln!(self.stream, "{order}").doing(format!("writing to {}", self.place))?;
         let end = Instant::now() + ANSWER_BOUND;
         loop {
             let answer = self.next(end, command)?;
@@ -74,7 +88,7 @@ impl Qmp {
     fn next(&mut self, end: Instant, waiting_for: &str) -> Result<Value> {
         loop {
             let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-            self.stream.set_read_timeout(Some(left)).at("setting up", &self.path)?;
+            self.stream.set_read_timeout(Some(left)).doing(format!("setting up {}", self.place))?;
             match self.answers.read_line(&mut self.partial) {
                 Ok(0) => return Err(self.fault("QEMU closed its control socket".into())),
                 Ok(_) => return Ok(serde_json::from_str(&std::mem::take(&mut self.partial)).unwrap_or(Value::Null)),
@@ -82,7 +96,7 @@ impl Qmp {
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                     return Err(self.fault(format!("QEMU did not answer in time ({waiting_for})")));
                 }
-                Err(error) => return Err(error).at("reading from", &self.path),
+                Err(error) => return Err(error).doing(format!("reading from {}", self.place)),
             }
         }
     }
