@@ -72,9 +72,32 @@ impl Fleet {
     pub fn up(
         home: &Home,
         server: Make,
-        mut hosts: Vec<HostSpec>,
+        hosts: Vec<HostSpec>,
         prepare: impl FnOnce(&std::path::Path) -> Result<()>,
     ) -> Result<Self> {
+        let mut fleet = Self::begin(home, server, hosts)?;
+        let datastore = fleet.datastore();
+        fs::create_dir_all(&datastore).at("creating", &datastore)?;
+        prepare(&datastore)?;
+        fleet.wires.lay()?;
+        fleet.start_server()?;
+        fleet.plug_all()?;
+        let machines = fleet.machines();
+        fleet.boot(&machines)?;
+        Ok(fleet)
+    }
+
+    /// Lays the wires and plugs in the machines of these hosts, which are off: they are to boot something else than the image,
+    /// and need no server.
+    pub fn wired(home: &Home, hosts: Vec<HostSpec>) -> Result<Self> {
+        let fleet = Self::begin(home, Make::default(), hosts)?;
+        fleet.wires.lay()?;
+        fleet.plug_all()?;
+        Ok(fleet)
+    }
+
+    /// From here on `down` ends what there is of it.
+    fn begin(home: &Home, server: Make, mut hosts: Vec<HostSpec>) -> Result<Self> {
         hosts.iter_mut().for_each(|host| host.server = server);
         let (accelerator, why) = Accelerator::choose();
         println!("lab: {why}");
@@ -83,19 +106,13 @@ impl Fleet {
         fs::create_dir_all(&run).at("creating", &run)?;
         let wires = Wires::of(&home.tag());
         let state = State { accelerator, server, hosts, restarts: 0 };
-        let mut fleet = Self { home: home.clone(), image: Image::of(home), wires, state };
+        let fleet = Self { home: home.clone(), image: Image::of(home), wires, state };
         fleet.save()?;
-        let datastore = fleet.datastore();
-        fs::create_dir_all(&datastore).at("creating", &datastore)?;
-        prepare(&datastore)?;
-        fleet.wires.lay()?;
-        fleet.start_server()?;
-        for host in &fleet.state.hosts {
-            fleet.wires.plug(&host.name)?;
-        }
-        let machines = fleet.machines();
-        fleet.boot(&machines)?;
         Ok(fleet)
+    }
+
+    fn plug_all(&self) -> Result<()> {
+        self.state.hosts.iter().try_for_each(|host| self.wires.plug(&host.name))
     }
 
     /// Ends everything and removes the namespace. Logs and the datastore stay until the next `up`.

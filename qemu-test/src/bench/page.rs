@@ -35,7 +35,8 @@ lease over, and audits all memory afterwards. Times of emulated hosts say nothin
 const COLUMNS: &str = "\
 *runs there*: from the order until the guest runs at the other end; *whole*: until the order is done (Godwit: with audit and \
 release); *speed*: bytes sent over *runs there*; *stun, told*: as the receipt, or QEMU's account, says; *stun, felt*: the \
-longest time between two looks of the guest at its TSC; *pace*: pages that the guest rewrote in a second without a move; *pace kept*: \
+longest time between two looks of the guest at its TSC; *clock lost*: how much the guest's clock \
+fell behind this machine's, by the quickest of five answers before and after: where its TSC stands still with the guest, that is a stun that it did not feel; *pace*: pages that the guest rewrote in a second without a move; *pace kept*: \
 those that it rewrote a second, from the order until it was asked when all was done, in % of that; *gap before*: the longest such time during a \
 second without a move, which is the noise of this machine; *own*: processors that the contestant kept busy during the move, \
 its guest among it; *others*: those that everybody else, the kernel included, kept busy during the move.";
@@ -59,14 +60,20 @@ memory besides, after the resume, and *full* all memory in the stun. The longest
 
 /// One life in one line, for who watches.
 pub(super) fn line(life: &Measured) -> String {
-    let start = life.start.map_or("-".into(), |start| format!("{:.1} ms", ms(start)));
-    let memory = life.memory_beside.map_or("-".into(), |bytes| format!("{:.1} MiB", mib(bytes)));
-    let mut line = format!("start {start}, {memory} beside the guest's memory");
+    let mut parts = Vec::new();
+    parts.extend(life.start.map(|start| format!("start {:.1} ms", ms(start))));
+    parts.extend(life.memory_beside.map(|bytes| format!("{:.1} MiB beside the guest's memory", mib(bytes))));
     if let Some(moved) = &life.moved {
-        let (there, stun) = (moved.told.runs_there.as_secs_f64(), ms(moved.told.stun));
-        line += &format!(", runs there after {there:.2} s, stun {stun:.1} ms told, {:.1} ms felt", ms(moved.felt));
+        let (there, sent) = (moved.told.runs_there.as_secs_f64(), mib(moved.told.sent_bytes));
+        parts.push(format!(
+            "runs there after {there:.2} s, {sent:.0} MiB sent, stun {:.1} ms told",
+            ms(moved.told.stun)
+        ));
+        parts.push(format!("{:.1} ms felt, clock lost {:.1} ms", ms(moved.felt), moved.clock_lost_s * 1e3));
+        parts
+            .extend(moved.pace.map(|pace| format!("pace {:.0} pages/s, {:.0} % kept", pace.before, pace.kept * 100.0)));
     }
-    line
+    parts.join(", ")
 }
 
 /// The section on moves between processes of this machine.
@@ -154,8 +161,8 @@ fn depths_table(names: &[String], results: &Results) -> String {
 
 fn moves_table(names: &[String], results: &Results) -> String {
     let mut table = String::from(
-        "| case | | moved | runs there, s | whole, s | sent, MiB | speed, MB/s | stun, told, ms | stun, felt, ms | pace, pages/s | pace kept, % | gap before, ms | own | others |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
+        "| case | | moved | runs there, s | whole, s | sent, MiB | speed, MB/s | stun, told, ms | stun, felt, ms | clock lost, ms | pace, pages/s | pace kept, % | gap before, ms | own | others |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for case in cases(results, Rivals::Programs) {
         let rows = names.iter().filter_map(|name| Some((name, results.get(&(case, name.clone()))?)));
@@ -174,6 +181,7 @@ fn moves_table(names: &[String], results: &Results) -> String {
                 over(|moved| moved.told.sent_bytes as f64 / 1e6 / moved.told.runs_there.as_secs_f64()),
                 over(|moved| ms(moved.told.stun)),
                 over(|moved| ms(moved.felt)),
+                over(|moved| moved.clock_lost_s * 1e3),
                 of_pace(|pace| pace.before),
                 of_pace(|pace| pace.kept * 100.0),
                 series.lives.iter().map(|life| ms(life.gap_before)).collect::<Figures>().to_string(),
@@ -293,7 +301,10 @@ mod tests {
             let time = Duration::from_millis(ms);
             let told = Moved { runs_there: time, whole: time * 2, sent_bytes: 1 << 20, stun: time };
             let busy = Shares { contestant: 1.5, others: 0.0 };
-            Measured { moved: Some(MeasuredMove { told, felt: time, pace: None, busy }), ..Measured::default() }
+            Measured {
+                moved: Some(MeasuredMove { told, felt: time, clock_lost_s: 0.0, pace: None, busy }),
+                ..Measured::default()
+            }
         };
         let series = |lives: &[u64]| Series { lives: lives.iter().map(|ms| life(*ms)).collect(), failures: Vec::new() };
         let all = [(&transfer, series(&[100, 110, 90])), (&full, series(&[250])), (&audit, series(&[]))];

@@ -1,7 +1,7 @@
 //! The order of work: every case with every contestant in turn, over and over, and what one guest lives through.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::bench::case::{self, Case};
 use crate::bench::contestant::{Contestant, Guest, Moved};
@@ -32,6 +32,8 @@ pub(super) struct MeasuredMove {
     pub(super) told: Moved,
     /// The longest gap that the guest felt.
     pub(super) felt: Duration,
+    /// Seconds that the guest's clock lost: it stood while the guest did.
+    pub(super) clock_lost_s: f64,
     /// None for an idle guest.
     pub(super) pace: Option<Pace>,
     /// Processors that were kept busy meanwhile.
@@ -123,7 +125,8 @@ fn live(guest: &mut dyn Guest, case: Case, moves: bool, tsc_khz: u64) -> Result<
     std::thread::sleep(WATCH);
     let before = witness::record_after(guest.serial()?, watched)?;
     surroundings::warm(case.memory_bytes());
-    let ordered = witness::record_after(guest.serial()?, before)?;
+    let began = Instant::now();
+    let (behind_before, ordered) = witness::clock_behind(guest.serial()?, began, before)?;
     witness::forget_gaps(guest.serial()?)?;
     let mut workers = guest.workers()?;
     let work = Work::now(&workers);
@@ -135,6 +138,7 @@ fn live(guest: &mut dyn Guest, case: Case, moves: bool, tsc_khz: u64) -> Result<
     workers.dedup();
     let busy = Work::now(&workers).shares_since(&work);
     let after = witness::record_after(guest.serial()?, ordered)?;
+    let (behind_after, _) = witness::clock_behind(guest.serial()?, began, after)?;
     witness::audit(guest.serial()?)?;
     if after.faults > 0 {
         return Err(LabError::Input(format!("the guest found {} faults after the move", after.faults)));
@@ -147,6 +151,7 @@ fn live(guest: &mut dyn Guest, case: Case, moves: bool, tsc_khz: u64) -> Result<
         let before = before.pages_per_s_since(watched);
         Pace { before, kept: after.pages_per_s_since(ordered) / before }
     });
-    let moved = Some(MeasuredMove { told, felt: after.gap_max, pace, busy });
+    let moved =
+        Some(MeasuredMove { told, felt: after.gap_max, clock_lost_s: behind_after - behind_before, pace, busy });
     Ok(Measured { start, memory_beside, gap_before: before.gap_max, moved })
 }

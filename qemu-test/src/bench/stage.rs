@@ -47,7 +47,8 @@ impl Stage {
     /// The machines with QEMU.
     pub(super) fn qemu(&mut self) -> Result<[Machine; 2]> {
         self.change_to(Pair::Qemu, |stage| {
-            boot_hosts(&stage.machines(), &stage.wires(), &stage.image, &stage.initramfs)
+            let fleet = Fleet::wired(&stage.home, specs().to_vec())?;
+            boot_hosts(&fleet, &stage.image, &stage.initramfs)
         })?;
         Ok(self.machines())
     }
@@ -60,11 +61,7 @@ impl Stage {
     /// Ends whichever pair runs, also what an earlier run left.
     pub(super) fn clear(&mut self) -> Result<()> {
         self.on = None;
-        Fleet::down(&self.home)?;
-        for machine in self.machines() {
-            machine.process().kill()?;
-        }
-        self.wires().remove()
+        Fleet::down(&self.home).map(drop)
     }
 
     /// The same, for who has a failure to tell already.

@@ -1,6 +1,6 @@
 //! The lines of the witness (guest-kernel/README.md), asked for and understood.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::bench::conversation::Conversation;
 use crate::error::{LabError, Result};
@@ -50,6 +50,24 @@ pub(super) fn record_after(serial: &mut Conversation, last: Record) -> Result<Re
     serial.line("the witness's record", BOUND, |line| record(said(line)?).filter(|record| record.t_s > last.t_s))
 }
 
+/// How often a clock is asked for: the quickest answer counts.
+const CLOCK_ASKS: u32 = 5;
+/// Pause between two asks: records tell milliseconds.
+const CLOCK_PAUSE: Duration = Duration::from_millis(10);
+
+/// How far the guest's clock is behind this machine's, which counts from `began`, in seconds: by the quickest of some answers; and the last
+/// record. The guest began at another time, so only the difference between two of these tells anything.
+pub(super) fn clock_behind(serial: &mut Conversation, began: Instant, last: Record) -> Result<(f64, Record)> {
+    let mut record = last;
+    let mut behind = f64::INFINITY;
+    for _ in 0..CLOCK_ASKS {
+        std::thread::sleep(CLOCK_PAUSE);
+        record = record_after(serial, record)?;
+        behind = behind.min(began.elapsed().as_secs_f64() - record.t_s);
+    }
+    Ok((behind, record))
+}
+
 /// Has all memory verified; anything that is not as it should be is an error.
 pub(super) fn audit(serial: &mut Conversation) -> Result<()> {
     serial.type_line("v")?;
@@ -81,6 +99,9 @@ fn record(said: &str) -> Option<Record> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     const LINE: &str = "t=12.345 pages=1 verified=2 dirtied=77 bad=0 gap_us=5 gap_max_us=4321 tsc_back=0 clock_back=0 \
@@ -99,6 +120,27 @@ mod tests {
         let record = |t_s, dirtied| Record { t_s, dirtied, ..Record::default() };
         let pace = record(12.5, 3_000).pages_per_s_since(record(10.0, 500));
         assert!((pace - 1_000.0).abs() < 1e-9, "{pace}");
+    }
+
+    #[test]
+    fn a_clock_is_read_by_the_quickest_of_its_answers() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let began = Instant::now();
+        let guest = std::thread::spawn(move || {
+            let mut says = theirs.try_clone().expect("cloned");
+            let mut asks = BufReader::new(theirs).lines();
+            // A guest that began 100 s before; the last of its answers is ten seconds on its way less than the others.
+            for late_s in [14.0, 13.0, 12.0, 11.0, 1.0] {
+                assert_eq!(asks.next().expect("an ask").expect("read"), "r");
+                let t = began.elapsed().as_secs_f64() + 100.0 - late_s;
+                writeln!(says, "witness: {}", LINE.replace("t=12.345", &format!("t={t:.3}"))).expect("written");
+            }
+        });
+        let mut serial = Conversation::over(Box::new(ours), None).expect("set up");
+        let (behind, last) = clock_behind(&mut serial, began, Record::default()).expect("answers");
+        guest.join().expect("no panic");
+        assert!((-99.0..-92.0).contains(&(behind + 0.001)), "{behind}");
+        assert!(last.t_s > 99.0, "{last:?}");
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub(super) enum Subject {
         /// How often each case is measured with each contestant
         #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
         repetitions: u32,
-        /// Only cases whose title holds this, and each further one: "idle", "2000 ms"; what is printed is then not written
+        /// Only cases whose title holds this, and each further one: "idle", "50 ms"; what is printed is then not written
         #[arg(long)]
         only: Vec<String>,
         /// Only contestants whose name holds this, or a further one: Godwit, multifd, TLS; what is printed is then not written

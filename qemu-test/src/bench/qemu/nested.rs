@@ -15,8 +15,9 @@ use crate::bench::qemu::way::{KEY_FILE, Way, new_key};
 use crate::bench::stage::{self, Stage};
 use crate::console::SerialLine;
 use crate::error::{Doing, LabError, Result};
+use crate::fleet::Fleet;
 use crate::image::Image;
-use crate::machine::{Accelerator, Boot, KERNEL_WORDS, Machine, Qmp, chassis};
+use crate::machine::{Boot, KERNEL_WORDS, Machine, Qmp, chassis};
 use crate::wire::{Wire, Wires};
 
 /// The ports of a QEMU on the management wire: its guest's serial port, and its control protocol.
@@ -29,21 +30,13 @@ const BOOT_BOUND: Duration = Duration::from_secs(20);
 /// From there to a shell that answers.
 const SHELL_BOUND: Duration = Duration::from_secs(60);
 
-/// Lays the wires, boots these machines side by side and waits until each takes orders, has KVM, and knows the key.
-pub(in crate::bench) fn boot_hosts(
-    machines: &[Machine],
-    wires: &Wires,
-    image: &Image,
-    initramfs: &Initramfs,
-) -> Result<()> {
-    let (accelerator, _) = Accelerator::choose();
-    wires.lay()?;
-    for machine in machines {
-        wires.plug(&machine.spec.name)?;
-        start(machine, wires, accelerator, image, initramfs)?;
-    }
+/// Boots the machines of a fleet side by side and waits until each takes orders, has KVM, and knows the key.
+pub(in crate::bench) fn boot_hosts(fleet: &Fleet, image: &Image, initramfs: &Initramfs) -> Result<()> {
+    let machines = fleet.machines();
+    let start = |machine: &Machine| start(machine, fleet, image, initramfs);
+    machines.iter().try_for_each(start)?;
     let key = new_key()?;
-    for machine in machines {
+    for machine in &machines {
         let boot = Boot {
             name: &machine.spec.name,
             log: machine.serial_log(),
@@ -51,7 +44,7 @@ pub(in crate::bench) fn boot_hosts(
             idle_bound: BOOT_BOUND,
             shows_init: |log| log.contains(INIT_RUNS),
         };
-        boot.see_through(accelerator, || start(machine, wires, accelerator, image, initramfs))?;
+        boot.see_through(fleet.accelerator(), || start(machine))?;
         SerialLine::open(machine)?.wait_until_ready(SHELL_BOUND)?;
         order(machine, "test -c /dev/kvm || { dmesg | tail -n 20; false; }")?;
         order(machine, &format!("echo {key} >{KEYS}/{KEY_FILE}"))?;
@@ -59,23 +52,17 @@ pub(in crate::bench) fn boot_hosts(
     Ok(())
 }
 
-fn start(
-    machine: &Machine,
-    wires: &Wires,
-    accelerator: Accelerator,
-    image: &Image,
-    initramfs: &Initramfs,
-) -> Result<()> {
+fn start(machine: &Machine, fleet: &Fleet, image: &Image, initramfs: &Initramfs) -> Result<()> {
     std::fs::create_dir_all(&machine.folder).at("creating", &machine.folder)?;
     let _ = std::fs::remove_file(machine.serial_log());
-    let mut line = chassis(machine, accelerator);
+    let mut line = chassis(machine, fleet.accelerator());
     line.option("-kernel", &image.kernel);
     line.option("-initrd", &initramfs.file);
     let number = machine.spec.number;
     let nic = |wire: Wire| format!("lab.nic={}={}/24", wire.host_mac(number), wire.host_address(number));
     let words = [KERNEL_WORDS.into(), nic(Wire::Management), nic(Wire::Migration)];
-    line.kernel_words(accelerator, words);
-    line.program(wires).run()
+    line.kernel_words(fleet.accelerator(), words);
+    line.program(fleet.wires()).run()
 }
 
 /// Gives an order to the shell that is a machine's init.
