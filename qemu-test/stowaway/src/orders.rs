@@ -221,9 +221,14 @@ mod tests {
         let log = std::env::temp_dir().join(format!("stowaway-late-{}", std::process::id()));
         fs::write(&log, "").unwrap();
         let mut late = None;
-        let done = when(&log, "commit", "kill 300", &mut || {
-            // A process with the role's name as its first argument.
-            late = Some(std::process::Command::new("sleep").arg("300").spawn().unwrap());
+        // Seconds that are no other process' first argument.
+        let role = format!("300.{}", std::process::id());
+        let done = when(&log, "commit", &format!("kill {role}"), &mut || {
+            late = Some(std::process::Command::new("sleep").arg(&role).spawn().unwrap());
+            // Who starts a process goes on before its arguments can be read.
+            while !processes().any(|(_, words)| is_role(&words, &role)) {
+                std::thread::sleep(LOOK);
+            }
             fs::write(&log, "this move: commit\n").unwrap();
         });
         fs::remove_file(&log).unwrap();
