@@ -49,7 +49,7 @@ const ON_GANESHA: &[Promise] = promises![
     migrate: migration::a_vm_moves_there_and_back_three_times_while_its_client_talks,
     migrate: migration::a_vm_with_two_vcpus_moves_there_and_back_three_times,
     migrate: at_once::four_vms_move_at_once_and_a_fifth_is_queued_and_follows_by_itself,
-    migrate: database::a_database_moves_four_times_and_keeps_each_committed_transaction_once,
+    migrate: database::a_database_moves_there_and_back_and_keeps_each_committed_transaction_once,
     migrate: faults::migrate_killed_at_the_source_in_every_phase_of_a_move,
     migrate: faults::migrate_killed_at_the_destination_in_every_phase_of_a_move,
     migrate: faults::the_monitor_killed_at_the_destination_before_the_commit,
