@@ -467,7 +467,15 @@ fn live(folder: &Path) {
     source.ask(&VmmRequest::DirtyLogStop, &[]);
     target.ask(&VmmRequest::Restore { length, clock: None }, &[state.as_fd()]);
     target.ask(&VmmRequest::AttachDisk { index: 0 }, &[open_disk().as_fd()]);
-    target.ask(&VmmRequest::Resume, &[]);
+    let life_after = |request: &VmmRequest| {
+        target.ask(request, &[]);
+        let VmmAnswer::Status(status) = target.ask(&VmmRequest::Status, &[]).0 else { panic!("it tells") };
+        status.life
+    };
+    assert_eq!(life_after(&VmmRequest::ResumeArrived), VmmLife::Running);
+    assert_eq!(life_after(&VmmRequest::Pause), VmmLife::Paused);
+    assert_eq!(life_after(&VmmRequest::ResumeArrived), VmmLife::Paused, "who moved it here did not pause it");
+    assert_eq!(life_after(&VmmRequest::Resume), VmmLife::Running);
     let told = target.ask(&VmmRequest::Announce { again: true }, &[]).0;
     assert!(matches!(told, VmmAnswer::Announced { frames: 0, unheard: 0, since_ms: None }), "it was not yet: {told:?}");
     for again in [false, true] {

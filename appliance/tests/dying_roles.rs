@@ -2,16 +2,21 @@
 
 mod world;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
 use godwit::api::channel::Channel;
 use godwit::api::host::{HostAnswer, HostRequest, VmState};
 use godwit::api::lease::LeaseRequest;
+use godwit::api::migrate::ToMigrate;
 use godwit::api::vmm::VmmLife;
 use model::receipt::Verdict;
 use vmm::virtio::net::announcement::rarp;
 use world::cable::listen;
+use world::command::Command;
 use world::lease_line::{LeaseLine, Word};
 use world::two_hosts::{hold_in_commit, hold_in_pre_copy, may_move, migrate, runner, two_hosts, wait_for_phase};
-use world::{Cable, Datastore, Host, finish, is_locked, line, wait, wait_closely};
+use world::{Cable, Datastore, Host, engine_line, finish, is_locked, line, wait, wait_closely};
 
 /// Of reverse ARP (RFC 903).
 const ETHER_TYPE_RARP: u16 = 0x8035;
@@ -201,6 +206,34 @@ fn starts_at_its_source_again(a: &Host, b: &Host) {
     wait("both say that it is stopped", || [a, b].iter().all(|host| host.state("witness") == VmState::Stopped));
     assert_eq!(a.ask("vm start witness").0, 0, "its lease was given up");
     assert!(std::ptr::eq(runner(a, b), a));
+}
+
+#[test]
+fn a_vm_that_was_paused_before_its_engine_heard_of_its_disks_stays_paused_and_its_move_ends_well() {
+    let Some((_datastore, _cable, a, mut b)) = two_hosts("unheard") else { return };
+    let (unheard, is_heard) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
+    let (count, heard) = (Arc::clone(&unheard), Arc::clone(&is_heard));
+    engine_line::cut_into(&mut b, move |word| {
+        if matches!(word, ToMigrate::DisksOpen(..)) && !heard.load(Ordering::Relaxed) {
+            // A question that changes nothing.
+            *word = ToMigrate::Nic;
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    may_move(&a, "host-b");
+    let command = Command::typed(&a, "vm migrate witness host-b");
+    wait_closely("its disks are open", || unheard.load(Ordering::Relaxed) > 0);
+    b.kill_control_plane();
+    b.start_control_plane();
+    wait("the control plane after it finds the VM to be its own", || b.state("witness") == VmState::Running);
+    b.done("vm pause witness");
+    is_heard.store(true, Ordering::Relaxed);
+    let HostAnswer::Migrated(receipt) = command.end() else { panic!("{}", a.log("migrate")) };
+    assert_eq!(receipt.verdict, Verdict::Moved, "{receipt:?}");
+    assert_eq!(b.state("witness"), VmState::Paused);
+    assert_eq!(b.life("witness"), VmmLife::Paused);
+    b.done("vm resume witness");
+    assert!(std::ptr::eq(runner(&a, &b), &raw const b));
 }
 
 #[test]

@@ -89,12 +89,14 @@ pub enum FromMigrate {
     /// At the source: that ends; then `UplinksHeard`.
     HearUplinks(MigrationId),
     /// At the destination, after the commit: this host runs the VM now. Its disks are to be opened for writing and
-    /// attached, its taps plugged in; then `DisksOpen`.
-    OpenDisks(MigrationId),
+    /// attached, its taps plugged in; then `DisksOpen`. Asked again while it is not answered.
+    OpenDisks(MigrationId, VmName),
     /// At the destination: the VM runs; its port groups are to be told (RARP), then `Announced`.
     Resumed {
         /// Which migration.
         id: MigrationId,
+        /// Which VM.
+        vm: VmName,
         /// The epoch in which this host holds the VM now.
         epoch: u64,
     },

@@ -44,6 +44,8 @@ pub enum VmmRequest {
     TakeDisks,
     /// Lets the vCPUs run, for the first time or after a pause or a stun.
     Resume,
+    /// The same, of a guest that moved to here, by who moved it: one that others let run here before stays as it is, running or paused by a person.
+    ResumeArrived,
     /// Stops the vCPUs.
     Pause,
     /// Presses the power button.

@@ -14,7 +14,7 @@ use model::units::Bytes;
 
 use crate::api::host::VmState;
 use crate::api::lease::VmOnDatastore;
-use crate::api::migrate::{FromMigrate, Incoming, MigrationId, ToMigrate, VmHere};
+use crate::api::migrate::{FromMigrate, Incoming, ToMigrate, VmHere};
 use crate::api::vmm::{VmmAnswer, VmmLife, VmmRequest};
 use crate::host::born::{BootFiles, Born, Unattached};
 use crate::host::control_plane::ControlPlane;
@@ -28,7 +28,9 @@ use crate::host::running::Running;
 use crate::host::settling::{ENGINE_DIED, StandsStill, UNKNOWN, go_on};
 use crate::host::undecided::{Undecided, what_is_left};
 use crate::host::vms::{Claim, Unclaimed};
-use crate::host::{announcing, checks, ends, facts, maintenance, owed, receipts, record, undecided, uplinks};
+use crate::host::{
+    announcing, checks, ends, facts, maintenance, owed, receipts, record, undecided, unfollowed, uplinks,
+};
 use crate::journal;
 
 /// Pause before a lease is asked again that did not tell whose a VM is.
@@ -187,7 +189,9 @@ fn follow(
     let mut arriving = Some(born);
     loop {
         match (said.recv(), &arriving) {
-            (Ok(FromMigrate::OpenDisks(_)), Some(born)) => {
+            // Asked again before it heard the answer.
+            (Ok(FromMigrate::OpenDisks(..)), Some(_)) if disks_open => unfollowed::has_disks(plane, id),
+            (Ok(FromMigrate::OpenDisks(..)), Some(born)) => {
                 let opened = take_disks(plane, located, &born.running, &mut left).map_err(Unattached::reason);
                 let ours = opened.and_then(|()| {
                     let ours = still_ours(plane, &born.running, incoming.vm.epoch + 1);
@@ -340,7 +344,7 @@ fn ask_lease(
                         Ok(epoch) => {
                             announcing::announce(&born.running);
                             settle_in(plane, paused, born, epoch);
-                            tell_disks_open(plane, id);
+                            unfollowed::has_disks(plane, id);
                             return Ok("moved");
                         }
                         Err(StandsStill::Lease(failure)) => why = format!("the VM is this host's, but {failure}"),
@@ -420,16 +424,6 @@ fn open(plane: &ControlPlane, running: &Running, epoch: u64, left: &mut LeftLock
 /// Why it has not.
 pub(super) fn open_all(plane: &ControlPlane, running: &Running, epoch: u64) -> Result<(), String> {
     open(plane, running, epoch, &mut LeftLocks::default())
-}
-
-/// An engine that lives still waits for the disks, and then goes on to the audit; it may not be reached at once.
-pub(super) fn tell_disks_open(plane: &ControlPlane, id: MigrationId) {
-    for _ in 0..20 {
-        if plane.engine.tell(&ToMigrate::DisksOpen(id, Ok(())), &[]).is_ok() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(250));
-    }
 }
 
 fn moving_in(incoming: &Incoming) -> MovingIn {

@@ -242,7 +242,7 @@ impl Engine {
                 shared.progress.remove(id);
                 *id
             }
-            FromMigrate::OpenDisks(id)
+            FromMigrate::OpenDisks(id, _)
             | FromMigrate::Resumed { id, .. }
             | FromMigrate::Release(id)
             | FromMigrate::ProbeUplinks(id, _)

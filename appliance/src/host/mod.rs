@@ -85,6 +85,7 @@ pub mod settling;
 pub mod start;
 pub mod taken_away;
 pub mod undecided;
+mod unfollowed;
 pub mod uplinks;
 pub mod vms;
 pub mod whereabouts;

@@ -23,7 +23,8 @@ use crate::host::owed::{self, Owed};
 use crate::host::taken_away::Astray;
 use crate::host::vms::Vms;
 use crate::host::{
-    adoption, arrivals, autostart, cpu, dead_hosts, ending, fallen_roles, host_lease, news, receipts, serve, taken_away,
+    adoption, arrivals, autostart, cpu, dead_hosts, ending, fallen_roles, host_lease, news, receipts, serve,
+    taken_away, unfollowed,
 };
 use crate::journal;
 use crate::network::fabric::Fabric;
@@ -69,6 +70,8 @@ pub fn run(run_dir: &RunDir) -> io::Result<()> {
             FromMigrate::Incoming(incoming) => arrivals::incoming(plane, *incoming),
             FromMigrate::News { warning: true, text } => log::warn!("{text}"),
             FromMigrate::News { warning: false, text } => log::info!(target: journal::NEWS, "{text}"),
+            FromMigrate::OpenDisks(id, vm) => unfollowed::disks_wanted(plane, id, &vm),
+            FromMigrate::Resumed { id, vm, .. } => unfollowed::resumed(plane, id, &vm),
             FromMigrate::Ended(ended) => receipts::take_over(plane, *ended),
             // Of a move that an earlier control plane began: the lease, which is watched, says what came of it.
             // Of a measurement whose console an earlier control plane had: nobody waits for it.

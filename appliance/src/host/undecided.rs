@@ -26,7 +26,7 @@ use crate::host::running::Running;
 use crate::host::settling::{StandsStill, go_on, owe_what_is_left, release};
 use crate::host::taken_away::taken;
 use crate::host::vms::Held;
-use crate::host::{announcing, arrivals, record};
+use crate::host::{announcing, arrivals, record, unfollowed};
 use crate::journal;
 
 /// How a VM stands still whose lease does not tell whose it is.
@@ -168,7 +168,7 @@ fn goes_on(plane: &ControlPlane, held: &mut Held<'_>, undecided: Undecided, epoc
     if let Some(id) = undecided.arrives {
         announcing::announce(&running);
         // An engine that knew whose it was before this host did waits for the disks; one that began since has forgotten the move.
-        arrivals::tell_disks_open(plane, id);
+        unfollowed::has_disks(plane, id);
     }
     let goes_on = if paused { "is paused as it was" } else { "goes on" };
     log::info!(target: journal::NEWS, "VM {vm}, which stood still, {goes_on} on {host}: its lease is {host}'s");

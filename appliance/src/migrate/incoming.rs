@@ -327,12 +327,16 @@ impl Arrival {
                 None
             }
             Effect::OpenDisks => {
-                desk.tell(FromMigrate::OpenDisks(self.id()));
+                if let Some(vm) = &self.vm {
+                    desk.tell(FromMigrate::OpenDisks(self.id(), vm.name.clone()));
+                }
                 None
             }
             Effect::ResumeGuest(right, run_state) => self.resume(&right, run_state),
             Effect::Announce => {
-                desk.tell(FromMigrate::Resumed { id: self.id(), epoch: self.epoch });
+                if let Some(vm) = &self.vm {
+                    desk.tell(FromMigrate::Resumed { id: self.id(), vm: vm.name.clone(), epoch: self.epoch });
+                }
                 None
             }
             Effect::HarvestDirty => self.ask_monitor(VmmRequest::DirtyLogHarvest, Vec::new(), Purpose::Harvest),
@@ -421,7 +425,7 @@ impl Arrival {
         if run_state == RunState::Paused {
             return self.look();
         }
-        self.ask_monitor(VmmRequest::Resume, Vec::new(), Purpose::Resume)
+        self.ask_monitor(VmmRequest::ResumeArrived, Vec::new(), Purpose::Resume)
     }
 
     /// Asks what the guest's clock shows, now that it is as it was.

@@ -1,6 +1,7 @@
 //! The machine of this monitor and what its sessions share of it.
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use model::diagnosis::chain;
@@ -14,6 +15,8 @@ use crate::vmm::dirty_log::Holder;
 
 /// Time until a console that could take no more output is tried again, ms.
 const CONSOLE_AGAIN_MS: i32 = 50;
+/// What is said to who wants something of a machine before there is one.
+pub(super) const NOT_BUILT: &str = "the machine is not built";
 /// Lines of its serial output that are kept of a guest that crashed.
 const LAST_LINES: usize = 30;
 
@@ -26,12 +29,28 @@ pub struct Guest {
     watchers: Broadcast,
     serial: Consoles,
     dirty_log: Holder,
+    ran_here: AtomicBool,
 }
 
 impl Guest {
     /// The machine, for one session at a time.
     pub fn machine(&self) -> MutexGuard<'_, Option<Machine>> {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets it run; one that `arrived` only if it never ran here.
+    ///
+    /// # Errors
+    /// There is no machine, or it cannot.
+    pub fn resume(&self, arrived: bool) -> Result<(), String> {
+        let mut place = self.machine();
+        let machine = place.as_mut().ok_or(NOT_BUILT)?;
+        if arrived && self.ran_here.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        machine.resume().map_err(|error| chain(&error))?;
+        self.ran_here.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Whose the dirty log is.

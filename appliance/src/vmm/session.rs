@@ -18,7 +18,7 @@ use crate::api::vmm::{GuestClock, VmmAnswer, VmmRequest, VmmStatus};
 use crate::vmm::broadcast::Connection;
 use crate::vmm::deadline;
 use crate::vmm::dirty_log::Asker;
-use crate::vmm::guest::{AskedReset, Guest};
+use crate::vmm::guest::{AskedReset, Guest, NOT_BUILT};
 
 /// An answer and the descriptor beside it, or why the request was not done.
 type Outcome = Result<(VmmAnswer, Option<OwnedFd>), String>;
@@ -88,7 +88,8 @@ impl Session<'_> {
             VmmRequest::TakeDisks => {
                 done(self.with_machine(|machine| machine.take_disks().map_err(|error| chain(&error))))
             }
-            VmmRequest::Resume => done(self.with_machine(|machine| machine.resume().map_err(|error| chain(&error)))),
+            VmmRequest::Resume => done(self.guest.resume(false)),
+            VmmRequest::ResumeArrived => done(self.guest.resume(true)),
             VmmRequest::Pause => done(self.pause()),
             VmmRequest::PowerButton => done(self.with_machine(|machine| {
                 machine.power_button();
@@ -119,7 +120,7 @@ impl Session<'_> {
     }
 
     fn with_machine<T>(&self, work: impl FnOnce(&mut Machine) -> Result<T, String>) -> Result<T, String> {
-        work(self.guest.machine().as_mut().ok_or("the machine is not built")?)
+        work(self.guest.machine().as_mut().ok_or(NOT_BUILT)?)
     }
 
     fn pause(&self) -> Result<(), String> {
@@ -189,8 +190,8 @@ impl Session<'_> {
     }
 
     fn describe(&self) -> Outcome {
-        let spec = self.guest.spec().ok_or("the machine is not built")?;
-        let memory = self.guest.memory().ok_or("the machine is not built")?;
+        let spec = self.guest.spec().ok_or(NOT_BUILT)?;
+        let memory = self.guest.memory().ok_or(NOT_BUILT)?;
         let memory = memory.try_clone().map_err(|error| error.to_string())?;
         Ok((VmmAnswer::Described(spec), Some(memory)))
     }

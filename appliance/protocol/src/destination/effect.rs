@@ -49,7 +49,7 @@ pub enum Effect {
         /// How many.
         count: u64,
     },
-    /// Open the disks for writing and take their locks. Answered by [`Input::DisksOpened`].
+    /// Open the disks for writing and take their locks. Answered by [`Input::DisksOpened`]; asked again while it is not.
     OpenDisks,
     /// Let the guest run, or leave it paused if it was paused. Answered by [`Input::GuestResumed`].
     ResumeGuest(RightToRun, RunState),
@@ -163,7 +163,7 @@ pub enum Timer {
     LastPages,
     /// Time to ask the lease again for the outcome of the commit.
     Resolve,
-    /// Time to try again to open the disks.
+    /// Time to ask again for the disks.
     OpenDisks,
     /// The source does not end its part of the audit.
     Done,

@@ -14,7 +14,10 @@ use crate::verify::PageTable;
 use crate::wire::Message;
 use crate::wire::message::{Resumed, RunState};
 
+/// After disks that could not be opened.
 const RETRY: Duration = Duration::from_millis(300);
+/// After no answer: who was asked may have died, and who follows knows of the question only if it is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// The source's hold on the disks ends within this time, whatever became of it: the server's own leases see to it.
 const OPEN_DISKS: Duration = Duration::from_secs(50);
 
@@ -51,13 +54,18 @@ impl Taking {
         if cx.disks_open {
             return taking.resume(cx);
         }
-        cx.effect(Effect::OpenDisks);
-        taking.into()
+        taking.open_disks(cx)
     }
 
     /// The epoch under which this host holds the VM.
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    fn open_disks(self, cx: &mut Context) -> Phase {
+        cx.effect(Effect::OpenDisks);
+        cx.deadline(Timer::OpenDisks, ASK_AGAIN);
+        self.into()
     }
 
     fn resume(mut self, cx: &mut Context) -> Phase {
@@ -106,10 +114,8 @@ impl Step for Taking {
     }
 
     fn timeout(self, cx: &mut Context, timer: Timer) -> Phase {
-        if timer == Timer::OpenDisks {
-            cx.effect(Effect::OpenDisks);
-        }
-        self.into()
+        // One whose right is used up has its disks.
+        if timer == Timer::OpenDisks && self.right.is_some() { self.open_disks(cx) } else { self.into() }
     }
 
     fn lost(self, _cx: &mut Context, _reason: Reason) -> Phase {

@@ -53,7 +53,7 @@ impl World {
         match effect {
             Effect::SendControl(bytes) => self.send_control(Side::Destination, bytes),
             // Nobody there listens to this move any more.
-            Effect::Examine(_) | Effect::OpenDisks | Effect::Announce if is_unknown => {}
+            Effect::Examine(_) | Effect::Announce if is_unknown => {}
             Effect::Reserve { .. } if is_unknown => {
                 self.answer_destination(Input::Reserved(Err(Reason::new("the VM was not built", ""))));
             }
@@ -128,7 +128,13 @@ impl World {
                 vmm.restore(&state, clock.filter(|_| self.setup.sets_clock), now);
                 Input::StateLoaded(Ok(()))
             }
-            DestinationDoing::OpenDisks if self.hosts[1].control_plane_died => return Ok(()),
+            // Who followed the move has died, and who came after knows of it if the VM is settled here.
+            DestinationDoing::OpenDisks if self.hosts[1].control_plane_died => {
+                if !self.has_settled_here() {
+                    return Ok(());
+                }
+                Input::DisksOpened(Ok(()))
+            }
             DestinationDoing::OpenDisks => {
                 promise::disks_are_opened_after_they_were_let_go(&self.hosts[0])?;
                 Input::DisksOpened(Ok(()))

@@ -85,6 +85,8 @@ pub struct Host {
     pub lease_slow_until: Instant,
     /// The control plane that took part in the move ended: another one does not know of the move.
     pub control_plane_died: bool,
+    /// Another control plane runs since.
+    pub control_plane_is_back: bool,
     /// The VM's slowing, percent.
     pub throttle: u8,
 }
@@ -118,6 +120,7 @@ impl Host {
             lease_away_until: Instant::ZERO,
             lease_slow_until: Instant::ZERO,
             control_plane_died: false,
+            control_plane_is_back: false,
             throttle: 0,
         }
     }
