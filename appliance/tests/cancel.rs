@@ -79,7 +79,9 @@ impl World {
 #[test]
 fn a_move_that_is_given_up_before_its_first_page_leaves_nothing_behind() {
     let Some(cable) = Cable::lay("early") else { return };
-    let Some(world) = World::new("early", cable, "seed=3 rate=500 set=8M scan=500 report_ms=200", "") else { return };
+    let Some(world) = World::new("early", cable, "seed=3 rate=500 set=8M scan=500 nap=on report_ms=200", "") else {
+        return;
+    };
     // Who is stopped, so that the move stays in the phase.
     type Holds = fn(&World) -> Vec<u32>;
     let phases: [(&str, Holds); 4] = [

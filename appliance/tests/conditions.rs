@@ -185,7 +185,7 @@ fn a_destination_whose_memory_is_taken_says_how_much_is_needed_and_how_much_is_f
         eprintln!("skipped: this machine has more memory than one VM may have");
         return;
     }
-    datastore.add("filler", 1, &format!("{most} MiB"), "seed=7 rate=1000 set=16M report_ms=200", "");
+    datastore.add("filler", 1, &format!("{most} MiB"), "seed=7 rate=1000 set=16M scan=1000 nap=on report_ms=200", "");
     b.done("vm start filler");
     let free = free_memory(&b);
     let needs = Bytes((64 << 20) + overhead(Bytes(64 << 20)).0);

@@ -442,8 +442,9 @@ impl Convergence {
         if self.policy.throttle && self.throttle_step < THROTTLE_STEPS.len() && self.stun_for(0) < self.policy.stun_max
         {
             self.throttle_step = self.next_throttle_step(all_again);
-            // What the next round leaves was all dirtied at this step: it tells at once whether that was enough.
-            self.strikes = 1;
+            // What the next round leaves was all dirtied at this step: it tells at once whether that was enough. After the last step it is not one
+            // round that ends the move.
+            self.strikes = u8::from(self.throttle_step < THROTTLE_STEPS.len());
             return Decision::Throttle { percent: self.throttle_percent() };
         }
         match self.policy.no_convergence {

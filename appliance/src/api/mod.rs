@@ -9,6 +9,8 @@
 pub mod channel;
 pub mod cpu;
 pub mod deadline;
+#[cfg(test)]
+pub(crate) mod example;
 pub mod host;
 pub mod init;
 pub mod lease;

@@ -3,7 +3,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvError};
 use std::time::{Duration, Instant};
 
 use model::diagnosis::Reason;
@@ -172,6 +172,23 @@ impl Drop for Claimed<'_> {
     }
 }
 
+/// What the engine says of a move.
+struct Said<'a> {
+    from: &'a Receiver<FromMigrate>,
+    kept: Option<FromMigrate>,
+}
+
+impl Said<'_> {
+    fn next(&mut self) -> Result<FromMigrate, RecvError> {
+        self.kept.take().map_or_else(|| self.from.recv(), Ok)
+    }
+
+    /// The disks were answered for: what the engine asked while that took time is answered too.
+    fn pass_over_questions(&mut self) {
+        self.kept = self.from.try_iter().find(|said| !matches!(said, FromMigrate::OpenDisks(..)));
+    }
+}
+
 /// Follows a migration to this host to its end; the monitor is dropped, and so killed, unless the VM came to run here.
 fn follow(
     plane: &Arc<ControlPlane>,
@@ -187,8 +204,9 @@ fn follow(
     let running = Arc::clone(&born.running);
     // Taken when the VM is this host's and runs: what follows is only the audit of what arrived.
     let mut arriving = Some(born);
+    let mut said = Said { from: said, kept: None };
     loop {
-        match (said.recv(), &arriving) {
+        match (said.next(), &arriving) {
             // Asked again before it heard the answer.
             (Ok(FromMigrate::OpenDisks(..)), Some(_)) if disks_open => unfollowed::has_disks(plane, id),
             (Ok(FromMigrate::OpenDisks(..)), Some(born)) => {
@@ -204,6 +222,7 @@ fn follow(
                 if let Err(error) = plane.engine.tell(&ToMigrate::DisksOpen(id, opened), &[]) {
                     log::error!("migration {}: the engine is not told of the disks: {error}", shown(id));
                 }
+                said.pass_over_questions();
             }
             (Ok(FromMigrate::Resumed { epoch, .. }), _) => {
                 let frames = announcing::by_monitor(&running);

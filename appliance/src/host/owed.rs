@@ -2,13 +2,16 @@
 //! not be given up when its VM ended. They are given up as soon as that is possible, so that other hosts may have the VM.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use model::names::VmName;
 
 use crate::api::host::VmState;
 use crate::api::lease::VmOnDatastore;
 use crate::host::control_plane::ControlPlane;
 use crate::host::leases::LeaseFailure;
+use crate::host::located::locate;
 use crate::host::record;
 
 /// Pause between two tries.
@@ -59,6 +62,24 @@ pub fn owe(plane: &ControlPlane, vm: &VmOnDatastore) {
         log::warn!("that the lease of VM {} is to be given up cannot be noted: {error}", vm.vm);
     }
     plane.owed.add(vm);
+}
+
+/// As [`owe`], of a VM that lies where a datastore tells, unless it runs here, or somebody works on it: on a thread of its own, because that may
+/// take its time.
+pub fn owe_what_does_not_run(plane: &Arc<ControlPlane>, vm: &VmName) {
+    let (plane, vm) = (Arc::clone(plane), vm.clone());
+    let owing = std::thread::Builder::new().name("owing".to_owned()).spawn(move || {
+        let datastore = match locate(&plane, &vm, "its lease is not given up") {
+            Ok(located) => located.datastore.name().clone(),
+            Err(refusal) => return log::error!("VM {vm} does not run here, and may have its lease here: {refusal}"),
+        };
+        if plane.vms.state(&vm).is_none() {
+            owe(&plane, &VmOnDatastore { datastore, vm });
+        }
+    });
+    if let Err(error) = owing {
+        log::error!("the lease of a VM that does not run here is not given up: {error}");
+    }
 }
 
 /// A lease that was asked for, and noted before ([`record::begin`]), was not got for all that is known: it is owed where that is not

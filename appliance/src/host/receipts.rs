@@ -10,11 +10,12 @@ use model::limits;
 use model::names::VmName;
 use model::receipt::Receipt;
 
-use crate::api::migrate::{Ended, MigrationId};
+use crate::api::migrate::{Ended, MigrationId, VmHere};
 use crate::datastore::{Datastore, DatastoreError};
 use crate::host::control_plane::ControlPlane;
 use crate::host::located::{away, locate};
 use crate::host::moves::{self, shown};
+use crate::host::owed;
 
 /// The receipt of a migration: as this control plane remembers it, or as it lies on a datastore.
 ///
@@ -125,6 +126,10 @@ pub(super) fn take_over(plane: &Arc<ControlPlane>, ended: Ended) {
         log::log!(weight(&ended), "{told}");
     }
     let Some(receipt) = ended.receipt else { return };
+    // Who followed it had settled what there was before the engine won the lease.
+    if matches!(ended.vm, VmHere::Stopped | VmHere::Unknown) {
+        owed::owe_what_does_not_run(plane, &receipt.vm);
+    }
     plane.moves.begin(id, &receipt.vm, &receipt.source, &receipt.destination);
     keep(plane, &receipt);
     plane.moves.end(id, moves::state_of(&receipt), Some(receipt));
@@ -133,6 +138,9 @@ pub(super) fn take_over(plane: &Arc<ControlPlane>, ended: Ended) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::example::receipt;
+    use crate::api::lease::LeaseAnswer;
+    use crate::host::control_plane::stand_in::Place;
 
     #[test]
     fn a_check_that_lost_its_control_plane_alarms_nobody_and_a_failure_takes_one_line() {
@@ -143,5 +151,21 @@ mod tests {
         let expected =
             "VM web was not migrated; it is still running on host-a: it was given up (vm migrate web host-b)";
         assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn a_lease_that_an_engine_won_for_a_vm_that_was_given_up_meanwhile_is_owed() {
+        for (vm, owed) in [(VmHere::Stopped, true), (VmHere::Unknown, true), (VmHere::Nothing, false)] {
+            let place =
+                Place::without_datastore(&format!("won-late-{vm:?}"), |_| LeaseAnswer::Failed("away".to_owned()));
+            place.write("vms/web/vm.toml", "");
+            let plane = &place.plane;
+            place.wait("the datastore is there", || plane.datastores.all()[0].available());
+            take_over(plane, Ended { vm, receipt: Some(receipt()), ..Ended::nothing_moved(7, 1) });
+            if owed {
+                place.wait("its lease is owed", || !plane.owed.all().is_empty());
+            }
+            assert_eq!(!plane.owed.all().is_empty(), owed);
+        }
     }
 }

@@ -1,5 +1,5 @@
 //! Moves to here that the control plane does not follow, because the one before it did: the lease tells it whose the VM is, and the engine, which
-//! lives on, is told when it asks. It asks again for as long as it is not answered.
+//! lives on, is told when it asks. For the disks it asks again for as long as it is not answered; that it let the guest run it says once.
 
 use std::sync::Arc;
 

@@ -55,6 +55,8 @@ pub struct Arrival {
     /// The epoch in which the VM is this host's, once it is.
     epoch: u64,
     ended: bool,
+    /// Why it came to nothing.
+    pub why: Option<String>,
 }
 
 /// What the control plane built.
@@ -94,6 +96,7 @@ impl Arrival {
             phase: None,
             epoch: 0,
             ended: false,
+            why: None,
         }
     }
 
@@ -468,6 +471,7 @@ impl Arrival {
         self.ended = true;
         if let Some(reason) = outcome.diagnosis.iter().flat_map(|diagnosis| &diagnosis.reasons).next() {
             log::info!("migration {:016x} from {} came to nothing: {}", self.id(), self.peer.name, reason.cause);
+            self.why = Some(reason.cause.clone());
         }
         if !self.told_host {
             return;

@@ -86,6 +86,8 @@ pub struct Departure {
     /// What came with the order, when the move is over for now because its destination had no slot for it.
     pub put_back: Option<Vec<OwnedFd>>,
     ended: bool,
+    /// Why it came to nothing.
+    pub why: Option<String>,
 }
 
 impl Departure {
@@ -126,6 +128,7 @@ impl Departure {
             began: Instant::now(),
             put_back: None,
             ended: false,
+            why: None,
         })
     }
 
@@ -577,6 +580,8 @@ impl Departure {
         } else {
             outcome.diagnosis
         };
+        let reasons = failure.iter().flat_map(|failure| &failure.reasons);
+        self.why = reasons.map(|reason| reason.cause.clone()).next();
         let epoch = outcome.receipt.as_ref().map_or(self.order.vm.epoch, |receipt| receipt.epoch).max(self.goes_on_in);
         let receipt = if self.order.wish.check_only { None } else { outcome.receipt };
         let findings = outcome.findings;

@@ -63,6 +63,10 @@ impl Committing {
 
     fn unknown(mut self, cx: &mut Context, cause: &str) -> Phase {
         self.asks += 1;
+        if let Some(gone) = self.gone.as_ref().filter(|_| self.asks == 1) {
+            // The source, which has its guest, is to ask first, and to win what nobody has won.
+            cx.say(&Message::Cancel(gone.clone()));
+        }
         if let Some(gone) = self.gone.as_ref().filter(|_| self.asks > ASKS_WITHOUT_GUEST) {
             let ending = Ending::failed(gone.clone());
             return Discarding::knowing(cx, ending, VmNow::NotHere).into();
@@ -92,6 +96,10 @@ impl Committing {
     /// The commit did not begin. The source is told at once, so that it wins its VM back without waiting for word of it; that it did,
     /// the lease tells, or that the control plane here, which may have asked meanwhile, has won it.
     fn not_prepared(mut self, cx: &mut Context) -> Phase {
+        if let Some(gone) = self.gone {
+            // Nothing was begun here, and nothing is to be: the guest is the source's alone.
+            return Discarding::knowing(cx, Ending::failed(gone), VmNow::NotHere).into();
+        }
         let here = &cx.welcome.here;
         let cause = format!("the lease role of {here} does not know any more what it had prepared for the move");
         let reason = Reason::new(cause.clone(), format!("on {here}: log show lease; then vm migrate again"));
@@ -142,6 +150,7 @@ impl Step for Committing {
     fn guest_gone(mut self, _cx: &mut Context, reason: Reason) -> Phase {
         self.gone = Some(reason);
         self.asks = 0;
+        self.retry = RETRY_MOST;
         self.into()
     }
 }
@@ -152,11 +161,17 @@ mod tests {
     use super::*;
     use crate::checks::facts::example;
 
-    /// How much this host says to the source, and whether the lease is asked again, when it answers so to this question.
-    fn after(ask: LeaseAsk, answer: LeaseAnswer) -> (usize, bool) {
+    /// How much this host says to the source, and whether the lease is asked again, when it answers so to this question; without a `guest` its VMM has
+    /// ended before.
+    fn after(guest: bool, ask: LeaseAsk, answer: LeaseAnswer) -> (usize, bool) {
         let mut cx = context::example(example::offer());
         let committing = Committing::begin(&mut cx, PageTable::new(1), RunState::Running, Resumed::default());
         cx.effects.clear();
+        let committing = match guest {
+            true => committing.into(),
+            false => committing.guest_gone(&mut cx, Reason::new("it ended", "")),
+        };
+        let Phase::Committing(committing) = committing else { panic!("the lease ends it") };
         let _phase = committing.input(&mut cx, Input::Lease(ask, answer));
         let said = cx.effects.iter().filter(|effect| matches!(effect, Effect::SendControl(_))).count();
         (said, cx.timers.is_set(Timer::Resolve))
@@ -164,8 +179,17 @@ mod tests {
 
     #[test]
     fn the_source_is_told_at_once_of_a_commit_that_could_not_begin_and_not_of_one_that_may_have_begun() {
-        assert_eq!(after(LeaseAsk::Commit, LeaseAnswer::NotPrepared), (1, true));
-        let unknown = || LeaseAnswer::Unknown { cause: String::new() };
-        assert_eq!(after(LeaseAsk::Commit, unknown()), (0, true));
+        assert_eq!(after(true, LeaseAsk::Commit, LeaseAnswer::NotPrepared), (1, true));
+        assert_eq!(after(true, LeaseAsk::Commit, unknown()), (0, true));
+    }
+
+    #[test]
+    fn who_has_no_guest_any_more_tells_the_source_and_asks_for_no_lease_that_it_did_not_begin_to_win() {
+        assert_eq!(after(false, LeaseAsk::Commit, LeaseAnswer::NotPrepared), (1, false));
+        assert_eq!(after(false, LeaseAsk::Commit, unknown()), (1, true));
+    }
+
+    fn unknown() -> LeaseAnswer {
+        LeaseAnswer::Unknown { cause: String::new() }
     }
 }

@@ -40,7 +40,8 @@ impl Deciding {
     }
 
     pub(super) fn without_guest(self) -> Self {
-        Self { guest: false, asks: 0, ..self }
+        // The destination, which may have the guest, is to win what nobody has won.
+        Self { guest: false, asks: 0, retry: RETRY_MOST, ..self }
     }
 
     /// The lease gave the right back: the VM goes on here.

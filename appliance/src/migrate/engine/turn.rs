@@ -33,6 +33,8 @@ const IDLE: Duration = Duration::from_millis(500);
 pub(super) struct Lingering {
     pub(super) connection: ConnectionId,
     until: Instant,
+    /// Why the migration came to nothing, for a peer that nothing said last has reached.
+    why: Option<String>,
 }
 
 /// Everything that the role does.
@@ -302,7 +304,7 @@ impl Engine {
             let stays = now < lingering.until && !is_flushed;
             if !stays {
                 let last = if is_flushed { "done" } else { "what it said last was not taken in time" };
-                stack.close(lingering.connection, 0, last, now);
+                stack.close(lingering.connection, 0, lingering.why.as_deref().unwrap_or(last), now);
             }
             stays
         });
@@ -315,27 +317,26 @@ impl Engine {
         let settled = self.arrivals.iter().filter(|arrival| arrival.is_here());
         let mut free: Vec<MigrationId> = settled.map(Arrival::id).collect();
         let mut back = Vec::new();
-        let mut linger = |connection: ConnectionId| {
+        let mut linger = |connection: ConnectionId, why: Option<String>| {
             // What was said last must arrive.
             self.stack.iter_mut().for_each(|stack| stack.finish(connection));
-            self.lingering.push(Lingering { connection, until });
+            self.lingering.push(Lingering { connection, until, why });
         };
         for departure in self.departures.extract_if(.., |departure| departure.is_ended()) {
-            departure.connection.into_iter().for_each(&mut linger);
+            if let Some(connection) = departure.connection {
+                linger(connection, departure.why);
+            }
             match departure.put_back {
                 Some(beside) => back.push((departure.order, beside)),
                 None => free.push(departure.order.id),
             }
         }
-        self.arrivals.retain(|arrival| {
-            if arrival.is_ended() {
-                free.push(arrival.id());
-                linger(arrival.connection);
-            }
-            !arrival.is_ended()
-        });
+        for arrival in self.arrivals.extract_if(.., |arrival| arrival.is_ended()) {
+            free.push(arrival.id());
+            linger(arrival.connection, arrival.why);
+        }
         for ping in self.pings.extract_if(.., |ping| ping.is_ended()) {
-            linger(ping.connection);
+            linger(ping.connection, None);
         }
         // First what is told of hosts that are full, then what begins in the place of what ended.
         for (order, beside) in back {

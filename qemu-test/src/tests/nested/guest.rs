@@ -160,8 +160,10 @@ impl Bench {
     /// The phase that a host's migration role told of last.
     pub(super) fn phase_on(&self, host: &str) -> Result<String> {
         let log = self.fleet.order(host, "show /run/godwit/log/migrate.log")?.output;
-        let told = log.lines().rev().find(|line| line.contains("migration ")).and_then(|line| line.rsplit(": ").next());
-        Ok(told.unwrap_or_default().to_owned())
+        let told = log.lines().rev().filter_map(|line| line.split_once("migration ")?.1.split_once(": "));
+        // What else is told of a migration is more than a word.
+        let phase = told.map(|(_, told)| told).find(|told| !told.contains(' '));
+        Ok(phase.unwrap_or_default().to_owned())
     }
 
     /// What a witness that runs on a host tells of itself from now on, when it has looked at all its memory once.
