@@ -228,7 +228,7 @@ fn a_guest_that_dirties_all_the_time_is_moved() {
     assert!(run(Setup { write_every, ..Setup::calm(4) }).moved());
 }
 
-/// Its lease is prepared again and again until a preparation was quick, and told anew each time: in the stun, too.
+/// Its lease is prepared again and again until a preparation was quick.
 #[test]
 fn a_move_over_a_slow_datastore_moves() {
     let policy = Policy {
@@ -238,7 +238,6 @@ fn a_move_over_a_slow_datastore_moves() {
         bounded: false,
     };
     for seed in 0..200 {
-        // Stopping takes so long that the next preparation falls into the stun.
         let (datastore, stop) = (Duration::from_millis(400), Duration::from_millis(700));
         let ended = run(Setup { policy, datastore, first_stop: stop, stop, ..Setup::calm(seed) });
         assert!(ended.moved(), "seed {seed}: {:?}", ended.outcomes);

@@ -121,12 +121,15 @@ fn live(guest: &mut dyn Guest, case: Case, moves: bool, tsc_khz: u64) -> Result<
     }
     guest.prepare_move()?;
     let watched = witness::record_after(guest.serial()?, ready)?;
+    let watching = Instant::now();
     witness::forget_gaps(guest.serial()?)?;
     std::thread::sleep(WATCH);
     let before = witness::record_after(guest.serial()?, watched)?;
+    let watching = watching.elapsed();
     surroundings::warm(case.memory_bytes());
     let began = Instant::now();
     let (behind_before, ordered) = witness::clock_behind(guest.serial()?, began, before)?;
+    let moving = Instant::now();
     witness::forget_gaps(guest.serial()?)?;
     let mut workers = guest.workers()?;
     let work = Work::now(&workers);
@@ -138,6 +141,7 @@ fn live(guest: &mut dyn Guest, case: Case, moves: bool, tsc_khz: u64) -> Result<
     workers.dedup();
     let busy = Work::now(&workers).shares_since(&work);
     let after = witness::record_after(guest.serial()?, ordered)?;
+    let moving = moving.elapsed();
     let (behind_after, _) = witness::clock_behind(guest.serial()?, began, after)?;
     witness::audit(guest.serial()?)?;
     if after.faults > 0 {
@@ -148,8 +152,8 @@ fn live(guest: &mut dyn Guest, case: Case, moves: bool, tsc_khz: u64) -> Result<
         return Err(LabError::Input("the guest was to rewrite pages and did not".into()));
     }
     let pace = rewrites.then(|| {
-        let before = before.pages_per_s_since(watched);
-        Pace { before, kept: after.pages_per_s_since(ordered) / before }
+        let before = before.pages_per_s_since(watched, watching);
+        Pace { before, kept: after.pages_per_s_since(ordered, moving) / before }
     });
     let moved =
         Some(MeasuredMove { told, felt: after.gap_max, clock_lost_s: behind_after - behind_before, pace, busy });

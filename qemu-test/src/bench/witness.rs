@@ -22,9 +22,9 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Pages rewritten a second of the guest's time since an earlier record.
-    pub(super) fn pages_per_s_since(self, earlier: Self) -> f64 {
-        self.dirtied.saturating_sub(earlier.dirtied) as f64 / (self.t_s - earlier.t_s)
+    /// Pages rewritten a second since an earlier record, in the time that passed on this machine: the guest's own may stand still in a stun.
+    pub(super) fn pages_per_s_since(self, earlier: Self, passed: Duration) -> f64 {
+        self.dirtied.saturating_sub(earlier.dirtied) as f64 / passed.as_secs_f64()
     }
 }
 
@@ -116,9 +116,10 @@ mod tests {
     }
 
     #[test]
-    fn a_guests_pace_is_what_it_rewrote_between_two_records_over_its_own_time() {
+    fn a_guests_pace_is_what_it_rewrote_between_two_records_over_the_time_that_passed() {
         let record = |t_s, dirtied| Record { t_s, dirtied, ..Record::default() };
-        let pace = record(12.5, 3_000).pages_per_s_since(record(10.0, 500));
+        // Its own clock stood still for half a second.
+        let pace = record(12.0, 3_000).pages_per_s_since(record(10.0, 500), Duration::from_millis(2_500));
         assert!((pace - 1_000.0).abs() < 1e-9, "{pace}");
     }
 

@@ -43,8 +43,7 @@ pub struct Context {
     pub(super) effects: VecDeque<Effect>,
     pub(super) draft: Option<Draft>,
     pub(super) findings: Vec<Finding>,
-    /// The VM has its disks: a control plane that began in the middle of the move may say so before it is asked, and will not
-    /// answer when it is.
+    /// The VM has its disks: a control plane that began in the middle of the move may say so before it is asked.
     pub(super) disks_open: bool,
     pub(super) phase: PhaseName,
     pub(super) reported: Instant,

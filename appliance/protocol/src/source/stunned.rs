@@ -244,7 +244,7 @@ impl Step for Stunned {
                 self.stored |= round == self.pump.round();
                 self.into()
             }
-            // The destination tells anew how long its lease takes, whenever it has tried again.
+            // Some builds tell anew how long their lease takes, whenever they have tried again.
             Message::SwitchReady(_) => self.into(),
             other => {
                 let reason = cx.nonsense(&other);
