@@ -6,7 +6,11 @@ use super::Host;
 
 /// The roles, with the KiB that each may have grown by whatever it did, and with each move. The heap of an engine rises and falls by as much as it
 /// needs for moves at once and lets go of late: what it may not do is to rise with their number.
-const ROLES: [(&str, u64, u64); 3] = [("host", 2 << 10, 16), ("lease", 2 << 10, 16), ("migrate", 20 << 10, 32)];
+const ROLES: [(&str, u64, u64); 3] = [("host", 2 << 10, 16), ("lease", 2 << 10, 16), ("migrate", AT_ONCE, 32)];
+
+/// The KiB that an engine needs for the moves of a crowded moment: what the transport takes for a loop that does not come to read (32 MiB of
+/// a connection: `receive_window_bytes`), what waits to be stored (4 MiB), and the records and what is known of the pages of four moves.
+const AT_ONCE: u64 = (32 + 4 + 12) << 10;
 
 /// Moves after which a process has what it keeps however many come.
 const WARM: u64 = 8;
