@@ -110,7 +110,7 @@ fn a_datastore_is_known_by_its_lease_area_on_every_host_by_a_move_too() {
     let Some(cable) = Cable::lay("areas") else { return };
     let Some(datastore) = Datastore::with_witness("areas") else { return };
     for (folder, vm) in [("same", "one"), ("here", "two"), ("there", "two"), ("spare", "three"), ("far", "four")] {
-        datastore.add(vm, 1, "64 MiB", "seed=7 rate=1000 set=16M scan=500 nap=on tick_hz=25 report_ms=200", "");
+        datastore.add(vm, 1, "64 MiB", world::WITNESS, "");
         let vms = datastore.path(&format!("{folder}/vms"));
         std::fs::create_dir_all(&vms).expect("made");
         std::fs::rename(datastore.path(&format!("vms/{vm}")), vms.join(vm)).expect("moved");

@@ -67,6 +67,10 @@ pub(crate) struct Datastore {
     folder: PathBuf,
 }
 
+/// The command line of a witness that is there to run: it naps when nothing is due, because a dozen tests run at once, and each such guest would
+/// want a processor.
+pub(crate) const WITNESS: &str = "seed=7 rate=1000 set=16M scan=500 nap=on tick_hz=25 report_ms=200";
+
 impl Datastore {
     /// A datastore without VMs, which needs no KVM.
     pub(crate) fn empty(name: &str) -> Self {
@@ -83,8 +87,7 @@ impl Datastore {
         }
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
         let datastore = Self { folder };
-        // It naps when nothing is due: a dozen tests run at once, and each such guest would want a processor.
-        datastore.add("witness", 1, "64 MiB", "seed=7 rate=1000 set=16M scan=500 nap=on tick_hz=25 report_ms=200", "");
+        datastore.add("witness", 1, "64 MiB", WITNESS, "");
         Some(datastore)
     }
 

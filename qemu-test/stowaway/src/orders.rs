@@ -226,7 +226,9 @@ mod tests {
         let done = when(&log, "commit", &format!("kill {role}"), &mut || {
             late = Some(std::process::Command::new("sleep").arg(&role).spawn().unwrap());
             // Who starts a process goes on before its arguments can be read.
+            let started = Instant::now();
             while !processes().any(|(_, words)| is_role(&words, &role)) {
+                assert!(started.elapsed() < PHASE_BOUND, "it does not begin");
                 std::thread::sleep(LOOK);
             }
             fs::write(&log, "this move: commit\n").unwrap();

@@ -63,13 +63,13 @@ impl Committing {
 
     fn unknown(mut self, cx: &mut Context, cause: &str) -> Phase {
         self.asks += 1;
-        if let Some(gone) = self.gone.as_ref().filter(|_| self.asks == 1) {
+        match (&self.gone, self.asks) {
             // The source, which has its guest, is to ask first, and to win what nobody has won.
-            cx.say(&Message::Cancel(gone.clone()));
-        }
-        if let Some(gone) = self.gone.as_ref().filter(|_| self.asks > ASKS_WITHOUT_GUEST) {
-            let ending = Ending::failed(gone.clone());
-            return Discarding::knowing(cx, ending, VmNow::NotHere).into();
+            (Some(gone), 1) => cx.say(&Message::Cancel(gone.clone())),
+            (Some(gone), asks) if asks > ASKS_WITHOUT_GUEST => {
+                return Discarding::knowing(cx, Ending::failed(gone.clone()), VmNow::NotHere).into();
+            }
+            _ => {}
         }
         cx.report(0, Some(format!("the VM is stopped until its lease can be read: {cause}")));
         cx.deadline(Timer::Resolve, self.retry);

@@ -129,11 +129,8 @@ impl World {
                 Input::StateLoaded(Ok(()))
             }
             // Who followed the move has died, and who came after knows of it if the VM is settled here.
-            DestinationDoing::OpenDisks if self.hosts[1].control_plane_died => {
-                if !self.has_settled_here() {
-                    return Ok(());
-                }
-                Input::DisksOpened(Ok(()))
+            DestinationDoing::OpenDisks if self.hosts[1].control_plane_died && !self.has_settled_here() => {
+                return Ok(());
             }
             DestinationDoing::OpenDisks => {
                 promise::disks_are_opened_after_they_were_let_go(&self.hosts[0])?;
